@@ -1,0 +1,1 @@
+"""kinetophone: sounding video - picture and sound generated together, in sync."""

@@ -1,0 +1,41 @@
+"""The audio-video pair that everything in kinetophone flows through.
+
+A clip is an ``AV`` of waveform and frames; the bases encode it to an ``AV`` of latents; the clocks
+give an ``AV`` of timesteps; the joint model maps these to an ``AV`` of noise predictions. What holds
+for both modalities is written once, over the pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+MODALITIES = ("audio", "video")
+
+
+@dataclass(frozen=True, slots=True)
+class AV(Generic[T]):
+    """One value per modality, e.g. ``AV(audio=latents_BCLM, video=latents_BCTHW)``."""
+
+    audio: T
+    video: T
+
+    def map(self, function: Callable[..., U], *others: AV[Any]) -> AV[U]:
+        """Apply ``function`` to each modality, with the same modality of ``others`` as further arguments."""
+        return AV(
+            audio=function(self.audio, *(other.audio for other in others)),
+            video=function(self.video, *(other.video for other in others)),
+        )
+
+    def swap(self) -> AV[T]:
+        """Exchange the modalities: what conditions each one is made from the other."""
+        return AV(audio=self.video, video=self.audio)
+
+    @classmethod
+    def both(cls, value: T) -> AV[T]:
+        """The same value for both modalities."""
+        return cls(audio=value, video=value)
