@@ -1,0 +1,133 @@
+"""One sounding clip in memory.
+
+Shapes: T frames, H rows, W columns, 3 colours (red, green, blue); N audio samples.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kinetophone.media.timing import DEFAULT_SAMPLE_RATE, ClipTime, as_fps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Frames = NDArray[np.uint8]
+    Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Picture and sound of the same length.
+
+    Attributes:
+        video: Frames, uint8 (T, H, W, 3), red-green-blue, T >= 1.
+        fps: Frames per second, exact; anything ``as_fps`` takes is converted.
+        audio: Waveform, float32 (N,), finite, in [-1, 1]. N is ``clip.time.samples``: the picture's length.
+            Use ``fit_audio`` to cut or pad a waveform of another length, knowingly.
+        sample_rate: Audio samples per second.
+
+    Raises:
+        TypeError: An array has the wrong dtype.
+        ValueError: An array has the wrong shape, range or length.
+    """
+
+    video: Frames
+    fps: Fraction
+    audio: Waveform
+    sample_rate: int = DEFAULT_SAMPLE_RATE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fps", as_fps(self.fps))
+        check_frames(self.video)
+        check_waveform(self.audio)
+        time = self.time
+        object.__setattr__(self, "sample_rate", time.sample_rate)
+        if len(self.audio) != time.samples:
+            raise ValueError(
+                f"the audio has {len(self.audio)} samples, but {time.frames} frames at {self.fps} fps last "
+                f"{time.samples} samples at {time.sample_rate} Hz; cut or pad it with fit_audio(audio, {time.samples})"
+            )
+
+    @property
+    def time(self) -> ClipTime:
+        """Frame rate, number of frames and sample rate, and all lengths that follow."""
+        return ClipTime(fps=self.fps, frames=len(self.video), sample_rate=self.sample_rate)
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.time.duration_s
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the clip to ``path``; the suffix chooses the format.
+
+        ``.mp4`` picture and sound (H.264 and AAC), ``.wav`` the sound, ``.gif`` the picture, ``.png`` a
+        contact sheet. See ``kinetophone.media.write`` for what each format keeps exactly.
+
+        Returns:
+            The path written.
+
+        Raises:
+            MediaError: The suffix is unknown, or the format cannot hold this clip.
+            OSError: The file cannot be written.
+        """
+        from kinetophone.media.write import save
+
+        return save(self, path)
+
+    def sheet(
+        self, path: str | os.PathLike[str], *, title: str | None = None, onsets_s: Sequence[float] | None = None
+    ) -> Path:
+        """Write a contact sheet (PNG): the frames above the waveform and a log-mel spectrogram.
+
+        Args:
+            path: File to write, ``.png``.
+            title: A line above the frames, such as the prompt.
+            onsets_s: Moments to mark, in seconds; the detected onsets of the sound where not given.
+
+        Returns:
+            The path written.
+        """
+        from kinetophone.media.sheet import write_sheet
+
+        return write_sheet(self, path, title=title, onsets_s=onsets_s)
+
+
+def fit_audio(audio: Waveform, samples: int) -> Waveform:
+    """Cut ``audio`` (N,) to ``samples``, or pad it with silence at its end."""
+    if len(audio) >= samples:
+        return audio[:samples]
+    return np.pad(audio, (0, samples - len(audio)))
+
+
+def check_frames(frames: Frames) -> None:
+    """Raise unless ``frames`` is a non-empty uint8 array (T, H, W, 3)."""
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        found = getattr(frames, "dtype", type(frames).__name__)
+        raise TypeError(f"the video is {found}; it must be a NumPy array of uint8, 0 to 255")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"the video has shape {frames.shape}; it must be (frames, height, width, 3), none of them 0")
+
+
+def check_waveform(audio: Waveform) -> None:
+    """Raise unless ``audio`` is a finite float32 array (N,) in [-1, 1]."""
+    if not isinstance(audio, np.ndarray) or audio.dtype != np.float32:
+        found = getattr(audio, "dtype", type(audio).__name__)
+        raise TypeError(f"the audio is {found}; it must be a NumPy array of float32, -1 to 1")
+    if audio.ndim != 1:
+        raise ValueError(f"the audio has shape {audio.shape}; it must be mono, (samples,)")
+    if not np.isfinite(audio).all():
+        first = int(np.flatnonzero(~np.isfinite(audio))[0])
+        raise ValueError(f"the audio is not finite: sample {first} is {audio[first]}")
+    peak = float(np.abs(audio).max(initial=0.0))
+    if peak > 1.0:
+        raise ValueError(f"the audio's peak is {peak:.3f}, above 1; divide by the peak or clip it to [-1, 1]")

@@ -1,0 +1,142 @@
+"""The contact sheet: a clip at a glance, picture above sound on one time axis."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kinetophone.media.errors import MediaError
+from kinetophone.media.write import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+    from kinetophone.media.clip import Clip
+
+_COLUMNS = 16  # frames in a row; a 4 s clip at 8 fps fills two
+_MAX_FRAMES = 64  # more than that are thinned out evenly
+_WIDTH_IN, _DPI = 16.0, 100
+_MARK = "#d62728"
+
+
+def write_sheet(
+    clip: Clip,
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    onsets_s: Sequence[float] | None = None,
+) -> Path:
+    """Write the clip's frames in a grid, each with its time, above the waveform and a log-mel spectrogram.
+
+    Frames in which a marked moment falls are framed in the colour of the marks.
+
+    Args:
+        clip: The clip.
+        path: File to write, ``.png``.
+        title: A line above the frames, such as the prompt.
+        onsets_s: Moments to mark, in seconds; the detected onsets of the sound where not given.
+
+    Returns:
+        The path written.
+
+    Raises:
+        MediaError: The suffix is not ``.png``.
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise MediaError(f"'{path}' is not a .png; a contact sheet is written as .png")
+    if onsets_s is None:
+        from kinetophone.metrics.detectors import onsets_from_audio
+
+        onsets_s = onsets_from_audio(clip.audio, clip.sample_rate)
+    figure = _draw(clip, title, [float(onset) for onset in onsets_s])
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=_DPI)
+    return path
+
+
+def _draw(clip: Clip, title: str | None, onsets_s: list[float]) -> Figure:
+    # The object-oriented interface: pyplot would keep every figure alive and pick a screen to draw on.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = np.unique(np.linspace(0, len(clip.video) - 1, min(len(clip.video), _MAX_FRAMES)).round().astype(int))
+    columns = min(_COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    height, width = clip.video.shape[1:3]
+    frames_in = rows * (_WIDTH_IN / columns) * height / width
+    figure = Figure(figsize=(_WIDTH_IN, frames_in + 5.0 + (0.5 if title else 0.0)), layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title)
+    picture, sound = figure.subfigures(2, 1, height_ratios=[frames_in, 5.0])
+    grid = picture.subplots(rows, columns, squeeze=False)
+    marked = {math.floor(onset * float(clip.fps) + 1e-9) for onset in onsets_s}
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, index in zip(grid.flat, shown, strict=False):
+        axes.imshow(clip.video[index])
+        axes.set_title(f"{clip.time.frame_time_s(int(index)):.2f}", fontsize=7, pad=1)
+        if int(index) in marked:
+            box = axes.patch.get_bbox()
+            axes.add_artist(_frame(axes, box))
+    _draw_sound(sound, clip, onsets_s)
+    return figure
+
+
+def _frame(axes, box):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(
+        (box.x0, box.y0), box.width, box.height, transform=axes.transAxes, fill=False, edgecolor=_MARK, linewidth=3
+    )
+
+
+def _draw_sound(figure, clip: Clip, onsets_s: list[float]) -> None:
+    wave, mel = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+    times = np.arange(len(clip.audio)) / clip.sample_rate
+    wave.plot(times, clip.audio, linewidth=0.5, color="#1f77b4")
+    wave.set(ylim=(-1.05, 1.05), ylabel="waveform", xlim=(0, clip.duration_s))
+    levels_db, top_hz = log_mel_db(clip.audio, clip.sample_rate)
+    mel.imshow(
+        levels_db,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-80,
+        vmax=0,
+        extent=(0, clip.duration_s, 0, len(levels_db)),
+    )
+    mel.set(ylabel=f"mel bins, 0 to {top_hz / 1000:g} kHz", xlabel="seconds", yticks=[])
+    for onset in onsets_s:
+        for axes in (wave, mel):
+            axes.axvline(onset, color=_MARK, linewidth=1, alpha=0.8)
+
+
+def log_mel_db(audio: np.ndarray, sample_rate: int, *, bins: int = 80) -> tuple[np.ndarray, float]:
+    """Mel levels for looking at, in decibels below the loudest one.
+
+    Args:
+        audio: Waveform, float32 (N,).
+        sample_rate: Its rate in Hz.
+        bins: Number of mel bins.
+
+    Returns:
+        Levels (bins, frames) in [-80, 0], and the top of the highest bin in Hz. Silence is -80 everywhere.
+    """
+    import librosa
+
+    window = 1024
+    padded = np.pad(audio, (0, max(0, window - len(audio))))
+    power = librosa.feature.melspectrogram(
+        y=padded, sr=sample_rate, n_fft=window, hop_length=max(64, sample_rate // 100), n_mels=bins
+    )
+    top = max(float(power.max()), 1e-10)
+    return 10.0 * np.log10(np.clip(power / top, 1e-8, None)), sample_rate / 2

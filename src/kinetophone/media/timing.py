@@ -1,0 +1,128 @@
+"""The time of one clip: one frozen value that yields every length.
+
+Picture and sound of a clip have the same length because only the number of frames is ever chosen: the
+number of audio samples is derived from it, here and nowhere else, in exact rational arithmetic. That
+holds for every frame rate, 30000/1001 included.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Rational
+
+DEFAULT_SAMPLE_RATE = 16_000
+
+# Broadcast rates are whole numbers over 1001 (29.97 is 30000/1001); no rate in use needs a larger denominator.
+_MAX_FPS_DENOMINATOR = 1001
+
+
+def as_fps(fps: float | Fraction | Rational | str) -> Fraction:
+    """A frame rate as an exact fraction.
+
+    Integers and fractions are kept. A float becomes the nearest fraction whose denominator is at most
+    1001, so ``29.97002997`` is ``30000/1001`` and ``21.5`` is ``43/2``. Strings such as ``"30000/1001"``
+    are parsed.
+
+    Raises:
+        ValueError: The rate is not a finite number above zero.
+    """
+    try:
+        exact = Fraction(fps if isinstance(fps, (Rational, str)) else float(fps))
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
+        raise ValueError(f"fps is {fps!r}; it must be a finite number above 0, such as 8 or 30000/1001") from None
+    if not isinstance(fps, Rational):
+        exact = exact.limit_denominator(_MAX_FPS_DENOMINATOR)
+    if exact <= 0:
+        raise ValueError(f"fps is {fps}; it must be above 0, such as 8 or 30000/1001")
+    return exact
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTime:
+    """Frame rate, number of frames and sample rate of a clip; every other length follows.
+
+    Attributes:
+        fps: Frames per second, exact. Anything ``as_fps`` takes is converted.
+        frames: Number of video frames, at least 1.
+        sample_rate: Audio samples per second, at least 1.
+    """
+
+    fps: Fraction
+    frames: int
+    sample_rate: int = DEFAULT_SAMPLE_RATE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fps", as_fps(self.fps))
+        for name in ("frames", "sample_rate"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or int(value) != value or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            object.__setattr__(self, name, int(value))
+
+    @classmethod
+    def from_seconds(
+        cls,
+        seconds: float | Fraction,
+        fps: float | Fraction,
+        sample_rate: int = DEFAULT_SAMPLE_RATE,
+        *,
+        nearest: bool = False,
+    ) -> ClipTime:
+        """The time of a clip of ``seconds`` at ``fps``.
+
+        Args:
+            seconds: Length in seconds, above 0.
+            fps: Frames per second, above 0.
+            sample_rate: Audio samples per second.
+            nearest: Take the nearest whole number of frames (at least 1) where ``seconds`` holds none.
+
+        Raises:
+            ValueError: ``seconds`` is not a finite number above 0, or is not a whole number of frames and
+                ``nearest`` was not asked for.
+        """
+        rate = as_fps(fps)
+        if not math.isfinite(seconds) or seconds <= 0:
+            raise ValueError(f"seconds is {seconds}; it must be a finite number above 0")
+        exact = Fraction(seconds) * rate
+        frames = max(1, math.floor(exact + Fraction(1, 2)))
+        # A float such as 0.1 is not the decimal it stands for: a millionth of a frame is no difference.
+        if not nearest and abs(exact - frames) > Fraction(1, 10**6):
+            raise ValueError(
+                f"{float(seconds):g} s at {float(rate):g} fps is {float(exact):.3f} frames, not a whole number; "
+                f"{frames} frames last {float(frames / rate):.6g} s"
+            )
+        return cls(fps=rate, frames=frames, sample_rate=sample_rate)
+
+    @property
+    def duration(self) -> Fraction:
+        """Length of the picture in seconds, exact."""
+        return self.frames / self.fps
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the picture in seconds."""
+        return float(self.duration)
+
+    @property
+    def frame_s(self) -> float:
+        """Length of one frame in seconds."""
+        return float(1 / self.fps)
+
+    @property
+    def samples(self) -> int:
+        """Number of audio samples: the picture's length in samples, rounded once (halves up)."""
+        return self.sample_at(self.frames)
+
+    def sample_at(self, frame: int) -> int:
+        """The sample at which ``frame`` starts, rounded to the nearest one (halves up).
+
+        Frame ``i`` owns the samples ``sample_at(i)`` up to ``sample_at(i + 1)``: the frames share the sound
+        out without gap or overlap, and each share differs from the exact one by less than a sample.
+        """
+        return math.floor(frame * self.sample_rate / self.fps + Fraction(1, 2))
+
+    def frame_time_s(self, frame: int) -> float:
+        """The second at which ``frame`` starts."""
+        return float(frame / self.fps)

@@ -1,0 +1,210 @@
+"""Writing clips to files.
+
+What each format keeps:
+
+- ``.mp4``: H.264 (yuv420p, crf 16) at the exact frame rate, with as many frames as the clip; AAC with an
+  edit list that hides the encoder's priming, so that sound and picture start together. The track is
+  exactly as long as the clip's sound; ``kinetophone.media.read`` gives back that many samples, while players
+  that ignore the edit list's end play up to one AAC frame (1024 samples) of silence more.
+- ``.wav``: 16-bit mono, exact.
+- ``.gif``: the picture, with frame times rounded to the hundredths of a second the format knows, without
+  drift.
+- ``.png``: a contact sheet.
+
+A file appears complete or not at all: it is written beside its destination under another name, then renamed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import wave
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kinetophone.media.errors import MediaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kinetophone.media.clip import Clip, Frames, Waveform
+
+SUFFIXES = (".mp4", ".wav", ".gif", ".png")
+
+# AAC keeps at most 6144 bits per frame of 1024 samples and channel; 6 bits per sample is that limit.
+_AAC_MAX_BITS_PER_SAMPLE = 6
+_AAC_MAX_BIT_RATE = 160_000
+
+# The rates AAC has a code for.
+_AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+
+# Browsers play GIF frames shorter than two hundredths of a second slower, at ten a second.
+_GIF_MAX_FPS = 50
+
+
+def save(clip: Clip, path: str | os.PathLike[str]) -> Path:
+    """Write ``clip`` to ``path`` in the format its suffix names; missing folders are made.
+
+    Raises:
+        MediaError: The suffix is unknown, or the format cannot hold this clip.
+        OSError: The file cannot be written.
+    """
+    writers: dict[str, Callable[[Clip, Path], Path]] = {
+        ".mp4": write_mp4,
+        ".wav": lambda clip, path: write_wav(clip.audio, clip.sample_rate, path),
+        ".gif": write_gif,
+        ".png": lambda clip, path: clip.sheet(path),
+    }
+    path = Path(path)
+    return writers[check_suffix(path)](clip, path)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """The lower-case suffix of ``path``, where it is one that can be written.
+
+    Raises:
+        MediaError: It is not.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        found = f"the suffix '{suffix}'" if suffix else "no suffix"
+        raise MediaError(f"'{os.fspath(path)}' has {found}; a clip can be written as {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def write_mp4(clip: Clip, path: str | os.PathLike[str], *, crf: int = 16) -> Path:
+    """Write picture and sound as H.264 and AAC.
+
+    Args:
+        clip: The clip. Height and width must be even, since yuv420p halves both for its colours.
+        path: File to write.
+        crf: H.264 quality, 0 (lossless) to 51; 16 is visually lossless.
+
+    Raises:
+        MediaError: The size is odd, or AAC has no such sample rate.
+        OSError: The file cannot be written.
+    """
+    import av
+
+    height, width = clip.video.shape[1:3]
+    if height % 2 or width % 2:
+        raise MediaError(
+            f"the frames are {width}x{height}; H.264 needs an even width and height: crop or pad them, or write a .gif"
+        )
+    if clip.sample_rate not in _AAC_SAMPLE_RATES:
+        raise MediaError(
+            f"AAC has no sample rate {clip.sample_rate} Hz; resample to one of {sorted(_AAC_SAMPLE_RATES)}"
+        )
+    # The edit list counts in units of the movie, by default milliseconds, and would round the track's length.
+    timescale = math.lcm(clip.sample_rate, clip.fps.numerator)
+    options = {
+        "movflags": "+faststart",
+        "movie_timescale": str(timescale if timescale < 2**31 else clip.sample_rate),
+    }
+    with replacing(path) as partial, av.open(partial, "w", format="mp4", options=options) as file:
+        video = file.add_stream("libx264", rate=clip.fps, options={"crf": str(crf), "preset": "medium"})
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.codec_context.time_base = 1 / clip.fps
+        # Untagged colours are guessed from the size, differently by each player.
+        video.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
+        video.codec_context.colorspace = _BT601
+        video.codec_context.color_primaries = _BT601
+        video.codec_context.color_trc = _BT601
+        audio = file.add_stream("aac", rate=clip.sample_rate, layout="mono")
+        audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * clip.sample_rate, _AAC_MAX_BIT_RATE)
+        for packet in _interleave(_video_packets(video, clip.video), _audio_packets(audio, clip.audio)):
+            file.mux(packet)
+    return Path(path)
+
+
+_BT601 = 6  # SMPTE 170M, the code shared by matrix, primaries and transfer: what swscale converts with by default
+
+
+def write_wav(audio: Waveform, sample_rate: int, path: str | os.PathLike[str]) -> Path:
+    """Write ``audio``, float32 (N,) in [-1, 1], as 16-bit mono PCM.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with replacing(path) as partial, wave.open(partial, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(np.round(audio * 32767.0).astype("<i2").tobytes())
+    return Path(path)
+
+
+def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
+    """Write the picture, without sound, as an endless GIF.
+
+    Raises:
+        MediaError: The frame rate is above 50, which browsers do not play.
+        OSError: The file cannot be written.
+    """
+    from PIL import Image
+
+    if clip.fps > _GIF_MAX_FPS:
+        raise MediaError(f"a GIF plays at most {_GIF_MAX_FPS} frames a second, the clip has {float(clip.fps):g}")
+    # Rounding the frames' start times, not their durations, keeps the whole in time.
+    starts_cs = [round(100 * frame / clip.fps) for frame in range(len(clip.video) + 1)]
+    durations_ms = [10 * (end - start) for start, end in zip(starts_cs, starts_cs[1:], strict=False)]
+    first, *rest = (Image.fromarray(frame) for frame in clip.video)
+    with replacing(path) as partial:
+        first.save(partial, format="GIF", save_all=True, append_images=rest, duration=durations_ms, loop=0)
+    return Path(path)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A file name beside ``path`` to write to; it becomes ``path`` on success and vanishes on failure."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise IsADirectoryError(f"'{target}' is a folder; name a file in it")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield str(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _video_packets(stream, frames: Frames) -> Iterator:
+    import av
+    from av.video.reformatter import Interpolation
+
+    # Without accurate rounding every frame comes out a level darker.
+    scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    for index, image in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", interpolation=int(scaling))
+        frame.pts, frame.time_base = index, stream.codec_context.time_base
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _audio_packets(stream, audio: Waveform) -> Iterator:
+    import av
+
+    size = 1024
+    for start in range(0, len(audio), size):
+        frame = av.AudioFrame.from_ndarray(audio[None, start : start + size], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = stream.rate, start, Fraction(1, stream.rate)
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _interleave(*streams: Iterator) -> Iterator:
+    """Packets in the order of their times, so that a player needs to read in one place only."""
+    import heapq
+
+    def keyed(number: int, packets: Iterator) -> Iterator:
+        return ((packet.dts * packet.time_base, number, packet) for packet in packets if packet.dts is not None)
+
+    for _, _, packet in heapq.merge(*(keyed(*item) for item in enumerate(streams)), key=lambda item: item[:2]):
+        yield packet

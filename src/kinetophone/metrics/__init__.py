@@ -1,0 +1,1 @@
+"""Measures of sounding video: alignment in time, detectors, and what chance alone would give."""

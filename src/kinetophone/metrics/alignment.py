@@ -1,0 +1,208 @@
+"""AV-Align, as published, and the event F1.
+
+AV-Align counts how many onsets of the sound fall near a peak of the picture's motion, and how many peaks
+near an onset. Two things to know before quoting it:
+
+- Its detectors, with their default settings, find peaks everywhere: real clips in sync score 0.07 to 0.29
+  at their own frame rates.
+- Its chance level is high: with independent random onsets and flow peaks at 8 fps over 4 s it is 0.20, 0.33
+  and 0.46 for 1, 2 and 4 onsets a second.
+
+So it is reported with the score of shuffled pairs (``kinetophone.metrics.control``), and beside the event
+F1 of detectors made for strikes (``kinetophone.metrics.detectors``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kinetophone.media.clip import Frames, Waveform
+
+    Times = Sequence[float] | NDArray[np.floating]
+
+# The rate at which the published measure looks for onsets: librosa's default.
+_ONSET_RATE = 22_050
+
+# librosa's default windows; a shorter sound is padded with silence to this many samples.
+_SHORTEST_SAMPLES = 2048
+
+# Two times that differ by exactly the tolerance match, whatever the rounding of their floats.
+_EPSILON_S = 1e-9
+
+
+def audio_peaks(waveform: Waveform, sample_rate: int) -> NDArray[np.float64]:
+    """Onsets of the sound as the published measure finds them: librosa's detector with its defaults.
+
+    Args:
+        waveform: float32 (N,) in [-1, 1].
+        sample_rate: Its rate in Hz; it is resampled to 22,050 Hz.
+
+    Returns:
+        Times in seconds, rising; empty for silence.
+    """
+    import librosa
+
+    if not np.any(waveform):
+        return np.zeros(0)
+    if sample_rate != _ONSET_RATE:
+        waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=_ONSET_RATE)
+    waveform = np.pad(waveform, (0, max(0, _SHORTEST_SAMPLES - len(waveform))))
+    strength = librosa.onset.onset_strength(y=waveform, sr=_ONSET_RATE)
+    if not np.any(strength > 0):
+        return np.zeros(0)
+    return np.asarray(librosa.onset.onset_detect(onset_envelope=strength, sr=_ONSET_RATE, units="time"), np.float64)
+
+
+def flow_curve(frames: Frames) -> NDArray[np.float64]:
+    """Mean length of the Farneback optical flow into each frame.
+
+    Args:
+        frames: uint8 (T, H, W, 3), red-green-blue.
+
+    Returns:
+        (T,) in pixels per frame. Nothing flows into the first frame: its value repeats the second's (0 for
+        a single frame).
+    """
+    import cv2
+
+    if len(frames) < 2:
+        return np.zeros(len(frames))
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    lengths = []
+    for before, after in zip(greys, greys[1:], strict=False):
+        start = np.zeros((*before.shape, 2), np.float32)
+        flow = cv2.calcOpticalFlowFarneback(
+            before,
+            after,
+            start,
+            pyr_scale=0.5,
+            levels=3,
+            winsize=15,
+            iterations=3,
+            poly_n=5,
+            poly_sigma=1.2,
+            flags=0,
+        )
+        lengths.append(float(np.hypot(flow[..., 0], flow[..., 1]).mean()))
+    return np.array([lengths[0], *lengths])
+
+
+def video_peaks(flow: Sequence[float] | NDArray[np.floating], fps: float | Fraction) -> NDArray[np.float64]:
+    """Strict local maxima of the flow curve, as the published measure finds them.
+
+    Args:
+        flow: (T,), see ``flow_curve``.
+        fps: Frames per second.
+
+    Returns:
+        Times in seconds, rising. The first and the last frame are never peaks.
+    """
+    curve = np.asarray(flow, np.float64)
+    if len(curve) < 3:
+        return np.zeros(0)
+    middle = curve[1:-1]
+    peaks = 1 + np.flatnonzero((middle > curve[:-2]) & (middle > curve[2:]))
+    return peaks / float(fps)
+
+
+def av_align_svg(audio_s: Times, video_s: Times, fps: float | Fraction) -> float:
+    """AV-Align in the formula of the sounding-video baseline (SVG).
+
+    With p the share of sound peaks that have a picture peak less than a frame away, and r the share of
+    picture peaks that have a sound peak less than a frame away, the score is p r / (p + r - p r).
+
+    Args:
+        audio_s: Peaks of the sound, seconds.
+        video_s: Peaks of the picture, seconds.
+        fps: Frames per second; the tolerance is one frame, exclusive.
+
+    Returns:
+        The score in [0, 1]; 0 where nothing matches or either list is empty.
+    """
+    audio, video = np.asarray(audio_s, np.float64), np.asarray(video_s, np.float64)
+    if not len(audio) or not len(video):
+        return 0.0
+    near = np.abs(audio[:, None] - video[None, :]) < 1.0 / float(fps)
+    precision, recall = float(near.any(axis=1).mean()), float(near.any(axis=0).mean())
+    if precision == 0.0 or recall == 0.0:
+        return 0.0
+    return precision * recall / (precision + recall - precision * recall)
+
+
+@dataclass(frozen=True, slots=True)
+class EventScore:
+    """How well predicted events agree with true ones.
+
+    Attributes:
+        hits: Number of pairs matched one to one.
+        predicted: Number of predicted events.
+        true: Number of true events.
+    """
+
+    hits: int
+    predicted: int
+    true: int
+
+    @property
+    def precision(self) -> float:
+        """Share of predicted events that are true; 1 where none was predicted and none is true."""
+        return _share(self.hits, self.predicted, empty=self.true == 0)
+
+    @property
+    def recall(self) -> float:
+        """Share of true events that were predicted; 1 where none is true and none was predicted."""
+        return _share(self.hits, self.true, empty=self.predicted == 0)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 1 where there is nothing to find and nothing was found."""
+        return _share(2 * self.hits, self.predicted + self.true, empty=True)
+
+    def __add__(self, other: EventScore) -> EventScore:
+        """The score of both sets of events together (pooled counts)."""
+        return EventScore(self.hits + other.hits, self.predicted + other.predicted, self.true + other.true)
+
+
+def event_f1(pred_s: Times, true_s: Times, tolerance_s: float) -> EventScore:
+    """Match predicted events to true ones, one to one and as many as possible.
+
+    Args:
+        pred_s: Predicted times in seconds, in any order.
+        true_s: True times in seconds, in any order.
+        tolerance_s: Largest difference that counts as a match, inclusive.
+
+    Returns:
+        The counts, with ``f1``, ``precision`` and ``recall``.
+
+    Raises:
+        ValueError: The tolerance is negative or not finite.
+    """
+    if not (np.isfinite(tolerance_s) and tolerance_s >= 0):
+        raise ValueError(f"tolerance_s is {tolerance_s}; it must be finite and at least 0")
+    predicted, true = np.sort(np.asarray(pred_s, np.float64)), np.sort(np.asarray(true_s, np.float64))
+    # With one tolerance for all, matching the earliest two events that can match is optimal: it never
+    # costs a later pair.
+    hits = i = j = 0
+    while i < len(predicted) and j < len(true):
+        difference = predicted[i] - true[j]
+        if abs(difference) <= tolerance_s + _EPSILON_S:
+            hits, i, j = hits + 1, i + 1, j + 1
+        elif difference < 0:
+            i += 1
+        else:
+            j += 1
+    return EventScore(hits=hits, predicted=len(predicted), true=len(true))
+
+
+def _share(part: int, whole: int, *, empty: bool) -> float:
+    if whole == 0:
+        return 1.0 if empty else 0.0
+    return part / whole
