@@ -1,0 +1,1 @@
+"""Clip data sets and the latent cache."""
