@@ -34,7 +34,7 @@ def write_sheet(
 ) -> Path:
     """Write the clip's frames in a grid, each with its time, above the waveform and a log-mel spectrogram.
 
-    Frames in which a marked moment falls are framed in the colour of the marks.
+    Frames a marked moment falls in are framed in the colour of the marks.
 
     Args:
         clip: The clip.
@@ -66,6 +66,7 @@ def _draw(clip: Clip, title: str | None, onsets_s: list[float]) -> Figure:
     # The object-oriented interface: pyplot would keep every figure alive and pick a screen to draw on.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     shown = np.unique(np.linspace(0, len(clip.video) - 1, min(len(clip.video), _MAX_FRAMES)).round().astype(int))
     columns = min(_COLUMNS, len(shown))
@@ -78,25 +79,18 @@ def _draw(clip: Clip, title: str | None, onsets_s: list[float]) -> Figure:
         figure.suptitle(title)
     picture, sound = figure.subfigures(2, 1, height_ratios=[frames_in, 5.0])
     grid = picture.subplots(rows, columns, squeeze=False)
-    marked = {math.floor(onset * float(clip.fps) + 1e-9) for onset in onsets_s}
+    # The last shown frame that has started by then, where frames were thinned out.
+    starts_s = [clip.time.frame_time_s(int(index)) for index in shown]
+    marked = set(np.searchsorted(starts_s, np.asarray(onsets_s) + 1e-9, side="right") - 1)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, index in zip(grid.flat, shown, strict=False):
+    for place, (axes, index) in enumerate(zip(grid.flat, shown, strict=False)):
         axes.imshow(clip.video[index])
-        axes.set_title(f"{clip.time.frame_time_s(int(index)):.2f}", fontsize=7, pad=1)
-        if int(index) in marked:
-            box = axes.patch.get_bbox()
-            axes.add_artist(_frame(axes, box))
+        axes.set_title(f"{starts_s[place]:.2f}", fontsize=7, pad=1)
+        if place in marked:
+            axes.add_artist(Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=_MARK, linewidth=3))
     _draw_sound(sound, clip, onsets_s)
     return figure
-
-
-def _frame(axes, box):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(
-        (box.x0, box.y0), box.width, box.height, transform=axes.transAxes, fill=False, edgecolor=_MARK, linewidth=3
-    )
 
 
 def _draw_sound(figure, clip: Clip, onsets_s: list[float]) -> None:

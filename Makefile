@@ -1,0 +1,41 @@
+# make clip    a sounding clip from a text, out/clip.mp4, by the model that ships
+# make test    style, types and tests
+#
+# Each sets up .venv by itself, once. Needs Python 3.11 or newer and nothing else.
+# Where pip would fetch torch with CUDA and you want the small CPU build:
+#   make clip PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: clip test lint format clean
+
+clip: $(READY)
+	$(BIN)/kinetophone generate "a drumstick hits a metal bowl three times" -o out/clip.mp4
+
+# More threads than cores only fight over them: the tests run in two processes already.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "kinetophone needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache
