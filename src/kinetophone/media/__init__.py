@@ -4,8 +4,8 @@ Importing this package needs NumPy only; the codecs (PyAV), the plots (matplotli
 (OpenCV) are imported by the functions that use them, so training code stays light.
 """
 
+from kinetophone.errors import MediaError
 from kinetophone.media.clip import Clip
-from kinetophone.media.errors import MediaError
 from kinetophone.media.timing import ClipTime, as_fps
 
 __all__ = ["Clip", "ClipTime", "MediaError", "as_fps"]

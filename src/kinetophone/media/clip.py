@@ -54,7 +54,8 @@ class Clip:
         if len(self.audio) != time.samples:
             raise ValueError(
                 f"the audio has {len(self.audio)} samples, but {time.frames} frames at {self.fps} fps last "
-                f"{time.samples} samples at {time.sample_rate} Hz; cut or pad it with fit_audio(audio, {time.samples})"
+                f"{time.samples} samples at {time.sample_rate} Hz; "
+                f"cut or pad it with fit_audio(audio, {time.samples})"
             )
 
     @property
@@ -85,7 +86,11 @@ class Clip:
         return save(self, path)
 
     def sheet(
-        self, path: str | os.PathLike[str], *, title: str | None = None, onsets_s: Sequence[float] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str | None = None,
+        onsets_s: Sequence[float] | None = None,
     ) -> Path:
         """Write a contact sheet (PNG): the frames above the waveform and a log-mel spectrogram.
 
@@ -115,7 +120,7 @@ def check_frames(frames: Frames) -> None:
         found = getattr(frames, "dtype", type(frames).__name__)
         raise TypeError(f"the video is {found}; it must be a NumPy array of uint8, 0 to 255")
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"the video has shape {frames.shape}; it must be (frames, height, width, 3), none of them 0")
+        raise ValueError(f"the video has shape {frames.shape}; it must be (frames, height, width, 3), none 0")
 
 
 def check_waveform(audio: Waveform) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kinetophone.errors import MediaError
 from kinetophone.media.clip import Clip, fit_audio
-from kinetophone.media.errors import MediaError
 from kinetophone.media.timing import ClipTime, as_fps
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sound:
-    """A waveform, float32 (N,) in [-1, 1], its rate, and the time its first sample is heard at in the file."""
+    """A waveform, float32 (N,) in [-1, 1], its rate, and the time its first sample is heard at."""
 
     waveform: Waveform
     sample_rate: int
@@ -74,7 +74,10 @@ def read_clip(
     late = round((sound.start_s - picture.start_s) * sound.sample_rate)
     waveform = np.pad(sound.waveform, (late, 0)) if late > 0 else sound.waveform[-late:]
     return Clip(
-        video=picture.frames, fps=time.fps, audio=fit_audio(waveform, time.samples), sample_rate=time.sample_rate
+        video=picture.frames,
+        fps=time.fps,
+        audio=fit_audio(waveform, time.samples),
+        sample_rate=time.sample_rate,
     )
 
 
@@ -101,7 +104,7 @@ def read_picture(
         raise MediaError(f"'{path}' has a video stream without a frame; it is cut short or corrupt")
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
-        raise MediaError(f"'{path}' changes its size from frame to frame: {sorted(shapes)}; give size=(height, width)")
+        raise MediaError(f"'{path}' changes its frames' size, {sorted(shapes)}; give size=(height, width)")
     start = times[0] or Fraction(0)
     shown_at = [index / rate if time is None else time - start for index, time in enumerate(times)]
     target = rate if fps is None else as_fps(fps)
@@ -178,7 +181,8 @@ def _resample(images: list, shown_at: list[Fraction], *, duration: Fraction, fps
     frames = max(1, round(duration * fps))
     starts = np.array([float(time) for time in shown_at])
     wanted = np.array([float(frame / fps) for frame in range(frames)])
-    return [images[index] for index in np.clip(np.searchsorted(starts, wanted + 1e-6, side="right") - 1, 0, None)]
+    latest = np.searchsorted(starts, wanted + 1e-6, side="right") - 1
+    return [images[index] for index in np.clip(latest, 0, None)]
 
 
 @contextmanager
@@ -197,4 +201,5 @@ def _open(path: str | os.PathLike[str]) -> Iterator:
         with av.open(str(file_path)) as file:
             yield file
     except av.error.FFmpegError as error:
-        raise MediaError(f"'{path}' cannot be read as media ({error.strerror}); it is corrupt or not media") from error
+        cause = f"'{path}' cannot be read as media ({error.strerror}); it is corrupt or not media"
+        raise MediaError(cause) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinetophone.media.errors import MediaError
+from kinetophone.errors import MediaError
 from kinetophone.media.write import replacing
 
 if TYPE_CHECKING:
@@ -55,20 +55,22 @@ def write_sheet(
     if onsets_s is None:
         from kinetophone.metrics.detectors import onsets_from_audio
 
-        onsets_s = onsets_from_audio(clip.audio, clip.sample_rate)
-    figure = _draw(clip, title, [float(onset) for onset in onsets_s])
+        onsets_s = onsets_from_audio(clip.audio, clip.sample_rate).tolist()
+    figure = _draw(clip, title, onsets_s)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return path
 
 
-def _draw(clip: Clip, title: str | None, onsets_s: list[float]) -> Figure:
+def _draw(clip: Clip, title: str | None, onsets_s: Sequence[float]) -> Figure:
     # The object-oriented interface: pyplot would keep every figure alive and pick a screen to draw on.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    shown = np.unique(np.linspace(0, len(clip.video) - 1, min(len(clip.video), _MAX_FRAMES)).round().astype(int))
+    shown = np.unique(
+        np.linspace(0, len(clip.video) - 1, min(len(clip.video), _MAX_FRAMES)).round().astype(int)
+    )
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     height, width = clip.video.shape[1:3]
@@ -77,7 +79,7 @@ def _draw(clip: Clip, title: str | None, onsets_s: list[float]) -> Figure:
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title)
-    picture, sound = figure.subfigures(2, 1, height_ratios=[frames_in, 5.0])
+    picture, sound = np.ravel(figure.subfigures(2, 1, height_ratios=[frames_in, 5.0]))
     grid = picture.subplots(rows, columns, squeeze=False)
     # The last shown frame that has started by then, where frames were thinned out.
     starts_s = [clip.time.frame_time_s(int(index)) for index in shown]
@@ -88,12 +90,14 @@ def _draw(clip: Clip, title: str | None, onsets_s: list[float]) -> Figure:
         axes.imshow(clip.video[index])
         axes.set_title(f"{starts_s[place]:.2f}", fontsize=7, pad=1)
         if place in marked:
-            axes.add_artist(Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=_MARK, linewidth=3))
+            axes.add_artist(
+                Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=_MARK, linewidth=3)
+            )
     _draw_sound(sound, clip, onsets_s)
     return figure
 
 
-def _draw_sound(figure, clip: Clip, onsets_s: list[float]) -> None:
+def _draw_sound(figure, clip: Clip, onsets_s: Sequence[float]) -> None:
     wave, mel = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
     times = np.arange(len(clip.audio)) / clip.sample_rate
     wave.plot(times, clip.audio, linewidth=0.5, color="#1f77b4")

@@ -14,7 +14,7 @@ from numbers import Rational
 
 DEFAULT_SAMPLE_RATE = 16_000
 
-# Broadcast rates are whole numbers over 1001 (29.97 is 30000/1001); no rate in use needs a larger denominator.
+# Broadcast rates are whole numbers over 1001 (29.97 is 30000/1001); none in use has a larger denominator.
 _MAX_FPS_DENOMINATOR = 1001
 
 
@@ -31,7 +31,7 @@ def as_fps(fps: float | Fraction | Rational | str) -> Fraction:
     try:
         exact = Fraction(fps if isinstance(fps, (Rational, str)) else float(fps))
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
-        raise ValueError(f"fps is {fps!r}; it must be a finite number above 0, such as 8 or 30000/1001") from None
+        raise ValueError(f"fps is {fps!r}; it must be a finite number above 0, such as 30000/1001") from None
     if not isinstance(fps, Rational):
         exact = exact.limit_denominator(_MAX_FPS_DENOMINATOR)
     if exact <= 0:
@@ -90,7 +90,7 @@ class ClipTime:
         # A float such as 0.1 is not the decimal it stands for: a millionth of a frame is no difference.
         if not nearest and abs(exact - frames) > Fraction(1, 10**6):
             raise ValueError(
-                f"{float(seconds):g} s at {float(rate):g} fps is {float(exact):.3f} frames, not a whole number; "
+                f"{float(seconds):g} s at {float(rate):g} fps is {float(exact):.3f} frames; "
                 f"{frames} frames last {float(frames / rate):.6g} s"
             )
         return cls(fps=rate, frames=frames, sample_rate=sample_rate)

@@ -16,18 +16,20 @@ A file appears complete or not at all: it is written beside its destination unde
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
 import secrets
 import wave
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinetophone.media.errors import MediaError
+from kinetophone.errors import MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +44,9 @@ _AAC_MAX_BIT_RATE = 160_000
 
 # The rates AAC has a code for.
 _AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+
+# SMPTE 170M, one code for matrix, primaries and transfer: what the conversion below uses.
+_BT601 = 6
 
 # Browsers play GIF frames shorter than two hundredths of a second slower, at ten a second.
 _GIF_MAX_FPS = 50
@@ -94,7 +99,8 @@ def write_mp4(clip: Clip, path: str | os.PathLike[str], *, crf: int = 16) -> Pat
     height, width = clip.video.shape[1:3]
     if height % 2 or width % 2:
         raise MediaError(
-            f"the frames are {width}x{height}; H.264 needs an even width and height: crop or pad them, or write a .gif"
+            f"the frames are {width}x{height}; H.264 needs an even width and height: "
+            "crop or pad them, or write a .gif"
         )
     if clip.sample_rate not in _AAC_SAMPLE_RATES:
         raise MediaError(
@@ -122,9 +128,6 @@ def write_mp4(clip: Clip, path: str | os.PathLike[str], *, crf: int = 16) -> Pat
     return Path(path)
 
 
-_BT601 = 6  # SMPTE 170M, the code shared by matrix, primaries and transfer: what swscale converts with by default
-
-
 def write_wav(audio: Waveform, sample_rate: int, path: str | os.PathLike[str]) -> Path:
     """Write ``audio``, float32 (N,) in [-1, 1], as 16-bit mono PCM.
 
@@ -149,10 +152,12 @@ def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
     from PIL import Image
 
     if clip.fps > _GIF_MAX_FPS:
-        raise MediaError(f"a GIF plays at most {_GIF_MAX_FPS} frames a second, the clip has {float(clip.fps):g}")
+        raise MediaError(
+            f"a GIF plays at most {_GIF_MAX_FPS} fps, the clip has {float(clip.fps):g}; write an .mp4"
+        )
     # Rounding the frames' start times, not their durations, keeps the whole in time.
     starts_cs = [round(100 * frame / clip.fps) for frame in range(len(clip.video) + 1)]
-    durations_ms = [10 * (end - start) for start, end in zip(starts_cs, starts_cs[1:], strict=False)]
+    durations_ms = [10 * (end - start) for start, end in pairwise(starts_cs)]
     first, *rest = (Image.fromarray(frame) for frame in clip.video)
     with replacing(path) as partial:
         first.save(partial, format="GIF", save_all=True, append_images=rest, duration=durations_ms, loop=0)
@@ -201,10 +206,12 @@ def _audio_packets(stream, audio: Waveform) -> Iterator:
 
 def _interleave(*streams: Iterator) -> Iterator:
     """Packets in the order of their times, so that a player needs to read in one place only."""
-    import heapq
 
     def keyed(number: int, packets: Iterator) -> Iterator:
-        return ((packet.dts * packet.time_base, number, packet) for packet in packets if packet.dts is not None)
+        for packet in packets:
+            yield packet.dts * packet.time_base, number, packet
 
-    for _, _, packet in heapq.merge(*(keyed(*item) for item in enumerate(streams)), key=lambda item: item[:2]):
+    queues = [keyed(number, packets) for number, packets in enumerate(streams)]
+    # The number settles ties, since packets themselves have no order.
+    for _, _, packet in heapq.merge(*queues, key=lambda item: item[:2]):
         yield packet

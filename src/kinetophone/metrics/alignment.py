@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,17 +49,19 @@ def audio_peaks(waveform: Waveform, sample_rate: int) -> NDArray[np.float64]:
     Returns:
         Times in seconds, rising; empty for silence.
     """
-    import librosa
+    from librosa import resample
+    from librosa.onset import onset_detect, onset_strength
 
     if not np.any(waveform):
         return np.zeros(0)
     if sample_rate != _ONSET_RATE:
-        waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=_ONSET_RATE)
+        waveform = resample(waveform, orig_sr=sample_rate, target_sr=_ONSET_RATE)
     waveform = np.pad(waveform, (0, max(0, _SHORTEST_SAMPLES - len(waveform))))
-    strength = librosa.onset.onset_strength(y=waveform, sr=_ONSET_RATE)
+    strength = onset_strength(y=waveform, sr=_ONSET_RATE)
     if not np.any(strength > 0):
         return np.zeros(0)
-    return np.asarray(librosa.onset.onset_detect(onset_envelope=strength, sr=_ONSET_RATE, units="time"), np.float64)
+    times_s = onset_detect(onset_envelope=strength, sr=_ONSET_RATE, units="time")
+    return np.asarray(times_s, np.float64)
 
 
 def flow_curve(frames: Frames) -> NDArray[np.float64]:
@@ -77,7 +80,7 @@ def flow_curve(frames: Frames) -> NDArray[np.float64]:
         return np.zeros(len(frames))
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     lengths = []
-    for before, after in zip(greys, greys[1:], strict=False):
+    for before, after in pairwise(greys):
         start = np.zeros((*before.shape, 2), np.float32)
         flow = cv2.calcOpticalFlowFarneback(
             before,

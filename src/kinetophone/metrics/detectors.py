@@ -38,14 +38,16 @@ def strikes_from_flow(
     *,
     width_px: int,
     relative_prominence: float = 0.3,
+    own_prominence: float = 0.4,
+    attack: float = 0.6,
     least_speed: float = 0.0005,
     least_gap_s: float = 0.15,
 ) -> NDArray[np.float64]:
     """Strikes in a flow curve: its peaks that stand out from the rest of the clip.
 
-    A strike's frame is where the fast stick stops: the motion into it is a maximum, the motion after it
-    small. What stands out is judged by prominence (how far one must descend from a peak to reach a higher
-    one) against the clip's own range, so that a slow pan, which lifts the whole curve, changes nothing.
+    A strike is a burst: the fast stick, the flash or shake of the contact, then a slower lift. What stands
+    out is judged by prominence (how far one must descend from a peak to reach a higher one), so that a slow
+    pan, which lifts the whole curve, changes nothing. A burst may last two frames; its first is the strike.
 
     Args:
         flow: (T,) mean flow into each frame, pixels per frame, see ``flow_curve``.
@@ -53,6 +55,10 @@ def strikes_from_flow(
         width_px: Width of the frames, which makes the flow independent of the picture's size.
         relative_prominence: Least prominence, as a share of the range from the curve's median to its
             highest peaks.
+        own_prominence: Least prominence, as a share of the peak's own height; tells a burst from the ripples
+            of the movement that follows it.
+        attack: The frame before a peak is taken instead where the flow into it is at least this share of the
+            peak's: there the burst had begun.
         least_speed: Least prominence in widths per frame; keeps a still clip's noise from counting.
         least_gap_s: Of peaks closer than this in seconds only the highest counts.
 
@@ -68,13 +74,15 @@ def strikes_from_flow(
     # real value be peaks.
     padded = np.concatenate([[0.0], speed, [0.0]])
     reach = float(np.quantile(speed, 0.98) - np.median(speed))
-    peaks, _ = find_peaks(
+    peaks, properties = find_peaks(
         padded,
         prominence=max(relative_prominence * reach, least_speed),
         distance=max(1, round(least_gap_s * float(fps))),
     )
+    peaks = peaks[properties["prominences"] >= own_prominence * padded[peaks]]
+    begun = (padded[peaks - 1] >= attack * padded[peaks]) & (peaks > 1)
     # Entry k of the padded curve is the flow from frame k - 1 into frame k.
-    return peaks / float(fps)
+    return np.where(begun, peaks - 1, peaks) / float(fps)
 
 
 def onsets_from_audio(
@@ -102,7 +110,8 @@ def onsets_from_audio(
     Returns:
         Times in seconds, rising; empty for silence.
     """
-    import librosa
+    from librosa.feature import melspectrogram
+    from librosa.onset import onset_strength
     from scipy.signal import find_peaks
 
     if not np.any(waveform):
@@ -111,13 +120,13 @@ def onsets_from_audio(
     # Silence in front lets a sound that starts at once have an onset, too.
     lead = 4 * window
     padded = np.pad(waveform, (lead, window))
-    mel = librosa.feature.melspectrogram(
+    mel = melspectrogram(
         y=padded, sr=sample_rate, n_fft=window, hop_length=hop, n_mels=64, fmin=60, fmax=sample_rate / 2
     )
     levels_db = 10.0 * np.log10(np.maximum(mel, 1e-10))
     # Below this, rises are the noise floor's: without the clip a whisper in silence is a steep flux.
     levels_db = np.maximum(levels_db, levels_db.max() - 60.0)
-    strength = librosa.onset.onset_strength(S=levels_db, sr=sample_rate, hop_length=hop, center=False)
+    strength = onset_strength(S=levels_db, sr=sample_rate, hop_length=hop, center=False)
     if strength.max() <= 0:
         return np.zeros(0)
     peaks, _ = find_peaks(
