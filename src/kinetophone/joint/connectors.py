@@ -1,0 +1,359 @@
+"""Connectors: one encoder per modality, from a noisy latent to what the other modality needs to know.
+
+A connector reads the latent of its own modality (and, with self-conditioning, the last estimate of the
+clean latent) and returns a time series of features; the coupling normalises it and conditions the *other*
+U-Net with it. It never reads U-Net activations, so once both connectors have run, the two U-Nets of a step
+are independent of one another. After arXiv 2409.17550, section 3.2 and its released implementation, whose
+parameter names (and so whose module nesting) are kept: the published checkpoint must load.
+
+Shape legend: B batch, T video frames, H, W video latent size, L audio latent steps, M mel bins of the audio
+latent, D width of the layer, E width of the timestep embedding, K feature channels, P = H·W pixels,
+N images of a 2-D layer (B·T for video, batch-major; B for audio).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+NormAxis = Literal["time", "channel"]
+
+TEMPORAL_HEADS = 8
+FRAME_SHIFT_GROUPS = 8
+# The sinusoid of the temporal attention counts seconds as frame index / 8, whatever the clip's frame rate.
+SINUSOID_FPS = 8.0
+# Variances are clamped from below at this value, not offset by it.
+MIN_VARIANCE = 1e-5
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """GroupNorm with 32 groups, or the largest divisor of 32 that also divides ``channels``.
+
+    The published widths are all multiples of 32; the fallback serves small bases, e.g. 48 = 96 / 2 channels.
+    """
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
+
+
+def zero_init(module: M) -> M:
+    """Set all parameters to zero, so that the layer's residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ResBlock(nn.Module):
+    """2-D residual block conditioned on the timestep, as in guided-diffusion U-Nets.
+
+    Args:
+        in_channels: width of the input.
+        out_channels: width of the output.
+        embedding_dim: width E of the timestep embedding.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            group_norm(in_channels, eps=1e-5),
+            nn.SiLU(),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_dim, out_channels))
+        self.out_layers = nn.Sequential(
+            group_norm(out_channels, eps=1e-5),
+            nn.SiLU(),
+            nn.Identity(),  # holds the place of a dropout: the convolution's name is out_layers.3
+            zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection: nn.Module = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(N, D, h, w) and timestep embedding (B, E) -> (N, D', h, w); N = B times any number of frames."""
+        shift = self.emb_layers(embedding)
+        if x.shape[0] != shift.shape[0]:
+            shift = shift.repeat_interleave(x.shape[0] // shift.shape[0], dim=0)
+        h = self.in_layers(x) + shift[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    """Halve both axes of (N, D, h, w) by a strided convolution: space for video, time and mel for audio."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D, h, w) -> (N, D, ceil(h/2), ceil(w/2))."""
+        return self.op(x)
+
+
+class GainNorm(nn.Module):
+    """Normalise by mean and biased variance over one axis; gain per channel, no bias.
+
+    Args:
+        shape: shape of the gain, with the channels first.
+        axis: "channel" for statistics over channels, "time" for statistics of each channel over time.
+    """
+
+    def __init__(self, shape: Sequence[int], axis: NormAxis) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(*shape))
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        variance, mean = torch.var_mean(
+            x, dim=-1 if self.axis == "channel" else -2, correction=0, keepdim=True
+        )
+        return (x - mean) * variance.clamp(min=MIN_VARIANCE).rsqrt() * self.g.flatten()
+
+
+class RelativePositionBias(nn.Module):
+    """A bias per head for attention over time, an MLP of the signed log distance of two frames."""
+
+    def __init__(self, width: int, heads: int = TEMPORAL_HEADS) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Sequential(nn.Linear(1, width), nn.SiLU()),
+            nn.Sequential(nn.Linear(width, width), nn.SiLU()),
+            nn.Linear(width, heads),
+        )
+
+    def forward(self, frames: int) -> Tensor:
+        """Bias (heads, T, T) of query frame i (rows) and key frame j (columns), a function of i - j."""
+        weight = self.net[2].weight
+        distance = torch.arange(1 - frames, frames, device=weight.device)  # 2T - 1 distinct values of i - j
+        signed_log = distance.sign() * (distance.abs() + 1).to(weight.dtype).log()
+        bias = self.net(signed_log[:, None])  # (2T - 1, heads)
+        frame = torch.arange(frames, device=weight.device)
+        return bias[frame[:, None] - frame + frames - 1].permute(2, 0, 1)
+
+
+class TemporalAttention(nn.Module):
+    """Multi-head self-attention over time, at every pixel alone; no biases, output zero-initialised.
+
+    The eight heads are a quarter of the input's width each, so the inner width is twice the input's.
+    """
+
+    def __init__(self, channels: int, norm_axis: NormAxis) -> None:
+        super().__init__()
+        inner = TEMPORAL_HEADS * (channels // 4)
+        self.norm = GainNorm([channels], norm_axis)
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_kv = nn.Linear(channels, 2 * inner, bias=False)
+        self.to_out = zero_init(nn.Linear(inner, channels, bias=False))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """(N, T, D) and logit bias (heads, T, T), which is not scaled -> (N, T, D)."""
+        x = self.norm(x)
+        q, k, v = (
+            projected.unflatten(-1, (TEMPORAL_HEADS, -1)).transpose(1, 2)  # (N, heads, T, width)
+            for projected in (self.to_q(x), *self.to_kv(x).chunk(2, dim=-1))
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
+        return self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+class TemporalFeedForward(nn.Module):
+    """Gated feed-forward whose upper half of channels is moved one frame later.
+
+    The layers are 1×1×1 convolutions by name and shape; they are computed as matrix products on tokens.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = 8 * channels // 3
+        self.proj_in = nn.Sequential(nn.Conv3d(channels, 2 * inner, 1, bias=False))
+        self.proj_out = nn.Sequential(
+            GainNorm([inner, 1, 1, 1], "channel"), nn.Conv3d(inner, channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        value, gate = F.linear(x, self.proj_in[0].weight.flatten(1)).chunk(2, dim=-1)
+        stay, move = (value * F.gelu(gate)).chunk(2, dim=-1)  # an odd channel stays
+        h = torch.cat([stay, F.pad(move, (0, 0, 1, -1))], dim=-1)
+        return F.linear(self.proj_out[0](h), self.proj_out[1].weight.flatten(1))
+
+
+class FrameShift(nn.Module):
+    """Per-frame convolution whose channel groups g = 0…7 are delayed by g frames; zero-initialised."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_layers = nn.Sequential(
+            group_norm(channels, eps=1e-5),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(channels, channels, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(B·T, D, h, w) -> (B·T, D, h, w)."""
+        groups = self.out_layers(x).unflatten(0, (-1, frames)).chunk(FRAME_SHIFT_GROUPS, dim=2)
+        delays = [min(g, frames) for g in range(len(groups))]  # (B, T, D/8, h, w) each; zeros enter
+        shifted = [
+            F.pad(group, (0, 0, 0, 0, 0, 0, delay, -delay)) if delay else group
+            for group, delay in zip(groups, delays, strict=True)
+        ]
+        return x + torch.cat(shifted, dim=2).flatten(0, 1)
+
+
+class TemporalBlock(nn.Module):
+    """What lets a video connector see time: attention, feed-forward and frame shift, each residual.
+
+    Args:
+        channels: width D, a multiple of 8.
+        norm_axis: where the attention's normalisation takes its statistics. "time" is the published
+            implementation's (each channel over the frames), "channel" is the usual layer norm.
+    """
+
+    def __init__(self, channels: int, norm_axis: NormAxis) -> None:
+        super().__init__()
+        self.frameshiftblock = FrameShift(channels)
+        self.temporal_attn = TemporalAttention(channels, norm_axis)
+        self.temporal_rel_pos_bias = RelativePositionBias(channels // 2)
+        self.ff = TemporalFeedForward(channels)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(B·T, D, h, w) -> (B·T, D, h, w)."""
+        images, channels, height, width = x.shape
+        batch = images // frames
+        # One transposition each way: attention and feed-forward both want (pixels, time, channels).
+        tokens = x.permute(0, 2, 3, 1).reshape(batch, frames, height * width, channels)
+        tokens = tokens.transpose(1, 2).flatten(0, 1)  # (B·P, T, D)
+        time = sinusoid(frames, channels, tokens)
+        tokens = tokens + self.temporal_attn(tokens + time, self.temporal_rel_pos_bias(frames))
+        tokens = tokens + self.ff(tokens)
+        x = tokens.unflatten(0, (batch, -1)).transpose(1, 2).reshape(images, height, width, channels)
+        return self.frameshiftblock(x.permute(0, 3, 1, 2), frames)
+
+
+def sinusoid(frames: int, width: int, like: Tensor) -> Tensor:
+    """Embedding (T, width) of each frame's time in seconds, sines first, on the device and dtype of ``like``."""
+    half = width // 2
+    step = math.log(10000) / (half - 1)
+    frequency = torch.exp(torch.arange(half, device=like.device) * -step)
+    phase = torch.arange(frames, device=like.device)[:, None] / SINUSOID_FPS * frequency
+    return torch.cat([phase.sin(), phase.cos()], dim=-1).to(like.dtype)
+
+
+def encoder_layers(
+    in_channels: int,
+    base_channels: int,
+    channel_mult: Sequence[int],
+    num_blocks: Sequence[int],
+    out_channels: int,
+    block: Callable[[int, int, int], nn.Module],
+) -> list[nn.Module]:
+    """The layers both connectors share: first convolution, levels of blocks, strided convolutions, head.
+
+    Args:
+        in_channels: channels of the input.
+        base_channels: C0, first width of the modality's U-Net; the timestep embedding has 4·C0.
+        channel_mult: width of each level in units of C0; one strided convolution between two levels.
+        num_blocks: residual blocks of each level.
+        out_channels: feature channels K.
+        block: makes one block from (input width, output width, embedding width).
+
+    Returns:
+        One module per numbered entry of the published parameter names.
+    """
+    width = base_channels // 2
+    layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1))]
+    for level, (mult, blocks) in enumerate(zip(channel_mult, num_blocks, strict=True)):
+        if level:
+            layers.append(nn.Sequential(Downsample(width)))
+        for _ in range(blocks):
+            layers.append(block(width, mult * base_channels, 4 * base_channels))
+            width = mult * base_channels
+    head = nn.Conv2d(width, out_channels, 3, padding=1)
+    layers.append(nn.Sequential(group_norm(width, eps=1e-5), nn.SiLU(), head))
+    return layers
+
+
+class AudioConnector(nn.Sequential):
+    """Encoder of the audio latent: (B, C, L, M) -> time series (B, K, L'), L' = L / 2^(levels - 1).
+
+    Args:
+        in_channels: channels of the input: the latent's, twice as many with self-conditioning.
+        base_channels: C0, first width of the audio U-Net; the timestep embedding has 4·C0.
+        channel_mult: width of each level in units of C0; time and mel are halved between two levels.
+        num_blocks: residual blocks of each level.
+        out_channels: feature channels K.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        base_channels: int,
+        channel_mult: Sequence[int],
+        num_blocks: Sequence[int],
+        out_channels: int,
+    ) -> None:
+        def block(*widths: int) -> nn.Module:
+            return nn.Sequential(ResBlock(*widths))
+
+        super().__init__(
+            *encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Latent (B, C, L, M) and timestep embedding (B, E) -> (B, K, L')."""
+        # Channels-last makes the narrow convolutions of a CPU several times faster; it is free elsewhere.
+        h = x.contiguous(memory_format=torch.channels_last)
+        for layer in self:
+            h = layer[0](h, embedding) if isinstance(layer[0], ResBlock) else layer(h)
+        return h.mean(dim=3)
+
+
+class VideoConnector(nn.Sequential):
+    """Encoder of the video latent: (B, C, T, H, W) -> time series (B, K, T).
+
+    The audio connector's layers on each frame (statistics of a group norm are per frame), with a temporal
+    block after every residual block. Only space is halved between levels, never time.
+
+    Args:
+        in_channels: channels of the input: the latent's, twice as many with self-conditioning.
+        base_channels: C0, first width of the video U-Net; the timestep embedding has 4·C0.
+        channel_mult: width of each level in units of C0; space is halved between two levels.
+        num_blocks: residual blocks of each level.
+        out_channels: feature channels K.
+        norm_axis: statistics of the temporal attention's normalisation, see :class:`TemporalBlock`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        base_channels: int,
+        channel_mult: Sequence[int],
+        num_blocks: Sequence[int],
+        out_channels: int,
+        norm_axis: NormAxis,
+    ) -> None:
+        def block(width_in: int, width: int, embedding_dim: int) -> nn.Module:
+            pair = nn.Sequential(ResBlock(width_in, width, embedding_dim), TemporalBlock(width, norm_axis))
+            return nn.Sequential(pair)
+
+        super().__init__(
+            *encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Latent (B, C, T, H, W) and timestep embedding (B, E) -> (B, K, T)."""
+        frames = x.shape[2]
+        h = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        for layer in self:
+            if isinstance(layer[0], nn.Sequential):
+                residual, temporal = layer[0]
+                h = temporal(residual(h, embedding), frames)
+            else:
+                h = layer(h)
+        return h.mean(dim=(2, 3)).unflatten(0, (-1, frames)).transpose(1, 2)

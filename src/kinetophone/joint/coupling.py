@@ -1,0 +1,300 @@
+"""The coupling: every new parameter that turns two frozen diffusion models into one joint model.
+
+A connector per modality reads that modality's latent (``connector_out_<modality>``); a block per site
+conditions that modality's U-Net with the feature made from the other one
+(``connector_in_<modality>.<0 down, 1 up>.<block>.0``). A coupling is a diffusers model: it saves to and loads
+from a folder of ``config.json`` and safetensors. Its parameter names are those of the checkpoint published
+with arXiv 2409.17550.
+
+Shape legend: B batch, K feature channels, T' feature time steps, E width of a timestep embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from kinetophone.av import AV, MODALITIES
+from kinetophone.errors import RequestError
+from kinetophone.joint.cmc_pe import CMCPEBlock
+from kinetophone.joint.connectors import FRAME_SHIFT_GROUPS, AudioConnector, NormAxis, VideoConnector
+from kinetophone.joint.cross_attention import CrossAttentionBlock
+
+BLOCKS = {"cmc_pe": CMCPEBlock, "cross_attention": CrossAttentionBlock}
+CONNECTOR_INPUTS = ("x_pred", "x_cur")
+NORM_AXES = ("time", "channel")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in a U-Net where a block is inserted: behind ``<stage>_blocks[index]``, of width ``channels``."""
+
+    modality: Literal["audio", "video"]
+    stage: Literal["down", "up"]
+    index: int
+    channels: int
+
+    @property
+    def name(self) -> str:
+        """Name of the block's parameters within a coupling."""
+        return f"connector_in_{self.modality}.{0 if self.stage == 'down' else 1}.{self.index}.0"
+
+
+def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool]) -> tuple[Site, ...]:
+    """Sites of a U-Net: behind flagged down blocks, and behind the up blocks of the same levels.
+
+    Up block j has the width of level -(j + 1) and uses that level's flag. There is none at the mid block.
+
+    Args:
+        modality: "audio" or "video".
+        widths: ``block_out_channels`` of the U-Net.
+        with_connector: a flag per level.
+
+    Returns:
+        Sites in the order in which the U-Net passes them.
+    """
+    levels = list(zip(widths, with_connector, strict=True))
+    down = [Site(modality, "down", i, width) for i, (width, flag) in enumerate(levels) if flag]  # type: ignore[arg-type]
+    up = [Site(modality, "up", j, width) for j, (width, flag) in enumerate(reversed(levels)) if flag]  # type: ignore[arg-type]
+    return (*down, *up)
+
+
+class Coupling(ModelMixin, ConfigMixin):
+    """Connectors and inserted blocks for one pair of U-Nets. A fresh coupling leaves both exactly as they are.
+
+    :meth:`for_unets` reads the first six arguments from the U-Nets.
+
+    Args:
+        audio_channels: channels of the audio latent.
+        video_channels: channels of the video latent.
+        audio_widths: ``block_out_channels`` of the audio U-Net.
+        video_widths: ``block_out_channels`` of the video U-Net.
+        audio_with_connector: per level of the audio U-Net, whether its blocks are conditioned.
+        video_with_connector: per level of the video U-Net, whether its blocks are conditioned.
+        coupling: "cmc_pe" (the method) or "cross_attention" (the CoDi-style baseline).
+        connector_input: "x_pred", the noisy latent and the last clean estimate, or "x_cur", the latent alone.
+        connector_channels: feature channels K.
+        channel_mult: width of each connector level, in units of the first width of its U-Net.
+        num_blocks: residual blocks of each connector level.
+        head_dim: width of an attention head in the inserted blocks.
+        feature_norm: CMC-PE features have unit L2 norm along this axis. "channel": a unit vector at each time.
+            "time": each channel is a unit time series, as in the published checkpoint. The cross-attention
+            token is always normalised over its channels.
+        temporal_norm: axis of the statistics in the video connector's temporal attention; "time" as published.
+
+    Raises:
+        RequestError: if settings contradict one another, with all contradictions.
+    """
+
+    config_name = "config.json"
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        audio_channels: int = 8,
+        video_channels: int = 4,
+        audio_widths: Sequence[int] = (192, 384, 576, 960),
+        video_widths: Sequence[int] = (320, 640, 1280, 1280),
+        audio_with_connector: Sequence[bool] = (False, False, True, True),
+        video_with_connector: Sequence[bool] = (False, False, True, True),
+        coupling: str = "cmc_pe",
+        connector_input: str = "x_pred",
+        connector_channels: int = 1280,
+        channel_mult: Sequence[int] = (2, 4),
+        num_blocks: Sequence[int] = (1, 1),
+        head_dim: int = 8,
+        feature_norm: NormAxis = "channel",
+        temporal_norm: NormAxis = "channel",
+    ) -> None:
+        super().__init__()
+        problems = self._problems()
+        if problems:
+            raise RequestError(problems)
+        self.gradient_checkpointing = False
+        inputs = 2 if connector_input == "x_pred" else 1
+        # Registration order is that of the published checkpoint, as optimiser states are in that order.
+        for modality, widths, flags in (
+            ("video", video_widths, video_with_connector),
+            ("audio", audio_widths, audio_with_connector),
+        ):
+            stages = nn.ModuleDict({"0": nn.ModuleDict(), "1": nn.ModuleDict()})
+            for site in sites_of(modality, widths, flags):
+                block = BLOCKS[coupling](site.channels, connector_channels, head_dim)
+                stages["0" if site.stage == "down" else "1"][str(site.index)] = nn.ModuleList([block])
+            self.add_module(f"connector_in_{modality}", stages)
+        self.connector_out_video = VideoConnector(
+            inputs * video_channels,
+            video_widths[0],
+            channel_mult,
+            num_blocks,
+            connector_channels,
+            temporal_norm,
+        )
+        self.connector_out_audio = AudioConnector(
+            inputs * audio_channels, audio_widths[0], channel_mult, num_blocks, connector_channels
+        )
+
+    @classmethod
+    def for_unets(
+        cls,
+        unets: AV[nn.Module],
+        *,
+        with_connector: Sequence[bool] | AV[Sequence[bool]] | None = None,
+        **settings: Any,
+    ) -> Coupling:
+        """A fresh coupling that fits two U-Nets.
+
+        Args:
+            unets: the base U-Nets; channels and widths are read from their configurations.
+            with_connector: a flag per level, for both U-Nets or for each; the deeper half by default.
+            **settings: further arguments of :class:`Coupling`, by name.
+
+        Returns:
+            The coupling, on the CPU in float32.
+        """
+        widths: AV[list[int]] = unets.map(lambda unet: list(unet.config.block_out_channels))
+        if with_connector is None:
+            flags = widths.map(lambda levels: [2 * i >= len(levels) for i in range(len(levels))])
+        elif isinstance(with_connector, AV):
+            flags = with_connector.map(list)
+        else:
+            flags = AV.both(list(with_connector))
+        return cls(
+            audio_channels=unets.audio.config.in_channels,
+            video_channels=unets.video.config.in_channels,
+            audio_widths=widths.audio,
+            video_widths=widths.video,
+            audio_with_connector=flags.audio,
+            video_with_connector=flags.video,
+            **settings,
+        )
+
+    def sites(self, modality: str) -> tuple[Site, ...]:
+        """The sites in the U-Net of ``modality``, in the order in which it passes them."""
+        config = self.config
+        return sites_of(modality, config[f"{modality}_widths"], config[f"{modality}_with_connector"])
+
+    def features(self, latents: AV[Tensor], embeddings: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        """Run both connectors: ``features.audio`` is made *from* audio, to condition the *video* U-Net.
+
+        Args:
+            latents: noisy latents, audio (B, C, L, M) and video (B, C, T, H, W).
+            embeddings: timestep embedding (B, E) of each U-Net at its connector's timestep.
+            x0_hat: estimates of the clean latents, as the latents; None is zeros. Unused with "x_cur".
+
+        Returns:
+            CMC-PE: time series (B, K, T'). Cross-attention: one token (B, 1, K).
+        """
+        inputs = latents
+        if self.config.connector_input == "x_pred":
+            x0_hat = latents.map(torch.zeros_like) if x0_hat is None else x0_hat
+            inputs = latents.map(lambda x, x0: torch.cat([x, x0.to(x.dtype)], dim=1), x0_hat)
+        return AV(
+            audio=self._normalised(self.connector_out_audio(inputs.audio, embeddings.audio)),
+            video=self._normalised(self.connector_out_video(inputs.video, embeddings.video)),
+        )
+
+    def condition(self, site: Site, x: Tensor, feature: Tensor, frames: int | None) -> Tensor:
+        """The map ``x`` of a site, conditioned by the other modality's feature, in the shape of ``x``.
+
+        Args:
+            site: one of :meth:`sites`.
+            x: audio (B, C, L, M) or video (B·T, C, H, W).
+            feature: the feature made from the *other* modality.
+            frames: T for video, None for audio.
+
+        Returns:
+            The conditioned map.
+        """
+        block = self.get_submodule(site.name)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, x, feature, frames)
+        return block(x, feature, frames)
+
+    def check(self, unets: AV[nn.Module]) -> None:
+        """Make sure that this coupling was made for U-Nets like these.
+
+        Args:
+            unets: the base U-Nets.
+
+        Raises:
+            RequestError: if it was not, with all differences.
+        """
+        problems = []
+        for modality in MODALITIES:
+            unet, widths = getattr(unets, modality), list(self.config[f"{modality}_widths"])
+            expected = {
+                "in_channels": self.config[f"{modality}_channels"],
+                "block_out_channels": widths,
+            }
+            for key, value in expected.items():
+                found = unet.config[key]
+                found = list(found) if isinstance(value, list) else found
+                if found != value:
+                    problems.append(f"{modality} U-Net has {key} {found}, the coupling was made for {value}")
+            embedding_dim = unet.time_embedding.linear_2.out_features
+            if embedding_dim != 4 * widths[0]:
+                problems.append(
+                    f"{modality} U-Net embeds timesteps in {embedding_dim} channels, "
+                    f"the coupling expects 4 × {widths[0]} = {4 * widths[0]}"
+                )
+        if problems:
+            remedy = "use the bases that the coupling was trained with, or make one with Coupling.for_unets"
+            raise RequestError([*problems, remedy])
+
+    def _normalised(self, series: Tensor) -> Tensor:
+        """Time series (B, K, T') -> feature of unit norm, in the form the inserted blocks take."""
+        if self.config.coupling == "cross_attention":
+            return F.normalize(series.mean(dim=2), dim=1)[:, None]
+        return F.normalize(series, dim=2 if self.config.feature_norm == "time" else 1)
+
+    def _problems(self) -> list[str]:
+        """What is wrong with the configuration, one line each."""
+        config, problems = self.config, []
+        choices = {
+            "coupling": tuple(BLOCKS),
+            "connector_input": CONNECTOR_INPUTS,
+            "feature_norm": NORM_AXES,
+            "temporal_norm": NORM_AXES,
+        }
+        for key, allowed in choices.items():
+            if config[key] not in allowed:
+                problems.append(f"{key} is {config[key]!r}, not one of {', '.join(map(repr, allowed))}")
+        for modality in MODALITIES:
+            widths, flags = config[f"{modality}_widths"], config[f"{modality}_with_connector"]
+            if len(widths) != len(flags):
+                problems.append(
+                    f"{modality}_with_connector has {len(flags)} flags for {len(widths)} U-Net levels"
+                )
+            elif config.head_dim < 1:
+                problems.append(f"head_dim is {config.head_dim}: attention heads need a positive width")
+            elif not any(flags):
+                problems.append(f"{modality}_with_connector conditions no level: set at least one flag")
+            else:
+                bad = sorted(
+                    {w for w, flag in zip(widths, flags, strict=True) if flag and w % config.head_dim}
+                )
+                if bad:
+                    problems.append(f"head_dim {config.head_dim} does not divide the {modality} widths {bad}")
+        if len(config.channel_mult) != len(config.num_blocks) or not config.channel_mult:
+            problems.append(
+                f"channel_mult {list(config.channel_mult)} and num_blocks {list(config.num_blocks)} "
+                "must have one entry per connector level each"
+            )
+        if min([*config.channel_mult, *config.num_blocks], default=1) < 1:
+            problems.append("channel_mult and num_blocks must be positive")
+        odd = [m for m in config.channel_mult if m * config.video_widths[0] % FRAME_SHIFT_GROUPS]
+        if odd:
+            problems.append(
+                f"channel_mult {odd} times the first video width {config.video_widths[0]} is no multiple of "
+                f"{FRAME_SHIFT_GROUPS}, which the frame shift needs"
+            )
+        return problems

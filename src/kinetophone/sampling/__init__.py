@@ -1,0 +1,1 @@
+"""Sampling on two clocks: pure functions over a noise prediction."""

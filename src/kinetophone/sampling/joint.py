@@ -1,0 +1,205 @@
+"""Sampling sound and picture together, on two clocks.
+
+The sampler is a pure function over a callable, so that it can be tested with a known distribution's exact
+noise; :func:`guided` makes that callable of a joint model.
+
+Shape legend: B batch; audio latents (B, C, L, M), video latents (B, C, T, H, W), timesteps (B,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kinetophone.av import AV, MODALITIES
+from kinetophone.joint.model import JointModel
+from kinetophone.sampling.ddim import END, NoiseSchedule, clean_estimate, step
+
+Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
+"""``predict(latents, timesteps, x0_hat)`` -> noise in both latents; x0_hat is None at the first step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a sampling run is: ``step`` of ``steps`` is done.
+
+    Args:
+        step: steps done, from 1.
+        steps: steps of the run.
+        timesteps: local timesteps that the step started from.
+        latents: latents after the step.
+        x0_hat: estimates of the clean latents made in the step.
+    """
+
+    step: int
+    steps: int
+    timesteps: AV[int]
+    latents: AV[Tensor]
+    x0_hat: AV[Tensor]
+
+
+@torch.no_grad()
+def sample_joint(
+    predict: Predict,
+    noise: AV[Tensor],
+    grids: AV[Tensor],
+    schedules: AV[NoiseSchedule],
+    callback: Callable[[Progress], None] | None = None,
+) -> AV[Tensor]:
+    """Denoise both modalities in lockstep, each on its own clock (arXiv 2409.17550, section 3.3).
+
+    Each step hands ``predict`` the clean estimates of the step before (self-conditioning), made from the same,
+    guided noise that the step itself used.
+
+    Args:
+        predict: noise prediction, e.g. from :func:`guided`.
+        noise: unit Gaussian latents, e.g. from :func:`initial_noise`.
+        grids: integer timesteps from noisy to clean, of equal length, e.g. from ``clocks.local_grids``.
+        schedules: noise schedule of each modality.
+        callback: called after each step.
+
+    Returns:
+        The clean latents, in the shapes and dtypes of ``noise``.
+
+    Raises:
+        ValueError: if the grids differ in length or are empty.
+        FloatingPointError: if a latent becomes infinite or NaN; says at which step.
+    """
+    steps = len(grids.audio)
+    if steps != len(grids.video) or not steps:
+        raise ValueError(
+            f"the audio grid has {steps} timesteps and the video grid {len(grids.video)}; "
+            "both modalities take the same number of steps, at least one"
+        )
+    latents, x0_hat = noise, None
+    for k in range(steps):
+        timesteps: AV[int] = grids.map(lambda grid, k=k: int(grid[k]))
+        following: AV[int] = grids.map(lambda grid, k=k: int(grid[k + 1]) if k + 1 < steps else END)
+        eps = predict(latents, latents.map(_batch_of, timesteps), x0_hat)
+        eps = eps.map(lambda e, x: e.to(x.dtype), latents)
+        alphas = schedules.map(_alpha, timesteps)
+        x0_hat = latents.map(clean_estimate, eps, alphas)
+        latents = x0_hat.map(step, eps, schedules.map(_alpha, following))
+        for modality in MODALITIES:
+            if not torch.isfinite(getattr(latents, modality)).all():
+                raise FloatingPointError(
+                    f"the {modality} latents are no longer finite after step {k + 1} of {steps} "
+                    f"(timestep {getattr(timesteps, modality)}): lower the guidance, or use float32 if this "
+                    "run is in half precision"
+                )
+        if callback is not None:
+            callback(Progress(k + 1, steps, timesteps, latents, x0_hat))
+    return latents
+
+
+def guided(
+    model: JointModel,
+    text_cond: AV[Tensor],
+    text_uncond: AV[Tensor] | None,
+    guidance: AV[float],
+    *,
+    coupled: bool = True,
+) -> Predict:
+    """A ``predict`` with classifier-free guidance per modality (arXiv 2207.12598).
+
+    Both branches go through a U-Net in one batch. The connectors run once a step: their features depend on no
+    text, so the branches share them. A guidance of 1 skips that modality's unconditional branch.
+
+    Args:
+        model: the joint model.
+        text_cond: what is wanted: audio (B, D), video (B, S, D).
+        text_uncond: the negative, in the same shapes; may be None if no guidance needs it.
+        guidance: scale per modality; 1 is the conditional prediction, 0 the unconditional one.
+        coupled: False leaves the connectors out: each base by itself.
+
+    Returns:
+        The noise prediction for :func:`sample_joint`, in the model's dtype.
+
+    Raises:
+        ValueError: if guidance needs a ``text_uncond`` that is missing or of another shape.
+    """
+    for modality in MODALITIES:
+        if getattr(guidance, modality) == 1:
+            continue
+        if text_uncond is None:
+            raise ValueError(f"{modality} guidance is {getattr(guidance, modality)}, which needs text_uncond")
+        cond, uncond = getattr(text_cond, modality), getattr(text_uncond, modality)
+        if cond.shape != uncond.shape:
+            raise ValueError(
+                f"{modality} text_uncond has shape {tuple(uncond.shape)}, text_cond {tuple(cond.shape)}: "
+                "encode one negative per sample, to the same length"
+            )
+    branches = guidance.map(lambda scale: 1 if scale == 1 else 2)
+    text = text_cond
+    if text_uncond is not None:
+        text = text_cond.map(
+            lambda cond, uncond, n: cond if n == 1 else torch.cat([uncond, cond]), text_uncond, branches
+        )
+
+    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        dtype = model.coupling.dtype
+        latents = latents.map(lambda x: x.to(dtype))
+        features = None
+        if coupled:
+            features = model.features(latents, timesteps, x0_hat)
+            # The audio feature goes to the video U-Net and must have its batch, and the other way round.
+            features = features.map(_tiled, branches.swap())
+        eps = model(latents.map(_tiled, branches), timesteps.map(_tiled, branches), text, features)
+        return eps.map(_combined, guidance, branches)
+
+    return predict
+
+
+def initial_noise(
+    shapes: AV[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> AV[Tensor]:
+    """Unit Gaussian noise with one generator per sample, so that sample i does not depend on the batch.
+
+    Drawn on the CPU in float32 whatever the device and dtype, so a seed means the same everywhere.
+
+    Args:
+        shapes: latent shapes without the batch, audio (C, L, M), video (C, T, H, W).
+        seeds: one seed per sample.
+        device: where the noise goes.
+        dtype: what it is cast to.
+
+    Returns:
+        Noise (B, …) for :func:`sample_joint`, B = len(seeds).
+
+    Raises:
+        ValueError: if there is no seed.
+    """
+    if not seeds:
+        raise ValueError("seeds is empty: give one seed per sample")
+    drawn: list[AV[Tensor]] = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append(shapes.map(lambda shape, g=generator: torch.randn(*shape, generator=g)))
+    stacked = AV(audio=torch.stack([x.audio for x in drawn]), video=torch.stack([x.video for x in drawn]))
+    return stacked.map(lambda x: x.to(device=device, dtype=dtype))
+
+
+def _batch_of(x: Tensor, timestep: int) -> Tensor:
+    return torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
+
+
+def _alpha(schedule: NoiseSchedule, timestep: int) -> Tensor:
+    return schedule.alpha(torch.tensor(timestep))
+
+
+def _tiled(x: Tensor, times: int) -> Tensor:
+    return x if times == 1 else torch.cat([x] * times)
+
+
+def _combined(eps: Tensor, scale: float, branches: int) -> Tensor:
+    if branches == 1:
+        return eps
+    uncond, cond = eps.chunk(2)
+    return uncond + scale * (cond - uncond)
