@@ -124,7 +124,7 @@ def read_sound(path: str | os.PathLike[str], *, sample_rate: int | None = None) 
             raise MediaError(f"'{path}' has no audio stream; give a file with sound")
         stream = file.streams.audio[0]
         rate = stream.rate
-        # Only the sample format is converted here: the channels are averaged below, each with the same weight.
+        # Only the sample format is converted here; the channels are averaged below, all with one weight.
         converter = av.AudioResampler(format="fltp")
         frames, start = [], None
         for decoded in file.decode(stream):

@@ -79,7 +79,7 @@ def _draw(clip: Clip, title: str | None, onsets_s: Sequence[float]) -> Figure:
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title)
-    picture, sound = np.ravel(figure.subfigures(2, 1, height_ratios=[frames_in, 5.0]))
+    picture, sound = figure.subfigures(2, 1, squeeze=False, height_ratios=[frames_in, 5.0])[:, 0]
     grid = picture.subplots(rows, columns, squeeze=False)
     # The last shown frame that has started by then, where frames were thinned out.
     starts_s = [clip.time.frame_time_s(int(index)) for index in shown]

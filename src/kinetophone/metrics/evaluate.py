@@ -249,6 +249,8 @@ def read_truth(path: str | os.PathLike[str]) -> dict[str, list[float]]:
         FileNotFoundError: There is no such file.
         MediaError: It is not JSON of that form.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"'{path}' does not exist")
     try:
         clips = json.loads(Path(path).read_text(encoding="utf-8"))["clips"]
         return {str(name): [float(time) for time in clip["strikes_s"]] for name, clip in clips.items()}

@@ -1,0 +1,5 @@
+"""``python -m kinetophone``."""
+
+from kinetophone.cli import app
+
+app()

@@ -1,0 +1,260 @@
+"""What a user may ask of a bundle, checked before any model is loaded: this file needs no torch.
+
+A bundle is a folder with a ``kinetophone.json``, which says among other things what its model was trained
+for::
+
+    {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16000}
+
+and may widen it: ``"fps_choices": [8, 16]`` (default: ``fps`` only), and ``"min_frames"``, ``"max_frames"``
+(default: ``frames``) and ``"frame_step"`` (default: 1) for the lengths it can make.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from kinetophone.errors import MediaError, RequestError
+from kinetophone.media.timing import ClipTime, as_fps
+from kinetophone.media.write import check_suffix
+
+BUNDLES = Path(__file__).parent / "bundles"
+CONFIG_NAME = "kinetophone.json"
+
+# The noise schedules of the bases have this many steps; a sampler cannot take more.
+_MOST_STEPS = 1000
+_MOST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleSpec:
+    """Where a bundle is and what it can make.
+
+    Attributes:
+        name: As the user names it.
+        folder: The bundle's files.
+        fps: Frame rate it was trained at, used where none is asked for.
+        frames: Length it was trained at, used where none is asked for.
+        size: Height and width of its frames.
+        sample_rate: Of its sound, in Hz.
+        fps_choices: Frame rates it can make.
+        min_frames: Shortest length.
+        max_frames: Longest length.
+        frame_step: Lengths are ``min_frames`` plus a multiple of this.
+    """
+
+    name: str
+    folder: Path
+    fps: Fraction
+    frames: int
+    size: int
+    sample_rate: int
+    fps_choices: tuple[Fraction, ...]
+    min_frames: int
+    max_frames: int
+    frame_step: int = 1
+
+    @classmethod
+    def read(cls, name_or_path: str | os.PathLike[str]) -> BundleSpec:
+        """The spec of a bundle that ships, by name, or of any other, by its folder.
+
+        Raises:
+            RequestError: There is no such bundle, or its ``kinetophone.json`` is not as described above.
+        """
+        name = os.fspath(name_or_path)
+        folder = find_bundle(name)
+        try:
+            config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            fps, frames = as_fps(config["fps"]), int(config["frames"])
+            return cls(
+                name=name,
+                folder=folder,
+                fps=fps,
+                frames=frames,
+                size=int(config["size"]),
+                sample_rate=int(config["sample_rate"]),
+                fps_choices=tuple(as_fps(choice) for choice in config.get("fps_choices", [fps])),
+                min_frames=int(config.get("min_frames", frames)),
+                max_frames=int(config.get("max_frames", frames)),
+                frame_step=int(config.get("frame_step", 1)),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RequestError(
+                [f"'{folder / CONFIG_NAME}' is not a bundle's description: {error!r}"]
+            ) from error
+
+    def time(self, seconds: float | Fraction | None = None, fps: float | Fraction | None = None) -> ClipTime:
+        """The time of a clip of ``seconds`` at ``fps``; the trained length and rate where not given.
+
+        Raises:
+            RequestError: The model cannot make it; the message says what it can.
+        """
+        try:
+            rate = self.fps if fps is None else as_fps(fps)
+        except ValueError as error:
+            raise RequestError([str(error)]) from None
+        if rate not in self.fps_choices:
+            choices = ", ".join(f"{float(choice):g}" for choice in self.fps_choices)
+            raise RequestError([f"fps is {float(rate):g}; bundle '{self.name}' makes clips at {choices} fps"])
+        if seconds is None:
+            return ClipTime(fps=rate, frames=self.frames, sample_rate=self.sample_rate)
+        try:
+            time = ClipTime.from_seconds(seconds, rate, self.sample_rate)
+        except ValueError as error:
+            raise RequestError([str(error)]) from None
+        fits = self.min_frames <= time.frames <= self.max_frames
+        if not fits or (time.frames - self.min_frames) % self.frame_step:
+            raise RequestError([f"seconds is {float(seconds):g}; bundle '{self.name}' {self._lengths(rate)}"])
+        return time
+
+    def _lengths(self, rate: Fraction) -> str:
+        shortest, longest = (f"{float(frames / rate):g}" for frames in (self.min_frames, self.max_frames))
+        if shortest == longest:
+            return f"makes clips of {shortest} s at {float(rate):g} fps"
+        step = f"{float(self.frame_step / rate):g}"
+        return f"makes clips of {shortest} to {longest} s in steps of {step} s at {float(rate):g} fps"
+
+
+def available_bundles() -> list[str]:
+    """Names of the bundles that ship."""
+    return sorted(config.parent.name for config in BUNDLES.glob(f"*/{CONFIG_NAME}"))
+
+
+def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle that ships, by name, or of any other, by its path.
+
+    Raises:
+        RequestError: There is none; the message names those there are.
+    """
+    name = os.fspath(name_or_path)
+    if name in available_bundles():
+        return BUNDLES / name
+    if name and (Path(name) / CONFIG_NAME).is_file():
+        return Path(name)
+    known = ", ".join(f"'{bundle}'" for bundle in available_bundles()) or "none in this installation"
+    raise RequestError(
+        [f"unknown bundle '{name}'; available: {known}, or give the path of a folder with a {CONFIG_NAME}"]
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """A request for sounding clips; None leaves a value to the bundle or the pipeline.
+
+    Attributes:
+        prompts: One text per clip.
+        bundle: Name or folder of the bundle.
+        seconds: Length in seconds.
+        fps: Frames per second.
+        steps: Number of sampling steps, 1 to 1000.
+        gamma: Timestep adjustment, above 0; 1 keeps both clocks equal.
+        guidance_audio: Classifier-free guidance of the sound, at least 0.
+        guidance_video: The same of the picture.
+        seed: Of the first clip, at least 0.
+        output: File to write.
+    """
+
+    prompts: tuple[str, ...]
+    bundle: str | os.PathLike[str] = "hits"
+    seconds: float | Fraction | None = None
+    fps: float | Fraction | None = None
+    steps: int | None = None
+    gamma: float | None = None
+    guidance_audio: float | None = None
+    guidance_video: float | None = None
+    seed: int = 0
+    output: str | os.PathLike[str] | None = None
+
+    def validate(self) -> ClipTime:
+        """Check everything.
+
+        Returns:
+            The time of the clips.
+
+        Raises:
+            RequestError: Something cannot be done; it lists all that was found.
+        """
+        problems = [*self._bad_prompts(), *self._bad_numbers()]
+        time = None
+        try:
+            time = BundleSpec.read(self.bundle).time(self.seconds, self.fps)
+        except RequestError as error:
+            problems += error.problems
+        if self.output is not None:
+            try:
+                check_output(self.output)
+            except (MediaError, OSError) as error:
+                problems.append(str(error))
+        if problems or time is None:
+            raise RequestError(problems)
+        return time
+
+    def _bad_prompts(self) -> list[str]:
+        if not self.prompts:
+            return ["there is no prompt; say what is to be seen and heard"]
+        return [
+            f"prompt {number} is empty; say what is to be seen and heard, such as 'a drumstick hits a bowl'"
+            if len(self.prompts) > 1
+            else "the prompt is empty; say what is to be seen and heard, such as 'a drumstick hits a bowl'"
+            for number, prompt in enumerate(self.prompts, start=1)
+            if not prompt.strip()
+        ]
+
+    def _bad_numbers(self) -> list[str]:
+        problems = []
+        if self.steps is not None and not 1 <= self.steps <= _MOST_STEPS:
+            problems.append(f"steps is {self.steps}; it must be 1 to {_MOST_STEPS}")
+        if self.gamma is not None and not (math.isfinite(self.gamma) and self.gamma > 0):
+            problems.append(f"gamma is {self.gamma:g}; it must be above 0 (1 keeps both clocks equal)")
+        for name in ("guidance_audio", "guidance_video"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                option = name.replace("_", "-")
+                problems.append(
+                    f"{option} is {value:g}; it must be at least 0 (1 leaves the prediction as it is)"
+                )
+        if not 0 <= self.seed <= _MOST_SEED:
+            problems.append(f"seed is {self.seed}; it must be 0 to 2^63 - 1")
+        return problems
+
+
+def check_request(**request: Any) -> ClipTime:
+    """``GenerateRequest(**request).validate()``."""
+    return GenerateRequest(**request).validate()
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raise unless a clip can be written to ``path``; folders that do not exist yet may be made on writing.
+
+    Raises:
+        MediaError: The suffix is unknown.
+        OSError: It is a folder, or nothing can be written there.
+    """
+    check_suffix(path)
+    check_writable(path)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise unless a file can be written to ``path``.
+
+    Raises:
+        OSError: It is a folder, or nothing can be written there.
+    """
+    target = Path(path).absolute()
+    if target.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; name a file in it")
+    parent = next(folder for folder in target.parents if folder.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"'{path}' cannot be written: '{parent}' is a file, not a folder")
+    # Trying is the only true test: permissions, read-only mounts and full disks answer alike.
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        reason = f"'{path}' cannot be written: nothing can be written in '{parent}' ({error.strerror})"
+        raise PermissionError(f"{reason}; choose another folder") from None
