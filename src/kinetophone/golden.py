@@ -8,7 +8,8 @@ DIR holds golden cases: outputs of the authors' released implementation for smal
 - ``sample-NAME-gamma<γ>-<n>steps.safetensors``: a whole sampling run of case NAME; γ = 0 is no adjustment.
 - ``grids.json``: local timestep grids for several step counts and γ.
 
-No weights are stored: each is a function of its parameter's name. Exit status 1 if anything is out of tolerance.
+No weights are stored: each is a function of its parameter's name. Exit status 1 if anything is out of
+tolerance.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class InsertedBlock(nn.Module):
         """
         images, channels, height, width = x.shape
         clips = images // frames if frames is not None and self.norm_over_frames else images
-        # In three dimensions, because torch's channels-last group norm on CPUs takes E[x²] - E[x]², which loses
-        # a small variance to rounding: at a 1×1 map a group has only C/32 values, and the output shows it.
+        # In three dimensions, because torch's channels-last group norm on CPUs takes E[x²] - E[x]², which
+        # loses a small variance to rounding: in a 1×1 map a group has only C/32 values, and it shows.
         stacked = x.unflatten(0, (clips, -1)).transpose(1, 2).flatten(2)  # (clips, C, frames·H·W)
         tokens = self.norm(stacked).transpose(1, 2).reshape(images, height * width, channels)
         tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)

@@ -52,12 +52,12 @@ def local_grids(
 ) -> AV[Tensor]:
     """The integer timesteps at which each modality is denoised.
 
-    - "trailing" (ours): the global clock runs over T_max·k/steps for k = steps…1, the same for both modalities,
-      so both start at the last trained timestep, neither wastes a step, and the grids are strictly decreasing.
-      Go with it to a final alpha_cumprod of 1: then the last step removes all the noise.
-    - "reference" (the published implementation): each modality adjusts the grid of its own scheduler. Its video
-      grid ends at t = 0, where that implementation's final alpha_cumprod is that of t = 0 again: the last call of
-      the video U-Net changes nothing. Large γ can repeat a timestep.
+    - "trailing" (ours): the global clock runs over T_max·k/steps for k = steps…1, the same for both
+      modalities, so both start at the last trained timestep, neither wastes a step, and the grids are
+      strictly decreasing. Go with it to a final alpha_cumprod of 1: the last step removes all the noise.
+    - "reference" (the published implementation): each modality adjusts the grid of its own scheduler. Its
+      video grid ends at t = 0, where its final alpha_cumprod is that of t = 0 again: the last call of the
+      video U-Net changes nothing. Large γ can repeat a timestep.
 
     Args:
         schedulers: diffusers schedulers, whose configurations say how many timesteps were trained and (for
@@ -111,7 +111,7 @@ def _adjusted(grid: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def _trailing_grid(steps: int, exponent: float) -> np.ndarray:
-    """Rounded local times T_MAX·(k/steps)^exponent - 1, k = steps…1, kept strictly decreasing within 0…999."""
+    """Rounded local times T_MAX·(k/steps)^exponent - 1, k = steps…1, strictly decreasing within 0…999."""
     k = np.arange(1, steps + 1)
     ascending = np.round(T_MAX * (k / steps) ** exponent) - 1
     # Where the power crowds the clock's end, neighbours round to one timestep: push them apart, up from 0

@@ -119,21 +119,23 @@ class GainNorm(nn.Module):
 class RelativePositionBias(nn.Module):
     """A bias per head for attention over time, an MLP of the signed log distance of two frames."""
 
-    def __init__(self, width: int, heads: int = TEMPORAL_HEADS) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.Sequential(nn.Linear(1, width), nn.SiLU()),
             nn.Sequential(nn.Linear(width, width), nn.SiLU()),
-            nn.Linear(width, heads),
+            nn.Linear(width, TEMPORAL_HEADS),
         )
 
-    def forward(self, frames: int) -> Tensor:
-        """Bias (heads, T, T) of query frame i (rows) and key frame j (columns), a function of i - j."""
-        weight = self.net[2].weight
-        distance = torch.arange(1 - frames, frames, device=weight.device)  # 2T - 1 distinct values of i - j
-        signed_log = distance.sign() * (distance.abs() + 1).to(weight.dtype).log()
-        bias = self.net(signed_log[:, None])  # (2T - 1, heads)
-        frame = torch.arange(frames, device=weight.device)
+    def forward(self, frames: int, like: Tensor) -> Tensor:
+        """Bias (heads, T, T) of query frame i (rows) and key frame j (columns), a function of i - j.
+
+        Device and dtype are those of ``like``.
+        """
+        distance = torch.arange(1 - frames, frames, device=like.device)  # the 2T - 1 values of i - j
+        signed_log = distance.sign() * (distance.abs() + 1).float().log()
+        bias = self.net(signed_log[:, None].to(like.dtype))  # (2T - 1, heads)
+        frame = torch.arange(frames, device=like.device)
         return bias[frame[:, None] - frame + frames - 1].permute(2, 0, 1)
 
 
@@ -158,7 +160,7 @@ class TemporalAttention(nn.Module):
             projected.unflatten(-1, (TEMPORAL_HEADS, -1)).transpose(1, 2)  # (N, heads, T, width)
             for projected in (self.to_q(x), *self.to_kv(x).chunk(2, dim=-1))
         )
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
@@ -171,17 +173,17 @@ class TemporalFeedForward(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = 8 * channels // 3
-        self.proj_in = nn.Sequential(nn.Conv3d(channels, 2 * inner, 1, bias=False))
-        self.proj_out = nn.Sequential(
-            GainNorm([inner, 1, 1, 1], "channel"), nn.Conv3d(inner, channels, 1, bias=False)
+        self.proj_in = nn.ModuleList([nn.Conv3d(channels, 2 * inner, 1, bias=False)])
+        self.proj_out = nn.ModuleList(
+            [GainNorm([inner, 1, 1, 1], "channel"), nn.Conv3d(inner, channels, 1, bias=False)]
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) -> (N, T, D)."""
-        value, gate = F.linear(x, self.proj_in[0].weight.flatten(1)).chunk(2, dim=-1)
+        value, gate = F.linear(x, self.get_parameter("proj_in.0.weight").flatten(1)).chunk(2, dim=-1)
         stay, move = (value * F.gelu(gate)).chunk(2, dim=-1)  # an odd channel stays
         h = torch.cat([stay, F.pad(move, (0, 0, 1, -1))], dim=-1)
-        return F.linear(self.proj_out[0](h), self.proj_out[1].weight.flatten(1))
+        return F.linear(self.proj_out[0](h), self.get_parameter("proj_out.1.weight").flatten(1))
 
 
 class FrameShift(nn.Module):
@@ -230,14 +232,14 @@ class TemporalBlock(nn.Module):
         tokens = x.permute(0, 2, 3, 1).reshape(batch, frames, height * width, channels)
         tokens = tokens.transpose(1, 2).flatten(0, 1)  # (B·P, T, D)
         time = sinusoid(frames, channels, tokens)
-        tokens = tokens + self.temporal_attn(tokens + time, self.temporal_rel_pos_bias(frames))
+        tokens = tokens + self.temporal_attn(tokens + time, self.temporal_rel_pos_bias(frames, tokens))
         tokens = tokens + self.ff(tokens)
         x = tokens.unflatten(0, (batch, -1)).transpose(1, 2).reshape(images, height, width, channels)
         return self.frameshiftblock(x.permute(0, 3, 1, 2), frames)
 
 
 def sinusoid(frames: int, width: int, like: Tensor) -> Tensor:
-    """Embedding (T, width) of each frame's time in seconds, sines first, on the device and dtype of ``like``."""
+    """Embedding (T, width) of each frame's time in seconds, sines first; device and dtype of ``like``."""
     half = width // 2
     step = math.log(10000) / (half - 1)
     frequency = torch.exp(torch.arange(half, device=like.device) * -step)
@@ -251,8 +253,8 @@ def encoder_layers(
     channel_mult: Sequence[int],
     num_blocks: Sequence[int],
     out_channels: int,
-    block: Callable[[int, int, int], nn.Module],
-) -> list[nn.Module]:
+    block: Callable[[int, int, int], nn.Sequential],
+) -> list[nn.Sequential]:
     """The layers both connectors share: first convolution, levels of blocks, strided convolutions, head.
 
     Args:
@@ -267,7 +269,7 @@ def encoder_layers(
         One module per numbered entry of the published parameter names.
     """
     width = base_channels // 2
-    layers: list[nn.Module] = [nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1))]
+    layers = [nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1))]
     for level, (mult, blocks) in enumerate(zip(channel_mult, num_blocks, strict=True)):
         if level:
             layers.append(nn.Sequential(Downsample(width)))
@@ -279,7 +281,7 @@ def encoder_layers(
     return layers
 
 
-class AudioConnector(nn.Sequential):
+class AudioConnector(nn.ModuleList):
     """Encoder of the audio latent: (B, C, L, M) -> time series (B, K, L'), L' = L / 2^(levels - 1).
 
     Args:
@@ -298,11 +300,11 @@ class AudioConnector(nn.Sequential):
         num_blocks: Sequence[int],
         out_channels: int,
     ) -> None:
-        def block(*widths: int) -> nn.Module:
-            return nn.Sequential(ResBlock(*widths))
+        def block(width_in: int, width: int, embedding_dim: int) -> nn.Sequential:
+            return nn.Sequential(ResBlock(width_in, width, embedding_dim))
 
         super().__init__(
-            *encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
+            encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -310,11 +312,12 @@ class AudioConnector(nn.Sequential):
         # Channels-last makes the narrow convolutions of a CPU several times faster; it is free elsewhere.
         h = x.contiguous(memory_format=torch.channels_last)
         for layer in self:
-            h = layer[0](h, embedding) if isinstance(layer[0], ResBlock) else layer(h)
+            first = next(layer.children())
+            h = first(h, embedding) if isinstance(first, ResBlock) else layer(h)
         return h.mean(dim=3)
 
 
-class VideoConnector(nn.Sequential):
+class VideoConnector(nn.ModuleList):
     """Encoder of the video latent: (B, C, T, H, W) -> time series (B, K, T).
 
     The audio connector's layers on each frame (statistics of a group norm are per frame), with a temporal
@@ -338,12 +341,12 @@ class VideoConnector(nn.Sequential):
         out_channels: int,
         norm_axis: NormAxis,
     ) -> None:
-        def block(width_in: int, width: int, embedding_dim: int) -> nn.Module:
+        def block(width_in: int, width: int, embedding_dim: int) -> nn.Sequential:
             pair = nn.Sequential(ResBlock(width_in, width, embedding_dim), TemporalBlock(width, norm_axis))
             return nn.Sequential(pair)
 
         super().__init__(
-            *encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
+            encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -351,8 +354,9 @@ class VideoConnector(nn.Sequential):
         frames = x.shape[2]
         h = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for layer in self:
-            if isinstance(layer[0], nn.Sequential):
-                residual, temporal = layer[0]
+            first = next(layer.children())
+            if isinstance(first, nn.Sequential):
+                residual, temporal = first
                 h = temporal(residual(h, embedding), frames)
             else:
                 h = layer(h)

@@ -34,9 +34,9 @@ NORM_AXES = ("time", "channel")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place in a U-Net where a block is inserted: behind ``<stage>_blocks[index]``, of width ``channels``."""
+    """Where a block is inserted: behind ``<stage>_blocks[index]`` of a U-Net, of width ``channels``."""
 
-    modality: Literal["audio", "video"]
+    modality: str
     stage: Literal["down", "up"]
     index: int
     channels: int
@@ -61,13 +61,13 @@ def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool
         Sites in the order in which the U-Net passes them.
     """
     levels = list(zip(widths, with_connector, strict=True))
-    down = [Site(modality, "down", i, width) for i, (width, flag) in enumerate(levels) if flag]  # type: ignore[arg-type]
-    up = [Site(modality, "up", j, width) for j, (width, flag) in enumerate(reversed(levels)) if flag]  # type: ignore[arg-type]
+    down = [Site(modality, "down", i, width) for i, (width, flag) in enumerate(levels) if flag]
+    up = [Site(modality, "up", j, width) for j, (width, flag) in enumerate(reversed(levels)) if flag]
     return (*down, *up)
 
 
 class Coupling(ModelMixin, ConfigMixin):
-    """Connectors and inserted blocks for one pair of U-Nets. A fresh coupling leaves both exactly as they are.
+    """Connectors and inserted blocks for a pair of U-Nets. A fresh coupling leaves both exactly as they are.
 
     :meth:`for_unets` reads the first six arguments from the U-Nets.
 
@@ -84,10 +84,11 @@ class Coupling(ModelMixin, ConfigMixin):
         channel_mult: width of each connector level, in units of the first width of its U-Net.
         num_blocks: residual blocks of each connector level.
         head_dim: width of an attention head in the inserted blocks.
-        feature_norm: CMC-PE features have unit L2 norm along this axis. "channel": a unit vector at each time.
-            "time": each channel is a unit time series, as in the published checkpoint. The cross-attention
-            token is always normalised over its channels.
-        temporal_norm: axis of the statistics in the video connector's temporal attention; "time" as published.
+        feature_norm: axis of unit L2 norm of a CMC-PE feature. "channel": a unit vector at each time. "time":
+            each channel is a unit time series, as in the published checkpoint. The cross-attention token is
+            always normalised over its channels.
+        temporal_norm: axis of the statistics in the video connector's temporal attention; "time" as in the
+            published checkpoint.
 
     Raises:
         RequestError: if settings contradict one another, with all contradictions.
@@ -120,16 +121,16 @@ class Coupling(ModelMixin, ConfigMixin):
             raise RequestError(problems)
         self.gradient_checkpointing = False
         inputs = 2 if connector_input == "x_pred" else 1
-        # Registration order is that of the published checkpoint, as optimiser states are in that order.
+        # In the order of the published parameter list.
         for modality, widths, flags in (
             ("video", video_widths, video_with_connector),
             ("audio", audio_widths, audio_with_connector),
         ):
-            stages = nn.ModuleDict({"0": nn.ModuleDict(), "1": nn.ModuleDict()})
+            stages = {"down": nn.ModuleDict(), "up": nn.ModuleDict()}
             for site in sites_of(modality, widths, flags):
                 block = BLOCKS[coupling](site.channels, connector_channels, head_dim)
-                stages["0" if site.stage == "down" else "1"][str(site.index)] = nn.ModuleList([block])
-            self.add_module(f"connector_in_{modality}", stages)
+                stages[site.stage][str(site.index)] = nn.ModuleList([block])
+            self.add_module(f"connector_in_{modality}", nn.ModuleList(stages.values()))
         self.connector_out_video = VideoConnector(
             inputs * video_channels,
             video_widths[0],
@@ -145,7 +146,7 @@ class Coupling(ModelMixin, ConfigMixin):
     @classmethod
     def for_unets(
         cls,
-        unets: AV[nn.Module],
+        unets: AV[Any],
         *,
         with_connector: Sequence[bool] | AV[Sequence[bool]] | None = None,
         **settings: Any,
@@ -219,7 +220,7 @@ class Coupling(ModelMixin, ConfigMixin):
             return self._gradient_checkpointing_func(block, x, feature, frames)
         return block(x, feature, frames)
 
-    def check(self, unets: AV[nn.Module]) -> None:
+    def check(self, unets: AV[Any]) -> None:
         """Make sure that this coupling was made for U-Nets like these.
 
         Args:

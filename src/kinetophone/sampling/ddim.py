@@ -3,8 +3,8 @@
 diffusers' own scheduler finds a step's previous timestep by subtracting a constant, which is wrong on an
 adjusted (non-uniform) grid; here a step goes to whatever timestep the caller names next.
 
-ᾱ (``alpha``) is the share of signal power at a timestep: x_t = √ᾱ x_0 + √(1 - ᾱ) ε. It is a number for a whole
-batch or a tensor (B,) with one value per sample.
+ᾱ (``alpha``) is the share of signal power at a timestep: x_t = √ᾱ x_0 + √(1 - ᾱ) ε. It is a number for a
+whole batch or a tensor (B,) with one value per sample.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def clean_estimate(x: Tensor, noise: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def step(x0_hat: Tensor, noise: Tensor, alpha_next: float | Tensor) -> Tensor:
-    """The sample at the next, cleaner timestep of the grid (eq. 12 with η = 0): the noise is kept, not redrawn."""
+    """The sample at the grid's next, cleaner timestep (eq. 12, η = 0): the noise is kept, not redrawn."""
     return add_noise(x0_hat, noise, alpha_next)
 
 

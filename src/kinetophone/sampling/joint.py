@@ -51,8 +51,8 @@ def sample_joint(
 ) -> AV[Tensor]:
     """Denoise both modalities in lockstep, each on its own clock (arXiv 2409.17550, section 3.3).
 
-    Each step hands ``predict`` the clean estimates of the step before (self-conditioning), made from the same,
-    guided noise that the step itself used.
+    Each step hands ``predict`` the clean estimates of the step before (self-conditioning), made from the
+    same, guided noise that the step itself used.
 
     Args:
         predict: noise prediction, e.g. from :func:`guided`.
