@@ -1,0 +1,268 @@
+"""Real files, written and read back."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from kinetophone.errors import MediaError
+from kinetophone.media import Clip, ClipTime
+from kinetophone.media.read import read_clip, read_picture, read_sound
+from kinetophone.media.write import replacing, write_wav
+
+MakeClip = Callable[..., Clip]
+
+
+def raw_counts(path: Path) -> tuple[int, int]:
+    """Frames and samples as any ffmpeg-based reader decodes them, without our own trimming."""
+    with av.open(str(path)) as file:
+        frames = sum(1 for _ in file.decode(video=0))
+    with av.open(str(path)) as file:
+        samples = sum(frame.samples for frame in file.decode(audio=0))
+    return frames, samples
+
+
+@pytest.mark.parametrize(
+    ("fps", "frames", "sample_rate"),
+    [
+        (8, 32, 16_000),
+        (Fraction(30000, 1001), 37, 16_000),
+        (21.5, 10, 44_100),
+        (8, 1, 16_000),
+        (25, 3, 22_050),
+    ],
+)
+def test_mp4_keeps_lengths_colours_and_sound(
+    tmp_path: Path, make_struck_clip: MakeClip, fps: float, frames: int, sample_rate: int
+) -> None:
+    clip = make_struck_clip([0.05], fps=fps, frames=frames, sample_rate=sample_rate)
+    path = clip.save(tmp_path / "clip.mp4")
+    decoded_frames, decoded_samples = raw_counts(path)
+    assert decoded_frames == frames
+    assert 0 <= decoded_samples - clip.time.samples < 1024
+    again = read_clip(path)
+    assert again.time == clip.time
+    difference = again.video.astype(int) - clip.video
+    assert np.abs(difference.mean(axis=(0, 1, 2))).max() < 1.0  # no colour cast
+    assert again.video.astype(float).std() == pytest.approx(clip.video.std(), rel=0.1)
+    # In time to the sample: the sound correlates best with itself at lag 0.
+    lags = range(-40, 41)
+    middle = slice(50, len(clip.audio) - 50)
+    match = [float(np.dot(np.roll(again.audio, -lag)[middle], clip.audio[middle])) for lag in lags]
+    assert abs(lags[int(np.argmax(match))]) <= 1
+    assert np.abs(again.audio - clip.audio)[middle].max() < 0.1
+
+
+def test_mp4_has_the_codecs_players_expect(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    path = make_struck_clip([1.0]).save(tmp_path / "deep" / "er" / "clip.MP4")
+    with av.open(str(path)) as file:
+        video, audio = file.streams.video[0], file.streams.audio[0]
+        assert (video.codec_context.name, video.pix_fmt) == ("h264", "yuv420p")
+        assert (video.start_time, audio.start_time) == (0, 0)
+        assert video.duration * video.time_base == 4
+        assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", 16_000, 1)
+
+
+def test_wav_keeps_every_sample_to_16_bits(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    clip = make_struck_clip([1.0])
+    path = clip.save(tmp_path / "clip.wav")
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16_000)
+    sound = read_sound(path)
+    assert sound.sample_rate == 16_000
+    assert len(sound.waveform) == len(clip.audio)
+    assert np.abs(sound.waveform - clip.audio).max() < 1 / 32_000
+
+
+def test_gif_keeps_time(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    clip = make_struck_clip([1.0, 2.0, 3.0], fps=8)
+    with Image.open(clip.save(tmp_path / "clip.gif")) as image:
+        duration_ms = 0
+        for index in range(image.n_frames):  # frames that do not change are merged into longer ones
+            image.seek(index)
+            duration_ms += image.info["duration"]
+    assert duration_ms == 4000
+
+
+def test_png_is_a_sheet(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    with Image.open(make_struck_clip([1.0, 2.5]).save(tmp_path / "clip.png")) as image:
+        assert image.width == 1600
+        assert image.height > 500
+
+
+@pytest.mark.parametrize("frames", [1, 3, 100])
+def test_sheet_draws_any_number_of_frames(tmp_path: Path, make_struck_clip: MakeClip, frames: int) -> None:
+    path = make_struck_clip([], frames=frames).sheet(tmp_path / "sheet.png", title="still", onsets_s=[0.06])
+    assert path.stat().st_size > 1000
+
+
+def test_sheet_must_be_png(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    with pytest.raises(MediaError, match=r"sheet\.jpg' is not a \.png"):
+        make_struck_clip([]).sheet(tmp_path / "sheet.jpg")
+
+
+@pytest.mark.parametrize(("name", "found"), [("clip.avi", r"the suffix '\.avi'"), ("clip", "no suffix")])
+def test_unknown_suffix(tmp_path: Path, make_struck_clip: MakeClip, name: str, found: str) -> None:
+    with pytest.raises(MediaError, match=rf"{found}; a clip can be written as \.mp4, \.wav, \.gif, \.png"):
+        make_struck_clip([]).save(tmp_path / name)
+
+
+def test_odd_size_is_refused_not_rounded(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    with pytest.raises(MediaError, match=r"frames are 33x33; H.264 needs an even width and height"):
+        make_struck_clip([], size=33).save(tmp_path / "clip.mp4")
+
+
+def test_unusual_sample_rate_is_refused(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    with pytest.raises(MediaError, match="AAC has no sample rate 10000 Hz; resample to one of"):
+        make_struck_clip([], sample_rate=10_000).save(tmp_path / "clip.mp4")
+
+
+def test_gif_cannot_be_faster_than_browsers_play(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    with pytest.raises(MediaError, match="at most 50 fps, the clip has 60"):
+        make_struck_clip([], fps=60).save(tmp_path / "clip.gif")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_text("old")
+
+    def fail_half_way() -> None:
+        with replacing(path) as partial:
+            Path(partial).write_text("half")
+            raise RuntimeError("disk gone")
+
+    with pytest.raises(RuntimeError, match="disk gone"):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_not_overwritten(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"clip\.mp4' is a folder; name a file in it"):
+        make_struck_clip([]).save(tmp_path / "clip.mp4")
+
+
+def test_reading_resamples(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    clip = make_struck_clip([1.0], fps=24, frames=48, size=32, sample_rate=44_100)
+    path = clip.save(tmp_path / "clip.mp4")
+    read = read_clip(path, fps=8, size=(16, 24), sample_rate=16_000)
+    assert read.time == ClipTime(8, 16, 16_000)
+    assert read.video.shape == (16, 16, 24, 3)
+    # The strike is still where it was: frame 8 of 16, sample 16,000.
+    changes = np.abs(np.diff(read.video.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert int(changes.argmax()) + 1 == 8
+    assert abs(int(np.argmax(np.abs(read.audio) > 0.05)) - 16_000) < 40
+    faster = read_picture(path, fps=60)
+    assert len(faster.frames) == 120
+
+
+def write_raw(
+    path: Path, *, frames: int = 8, rate: int = 44_100, sound: np.ndarray | None = None, late_s: float = 0.0
+) -> None:
+    """A file as others make them: lossless sound (channels, N), which may start late and overshoot."""
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("mpeg4", rate=8) if frames else None
+        audio = (
+            None
+            if sound is None
+            else file.add_stream("pcm_f32le", rate=rate, layout=["mono", "stereo"][len(sound) - 1])
+        )
+        if video is not None:
+            video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+            for index in range(frames):
+                picture = av.VideoFrame.from_ndarray(
+                    np.full((32, 32, 3), 20 * index, np.uint8), format="rgb24"
+                )
+                picture.pts, picture.time_base = index, Fraction(1, 8)
+                file.mux(video.encode(picture))
+            file.mux(video.encode(None))
+        if audio is not None:
+            layout = audio.layout.name
+            piece = av.AudioFrame.from_ndarray(
+                sound.T.reshape(1, -1).astype(np.float32), format="flt", layout=layout
+            )
+            piece.sample_rate, piece.pts, piece.time_base = rate, round(late_s * rate), Fraction(1, rate)
+            file.mux(audio.encode(piece))
+            file.mux(audio.encode(None))
+
+
+def test_stereo_is_averaged_and_overshoot_divided_by_its_peak(tmp_path: Path) -> None:
+    sound = np.zeros((2, 44_100))
+    sound[0, 1000], sound[1, 1000] = 2.0, 1.0  # mean 1.5
+    sound[0, 2000] = 1.5  # mean 0.75
+    write_raw(tmp_path / "loud.mkv", sound=sound)
+    clip = read_clip(tmp_path / "loud.mkv")
+    assert clip.audio[1000] == pytest.approx(1.0)
+    assert clip.audio[2000] == pytest.approx(0.5)
+
+
+def test_sound_that_starts_late_stays_late(tmp_path: Path) -> None:
+    sound = np.zeros((1, 22_050))
+    sound[0, 0] = 0.5
+    write_raw(tmp_path / "late.mkv", sound=sound, late_s=0.25)
+    clip = read_clip(tmp_path / "late.mkv")
+    assert len(clip.audio) == 44_100
+    assert abs(int(np.argmax(clip.audio)) - 11_025) <= 44  # Matroska counts in milliseconds
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5])
+def test_sound_is_cut_or_padded_to_the_picture(tmp_path: Path, seconds: float) -> None:
+    write_raw(tmp_path / "clip.mkv", sound=np.full((1, round(44_100 * seconds)), 0.25))
+    clip = read_clip(tmp_path / "clip.mkv")
+    assert len(clip.audio) == 44_100
+    assert clip.audio[20_000] == pytest.approx(0.25)
+    assert clip.audio[-1] == pytest.approx(0.25 if seconds > 1 else 0.0)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4' does not exist"):
+        read_clip(tmp_path / "nowhere.mp4")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="is a folder; name a media file"):
+        read_clip(tmp_path)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(MediaError, match=r"empty\.mp4' is empty \(0 bytes\)"):
+        read_clip(tmp_path / "empty.mp4")
+
+
+def test_corrupt_file(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    with pytest.raises(MediaError, match=r"noise\.mp4' cannot be read as media"):
+        read_clip(tmp_path / "noise.mp4")
+    whole = make_struck_clip([1.0]).save(tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 8])
+    with pytest.raises(MediaError, match=r"cut\.mp4'"):
+        read_clip(tmp_path / "cut.mp4")
+
+
+def test_no_picture(tmp_path: Path) -> None:
+    write_wav(np.zeros(100, np.float32), 16_000, tmp_path / "sound.wav")
+    with pytest.raises(MediaError, match=r"sound\.wav' has no video stream"):
+        read_clip(tmp_path / "sound.wav")
+
+
+def test_no_sound(tmp_path: Path) -> None:
+    write_raw(tmp_path / "silent.mkv")
+    with pytest.raises(MediaError, match=r"silent\.mkv' has no audio stream"):
+        read_clip(tmp_path / "silent.mkv")
+    assert len(read_picture(tmp_path / "silent.mkv").frames) == 8
+
+
+def test_real_clips_keep_their_rates(real_clips: Path) -> None:
+    clip = read_clip(real_clips / "kick_drum_21p5fps.mp4", size=(32, 32))
+    assert clip.fps == Fraction(43, 2)
+    assert len(clip.video) == 216
+    assert np.abs(clip.audio).max() <= 1.0
