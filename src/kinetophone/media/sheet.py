@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kinetophone.media.write import replacing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from kinetophone.media.clip import Clip
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _COLUMNS = 16  # frames in a row; a 4 s clip at 8 fps fills two
 _MAX_FRAMES = 64  # more than that are thinned out evenly
 _WIDTH_IN, _DPI = 16.0, 100
+_SOUND_IN = 5.0  # height of waveform and spectrogram
+_FRAME_IN = 3.0  # a clip of few frames shows them no higher
 _MARK = "#d62728"
 
 
@@ -66,41 +69,53 @@ def _draw(clip: Clip, title: str | None, onsets_s: Sequence[float]) -> Figure:
     # The object-oriented interface: pyplot would keep every figure alive and pick a screen to draw on.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
-    shown = np.unique(
-        np.linspace(0, len(clip.video) - 1, min(len(clip.video), _MAX_FRAMES)).round().astype(int)
-    )
+    shown = np.linspace(0, len(clip.video) - 1, min(len(clip.video), _MAX_FRAMES)).round().astype(int)
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     height, width = clip.video.shape[1:3]
-    frames_in = rows * (_WIDTH_IN / columns) * height / width
-    figure = Figure(figsize=(_WIDTH_IN, frames_in + 5.0 + (0.5 if title else 0.0)), layout="constrained")
+    frames_in = min(_WIDTH_IN / columns * height / width, _FRAME_IN) * rows
+    title_in = 0.4 if title else 0.1
+    whole_in = title_in + frames_in + _SOUND_IN
+    figure = Figure(figsize=(_WIDTH_IN, whole_in))
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title)
-    picture, sound = figure.subfigures(2, 1, squeeze=False, height_ratios=[frames_in, 5.0])[:, 0]
-    grid = picture.subplots(rows, columns, squeeze=False)
-    # The last shown frame that has started by then, where frames were thinned out.
-    starts_s = [clip.time.frame_time_s(int(index)) for index in shown]
-    marked = set(np.searchsorted(starts_s, np.asarray(onsets_s) + 1e-9, side="right") - 1)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for place, (axes, index) in enumerate(zip(grid.flat, shown, strict=False)):
-        axes.imshow(clip.video[index])
-        axes.set_title(f"{starts_s[place]:.2f}", fontsize=7, pad=1)
-        if place in marked:
-            axes.add_artist(
-                Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=_MARK, linewidth=3)
-            )
-    _draw_sound(sound, clip, onsets_s)
+        figure.text(0.5, 1 - 0.5 * title_in / whole_in, title, ha="center", va="center", fontsize=12)
+    picture = figure.add_axes((0.005, _SOUND_IN / whole_in, 0.99, frames_in / whole_in))
+    _draw_frames(picture, clip, shown, columns, onsets_s)
+    wave = figure.add_axes((0.05, (_SOUND_IN - 1.5) / whole_in, 0.94, 1.3 / whole_in))
+    mel = figure.add_axes((0.05, 0.5 / whole_in, 0.94, (_SOUND_IN - 2.1) / whole_in), sharex=wave)
+    _draw_sound(wave, mel, clip, onsets_s)
     return figure
 
 
-def _draw_sound(figure, clip: Clip, onsets_s: Sequence[float]) -> None:
-    wave, mel = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+def _draw_frames(axes: Axes, clip: Clip, shown: np.ndarray, columns: int, onsets_s: Sequence[float]) -> None:
+    """All frames as one image, which draws ten times faster than one set of axes each."""
+    from matplotlib.patches import Rectangle
+
+    height, width = clip.video.shape[1:3]
+    gap = max(1, width // 32)
+    rows = math.ceil(len(shown) / columns)
+    mosaic = np.full((rows * (height + gap), columns * (width + gap), 3), 255, np.uint8)
+    starts_s = [clip.time.frame_time_s(int(index)) for index in shown]
+    # The last shown frame that has started by then, where frames were thinned out.
+    marked = set(np.searchsorted(starts_s, np.asarray(onsets_s) + 1e-9, side="right") - 1)
+    for place, index in enumerate(shown):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        mosaic[top : top + height, left : left + width] = clip.video[index]
+        label: dict[str, Any] = {"color": "white", "fontsize": 7, "va": "top", "backgroundcolor": "#00000080"}
+        axes.text(left + gap, top + gap, f"{starts_s[place]:.2f}", **label)
+        if place in marked:
+            corner = (left - 0.5, top - 0.5)
+            axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=_MARK, linewidth=2.5))
+    axes.imshow(mosaic)
+    axes.set_axis_off()
+
+
+def _draw_sound(wave: Axes, mel: Axes, clip: Clip, onsets_s: Sequence[float]) -> None:
     times = np.arange(len(clip.audio)) / clip.sample_rate
     wave.plot(times, clip.audio, linewidth=0.5, color="#1f77b4")
+    wave.tick_params(labelbottom=False)
     wave.set(ylim=(-1.05, 1.05), ylabel="waveform", xlim=(0, clip.duration_s))
     levels_db, top_hz = log_mel_db(clip.audio, clip.sample_rate)
     mel.imshow(

@@ -108,7 +108,8 @@ def onsets_from_audio(
         least_gap_s: Of onsets closer than this in seconds only the strongest counts.
 
     Returns:
-        Times in seconds, rising; empty for silence.
+        Times in seconds, rising; empty for silence. A sound that is there from the first sample has no onset:
+        it cannot be told from one that began before. Nor has one that begins in the last 26 ms.
     """
     from librosa.feature import melspectrogram
     from librosa.onset import onset_strength
@@ -117,9 +118,9 @@ def onsets_from_audio(
     if not np.any(waveform):
         return np.zeros(0)
     hop, window = max(1, round(0.01 * sample_rate)), 1 << max(6, round(np.log2(0.032 * sample_rate)))
-    # Silence in front lets a sound that starts at once have an onset, too.
+    # Mirrored, since silence in front would make an onset of any sound that is there from the start.
     lead = 4 * window
-    padded = np.pad(waveform, (lead, window))
+    padded = np.pad(waveform, lead, mode="symmetric")
     mel = melspectrogram(
         y=padded, sr=sample_rate, n_fft=window, hop_length=hop, n_mels=64, fmin=60, fmax=sample_rate / 2
     )
@@ -134,7 +135,9 @@ def onsets_from_audio(
         prominence=relative_rise * strength.max(),
         distance=max(1, round(least_gap_s * sample_rate / hop)),
     )
-    starts = np.clip((peaks - 1) * hop - lead, 0, len(waveform) - 1)
+    starts = (peaks - 1) * hop - lead
+    # A sound that is cut off clicks as soon as the window reaches the cut.
+    starts = starts[(starts >= 0) & (starts < len(waveform) - window // 2 - hop)]
     span = max(1, round(0.05 * sample_rate))
     energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
     power = (energy[span:] - energy[:-span]) / span if len(waveform) >= span else energy[-1:] / len(waveform)

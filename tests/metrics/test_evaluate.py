@@ -1,0 +1,130 @@
+"""Evaluation of sets of clips, in memory and from files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinetophone.errors import MediaError
+from kinetophone.media import Clip
+from kinetophone.metrics.evaluate import ClipEvents, evaluate, find_clips, read_truth, score
+
+MakeClip = Callable[..., Clip]
+STRIKES_S = [[0.5, 2.0], [1.0, 2.75, 3.5], [1.5], [0.75, 3.0]]
+
+
+@pytest.fixture
+def clips(make_struck_clip: MakeClip) -> list[Clip]:
+    return [make_struck_clip(strikes, size=64) for strikes in STRIKES_S]
+
+
+def test_clips_in_sync_score_high_and_shuffled_ones_low(clips: list[Clip]) -> None:
+    truth = {str(index): strikes for index, strikes in enumerate(STRIKES_S)}
+    report = evaluate(clips, truth=truth)
+    assert (report.clips, report.unscored, report.fps, report.shuffles) == (4, (), {"8": 4}, 20)
+    for name in ("event_f1", "event_precision", "event_recall"):
+        metric = report.metrics[name]
+        assert metric.value > 0.95
+        assert metric.shuffled is not None
+        assert metric.shuffled < 0.4
+        assert metric.n == 4
+        assert metric.interval.low <= metric.value <= metric.interval.high
+    assert report.metrics["av_align_svg"].value > report.metrics["av_align_svg"].shuffled
+    assert report.detectors["audio_f1"].value == report.detectors["video_f1"].value == 1.0
+    assert [row["name"] for row in report.rows] == ["0", "1", "2", "3"]
+    assert json.loads(json.dumps(report.to_dict()))["metrics"]["event_f1"]["n"] == 4
+
+
+def test_same_seed_same_report(clips: list[Clip]) -> None:
+    assert evaluate(clips, seed=3) == evaluate(clips, seed=3)
+
+
+def test_late_sound_scores_nothing(make_struck_clip: MakeClip) -> None:
+    clip = make_struck_clip([1.0, 2.0], size=64)
+    late = Clip(clip.video, clip.fps, np.roll(clip.audio, 6400), clip.sample_rate)
+    assert evaluate([late]).metrics["event_f1"].value == 0.0
+
+
+def test_one_clip_has_no_control(clips: list[Clip]) -> None:
+    metric = evaluate(clips[:1]).metrics["event_f1"]
+    assert (metric.value, metric.shuffled, metric.above) == (1.0, None, None)
+
+
+def test_what_cannot_be_scored_is_listed_with_the_reason(
+    tmp_path: Path, clips: list[Clip], make_struck_clip: MakeClip
+) -> None:
+    still = Clip(
+        np.zeros((32, 32, 32, 3), np.uint8), make_struck_clip([]).fps, np.zeros(64_000, np.float32), 16_000
+    )
+    (tmp_path / "broken.mp4").write_bytes(b"not a film")
+    good = clips[0].save(tmp_path / "good.mp4")
+    report = evaluate([good, tmp_path / "broken.mp4", still, tmp_path / "gone.mp4"])
+    assert report.clips == 4
+    assert [row["name"] for row in report.rows] == ["good.mp4"]
+    reasons = {item.name: item.reason for item in report.unscored}
+    assert "cannot be read as media" in reasons["broken.mp4"]
+    assert "neither an onset in the sound nor a strike" in reasons["2"]
+    assert "does not exist" in reasons["gone.mp4"]
+
+
+def test_nothing_scored_is_a_report_all_the_same(tmp_path: Path) -> None:
+    report = evaluate([tmp_path / "gone.mp4"])
+    assert (report.metrics, report.detectors, report.rows, report.fps) == ({}, {}, (), {})
+
+
+def test_a_silent_clip_with_strikes_counts_as_a_miss(make_struck_clip: MakeClip) -> None:
+    clip = make_struck_clip([1.0, 2.0], size=64)
+    mute = Clip(clip.video, clip.fps, np.zeros_like(clip.audio), clip.sample_rate)
+    report = evaluate([mute])
+    assert report.unscored == ()
+    assert report.metrics["event_f1"].value == 0.0
+    assert report.metrics["av_align_svg"].value == 0.0
+
+
+def test_worker_processes_give_what_one_gives(tmp_path: Path, clips: list[Clip]) -> None:
+    paths = [clip.save(tmp_path / f"{index}.mp4") for index, clip in enumerate(clips[:2])]
+    assert evaluate(paths, workers=2) == evaluate(paths, workers=1)
+
+
+def test_a_shuffled_pair_of_nothing_with_nothing_is_no_sync() -> None:
+    mute = ClipEvents("mute", 8.0, (), (), (), (1.0,))
+    still = ClipEvents("still", 8.0, (), (), (1.0,), ())
+    shuffled = score([mute, still]).metrics["event_f1"].shuffled
+    # Of the two shuffled pairs one is a silence with a still picture (0), the other a match (1).
+    assert shuffled == 0.5
+
+
+def test_truth_of_other_clips_is_ignored(clips: list[Clip]) -> None:
+    report = evaluate(clips[:2], truth={"1": STRIKES_S[1], "elsewhere.mp4": [0.1]})
+    assert report.detectors["audio_f1"].n == 1
+
+
+def test_workers_below_one() -> None:
+    with pytest.raises(ValueError, match="workers is 0; it must be at least 1"):
+        evaluate(["a.mp4"], workers=0)
+
+
+def test_find_clips(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="is not a folder"):
+        find_clips(tmp_path / "nowhere")
+    with pytest.raises(MediaError, match=r"holds no clip; looked for \.mp4"):
+        find_clips(tmp_path)
+    for name in ("b.mp4", "a.MOV", "captions.csv"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_clips(tmp_path)] == ["a.MOV", "b.mp4"]
+
+
+def test_read_truth(tmp_path: Path) -> None:
+    path = tmp_path / "events.json"
+    with pytest.raises(FileNotFoundError, match=r"events\.json' does not exist"):
+        read_truth(path)
+    path.write_text('{"clips": {"0000.mp4": {"strikes_s": [0.5, 1], "material": "metal"}}}')
+    assert read_truth(path) == {"0000.mp4": [0.5, 1.0]}
+    for text in ("[]", "{", '{"clips": {"a": {}}}', '{"clips": []}'):
+        path.write_text(text)
+        with pytest.raises(MediaError, match="is not an event list"):
+            read_truth(path)

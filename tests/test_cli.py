@@ -1,0 +1,299 @@
+"""The command line: what it passes on, what it shows, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from kinetophone.cli import app
+from kinetophone.media import Clip
+
+MakeClip = Callable[..., Clip]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """Runs the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "kinetophone.json").write_text('{"fps": 8, "frames": 32, "size": 64, "sample_rate": 16000}')
+    return folder
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, make_struck_clip: MakeClip) -> Iterator[list[dict[str, Any]]]:
+    """Stands in for the models and records what they are asked for."""
+    calls: list[dict[str, Any]] = []
+
+    class Kinetophone:
+        @classmethod
+        def from_pretrained(cls, name: str, **options: Any) -> Kinetophone:
+            calls.append({"bundle": name, **options})
+            return cls()
+
+        def __call__(self, prompts: list[str], **options: Any) -> list[Clip]:
+            calls.append({"prompts": prompts, **options})
+            return [make_struck_clip([0.5 + 0.25 * index, 2.5], size=64) for index, _ in enumerate(prompts)]
+
+    module = ModuleType("kinetophone.pipeline")
+    module.Kinetophone = Kinetophone  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kinetophone.pipeline", module)
+    return calls
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes it an error to touch the pipeline."""
+    monkeypatch.setitem(sys.modules, "kinetophone.pipeline", None)
+
+
+def assert_refused(result: Result, message: str) -> None:
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert re.match(f"error: {message}", lines[0]), lines[0]
+
+
+def test_generate_passes_on_what_was_given_and_nothing_else(
+    run: Callable[..., Result], bundle: Path, pipeline: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    result = run(
+        "generate", "a bowl is hit", "-o", "out/clip.mp4", "--bundle", bundle, "--steps", 5, "--seed", 7
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == "out/clip.mp4"
+    assert (tmp_path / "out" / "clip.mp4").stat().st_size > 1000
+    assert pipeline == [
+        {"bundle": str(bundle)},
+        {"prompts": ["a bowl is hit"], "seconds": 4.0, "seed": 7, "steps": 5, "progress": True},
+    ]
+
+
+def test_generate_several_with_sheets(
+    run: Callable[..., Result], bundle: Path, pipeline: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    options = ["--count", 2, "--sheet", "--gamma", 1.5, "--guidance-audio", 2, "--guidance-video", 7]
+    more = ["--negative-prompt", "blur", "--device", "cpu", "--fps", 8, "--seconds", 4]
+    result = run("generate", "a bowl", "-o", "clip.wav", "--bundle", bundle, *options, *more)
+    assert result.exit_code == 0, result.output
+    names = ["clip-0.wav", "clip-0.png", "clip-1.wav", "clip-1.png"]
+    assert result.stdout.split() == names
+    assert all((tmp_path / name).is_file() for name in names)
+    assert pipeline[0] == {"bundle": str(bundle), "device": "cpu"}
+    assert pipeline[1] == {
+        "prompts": ["a bowl", "a bowl"],
+        "seconds": 4.0,
+        "fps": 8.0,
+        "seed": 0,
+        "gamma": 1.5,
+        "guidance_audio": 2.0,
+        "guidance_video": 7.0,
+        "negative_prompt": "blur",
+        "progress": True,
+    }
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("", [], "the prompt is empty; say what"),
+        ("a bowl", ["--bundle", "nonesuch"], "unknown bundle 'nonesuch'; available: "),
+        ("a bowl", ["-o", "clip.avi"], r"'clip\.avi' has the suffix '\.avi'; a clip can be written as"),
+        (
+            "a bowl",
+            ["-o", "bundle/kinetophone.json/clip.mp4"],
+            "'bundle/kinetophone.json/clip.mp4' cannot be",
+        ),
+        ("a bowl", ["--seconds", 0], "seconds is 0.0; it must be a finite number above 0"),
+        ("a bowl", ["--seconds", 600], "seconds is 600; bundle 'bundle' makes clips of 4 s at 8 fps"),
+        ("a bowl", ["--fps", -1], "fps is -1; it must be above 0"),
+        ("a bowl", ["--guidance-audio", -1], "guidance-audio is -1; it must be at least 0"),
+        ("a bowl", ["--guidance-video", -1], "guidance-video is -1; it must be at least 0"),
+        ("a bowl", ["--steps", 0], "steps is 0; it must be 1 to 1000"),
+        ("a bowl", ["--gamma", 0], "gamma is 0; it must be above 0"),
+        ("a bowl", ["--count", 0], "count is 0; it must be at least 1"),
+    ],
+)
+def test_generate_refuses_before_any_model_is_loaded(
+    run: Callable[..., Result], bundle: Path, prompt: str, options: list[Any], message: str
+) -> None:
+    defaults = {"-o": "clip.mp4", "--bundle": bundle.name}
+    given = defaults | dict(zip(options[::2], options[1::2], strict=True))
+    assert_refused(run("generate", prompt, *(part for pair in given.items() for part in pair)), message)
+
+
+def test_train_calls_training(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+    module = ModuleType("kinetophone.training")
+    module.run = lambda recipe, **options: calls.append((recipe, options))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kinetophone.training", module)
+    monkeypatch.setattr("kinetophone.training", module, raising=False)
+    (tmp_path / "recipe.yaml").touch()
+    assert run("train", "recipe.yaml", "--out", "runs/x", "--fresh").exit_code == 0
+    assert run("train", "recipe.yaml").exit_code == 0
+    assert calls == [
+        (Path("recipe.yaml"), {"out": Path("runs/x"), "resume": False}),
+        (Path("recipe.yaml"), {"out": None, "resume": True}),
+    ]
+
+
+def test_train_without_recipe_names_those_there_are(run: Callable[..., Result], tmp_path: Path) -> None:
+    assert_refused(run("train", "nonesuch.yaml"), r"recipe 'nonesuch\.yaml' does not exist$")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "hits.yaml").touch()
+    assert_refused(run("train", "nonesuch.yaml"), r"recipe .* does not exist; there are recipes/hits\.yaml")
+
+
+def test_data_hits_writes_a_split(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    hits = pytest.importorskip("kinetophone.data.hits")
+    calls = []
+    monkeypatch.setattr(hits, "write_split", lambda *arguments: calls.append(arguments), raising=False)
+    result = run("data", "hits", "--split", "test", "--count", 3, "--out", "clips", "--size", 128)
+    assert result.exit_code == 0, result.output
+    assert calls == [("test", 3, Path("clips"), 128)]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--split", "validation", "split is 'validation'; it must be one of train, val, test"),
+        ("--count", 0, "count is 0; it must be at least 1"),
+        ("--size", 63, "size is 63; it must be an even number of at least 16"),
+    ],
+)
+def test_data_hits_refuses(run: Callable[..., Result], option: str, value: object, message: str) -> None:
+    assert_refused(run("data", "hits", "--out", "clips", option, value), message)
+
+
+def test_evaluate_a_folder(run: Callable[..., Result], make_struck_clip: MakeClip, tmp_path: Path) -> None:
+    strikes = {"a.mp4": [0.5, 2.0], "b.mp4": [1.0, 3.0]}
+    for name, strikes_s in strikes.items():
+        make_struck_clip(strikes_s, size=64).save(tmp_path / "clips" / name)
+    (tmp_path / "clips" / "c.mp4").write_bytes(b"no film")
+    events = {"clips": {name: {"strikes_s": strikes_s} for name, strikes_s in strikes.items()}}
+    (tmp_path / "clips" / "events.json").write_text(json.dumps(events))
+    result = run("evaluate", "clips", "--json", "report/sync.json", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "3 clips, scored: 2 at 8 fps",
+        "event_f1",
+        "av_align_svg",
+        "audio_f1 (against truth)",
+        "shuffled",
+    ):
+        assert text in result.stdout
+    assert "not scored: c.mp4: 'clips/c.mp4' cannot be read as media" in result.stdout
+    report = json.loads((tmp_path / "report" / "sync.json").read_text())["clips"]
+    assert report["metrics"]["event_f1"]["value"] == 1.0
+    assert report["metrics"]["event_f1"]["n"] == 2
+    assert report["detectors"]["video_f1"]["value"] == 1.0
+    assert report["unscored"][0]["name"] == "c.mp4"
+
+
+def test_evaluate_generated_beside_the_true_clips(
+    run: Callable[..., Result], bundle: Path, pipeline: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    pytest.importorskip("kinetophone.data.hits")
+    result = run(
+        "evaluate", "--generate", 2, "--bundle", bundle, "--steps", 3, "--keep", "kept", "--json", "r.json"
+    )
+    assert result.exit_code == 0, result.output
+    assert pipeline[1]["steps"] == 3
+    assert len(pipeline[1]["prompts"]) == 2
+    assert all(pipeline[1]["prompts"])
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["0000.mp4", "0001.mp4"]
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["generated"]["clips"] == report["true"]["clips"] == 2
+    assert report["true"]["detectors"]["audio_f1"]["n"] == 2
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either a folder of clips or --generate with a number"),
+        (["bundle", "--generate", 3], "give either a folder"),
+        (["nowhere"], "'nowhere' is not a folder"),
+        (["bundle"], "'bundle' holds no clip; looked for"),
+        (["--generate", 0], "generate is 0; it must be at least 1"),
+        (["--generate", 3, "--bundle", "nonesuch"], "unknown bundle 'nonesuch'"),
+        (["--generate", 3, "--bundle", "bundle", "--gamma", 0], "gamma is 0; it must be above 0"),
+        (["bundle", "--json", "bundle"], "'bundle' is a folder; name a file in it"),
+        (["bundle", "--workers", 0], "workers is 0; it must be at least 1"),
+    ],
+)
+@pytest.mark.usefixtures("bundle")
+def test_evaluate_refuses(run: Callable[..., Result], arguments: list[Any], message: str) -> None:
+    assert_refused(run("evaluate", *arguments), message)
+
+
+def test_evaluate_with_events_that_do_not_exist(
+    run: Callable[..., Result], make_struck_clip: MakeClip, tmp_path: Path
+) -> None:
+    make_struck_clip([1.0]).save(tmp_path / "clips" / "a.mp4")
+    assert_refused(run("evaluate", "clips", "--events", "none.json"), r"'none\.json' does not exist")
+
+
+def test_version(run: Callable[..., Result]) -> None:
+    from kinetophone import __version__
+
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    heavy = "torch", "librosa", "cv2", "av", "matplotlib", "scipy", "diffusers", "numpy"
+    script = (
+        "import sys, time; from kinetophone.cli import app\n"
+        "try: app(['generate', '--help'])\n"
+        f"finally: sys.stderr.write(f'{{[name for name in {heavy} if name in sys.modules]}} {{time.process_time()}}')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--negative-prompt" in done.stdout
+    loaded, seconds = done.stderr.rsplit(" ", 1)
+    assert loaded == "[]"
+    assert float(seconds) < 0.5  # of this process's own time: the machine may be busy
+
+
+def test_the_installed_script_refuses_like_the_function(tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "kinetophone", "generate", "", "-o", "clip.mp4"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the prompt is empty")
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - start < 60
+
+
+def test_progress_and_numbers_do_not_mix(
+    run: Callable[..., Result], make_struck_clip: MakeClip, tmp_path: Path
+) -> None:
+    make_struck_clip([1.0], size=64).save(tmp_path / "clips" / "a.mp4")
+    result = run("evaluate", "clips")
+    assert result.exit_code == 0
+    assert "Reading clips" not in result.stdout
+    assert np.isfinite(float(re.search(r"event_f1\D+(\d\.\d+)", result.stdout).group(1)))  # type: ignore[union-attr]

@@ -1,0 +1,58 @@
+"""The package as a whole: what importing it costs, and that its metadata tell the truth."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import kinetophone
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_no_library() -> None:
+    assert not modules_after("import kinetophone") & {"torch", "numpy", "av", "librosa", "typer"}
+
+
+def test_training_code_can_use_clips_without_codecs_and_plots() -> None:
+    loaded = modules_after("from kinetophone.media import Clip, ClipTime; import kinetophone.media.timing")
+    assert not loaded & {"av", "librosa", "matplotlib", "cv2", "soxr", "torch", "scipy"}
+
+
+def test_names_are_imported_when_used() -> None:
+    assert kinetophone.AV.__module__ == "kinetophone.av"
+    assert kinetophone.Clip.__module__ == "kinetophone.media.clip"
+    assert "Kinetophone" in dir(kinetophone)
+    with pytest.raises(AttributeError, match="module 'kinetophone' has no attribute 'Gramophone'"):
+        kinetophone.Gramophone  # noqa: B018
+
+
+def test_version_and_script_are_what_the_metadata_say() -> None:
+    assert kinetophone.__version__ == PROJECT["version"]
+    module, _, name = PROJECT["scripts"]["kinetophone"].partition(":")
+    assert callable(getattr(import_module(module), name))
+
+
+def test_the_lock_pins_every_dependency() -> None:
+    lines = [
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"
+    ]
+    assert all(re.match(r"^[A-Za-z0-9._-]+==[^ ;+]+( ; .+)?$", line) for line in lines)
+    locked = {re.split("==", line)[0].lower().replace("_", "-") for line in lines}
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    assert {re.split(r"[><=\[]", name)[0].lower().replace("_", "-") for name in wanted} <= locked
+    assert "torch==2.13.0" in lines
+    assert not {name for name in locked if name.startswith(("nvidia", "triton", "torchvision", "torchaudio"))}

@@ -1,0 +1,137 @@
+"""What can be asked of a bundle, and how a refusal reads."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kinetophone import request
+from kinetophone.errors import RequestError
+from kinetophone.media import ClipTime
+from kinetophone.request import BundleSpec, GenerateRequest, available_bundles, check_output, check_request
+
+CONFIG = {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16_000, "anything": "else"}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle")
+
+
+def write_bundle(folder: Path, **more: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "kinetophone.json").write_text(json.dumps(CONFIG | more))
+    return folder
+
+
+def test_a_plain_request_gets_the_bundles_time(bundle: Path) -> None:
+    assert check_request(prompts=("a bowl is hit",), bundle=bundle) == ClipTime(8, 32, 16_000)
+    assert check_request(prompts=("a", "b"), bundle=bundle, seconds=4, fps=8.0) == ClipTime(8, 32, 16_000)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompts": ("",)}, "the prompt is empty; say what is to be seen and heard"),
+        ({"prompts": (" \n",)}, "the prompt is empty"),
+        ({"prompts": ("a bowl", "")}, "prompt 2 is empty"),
+        ({"prompts": ()}, "there is no prompt"),
+        ({"seconds": 0}, "seconds is 0; it must be a finite number above 0"),
+        ({"seconds": -4}, "seconds is -4; it must be"),
+        ({"seconds": float("nan")}, "seconds is nan; it must be"),
+        ({"seconds": 10}, r"seconds is 10; bundle '.*' makes clips of 4 s at 8 fps"),
+        ({"seconds": 4.03}, r"4\.03 s at 8 fps is 32\.240 frames; 32 frames last 4 s"),
+        ({"fps": 24}, r"fps is 24; bundle '.*' makes clips at 8 fps"),
+        ({"fps": 0}, "fps is 0; it must be above 0"),
+        ({"steps": 0}, "steps is 0; it must be 1 to 1000"),
+        ({"steps": 1001}, "steps is 1001; it must be 1 to 1000"),
+        ({"gamma": 0.0}, "gamma is 0; it must be above 0"),
+        ({"gamma": float("inf")}, "gamma is inf; it must be above 0"),
+        ({"guidance_audio": -1.0}, "guidance-audio is -1; it must be at least 0"),
+        ({"guidance_video": -0.5}, r"guidance-video is -0\.5; it must be at least 0"),
+        ({"seed": -1}, "seed is -1; it must be 0 to"),
+        ({"output": "clip.avi"}, r"'clip\.avi' has the suffix '\.avi'; a clip can be written as \.mp4"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    bundle: Path, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=f"^{message}") as caught:
+        GenerateRequest(**{"prompts": ("a bowl is hit",), "bundle": bundle} | wrong).validate()
+    assert len(caught.value.problems) == 1
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(RequestError) as caught:
+        check_request(prompts=("",), bundle="nonesuch", steps=0, gamma=-1, output="clip.avi")
+    assert len(caught.value.problems) == 5
+
+
+def test_an_unknown_bundle_is_answered_with_those_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "BUNDLES", tmp_path)
+    with pytest.raises(RequestError, match=r"unknown bundle 'hit'; available: none in this installation"):
+        BundleSpec.read("hit")
+    for name in ("hits", "drops"):
+        write_bundle(tmp_path / name)
+    assert available_bundles() == ["drops", "hits"]
+    assert BundleSpec.read("hits").folder == tmp_path / "hits"
+    with pytest.raises(
+        RequestError, match="unknown bundle 'hit'; available: 'drops', 'hits', or give the path"
+    ):
+        BundleSpec.read("hit")
+    with pytest.raises(RequestError, match="unknown bundle ''"):
+        BundleSpec.read("")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"fps": 0, "frames": 32, "size": 64, "sample_rate": 16000}']
+)
+def test_a_bundle_with_a_bad_description(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kinetophone.json").write_text(text)
+    with pytest.raises(RequestError, match=r"kinetophone\.json' is not a bundle's description"):
+        BundleSpec.read(tmp_path)
+
+
+def test_a_bundle_can_allow_more_lengths_and_rates(tmp_path: Path) -> None:
+    spec = BundleSpec.read(
+        write_bundle(tmp_path / "b", fps_choices=[8, 12.5], min_frames=16, max_frames=64, frame_step=8)
+    )
+    assert spec.time(3) == ClipTime(8, 24)
+    assert spec.time(fps=12.5) == ClipTime(Fraction(25, 2), 32)
+    with pytest.raises(RequestError, match=r"seconds is 2\.5; .* of 2 to 8 s in steps of 1 s at 8 fps"):
+        spec.time(2.5)
+    with pytest.raises(RequestError, match=r"fps is 30; .* makes clips at 8, 12\.5 fps"):
+        spec.time(fps=30)
+
+
+def test_outputs_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("clip.mp4", "new/folder/clip.wav", tmp_path / "clip.GIF"):
+        check_output(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(NotADirectoryError, match=r"cannot be written: '.*file' is a file, not a folder"):
+        check_output(tmp_path / "file" / "clip.mp4")
+    with pytest.raises(IsADirectoryError, match=r"folder\.mp4' is a folder; name a file in it"):
+        check_output(tmp_path / "folder.mp4")
+
+
+def test_a_folder_nothing_can_be_written_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("kinetophone.request.tempfile.TemporaryFile", refuse)
+    with pytest.raises(
+        PermissionError, match=r"nothing can be written in '.*' \(Permission denied\); choose another"
+    ):
+        check_output(tmp_path / "clip.mp4")
