@@ -1,0 +1,1 @@
+"""Frozen models from outside, one file per family; they know nothing of coupling."""

@@ -1,0 +1,84 @@
+"""Rendered ``hits`` clips as memory-mapped arrays: what the base models' trainings read.
+
+A folder holds ``video.npy`` uint8 (N, 32, S, S, 3), ``mel.npy`` float16 (N, 400, 64), ``audio.npy`` int16
+(N, 64000) and ``scenes.json`` (captions, strike times, attributes). Rendering is resumed where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinetophone.data.hits import FRAMES, SAMPLE_RATE, SECONDS, make_clip
+from kinetophone.progress import track
+
+MEL_FRAMES = 400
+_CHUNK = 50
+
+
+@dataclass(frozen=True)
+class ClipArrays:
+    """Clips of one split, index i being clip i of ``hits``."""
+
+    video: np.ndarray
+    mel: np.ndarray
+    audio: np.ndarray
+    scenes: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def load_hits(folder: Path, split: str, count: int, size: int = 64, workers: int | None = None) -> ClipArrays:
+    """Render the first ``count`` clips of ``split`` into ``folder`` unless they are there, and map them."""
+    root = Path(folder) / f"hits-{split}-{size}-{count}"
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "video": ((count, FRAMES, size, size, 3), np.uint8),
+        "mel": ((count, MEL_FRAMES, 64), np.float16),
+        "audio": ((count, round(SECONDS * SAMPLE_RATE)), np.int16),
+    }
+    root.mkdir(parents=True, exist_ok=True)
+    for name, (shape, dtype) in shapes.items():
+        if not (root / f"{name}.npy").exists():
+            np.lib.format.open_memmap(root / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    starts = [s for s in range(0, count, _CHUNK) if not (root / f"scenes-{s}.json").exists()]
+    if starts:
+        render = partial(_render_chunk, root, split, count, size)
+        with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            for _ in track(pool.map(render, starts), len(starts), f"rendering {split} clips"):
+                pass
+    scenes = [s for start in range(0, count, _CHUNK) for s in json.loads((root / f"scenes-{start}.json").read_text())]
+    maps = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in shapes}
+    return ClipArrays(**maps, scenes=scenes)
+
+
+def _render_chunk(root: Path, split: str, count: int, size: int, start: int) -> None:
+    import cv2
+    import torch
+
+    from kinetophone.media.mel import log_mel
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    video, mel, audio = (np.load(root / f"{name}.npy", mmap_mode="r+") for name in ("video", "mel", "audio"))
+    scenes = []
+    for i in range(start, min(start + _CHUNK, count)):
+        clip = make_clip(split, i, size)
+        video[i] = clip.video
+        audio[i] = np.round(clip.audio * 32767)
+        mel[i] = log_mel(torch.from_numpy(clip.audio)[None])[0].numpy()
+        scenes.append(clip.events())
+    for array in (video, mel, audio):
+        array.flush()
+    # The scenes are written last and whole: their file says that the chunk is done.
+    part = root / f"scenes-{start}.json.part"
+    part.write_text(json.dumps(scenes))
+    part.replace(root / f"scenes-{start}.json")

@@ -1,0 +1,107 @@
+"""The latent cache: clips encoded once by the frozen autoencoders, with several captions each.
+
+``video.npy`` float16 (N, C, T, h, w) and ``audio.npy`` float16 (N, C, L, M) are scaled latents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetophone.data.arrays import ClipArrays
+from kinetophone.data.hits.captions import caption
+from kinetophone.data.hits.scene import sample_scene, scene_rng
+from kinetophone.progress import track
+
+CAPTIONS_PER_CLIP = 4
+
+
+@dataclass(frozen=True)
+class LatentArrays:
+    """Encoded clips; ``captions[i]`` are alternative captions of clip i."""
+
+    video: np.ndarray
+    audio: np.ndarray
+    captions: list[list[str]]
+    strikes_s: list[list[float]]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, list[str]]:
+        """Indices of a batch and one caption for each."""
+        index = rng.integers(len(self), size=batch)
+        texts = [self.captions[i][int(rng.integers(CAPTIONS_PER_CLIP))] for i in index]
+        return index, texts
+
+
+def captions_of(split: str, index: int) -> list[str]:
+    """The clip's own caption, then others of the same scene."""
+    rng = scene_rng(split, index)
+    scene = sample_scene(rng)
+    return [caption(scene, rng) for _ in range(CAPTIONS_PER_CLIP)]
+
+
+def load_captions(split: str, count: int, folder: Path) -> list[list[str]]:
+    """The captions of the first ``count`` clips of a split, kept in ``folder`` once they were made."""
+    path = folder / f"captions-{split}-{count}.json"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps([captions_of(split, i) for i in range(count)]))
+        part.replace(path)
+    return json.loads(path.read_text())
+
+
+def fingerprint(vae: torch.nn.Module) -> str:
+    """Eight hex digits that change with the weights, so that a cache of another autoencoder is not used."""
+    digest = hashlib.sha256()
+    for tensor in vae.state_dict().values():
+        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+def load_latents(
+    clips: ClipArrays, split: str, folder: Path, video_vae: torch.nn.Module | None, audio_vae: torch.nn.Module | None
+) -> LatentArrays:
+    """Encode ``clips`` with the given autoencoders unless ``folder`` holds the result already.
+
+    A modality whose autoencoder is None is left empty: the base models train alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    empty = np.zeros((len(clips), 0), np.float16)
+    video = empty if video_vae is None else _encode(video_vae, clips.video, folder, "video", split)
+    audio = empty if audio_vae is None else _encode(audio_vae, clips.mel, folder, "audio", split)
+    return LatentArrays(video, audio, load_captions(split, len(clips), folder), [s["strikes_s"] for s in clips.scenes])
+
+
+def _encode(vae: torch.nn.Module, source: np.ndarray, folder: Path, name: str, split: str) -> np.ndarray:
+    from kinetophone.bases.components import encode_latents
+
+    path = folder / f"latents-{name}-{split}-{len(source)}-{fingerprint(vae)}.npy"
+    if not path.exists():
+        vae = vae.eval().to(memory_format=torch.channels_last)
+        parts = []
+        for start in track(range(0, len(source), 8), -(-len(source) // 8), f"encoding {name}"):
+            x = torch.from_numpy(np.array(source[start : start + 8]))
+            with torch.no_grad():
+                z = encode_latents(vae, _as_images(x, name))
+            z = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2) if name == "video" else z
+            parts.append(z.half().numpy())
+        with (part := path.with_suffix(".part")).open("wb") as file:
+            np.save(file, np.concatenate(parts))
+        part.replace(path)
+    return np.load(path)
+
+
+def _as_images(x: Tensor, name: str) -> Tensor:
+    if name == "video":
+        x = x.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    else:
+        x = x.float()[:, None]
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,88 @@
+"""Small classifiers of the ``hits`` domain: which material is seen, which is heard.
+
+They ship with the bundle (``classifiers/``) and let a clip be compared with its prompt: the material of the
+picture, the material of the sound, the material asked for. Their accuracy on true clips is the ceiling and
+is printed beside every figure.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kinetophone.data.hits.scene import MATERIALS
+from kinetophone.media.clip import Clip
+from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
+
+NAMES = tuple(MATERIALS)
+FRAME_SIDE = 32
+
+
+class MaterialClassifier(nn.Module):
+    """Logits (B, materials) of images (B, C, H, W): three strided convolutions, pooled over all places."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, (a, b) in enumerate(((channels, 24), (24, 48), (48, 64))):
+            layers += [nn.Conv2d(a, b, 5 if i == 0 else 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * 64, len(NAMES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+
+
+def picture_input(frames: np.ndarray) -> Tensor:
+    """Frames uint8 (T, H, W, 3) of any size as (T, 3, 32, 32) in [-1, 1]."""
+    small = [cv2.resize(frame, (FRAME_SIDE, FRAME_SIDE), interpolation=cv2.INTER_AREA) for frame in frames]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def sound_input(mel: Tensor) -> Tensor:
+    """Log-mel (B, frames, 64) as (B, 1, frames / 2, 64), about unit scale."""
+    return F.avg_pool2d(mel[:, None].float(), (2, 1)).add(9.5).div(3)
+
+
+def material_named(prompt: str) -> str | None:
+    """The material a prompt asks for, by the words that only its objects have; None where it names none."""
+    words = set(prompt.lower().replace(",", " ").split())
+    keys = {"metal": "metal", "wooden": "wood", "wood": "wood", "glass": "glass", "drum": "drum"}
+    keys |= {"cushion": "cloth", "pillow": "cloth"}
+    found = {material for word, material in keys.items() if word in words}
+    return found.pop() if len(found) == 1 else None
+
+
+class MaterialJudge:
+    """Both classifiers, loaded from a bundle."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        from safetensors.torch import load_file
+
+        self.nets = {"picture": MaterialClassifier(3), "sound": MaterialClassifier(1)}
+        for name, net in self.nets.items():
+            path = Path(folder) / "classifiers" / f"{name}.safetensors"
+            if not path.is_file():
+                raise ValueError(f"the bundle has no classifier at {path}: train it with recipes/hits-{name}-classifier.yaml")
+            net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+            net.eval()
+
+    @torch.no_grad()
+    def picture(self, clip: Clip) -> str:
+        """The material seen: logits averaged over the frames."""
+        return NAMES[int(self.nets["picture"](picture_input(clip.video)).mean(0).argmax())]
+
+    @torch.no_grad()
+    def sound(self, clip: Clip) -> str:
+        """The material heard."""
+        if clip.sample_rate != SAMPLE_RATE:
+            raise ValueError(f"the sound is at {clip.sample_rate} Hz: resample the clip to {SAMPLE_RATE} Hz first")
+        whole = len(clip.audio) // HOP * HOP
+        return NAMES[int(self.nets["sound"](sound_input(log_mel(torch.from_numpy(clip.audio[None, :whole])))).argmax())]

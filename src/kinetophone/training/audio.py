@@ -1,0 +1,76 @@
+"""The audio base: AudioLDM's ``UNet2DConditionModel`` on mel latents, CLAP text as class labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from kinetophone.bases.components import decode_latents, load_component, tokenize
+from kinetophone.data.latents import load_latents
+from kinetophone.sampling.ddim import NoiseSchedule
+from kinetophone.training.autoencoders import load_clips
+from kinetophone.training.diffusion import (
+    SAMPLE_PROMPTS,
+    channels_last,
+    drop_texts,
+    make_scheduler,
+    noised,
+    random_timesteps,
+    sample_base,
+    save_scheduler,
+)
+from kinetophone.training.recipe import Recipe
+
+
+class AudioStage:
+    """Noise prediction on latents (B, C, L, M)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from transformers import AutoTokenizer
+
+        self.recipe, self.bundle = recipe, Path(recipe.bundle)
+        root = self.bundle / "audio"
+        self.vae = load_component(root, "vae", "diffusers").eval()
+        self.device = torch.device(recipe.loop.device)
+        self.text_encoder = load_component(root, "text_encoder", "transformers").eval().to(self.device)
+        self.tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
+        clips = load_clips(recipe)
+        self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), None, self.vae)
+        self.schedule = NoiseSchedule.from_scheduler(make_scheduler("audio"))
+        self.unet = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
+        self.trained = {"unet": self.unet}
+        save_scheduler("audio", self.bundle)
+
+    @torch.no_grad()
+    def _text(self, texts: list[str]) -> Tensor:
+        return F.normalize(self.text_encoder(**tokenize(self.tokenizer, texts, self.device)).text_embeds, dim=-1)
+
+    def _predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self.unet(x, t, encoder_hidden_states=None, class_labels=text).sample
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = self.recipe.loop.batch_size
+        index, texts = self.latents.draw(rng, batch)
+        x = torch.from_numpy(self.latents.audio[index]).float().to(self.device)
+        t = random_timesteps(batch, generator).to(self.device)
+        xt, noise = noised(x, self.schedule, t, generator)
+        eps = self._predict(xt, t, self._text(drop_texts(texts, rng)))
+        return {"loss": F.mse_loss(eps.float(), noise)}
+
+    def sample(self, folder: Path, step: int) -> None:
+        text = self._text(list(SAMPLE_PROMPTS))
+        shape = (len(SAMPLE_PROMPTS), *self.latents.audio.shape[1:])
+        z = sample_base(lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule)
+        mel = decode_latents(self.vae, z)[:, 0]
+        picture = torch.cat(list(mel.transpose(1, 2).flip(1)), dim=0).add(11.5).mul(255 / 14).clamp(0, 255).byte().numpy()
+        cv2.imwrite(str(folder / f"sample-{step}.png"), cv2.applyColorMap(picture, cv2.COLORMAP_MAGMA))
+
+    def export(self) -> None:
+        self.unet.save_pretrained(self.bundle / "audio" / "unet")

@@ -1,0 +1,131 @@
+"""The two autoencoder stages: frames to video latents, log-mel to audio latents.
+
+Both train briefly, then are frozen. Noise on the latents while training makes the decoder forgiving of
+what a diffusion model leaves behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kinetophone.data.arrays import ClipArrays, load_hits
+from kinetophone.training.recipe import Recipe
+
+
+def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+
+
+def load_clips(recipe: Recipe) -> ClipArrays:
+    """The clips of a recipe's data section."""
+    return load_hits(Path(recipe.data.cache), recipe.data.split, recipe.data.count, recipe.data.size)
+
+
+class VideoAutoencoder:
+    """Frames (B, 3, S, S) in [-1, 1] to latents. Half of the frames drawn are strikes or their neighbours."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.clips = load_clips(recipe)
+        # A stem that folds pixels into channels: at full resolution a CPU only waits for memory.
+        # Measured at 64 px on two cores: 50 images/s in training against 10 for an AutoencoderKL of the
+        # same size (see docs/experiments.md).
+        self.vae = AutoencoderDC(**recipe.model).to(memory_format=torch.channels_last)
+        self.trained = {"vae": self.vae}
+        self.noise = float(recipe.options.get("latent_noise", 0.1))
+
+    def _batch(self, rng: np.random.Generator) -> Tensor:
+        frames = []
+        for _ in range(self.recipe.loop.batch_size):
+            i = int(rng.integers(len(self.clips)))
+            count = self.clips.video.shape[1]
+            if rng.random() < 0.5:
+                strike = rng.choice(self.clips.scenes[i]["strikes_s"])
+                k = min(max(round(strike * 8) + int(rng.integers(-1, 2)), 0), count - 1)
+            else:
+                k = int(rng.integers(count))
+            frames.append(self.clips.video[i, k])
+        x = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+        return x.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        x = self._batch(rng)
+        z = self.vae.encode(x).latent
+        noisy = z + self.noise * torch.randn(z.shape, generator=generator)
+        y = self.vae.decode(noisy).sample
+        mae = (y - x).abs().mean()
+        edge = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
+        mse = (y - x).square().mean()
+        # Keeps the latents at unit scale, so that the noise above means something.
+        scale = z.square().mean()
+        loss = mae + edge + 2 * mse + 0.02 * F.relu(scale - 1)
+        return {"loss": loss, "psnr": 10 * torch.log10(4 / mse.detach()), "scale": scale}
+
+    def sample(self, folder: Path, step: int) -> None:
+        x = self._batch(np.random.default_rng(0))[:12]
+        y = self.vae.decode(self.vae.encode(x).latent).sample.clamp(-1, 1)
+        rows = [torch.cat(list(v), dim=2) for v in (x, y)]
+        sheet = ((torch.cat(rows, dim=1).permute(1, 2, 0) + 1) * 127.5).byte().numpy()
+        cv2.imwrite(str(folder / f"sample-{step}.png"), cv2.resize(sheet, None, fx=2, fy=2)[..., ::-1])
+
+    def export(self) -> None:
+        with torch.no_grad():
+            z = self.vae.encode(self._batch(np.random.default_rng(1))).latent
+        self.vae.register_to_config(scaling_factor=round(1 / float(z.std()), 4))
+        self.vae.save_pretrained(Path(self.recipe.bundle) / "video" / "vae")
+
+
+class AudioAutoencoder:
+    """Crops of log-mel (B, 1, frames, 64) to latents, around strikes more often than elsewhere."""
+
+    CROP = 96
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.clips = load_clips(recipe)
+        self.vae = AutoencoderKL(**recipe.model).to(memory_format=torch.channels_last)
+        # Start at the mean log-mel, not at 0: AdamW would take a thousand steps to walk there.
+        nn.init.constant_(self.vae.decoder.conv_out.bias, float(self.clips.mel[:50].mean()))
+        self.trained = {"vae": self.vae}
+
+    def _batch(self, rng: np.random.Generator, crop: int | None = None) -> Tensor:
+        crop = crop or self.CROP
+        mels = []
+        for _ in range(self.recipe.loop.batch_size):
+            i = int(rng.integers(len(self.clips)))
+            start = int(rng.integers(0, self.clips.mel.shape[1] - crop + 1))
+            if rng.random() < 0.5:
+                strike = rng.choice(self.clips.scenes[i]["strikes_s"]) * 100
+                start = int(np.clip(strike - rng.uniform(0.1, 0.9) * crop, 0, self.clips.mel.shape[1] - crop))
+            mels.append(self.clips.mel[i, start : start + crop])
+        x = torch.from_numpy(np.stack(mels)).float()[:, None]
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        x = self._batch(rng)
+        posterior = self.vae.encode(x).latent_dist
+        y = self.vae.decode(posterior.sample(generator=generator)).sample
+        mae = (y - x).abs().mean()
+        edge = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        return {"loss": mae + 0.5 * edge + 0.01 * kl, "mae": mae, "kl": kl}
+
+    def sample(self, folder: Path, step: int) -> None:
+        x = self._batch(np.random.default_rng(0), crop=400)[:4]
+        y = self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample
+        rows = [torch.cat(list(v[:, 0].transpose(1, 2).flip(1)), dim=1) for v in (x, y)]
+        picture = torch.cat(rows, dim=0).add(11.5).mul(255 / 14).clamp(0, 255).byte().numpy()
+        cv2.imwrite(str(folder / f"sample-{step}.png"), cv2.applyColorMap(picture, cv2.COLORMAP_MAGMA))
+
+    def export(self) -> None:
+        with torch.no_grad():
+            z = self.vae.encode(self._batch(np.random.default_rng(1), crop=400)).latent_dist.mode()
+        self.vae.register_to_config(scaling_factor=round(1 / float(z.std()), 4))
+        self.vae.save_pretrained(Path(self.recipe.bundle) / "audio" / "vae")

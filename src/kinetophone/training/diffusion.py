@@ -1,0 +1,79 @@
+"""What the diffusion stages share: schedules, noised batches, text with dropout, samples of one base alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from kinetophone.joint.clocks import T_MAX
+from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
+
+# The published noise schedules (arXiv 2409.17550; those of AnimateDiff and AudioLDM).
+_COMMON = {"num_train_timesteps": T_MAX, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "video": {**_COMMON, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "timestep_spacing": "linspace"},
+    "audio": {**_COMMON, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"},
+}
+TEXT_DROPOUT = 0.1
+SAMPLE_PROMPTS = (
+    "a drumstick hits a metal bowl three times",
+    "a hammer hits a brown wooden block twice slowly",
+    "a mallet hits a green glass bottle fast",
+    "a drumstick hits a red drum four times",
+    "someone taps a yellow cushion with a hammer",
+    "a drumstick bangs a golden metal pot once",
+)
+
+
+def make_scheduler(modality: str) -> DDIMScheduler:
+    """The scheduler saved with a base."""
+    return DDIMScheduler(**SCHEDULERS[modality])
+
+
+def save_scheduler(modality: str, bundle: Path) -> None:
+    """Write it beside the base's other components."""
+    make_scheduler(modality).save_pretrained(bundle / modality / "scheduler")
+
+
+def noised(x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noisy latents at ``timesteps`` and the noise in them."""
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    return add_noise(x, noise, schedule.alpha(timesteps).to(x.device)), noise
+
+
+def random_timesteps(batch: int, generator: torch.Generator) -> Tensor:
+    """Uniform over the trained timesteps, stratified over the batch so that losses vary less."""
+    u = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
+    return (u * T_MAX).long().clamp(max=T_MAX - 1)
+
+
+def drop_texts(texts: list[str], rng: np.random.Generator, rate: float = TEXT_DROPOUT) -> list[str]:
+    """Empty some of the captions, each by itself, for classifier-free guidance."""
+    return ["" if rng.random() < rate else text for text in texts]
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lay out every 2-D convolution's weight for the faster kernels (only those: other layers reject it)."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
+
+
+def sample_base(
+    predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], schedule: NoiseSchedule, steps: int = 25
+) -> Tensor:
+    """DDIM samples of one base alone: ``predict(latents, timesteps)`` gives the noise. Seed 0."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    grid = torch.linspace(T_MAX, 0, steps + 1)[:-1].round().long().clamp(max=T_MAX - 1)
+    for k, t in enumerate(grid):
+        eps = predict(x, torch.full((shape[0],), int(t)))
+        following = grid[k + 1] if k + 1 < steps else torch.tensor(END)
+        x = step(clean_estimate(x, eps, schedule.alpha(t)), eps, schedule.alpha(following))
+    return x

@@ -1,0 +1,142 @@
+"""The video base, trained as AnimateDiff was: an image model on frames, then motion modules on clips.
+
+Shapes: frame latents (B, C, h, w); clip latents (B, C, T, h, w).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from kinetophone.bases.components import decode_latents, load_component, tokenize
+from kinetophone.data.latents import load_latents
+from kinetophone.sampling.ddim import NoiseSchedule
+from kinetophone.training.autoencoders import load_clips
+from kinetophone.training.diffusion import (
+    SAMPLE_PROMPTS,
+    channels_last,
+    drop_texts,
+    make_scheduler,
+    noised,
+    random_timesteps,
+    sample_base,
+    save_scheduler,
+)
+from kinetophone.training.recipe import Recipe
+
+
+class _VideoStage:
+    def __init__(self, recipe: Recipe) -> None:
+        from transformers import AutoTokenizer
+
+        self.recipe, self.bundle = recipe, Path(recipe.bundle)
+        root = self.bundle / "video"
+        self.vae = load_component(root, "vae", "diffusers").eval()
+        self.text_encoder = load_component(root, "text_encoder", "transformers").eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
+        self.device = torch.device(recipe.loop.device)
+        clips = load_clips(recipe)
+        self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
+        self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
+        self.text_encoder.to(self.device)
+        save_scheduler("video", self.bundle)
+
+    @torch.no_grad()
+    def _text(self, texts: list[str]) -> Tensor:
+        ids = tokenize(self.tokenizer, texts, self.device)["input_ids"]
+        return self.text_encoder(input_ids=ids).last_hidden_state
+
+    def _sheet(self, latents: Tensor, path: Path, columns: int) -> None:
+        """Clips as rows of ``columns`` frames; latents (B, C, T, h, w)."""
+        b = latents.shape[0]
+        frames = decode_latents(self.vae, latents.cpu().transpose(1, 2).flatten(0, 1)).clamp(-1, 1).unflatten(0, (b, -1))
+        rows = [torch.cat(list(clip[:columns]), dim=2) for clip in frames]
+        sheet = ((torch.cat(rows, dim=1).permute(1, 2, 0) + 1) * 127.5).byte().numpy()
+        cv2.imwrite(str(path), sheet[..., ::-1])
+
+
+class ImageStage(_VideoStage):
+    """A text-to-image model (``UNet2DConditionModel``) on single frames, strikes drawn more often."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.unet = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
+        self.trained = {"unet": self.unet}
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = self.recipe.loop.batch_size
+        index, texts = self.latents.draw(rng, batch)
+        frames = []
+        for i in index:
+            k = int(rng.integers(self.latents.video.shape[2]))
+            if rng.random() < 0.3:
+                k = min(round(rng.choice(self.latents.strikes_s[i]) * 8), self.latents.video.shape[2] - 1)
+            frames.append(self.latents.video[i][:, k])
+        x = torch.from_numpy(np.stack(frames)).float().to(self.device)
+        t = random_timesteps(batch, generator).to(self.device)
+        xt, noise = noised(x, self.schedule, t, generator)
+        text = self._text(drop_texts(texts, rng))
+        eps = self.unet(xt.contiguous(memory_format=torch.channels_last), t, encoder_hidden_states=text).sample
+        return {"loss": F.mse_loss(eps.float(), noise)}
+
+    def sample(self, folder: Path, step: int) -> None:
+        prompts = [p for p in SAMPLE_PROMPTS for _ in range(2)]
+        text = self._text(prompts)
+        shape = (len(prompts), *self.latents.video.shape[1:2], *self.latents.video.shape[3:])
+        z = sample_base(
+            lambda x, t: self.unet(x.to(self.device), t.to(self.device), encoder_hidden_states=text).sample.cpu(),
+            shape, self.schedule,
+        )  # fmt: skip
+        self._sheet(z.unflatten(0, (2, -1)).transpose(1, 2), folder / f"sample-{step}.png", len(prompts) // 2)
+
+    def export(self) -> None:
+        self.unet.save_pretrained(self.bundle / "video" / "image_unet")
+
+
+class MotionStage(_VideoStage):
+    """``UNetMotionModel`` on whole clips, started from the image model.
+
+    ``options.train`` is "motion" (the image layers stay frozen, as in AnimateDiff) or "all".
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        image = UNet2DConditionModel.from_pretrained(self.bundle / "video" / "image_unet")
+        widths = image.config.block_out_channels
+        adapter = MotionAdapter(
+            block_out_channels=widths, motion_layers_per_block=image.config.layers_per_block, **recipe.model
+        )
+        self.unet = channels_last(UNetMotionModel.from_unet2d(image, adapter)).to(self.device)
+        if recipe.options["train"] == "motion":
+            self.unet.freeze_unet2d_params()
+        self.trained = {"unet": self.unet}
+
+    def _predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        states = text.repeat_interleave(x.shape[2], dim=0)
+        return self.unet(x, t, encoder_hidden_states=states).sample
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = self.recipe.loop.batch_size
+        index, texts = self.latents.draw(rng, batch)
+        x = torch.from_numpy(self.latents.video[index]).float().to(self.device)
+        t = random_timesteps(batch, generator).to(self.device)
+        xt, noise = noised(x, self.schedule, t, generator)
+        eps = self._predict(xt, t, self._text(drop_texts(texts, rng)))
+        return {"loss": F.mse_loss(eps.float(), noise)}
+
+    def sample(self, folder: Path, step: int) -> None:
+        text = self._text(list(SAMPLE_PROMPTS))
+        shape = (len(SAMPLE_PROMPTS), *self.latents.video.shape[1:])
+        z = sample_base(
+            lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule
+        )
+        self._sheet(z, folder / f"sample-{step}.png", 32)
+
+    def export(self) -> None:
+        self.unet.save_pretrained(self.bundle / "video" / "unet")
