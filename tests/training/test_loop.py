@@ -1,0 +1,94 @@
+"""The shared loop: learns, resumes to the same weights, stops at a non-finite loss with the checkpoint kept."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kinetophone.training.loop import Ema, NonFiniteLossError, learning_rate, train
+from kinetophone.training.recipe import LoopConfig
+
+CONFIG = LoopConfig(
+    steps=30, batch_size=8, lr=0.05, warmup=3, checkpoint_every=7, sample_every=1000, log_every=10, weight_decay=0.0
+)
+
+
+class Line:
+    """Fits y = 2 x + 1 with noise; breaks at ``break_at``."""
+
+    def __init__(self, break_at=None):
+        torch.manual_seed(0)
+        self.net = nn.Linear(1, 1)
+        self.trained = {"net": self.net}
+        self.break_at, self.calls, self.exported = break_at, 0, None
+
+    def loss(self, rng, generator):
+        x = torch.from_numpy(rng.standard_normal((8, 1)).astype(np.float32))
+        y = 2 * x + 1 + 0.01 * torch.randn(x.shape, generator=generator)
+        self.calls += 1
+        loss = (self.net(x) - y).square().mean()
+        return {"loss": loss * float("nan") if self.calls == self.break_at else loss}
+
+    def sample(self, folder, step):
+        (folder / f"sample-{step}").touch()
+
+    def export(self):
+        self.exported = [p.detach().clone() for p in self.net.parameters()]
+
+
+def weights(stage):
+    return torch.cat([p.detach().flatten() for p in stage.net.parameters()])
+
+
+@pytest.mark.parametrize("stops", [[7], [5, 19], [1, 2, 29]])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(tmp_path, stops):
+    whole = Line()
+    train(whole, CONFIG, tmp_path / "whole")
+    for stop in stops:
+        train(Line(), CONFIG, tmp_path / "parts", stop_at=stop)
+    last = Line()
+    train(last, CONFIG, tmp_path / "parts")
+    torch.testing.assert_close(weights(last), weights(whole), rtol=0, atol=0)
+    torch.testing.assert_close(last.exported, whole.exported, rtol=0, atol=0)
+
+
+def test_it_learns_and_exports_averaged_weights(tmp_path):
+    stage = Line()
+    train(stage, LoopConfig(steps=200, batch_size=8, lr=0.05, sample_every=200, weight_decay=0.0), tmp_path)
+    assert weights(stage).tolist() == pytest.approx([2, 1], abs=0.05)
+    assert torch.cat([p.flatten() for p in stage.exported]).tolist() == pytest.approx([2, 1], abs=0.1)
+    assert (tmp_path / "sample-200").exists()
+    assert (tmp_path / "log.jsonl").read_text().count("\n") == 8
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="the loss is nan at step 9"):
+        train(Line(break_at=10), CONFIG, tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+    train(Line(), CONFIG, tmp_path, stop_at=7)
+    other = Line()
+    other.trained = {"other": other.net}
+    with pytest.raises(ValueError, match="belongs to another model"):
+        train(other, CONFIG, tmp_path)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    rates = [learning_rate(CONFIG, step) for step in range(CONFIG.steps + 1)]
+    assert rates[:3] == pytest.approx([0.05 / 3, 0.1 / 3, 0.05])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[-1] == pytest.approx(0)
+
+
+def test_swapping_the_average_twice_restores_the_weights():
+    net = nn.Linear(2, 2)
+    ema = Ema(list(net.parameters()), 0.5)
+    with torch.no_grad():
+        net.weight.add_(1)
+    before = net.weight.detach().clone()
+    ema.swap()
+    torch.testing.assert_close(net.weight.detach(), before - 1)
+    ema.swap()
+    torch.testing.assert_close(net.weight.detach(), before, rtol=0, atol=0)
