@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -122,7 +121,7 @@ def test_generate_several_with_sheets(
             ["-o", "bundle/kinetophone.json/clip.mp4"],
             "'bundle/kinetophone.json/clip.mp4' cannot be",
         ),
-        ("a bowl", ["--seconds", 0], "seconds is 0.0; it must be a finite number above 0"),
+        ("a bowl", ["--seconds", 0], "seconds is 0; it must be a finite number above 0"),
         ("a bowl", ["--seconds", 600], "seconds is 600; bundle 'bundle' makes clips of 4 s at 8 fps"),
         ("a bowl", ["--fps", -1], "fps is -1; it must be above 0"),
         ("a bowl", ["--guidance-audio", -1], "guidance-audio is -1; it must be at least 0"),
@@ -144,10 +143,8 @@ def test_train_calls_training(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls = []
-    module = ModuleType("kinetophone.training")
-    module.run = lambda recipe, **options: calls.append((recipe, options))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "kinetophone.training", module)
-    monkeypatch.setattr("kinetophone.training", module, raising=False)
+    monkeypatch.setattr("kinetophone.training.run", lambda recipe, **options: calls.append((recipe, options)))
+    monkeypatch.setattr("kinetophone.training.recipe.load_recipe", lambda recipe: None)
     (tmp_path / "recipe.yaml").touch()
     assert run("train", "recipe.yaml", "--out", "runs/x", "--fresh").exit_code == 0
     assert run("train", "recipe.yaml").exit_code == 0
@@ -164,13 +161,16 @@ def test_train_without_recipe_names_those_there_are(run: Callable[..., Result], 
     assert_refused(run("train", "nonesuch.yaml"), r"recipe .* does not exist; there are recipes/hits\.yaml")
 
 
-def test_data_hits_writes_a_split(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    hits = pytest.importorskip("kinetophone.data.hits")
-    calls = []
-    monkeypatch.setattr(hits, "write_split", lambda *arguments: calls.append(arguments), raising=False)
-    result = run("data", "hits", "--split", "test", "--count", 3, "--out", "clips", "--size", 128)
+def test_train_with_a_bad_recipe_is_one_line(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("- not\n- keys\n")
+    assert_refused(run("train", "recipe.yaml"), r"recipe\.yaml must hold keys and values")
+
+
+def test_data_hits_writes_a_split(run: Callable[..., Result], tmp_path: Path) -> None:
+    result = run("data", "hits", "--split", "test", "--count", 2, "--out", "clips", "--size", 32)
     assert result.exit_code == 0, result.output
-    assert calls == [("test", 3, Path("clips"), 128)]
+    names = sorted(path.name for path in (tmp_path / "clips").iterdir())
+    assert names == ["00000.mp4", "00001.mp4", "captions.csv", "events.json"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_data_hits_writes_a_split(run: Callable[..., Result], monkeypatch: pytes
     [
         ("--split", "validation", "split is 'validation'; it must be one of train, val, test"),
         ("--count", 0, "count is 0; it must be at least 1"),
-        ("--size", 63, "size is 63; it must be an even number of at least 16"),
+        ("--size", 60, "size is 60; it must be a multiple of 8 and at least 32"),
     ],
 )
 def test_data_hits_refuses(run: Callable[..., Result], option: str, value: object, message: str) -> None:
@@ -210,18 +210,20 @@ def test_evaluate_a_folder(run: Callable[..., Result], make_struck_clip: MakeCli
     assert report["unscored"][0]["name"] == "c.mp4"
 
 
+MORE = ("--keep", "kept", "--json", "r.json", "--uncoupled")
+
+
 def test_evaluate_generated_beside_the_true_clips(
     run: Callable[..., Result], bundle: Path, pipeline: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    pytest.importorskip("kinetophone.data.hits")
-    result = run(
-        "evaluate", "--generate", 2, "--bundle", bundle, "--steps", 3, "--keep", "kept", "--json", "r.json"
-    )
+    result = run("evaluate", "--generate", 2, "--bundle", bundle, "--steps", 3, *MORE)
     assert result.exit_code == 0, result.output
-    assert pipeline[1]["steps"] == 3
+    assert pipeline[1]["steps"] == pipeline[3]["steps"] == 3
+    assert pipeline[3] == pipeline[1] | {"coupled": False}
     assert len(pipeline[1]["prompts"]) == 2
     assert all(pipeline[1]["prompts"])
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["0000.mp4", "0001.mp4"]
+    kept = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "kept").rglob("*.mp4"))
+    assert kept == [f"kept/{name}/000{index}.mp4" for name in ("generated", "uncoupled") for index in (0, 1)]
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["generated"]["clips"] == report["true"]["clips"] == 2
     assert report["true"]["detectors"]["audio_f1"]["n"] == 2
@@ -260,22 +262,29 @@ def test_version(run: Callable[..., Result]) -> None:
     assert run("--version").stdout.strip() == __version__
 
 
+HELP = """
+import sys, time
+from kinetophone.cli import app
+try:
+    app(["generate", "--help"])
+finally:
+    heavy = {"torch", "librosa", "cv2", "av", "matplotlib", "scipy", "diffusers", "numpy"}
+    print(sorted(heavy & set(sys.modules)), time.process_time(), sep="\\n", file=sys.stderr)
+"""
+
+
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    heavy = "torch", "librosa", "cv2", "av", "matplotlib", "scipy", "diffusers", "numpy"
-    script = (
-        "import sys, time; from kinetophone.cli import app\n"
-        "try: app(['generate', '--help'])\n"
-        f"finally: sys.stderr.write(f'{{[name for name in {heavy} if name in sys.modules]}} {{time.process_time()}}')"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "--negative-prompt" in done.stdout
-    loaded, seconds = done.stderr.rsplit(" ", 1)
-    assert loaded == "[]"
-    assert float(seconds) < 0.5  # of this process's own time: the machine may be busy
+    took_s = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+        loaded, seconds = done.stderr.splitlines()
+        assert "--negative-prompt" in done.stdout
+        assert loaded == "[]"
+        took_s.append(float(seconds))  # of the process's own time: the machine may be busy
+    assert min(took_s) < 0.5
 
 
 def test_the_installed_script_refuses_like_the_function(tmp_path: Path) -> None:
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "kinetophone", "generate", "", "-o", "clip.mp4"],
         capture_output=True,
@@ -286,7 +295,6 @@ def test_the_installed_script_refuses_like_the_function(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: the prompt is empty")
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - start < 60
 
 
 def test_progress_and_numbers_do_not_mix(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -38,13 +38,11 @@ def _user_errors() -> Iterator[None]:
     """Show an error the user can cure as its message, one line per cause, and exit with 2."""
     try:
         yield
-    except (UserError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        _fail(str(error))
-    except PermissionError as error:
+    except (UserError, OSError) as error:
         _fail(str(error))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)
     raise typer.Exit(USER_ERROR)
@@ -149,7 +147,12 @@ def train(
             cure = f"; there are {known}" if known else ""
             raise FileNotFoundError(f"recipe '{recipe}' does not exist{cure}")
         from kinetophone import training
+        from kinetophone.training.recipe import load_recipe
 
+        try:
+            load_recipe(recipe)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         training.run(recipe, out=out, resume=resume)
 
 
@@ -163,15 +166,14 @@ def hits(
     """Write clips of the procedural data set: a tool strikes things, with exact strike times."""
     with _user_errors():
         _check_at_least_one("count", count)
-        if size < 16 or size % 2:
-            raise RequestError(
-                [f"size is {size}; it must be an even number of at least 16, such as 64 or 128"]
-            )
-        from kinetophone.data import hits as hits_data
+        if size < 32 or size % 8:
+            raise RequestError([f"size is {size}; it must be a multiple of 8 and at least 32, such as 64"])
+        from kinetophone.data.hits import SPLITS
+        from kinetophone.data.hits.write import write_split
 
-        if split not in hits_data.SPLITS:
-            raise RequestError([f"split is '{split}'; it must be one of {', '.join(hits_data.SPLITS)}"])
-        hits_data.write_split(split, count, out, size)
+        if split not in SPLITS:
+            raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
+        write_split(split, count, out, size)
         typer.echo(out)
 
 
@@ -191,6 +193,10 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="Sampling steps for --generate.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Timestep adjustment for --generate.")] = None,
     device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
+    uncoupled: Annotated[
+        bool,
+        typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
+    ] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
     seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
@@ -211,13 +217,13 @@ def evaluate(
             assert generate_count is not None
             _check_at_least_one("generate", generate_count)
             options = _given(steps=steps, gamma=gamma)
-            reports = _evaluate_generated(generate_count, bundle, device, keep, seed, workers, options)
+            reports = _evaluate_generated(
+                generate_count, bundle, device, uncoupled, keep, seed, workers, options
+            )
         for name, report in reports.items():
             _print_report(name, report)
         if json_path is not None:
-            json_path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({name: report.to_dict() for name, report in reports.items()}, indent=1)
-            json_path.write_text(text + "\n", encoding="utf-8")
+            _write_json({name: report.to_dict() for name, report in reports.items()}, json_path)
             typer.echo(json_path)
 
 
@@ -236,6 +242,7 @@ def _evaluate_generated(
     count: int,
     bundle: str,
     device: str | None,
+    uncoupled: bool,
     keep: Path | None,
     seed: int,
     workers: int | None,
@@ -246,24 +253,29 @@ def _evaluate_generated(
 
     GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, **options).validate()
     from kinetophone.data import hits as hits_data
-    from kinetophone.media import Clip
+    from kinetophone.media import Clip, as_fps
     from kinetophone.metrics.evaluate import evaluate as score_clips
 
     spec = BundleSpec.read(bundle)
     true = [hits_data.make_clip("test", index, spec.size) for index in range(count)]
     true_clips = [
-        Clip(clip.video, fps=hits_data.FPS, audio=clip.audio, sample_rate=hits_data.SAMPLE_RATE)
+        Clip(clip.video, fps=as_fps(hits_data.FPS), audio=clip.audio, sample_rate=hits_data.SAMPLE_RATE)
         for clip in true
     ]
     truth = {str(index): clip.events()["strikes_s"] for index, clip in enumerate(true)}
-    made = _generate([clip.caption for clip in true], bundle, device, seed=seed, **options)
+    prompts = [clip.caption for clip in true]
+    made = {"generated": _generate(prompts, bundle, device, seed=seed, **options)}
+    if uncoupled:
+        made["uncoupled"] = _generate(prompts, bundle, device, seed=seed, coupled=False, **options)
     if keep is not None:
-        for index, clip in enumerate(made):
-            clip.save(keep / f"{index:04d}.mp4")
-    return {
-        "generated": score_clips(made, seed=seed, workers=workers, progress=True),
-        "true": score_clips(true_clips, truth=truth, seed=seed, workers=workers, progress=True),
+        for name, clips in made.items():
+            for index, clip in enumerate(clips):
+                clip.save(keep / name / f"{index:04d}.mp4")
+    reports = {
+        name: score_clips(clips, seed=seed, workers=workers, progress=True) for name, clips in made.items()
     }
+    reports["true"] = score_clips(true_clips, truth=truth, seed=seed, workers=workers, progress=True)
+    return reports
 
 
 def _generate(prompts: list[str], bundle: str, device: str | None, **options: Any) -> list[Clip]:
@@ -271,6 +283,13 @@ def _generate(prompts: list[str], bundle: str, device: str | None, **options: An
 
     pipe = Kinetophone.from_pretrained(bundle, **_given(device=device))
     return pipe(prompts, progress=True, **_given(**options))
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    from kinetophone.media.write import replacing
+
+    with replacing(path) as partial:
+        Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _print_report(name: str, report: Report) -> None:

@@ -35,7 +35,7 @@ def as_fps(fps: float | Fraction | Rational | str) -> Fraction:
     if not isinstance(fps, Rational):
         exact = exact.limit_denominator(_MAX_FPS_DENOMINATOR)
     if exact <= 0:
-        raise ValueError(f"fps is {fps}; it must be above 0, such as 8 or 30000/1001")
+        raise ValueError(f"fps is {float(exact):g}; it must be above 0, such as 8 or 30000/1001")
     return exact
 
 
@@ -84,7 +84,7 @@ class ClipTime:
         """
         rate = as_fps(fps)
         if not math.isfinite(seconds) or seconds <= 0:
-            raise ValueError(f"seconds is {seconds}; it must be a finite number above 0")
+            raise ValueError(f"seconds is {float(seconds):g}; it must be a finite number above 0")
         exact = Fraction(seconds) * rate
         frames = max(1, math.floor(exact + Fraction(1, 2)))
         # A float such as 0.1 is not the decimal it stands for: a millionth of a frame is no difference.
