@@ -110,10 +110,12 @@ def train(stage: Stage, config: LoopConfig, out: Path, resume: bool = True, stop
             row: dict[str, Any] = {k: round(v / seen, 6) for k, v in sums.items()}
             _log(out, writer, done, row, rate, config)
             clock, sums, seen = now, {}, 0
-        if done % config.sample_every == 0 or done == config.steps:
+        last = done == config.steps
+        if last or (config.sample_every and done % config.sample_every == 0):
             ema.swap()
-            with torch.no_grad():
-                stage.sample(out, done)
+            if config.sample_every:
+                with torch.no_grad():
+                    stage.sample(out, done)
             stage.export()
             ema.swap()
         if done % config.checkpoint_every == 0 or done == end:

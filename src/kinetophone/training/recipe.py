@@ -48,7 +48,7 @@ class LoopConfig:
     ema_decay: float = 0.999
     seed: int = 0
     checkpoint_every: int = 500
-    sample_every: int = 1000
+    sample_every: int = 1000  # 0: no samples
     log_every: int = 25
     threads: int = 2
     device: str = "cpu"
