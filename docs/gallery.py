@@ -1,0 +1,59 @@
+"""Draw docs/images/clip.png and docs/images/gallery.png: clips made by the shipped bundle, seeds 0 to 7.
+
+Run from the repository's root: .venv/bin/python docs/gallery.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from kinetophone import Kinetophone
+from kinetophone.metrics.detectors import onsets_from_audio, strikes_from_video
+
+IMAGES = Path(__file__).parent / "images"
+PROMPTS = (
+    "a drumstick hits a metal bowl three times",
+    "a hammer hits a brown wooden block twice slowly",
+    "a mallet hits a green glass bottle four times",
+    "a drumstick hits a red drum fast",
+    "a mallet taps a yellow cushion two times",
+    "a drumstick bangs a golden metal pot once",
+    "someone hits a white snare drum with a hammer three times",
+    "a hammer strikes a pale wooden box four times",
+)
+
+
+def main() -> None:
+    """Generate, then draw each clip as every second frame over its waveform."""
+    pipe = Kinetophone.from_pretrained("hits")
+    clips = pipe(PROMPTS, seed=0, progress=True)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    clips[0].sheet(IMAGES / "clip.png", title=PROMPTS[0])
+    figure = Figure(figsize=(14, 1.75 * len(clips)), dpi=90)
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(2 * len(clips), 1, height_ratios=[2, 1] * len(clips))
+    for clip, prompt, strip, wave in zip(clips, PROMPTS, rows[::2], rows[1::2], strict=True):
+        seconds = clip.time.duration_s
+        strip.imshow(np.concatenate(list(clip.video[::2]), axis=1), extent=(0, float(seconds), 0, 1), aspect="auto")
+        strip.set_title(prompt, fontsize=9, loc="left", pad=2)
+        strip.axis("off")
+        times = np.arange(len(clip.audio)) / clip.sample_rate
+        wave.plot(times, clip.audio, lw=0.4, color="#345")
+        for strike in strikes_from_video(clip.video, clip.fps):
+            wave.axvline(strike, color="#c33", lw=1)
+        for onset in onsets_from_audio(clip.audio, clip.sample_rate):
+            wave.axvline(onset, color="#2a6", lw=1, ls="--")
+        wave.set(xlim=(0, float(seconds)), yticks=[], xticks=[])
+        for side in wave.spines.values():
+            side.set_visible(False)
+    rows[-1].set_xlabel("time; red: strikes seen, green dashed: onsets heard", fontsize=9)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.98, bottom=0.02, hspace=0.25)
+    figure.savefig(IMAGES / "gallery.png")
+
+
+if __name__ == "__main__":
+    main()
