@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kinetophone.media.timing import FrameRate
+
     Frames = NDArray[np.uint8]
     Waveform = NDArray[np.float32]
 
@@ -44,6 +46,12 @@ class Clip:
     fps: Fraction
     audio: Waveform
     sample_rate: int = DEFAULT_SAMPLE_RATE
+
+    if TYPE_CHECKING:  # what the generated initialiser takes is wider than what the field keeps
+
+        def __init__(
+            self, video: Frames, fps: FrameRate, audio: Waveform, sample_rate: int = DEFAULT_SAMPLE_RATE
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", as_fps(self.fps))

@@ -11,14 +11,17 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Rational
+from typing import TYPE_CHECKING
 
 DEFAULT_SAMPLE_RATE = 16_000
+
+FrameRate = float | Fraction | Rational | str
 
 # Broadcast rates are whole numbers over 1001 (29.97 is 30000/1001); none in use has a larger denominator.
 _MAX_FPS_DENOMINATOR = 1001
 
 
-def as_fps(fps: float | Fraction | Rational | str) -> Fraction:
+def as_fps(fps: FrameRate) -> Fraction:
     """A frame rate as an exact fraction.
 
     Integers and fractions are kept. A float becomes the nearest fraction whose denominator is at most
@@ -52,6 +55,10 @@ class ClipTime:
     fps: Fraction
     frames: int
     sample_rate: int = DEFAULT_SAMPLE_RATE
+
+    if TYPE_CHECKING:  # what the generated initialiser takes is wider than what the field keeps
+
+        def __init__(self, fps: FrameRate, frames: int, sample_rate: int = DEFAULT_SAMPLE_RATE) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", as_fps(self.fps))
