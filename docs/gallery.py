@@ -38,7 +38,9 @@ def main() -> None:
     rows = figure.subplots(2 * len(clips), 1, height_ratios=[2, 1] * len(clips))
     for clip, prompt, strip, wave in zip(clips, PROMPTS, rows[::2], rows[1::2], strict=True):
         seconds = clip.time.duration_s
-        strip.imshow(np.concatenate(list(clip.video[::2]), axis=1), extent=(0, float(seconds), 0, 1), aspect="auto")
+        strip.imshow(
+            np.concatenate(list(clip.video[::2]), axis=1), extent=(0, float(seconds), 0, 1), aspect="auto"
+        )
         strip.set_title(prompt, fontsize=9, loc="left", pad=2)
         strip.axis("off")
         times = np.arange(len(clip.audio)) / clip.sample_rate

@@ -1,10 +1,10 @@
 """What a user calls: prompts in, sounding clips out.
 
-    from kinetophone import Kinetophone
+from kinetophone import Kinetophone
 
-    pipe = Kinetophone.from_pretrained("hits")
-    clip = pipe("a drumstick hits a metal bowl three times")[0]
-    clip.save("bowl.mp4")
+pipe = Kinetophone.from_pretrained("hits")
+clip = pipe("a drumstick hits a metal bowl three times")[0]
+clip.save("bowl.mp4")
 """
 
 from __future__ import annotations
@@ -40,14 +40,18 @@ class Kinetophone:
         bases: audio and video base models, frozen.
         coupling: the trained connectors and inserted blocks that tie them.
         spec: what clips the bundle makes.
-        defaults: ``steps``, ``gamma``, ``guidance_audio``, ``guidance_video`` and ``negative_prompt`` used where
-            a call names none.
+        defaults: ``steps``, ``gamma``, ``guidance_audio``, ``guidance_video`` and ``negative_prompt`` used
+            where a call names none.
     """
 
-    def __init__(self, bases: AV[Any], coupling: Coupling, spec: BundleSpec, defaults: dict[str, Any]) -> None:
+    def __init__(
+        self, bases: AV[Any], coupling: Coupling, spec: BundleSpec, defaults: dict[str, Any]
+    ) -> None:
         self.bases, self.coupling, self.spec, self.defaults = bases, coupling, spec, defaults
         self.model = JointModel(bases.map(lambda base: base.unet), coupling).eval().requires_grad_(False)
-        self.schedules: AV[NoiseSchedule] = bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
+        self.schedules: AV[NoiseSchedule] = bases.map(
+            lambda base: NoiseSchedule.from_scheduler(base.scheduler)
+        )
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | None = None) -> Kinetophone:
@@ -71,7 +75,7 @@ class Kinetophone:
         return cls(bases, coupling, spec, settings["defaults"]).to(device or _fastest_device())
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
-        """Write everything as a bundle: components in diffusers layout, weights in safetensors of ``dtype``."""
+        """Write everything as a bundle: diffusers layout, weights in safetensors of ``dtype``."""
         root = Path(folder)
         for modality, base in (("audio", self.bases.audio), ("video", self.bases.video)):
             base.save_pretrained(root / modality, dtype)
@@ -153,9 +157,15 @@ class Kinetophone:
         with _Bar(progress, steps * -(-len(texts) // BATCH)) as bar:
             for start in range(0, len(texts), BATCH):
                 part = list(texts[start : start + BATCH])
-                noise = initial_noise(shapes, [seed + start + i for i in range(len(part))], device=self.device)
+                noise = initial_noise(
+                    shapes, [seed + start + i for i in range(len(part))], device=self.device
+                )
                 predict = guided(
-                    self.model, self._text(part), self._text([negative] * len(part)), guidance, coupled=coupled
+                    self.model,
+                    self._text(part),
+                    self._text([negative] * len(part)),
+                    guidance,
+                    coupled=coupled,
                 )
                 latents = sample_joint(predict, noise, grids, self.schedules, callback=bar.advance)
                 frames = self.bases.video.decode(latents.video)

@@ -1,4 +1,4 @@
-"""The shared loop: learns, resumes to the same weights, stops at a non-finite loss with the checkpoint kept."""
+"""The shared loop: learns, resumes to the same weights, stops at a non-finite loss."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,14 @@ from kinetophone.training.loop import Ema, NonFiniteLossError, learning_rate, tr
 from kinetophone.training.recipe import LoopConfig
 
 CONFIG = LoopConfig(
-    steps=30, batch_size=8, lr=0.05, warmup=3, checkpoint_every=7, sample_every=1000, log_every=10, weight_decay=0.0
+    steps=30,
+    batch_size=8,
+    lr=0.05,
+    warmup=3,
+    checkpoint_every=7,
+    sample_every=1000,
+    log_every=10,
+    weight_decay=0.0,
 )
 
 

@@ -71,5 +71,9 @@ def test_only_the_coupling_is_trained_in_the_coupling_stage(bundle):
     stage = build_stage(shrunk("coupling", bundle.parent))
     losses = stage.loss(np.random.default_rng(0), torch.Generator().manual_seed(0))
     losses["loss"].backward()
-    assert all(p.grad is None for unet in (stage.model.unets.audio, stage.model.unets.video) for p in unet.parameters())
+    assert all(
+        p.grad is None
+        for unet in (stage.model.unets.audio, stage.model.unets.video)
+        for p in unet.parameters()
+    )
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage.coupling.parameters())

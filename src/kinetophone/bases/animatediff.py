@@ -11,18 +11,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kinetophone.bases.components import decode_latents, encode_latents, load_component, save_component, tokenize
+from kinetophone.bases.components import (
+    decode_latents,
+    encode_latents,
+    load_component,
+    save_component,
+    tokenize,
+)
 
 
 @dataclass
 class AnimateDiff:
     """The frozen video model and what turns text and frames into its inputs and back."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    unet: Any
+    vae: Any
+    text_encoder: Any
     tokenizer: Any
     scheduler: Any
 
@@ -54,7 +60,9 @@ class AnimateDiff:
     @property
     def factor(self) -> int:
         """Pixels per latent position along one side."""
-        widths = getattr(self.vae.config, "block_out_channels", None) or self.vae.config.encoder_block_out_channels
+        widths = (
+            getattr(self.vae.config, "block_out_channels", None) or self.vae.config.encoder_block_out_channels
+        )
         return int(2 ** (len(widths) - 1))
 
     def latent_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """AudioLDM: latent diffusion on log-mel spectrograms, CLAP text as class labels, a HiFi-GAN vocoder.
 
-Shapes: waveform float (B, N) in [-1, 1] at 16 kHz; latents float (B, C, L, M), time first, scaled; text (B, D).
+Shapes: waveform float (B, N) in [-1, 1] at 16 kHz; latents float (B, C, L, M), time first, scaled;
+text (B, D).
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kinetophone.bases.components import decode_latents, encode_latents, load_component, save_component, tokenize
+from kinetophone.bases.components import (
+    decode_latents,
+    encode_latents,
+    load_component,
+    save_component,
+    tokenize,
+)
 from kinetophone.media.mel import HOP, MEL_BINS, log_mel
 
 
@@ -22,12 +29,12 @@ from kinetophone.media.mel import HOP, MEL_BINS, log_mel
 class AudioLDM:
     """The frozen audio model and what turns text and sound into its inputs and back."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    unet: Any
+    vae: Any
+    text_encoder: Any
     tokenizer: Any
     scheduler: Any
-    vocoder: nn.Module
+    vocoder: Any
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> AudioLDM:

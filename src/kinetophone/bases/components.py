@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 
 def load_component(folder: Path, name: str, library: str) -> Any:
-    """Load ``folder/name`` as the class its ``config.json`` names, from ``library`` ("diffusers" or "transformers").
+    """Load ``folder/name`` as the class its ``config.json`` names.
+
+    ``library`` has that class: "diffusers" or "transformers".
 
     Raises ValueError where the component is not there or is of no known class.
     """
@@ -34,20 +36,20 @@ def load_component(folder: Path, name: str, library: str) -> Any:
 def save_component(component: Any, path: Path, dtype: torch.dtype) -> None:
     """Save ``component`` as ``dtype`` where it is a network; it stays in float32 itself."""
     if isinstance(component, nn.Module):
-        component.to(dtype)  # type: ignore[call-overload]
+        component.to(dtype)
     component.save_pretrained(path)
     if isinstance(component, nn.Module):
         component.float()
 
 
-def encode_latents(vae: nn.Module, x: Tensor) -> Tensor:
+def encode_latents(vae: Any, x: Tensor) -> Tensor:
     """Scaled latents of ``x``: the posterior's mode where the autoencoder is variational."""
     out = vae.encode(x)
     z = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latent
     return z * vae.config.scaling_factor
 
 
-def decode_latents(vae: nn.Module, z: Tensor, batch: int = 64) -> Tensor:
+def decode_latents(vae: Any, z: Tensor, batch: int = 64) -> Tensor:
     """Undo :func:`encode_latents`, ``batch`` items at a time."""
     return torch.cat([vae.decode(part / vae.config.scaling_factor).sample for part in z.split(batch)])
 
@@ -55,6 +57,10 @@ def decode_latents(vae: nn.Module, z: Tensor, batch: int = 64) -> Tensor:
 def tokenize(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str, Tensor]:
     """Token ids and mask, padded to the tokenizer's full length."""
     tokens = tokenizer(
-        texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
     )
     return {key: tokens[key].to(device) for key in ("input_ids", "attention_mask")}

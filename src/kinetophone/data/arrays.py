@@ -55,7 +55,11 @@ def load_hits(folder: Path, split: str, count: int, size: int = 64, workers: int
         with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
             for _ in track(pool.map(render, starts), len(starts), f"rendering {split} clips"):
                 pass
-    scenes = [s for start in range(0, count, _CHUNK) for s in json.loads((root / f"scenes-{start}.json").read_text())]
+    scenes = [
+        s
+        for start in range(0, count, _CHUNK)
+        for s in json.loads((root / f"scenes-{start}.json").read_text())
+    ]
     maps = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in shapes}
     return ClipArrays(**maps, scenes=scenes)
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def load_captions(split: str, count: int, folder: Path) -> list[list[str]]:
     return json.loads(path.read_text())
 
 
-def fingerprint(vae: torch.nn.Module) -> str:
+def fingerprint(vae: Any) -> str:
     """Eight hex digits that change with the weights, so that a cache of another autoencoder is not used."""
     digest = hashlib.sha256()
     for tensor in vae.state_dict().values():
@@ -67,7 +68,11 @@ def fingerprint(vae: torch.nn.Module) -> str:
 
 
 def load_latents(
-    clips: ClipArrays, split: str, folder: Path, video_vae: torch.nn.Module | None, audio_vae: torch.nn.Module | None
+    clips: ClipArrays,
+    split: str,
+    folder: Path,
+    video_vae: torch.nn.Module | None,
+    audio_vae: torch.nn.Module | None,
 ) -> LatentArrays:
     """Encode ``clips`` with the given autoencoders unless ``folder`` holds the result already.
 
@@ -77,10 +82,12 @@ def load_latents(
     empty = np.zeros((len(clips), 0), np.float16)
     video = empty if video_vae is None else _encode(video_vae, clips.video, folder, "video", split)
     audio = empty if audio_vae is None else _encode(audio_vae, clips.mel, folder, "audio", split)
-    return LatentArrays(video, audio, load_captions(split, len(clips), folder), [s["strikes_s"] for s in clips.scenes])
+    return LatentArrays(
+        video, audio, load_captions(split, len(clips), folder), [s["strikes_s"] for s in clips.scenes]
+    )
 
 
-def _encode(vae: torch.nn.Module, source: np.ndarray, folder: Path, name: str, split: str) -> np.ndarray:
+def _encode(vae: Any, source: np.ndarray, folder: Path, name: str, split: str) -> np.ndarray:
     from kinetophone.bases.components import encode_latents
 
     path = folder / f"latents-{name}-{split}-{len(source)}-{fingerprint(vae)}.npy"

@@ -34,6 +34,8 @@ def log_mel(waveform: Tensor) -> Tensor:
     if waveform.ndim != 2 or waveform.shape[1] % HOP:
         raise ValueError(f"waveform must be (B, N) with N a multiple of {HOP}, got {tuple(waveform.shape)}")
     window = torch.hann_window(WINDOW, device=waveform.device)
-    spectrum = torch.stft(waveform.float(), WINDOW, HOP, window=window, center=True, return_complex=True).abs()
+    spectrum = torch.stft(
+        waveform.float(), WINDOW, HOP, window=window, center=True, return_complex=True
+    ).abs()
     mel = spectrum[..., : waveform.shape[1] // HOP].transpose(1, 2) @ _filters().to(waveform.device)
     return mel.clamp(min=FLOOR).log()

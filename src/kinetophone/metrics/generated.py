@@ -1,4 +1,4 @@
-"""Measuring the model itself: clips generated from ``hits`` test prompts, beside what they must be compared with.
+"""Measuring the model itself: clips generated from ``hits`` test prompts, beside what to compare them with.
 
 Three sets of the same prompts: joint samples, samples with the coupling switched off (each base alone, same
 seeds), and the true clips. Synchrony of each, with its shuffled control; and how often the material seen, the
@@ -35,14 +35,17 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedReport:
-    """Synchrony of a set of clips, and agreement of materials: "picture-text", "sound-text", "picture-sound"."""
+    """Synchrony of a set of clips, and agreement of materials (picture-text, sound-text, picture-sound)."""
 
     synchrony: Report
     materials: dict[str, Agreement]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dictionaries, ready for JSON."""
-        return {"synchrony": self.synchrony.to_dict(), "materials": {k: asdict(v) for k, v in self.materials.items()}}
+        return {
+            "synchrony": self.synchrony.to_dict(),
+            "materials": {k: asdict(v) for k, v in self.materials.items()},
+        }
 
 
 def evaluate_generated(

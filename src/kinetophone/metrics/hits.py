@@ -31,7 +31,11 @@ class MaterialClassifier(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for i, (a, b) in enumerate(((channels, 24), (24, 48), (48, 64))):
-            layers += [nn.Conv2d(a, b, 5 if i == 0 else 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
+            layers += [
+                nn.Conv2d(a, b, 5 if i == 0 else 3, stride=2, padding=1),
+                nn.GroupNorm(8, b),
+                nn.SiLU(),
+            ]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(2 * 64, len(NAMES))
 
@@ -70,7 +74,10 @@ class MaterialJudge:
         for name, net in self.nets.items():
             path = Path(folder) / "classifiers" / f"{name}.safetensors"
             if not path.is_file():
-                raise ValueError(f"the bundle has no classifier at {path}: train it with recipes/hits-{name}-classifier.yaml")
+                raise ValueError(
+                    f"the bundle has no classifier at {path}: "
+                    f"train it with recipes/hits-{name}-classifier.yaml"
+                )
             net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
             net.eval()
 
@@ -83,6 +90,10 @@ class MaterialJudge:
     def sound(self, clip: Clip) -> str:
         """The material heard."""
         if clip.sample_rate != SAMPLE_RATE:
-            raise ValueError(f"the sound is at {clip.sample_rate} Hz: resample the clip to {SAMPLE_RATE} Hz first")
+            raise ValueError(
+                f"the sound is at {clip.sample_rate} Hz: resample the clip to {SAMPLE_RATE} Hz first"
+            )
         whole = len(clip.audio) // HOP * HOP
-        return NAMES[int(self.nets["sound"](sound_input(log_mel(torch.from_numpy(clip.audio[None, :whole])))).argmax())]
+        return NAMES[
+            int(self.nets["sound"](sound_input(log_mel(torch.from_numpy(clip.audio[None, :whole])))).argmax())
+        ]

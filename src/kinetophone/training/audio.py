@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,13 +44,15 @@ class AudioStage:
         clips = load_clips(recipe)
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), None, self.vae)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("audio"))
-        self.unet = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
+        self.unet: Any = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
         self.trained = {"unet": self.unet}
         save_scheduler("audio", self.bundle)
 
     @torch.no_grad()
     def _text(self, texts: list[str]) -> Tensor:
-        return F.normalize(self.text_encoder(**tokenize(self.tokenizer, texts, self.device)).text_embeds, dim=-1)
+        return F.normalize(
+            self.text_encoder(**tokenize(self.tokenizer, texts, self.device)).text_embeds, dim=-1
+        )
 
     def _predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -67,9 +70,18 @@ class AudioStage:
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(list(SAMPLE_PROMPTS))
         shape = (len(SAMPLE_PROMPTS), *self.latents.audio.shape[1:])
-        z = sample_base(lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule)
+        z = sample_base(
+            lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule
+        )
         mel = decode_latents(self.vae, z)[:, 0]
-        picture = torch.cat(list(mel.transpose(1, 2).flip(1)), dim=0).add(11.5).mul(255 / 14).clamp(0, 255).byte().numpy()
+        picture = (
+            torch.cat(list(mel.transpose(1, 2).flip(1)), dim=0)
+            .add(11.5)
+            .mul(255 / 14)
+            .clamp(0, 255)
+            .byte()
+            .numpy()
+        )
         cv2.imwrite(str(folder / f"sample-{step}.png"), cv2.applyColorMap(picture, cv2.COLORMAP_MAGMA))
 
     def export(self) -> None:

@@ -1,5 +1,7 @@
-"""The material classifiers of :mod:`kinetophone.metrics.hits`, trained on true clips, blurred and noised so that
-they judge generated ones by their material and not by their sharpness."""
+"""The material classifiers of :mod:`kinetophone.metrics.hits`, trained on true clips.
+
+Blur and noise make them judge generated clips by their material and not by their sharpness.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ makes its estimate at the connector's level, as sampling does (the published cod
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -31,8 +32,11 @@ from kinetophone.training.recipe import Recipe
 
 
 class CouplingStage:
-    """Options: ``self_conditioning`` and ``connector_dropout`` (rates), ``aligned_share`` (share of batches whose
-    connector levels lie near the sampler's path instead of anywhere)."""
+    """Noise prediction of both frozen U-Nets with the coupling between them.
+
+    Options: ``self_conditioning`` and ``connector_dropout`` (rates), ``aligned_share`` (share of batches
+    whose connector levels lie near the sampler's path instead of anywhere).
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
@@ -54,9 +58,14 @@ class CouplingStage:
         self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
         self.trained: dict[str, nn.Module] = {"coupling": self.coupling}
 
-    def _connector_timesteps(self, t: AV[Tensor], rng: np.random.Generator, generator: torch.Generator) -> AV[Tensor]:
-        """Levels of what the connectors read: anywhere, or where the sampler would be when the *other* U-Net is
-        at its ``t`` under some γ around the default."""
+    def _connector_timesteps(
+        self, t: AV[Tensor], rng: np.random.Generator, generator: torch.Generator
+    ) -> AV[Tensor]:
+        """Levels of what the connectors read.
+
+        Anywhere, or where the sampler would be when the *other* U-Net is at its ``t`` under some γ around the
+        default.
+        """
         batch = len(t.audio)
         if rng.random() >= self.recipe.options["aligned_share"]:
             return AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
@@ -82,7 +91,10 @@ class CouplingStage:
 
         def at(levels: AV[Tensor]) -> AV[Tensor]:
             return clean.map(
-                lambda x, e, s, level: add_noise(x, e, s.alpha(level).to(x.device)), noise, self.schedules, levels
+                lambda x, e, s, level: add_noise(x, e, s.alpha(level).to(x.device)),
+                noise,
+                self.schedules,
+                levels,
             )
 
         noisy, seen = at(t), at(t_con)
@@ -96,7 +108,10 @@ class CouplingStage:
                 )  # fmt: skip
         features = self.model.features(seen, t_con, x0_hat)
         coupled = AV(
-            *(torch.from_numpy(rng.random(batch) >= options["connector_dropout"]).to(self.device) for _ in range(2))
+            *(
+                torch.from_numpy(rng.random(batch) >= options["connector_dropout"]).to(self.device)
+                for _ in range(2)
+            )
         )
         eps = self.model(noisy, t, text, features, coupled)
         losses = eps.map(lambda e, n: F.mse_loss(e.float(), n), noise)
@@ -104,11 +119,13 @@ class CouplingStage:
 
     def sample(self, folder: Path, step: int) -> None:
         prompts = list(SAMPLE_PROMPTS)
-        shapes = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
+        shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
         text, empty = self._text(prompts), self._text([""] * len(prompts))
         grids = local_grids(self.bases.map(lambda base: base.scheduler), 25)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
-        z = sample_joint(guided(self.model, text, empty, AV(audio=2.0, video=2.0)), noise, grids, self.schedules)
+        z = sample_joint(
+            guided(self.model, text, empty, AV(audio=2.0, video=2.0)), noise, grids, self.schedules
+        )
         frames = self.bases.video.decode(z.video.cpu())
         mel = self.bases.audio.decode_mel(z.audio.cpu())
         rows = []
@@ -124,6 +141,9 @@ class CouplingStage:
         _, _, frames, side, _ = self.latents.video.shape
         settings = {
             "fps": 8, "frames": frames, "size": side * self.bases.video.factor, "sample_rate": 16000,
-            "defaults": {"steps": 25, "gamma": DEFAULT_GAMMA, "guidance_audio": 2.0, "guidance_video": 2.0, "negative_prompt": ""},
+            "defaults": {
+                "steps": 25, "gamma": DEFAULT_GAMMA, "guidance_audio": 2.0, "guidance_video": 2.0,
+                "negative_prompt": "",
+            },
         }  # fmt: skip
         (self.bundle / "kinetophone.json").write_text(json.dumps(settings, indent=1) + "\n")

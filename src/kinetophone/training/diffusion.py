@@ -1,4 +1,4 @@
-"""What the diffusion stages share: schedules, noised batches, text with dropout, samples of one base alone."""
+"""What the diffusion stages share: schedules, noised batches, text with dropout, samples of a base alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estim
 # The published noise schedules (arXiv 2409.17550; those of AnimateDiff and AudioLDM).
 _COMMON = {"num_train_timesteps": T_MAX, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 SCHEDULERS: dict[str, dict[str, Any]] = {
-    "video": {**_COMMON, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "timestep_spacing": "linspace"},
+    "video": {
+        **_COMMON,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "linear",
+        "timestep_spacing": "linspace",
+    },
     "audio": {**_COMMON, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"},
 }
 TEXT_DROPOUT = 0.1
@@ -41,7 +47,9 @@ def save_scheduler(modality: str, bundle: Path) -> None:
     make_scheduler(modality).save_pretrained(bundle / modality / "scheduler")
 
 
-def noised(x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def noised(
+    x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Noisy latents at ``timesteps`` and the noise in them."""
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     return add_noise(x, noise, schedule.alpha(timesteps).to(x.device)), noise
@@ -67,7 +75,10 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 def sample_base(
-    predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], schedule: NoiseSchedule, steps: int = 25
+    predict: Callable[[Tensor, Tensor], Tensor],
+    shape: tuple[int, ...],
+    schedule: NoiseSchedule,
+    steps: int = 25,
 ) -> Tensor:
     """DDIM samples of one base alone: ``predict(latents, timesteps)`` gives the noise. Seed 0."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -68,33 +68,48 @@ class Ema:
             shadow.copy_(live)
 
 
-def train(stage: Stage, config: LoopConfig, out: Path, resume: bool = True, stop_at: int | None = None) -> None:
+def train(
+    stage: Stage, config: LoopConfig, out: Path, resume: bool = True, stop_at: int | None = None
+) -> None:
     """Train ``stage`` to ``config.steps``, resuming from ``out/checkpoint.pt`` if it is there.
 
     Writes ``out/log.jsonl``, TensorBoard scalars, samples and checkpoints, and exports the components with
     averaged weights at each sampling and at the end. ``stop_at`` ends early, for tests of resuming.
     """
     out.mkdir(parents=True, exist_ok=True)
-    named = {f"{name}.{key}": p for name, m in stage.trained.items() for key, p in m.named_parameters() if p.requires_grad}
+    named = {
+        f"{name}.{key}": p
+        for name, m in stage.trained.items()
+        for key, p in m.named_parameters()
+        if p.requires_grad
+    }
     parameters = list(named.values())
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
     ema = Ema(parameters, config.ema_decay)
     checkpoint = out / "checkpoint.pt"
     start = _restore(checkpoint, named, optimizer, ema) if resume and checkpoint.exists() else 0
     count = sum(p.numel() for p in parameters)
-    print(f"{out.name}: {count / 1e6:.2f} M parameters, steps {start} to {config.steps}, output in {out}", flush=True)
+    print(
+        f"{out.name}: {count / 1e6:.2f} M parameters, steps {start} to {config.steps}, output in {out}",
+        flush=True,
+    )
     writer = _tensorboard(out)
     end = config.steps if stop_at is None else min(stop_at, config.steps)
-    clock, sums, seen = time.monotonic(), {}, 0
+    sums: dict[str, float] = {}
+    clock, seen = time.monotonic(), 0
     for step in range(start, end):
         rng = np.random.default_rng([config.seed, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(
+            config.device.split(":")[0], torch.bfloat16, enabled=config.precision == "bfloat16"
+        ):
             losses = stage.loss(rng, generator)
         if not torch.isfinite(losses["loss"]):
-            raise NonFiniteLossError(f"the loss is {losses['loss'].item()} at step {step}; the last checkpoint is in {out}")
+            raise NonFiniteLossError(
+                f"the loss is {losses['loss'].item()} at step {step}; the last checkpoint is in {out}"
+            )
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(parameters, config.grad_clip)
@@ -130,7 +145,10 @@ def _log(out: Path, writer: Any, step: int, row: dict[str, Any], rate: float, co
     clips = rate * config.batch_size
     print(f"{out.name} {step}/{config.steps}  {text}  {clips:.1f} clips/s  {left:.1f} min left", flush=True)
     with (out / "log.jsonl").open("a") as log:
-        log.write(json.dumps({"step": step, "time": round(time.time(), 1), "clips_per_s": round(clips, 2), **row}) + "\n")
+        log.write(
+            json.dumps({"step": step, "time": round(time.time(), 1), "clips_per_s": round(clips, 2), **row})
+            + "\n"
+        )
     if writer:
         for key, value in row.items():
             writer.add_scalar(key, value, step)
@@ -144,7 +162,9 @@ def _tensorboard(out: Path) -> Any:
     return SummaryWriter(str(out / "tensorboard"))
 
 
-def _save(path: Path, step: int, named: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema) -> None:
+def _save(
+    path: Path, step: int, named: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema
+) -> None:
     part = path.with_suffix(".part")
     state = {
         "step": step,

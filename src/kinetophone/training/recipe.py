@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -95,7 +96,9 @@ def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> 
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in raw.keys() - fields.keys():
         near = difflib.get_close_matches(str(key), fields, n=1)
-        problems.append(f"unknown key '{where}{key}'" + (f" (did you mean '{where}{near[0]}'?)" if near else ""))
+        problems.append(
+            f"unknown key '{where}{key}'" + (f" (did you mean '{where}{near[0]}'?)" if near else "")
+        )
     values: dict[str, Any] = {}
     for name, info in fields.items():
         if name not in raw:
@@ -111,11 +114,13 @@ def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> 
             continue
         plain = typing.get_origin(hint) or hint
         if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
-            try:  # YAML 1.1 reads 1e-3 as a string
+            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
                 value = float(value)
-            except ValueError:
-                pass
-        if isinstance(plain, types.UnionType) or not isinstance(value, plain) or (plain is int and value is True):
+        if (
+            isinstance(plain, types.UnionType)
+            or not isinstance(value, plain)
+            or (plain is int and value is True)
+        ):
             problems.append(f"'{where}{name}' must be {plain.__name__}, got {value!r}")
             continue
         values[name] = value

@@ -1,4 +1,4 @@
-"""The two text encoders, each trained by contrast with its own modality: CLIP-type with frames, CLAP-type with sound.
+"""The two text encoders, each trained by contrast: CLIP-type with frames, CLAP-type with sound.
 
 The towers that look and listen are small, and are kept beside the run only as checkpoints.
 """
@@ -62,16 +62,20 @@ class TextContrast:
         self.clips = load_clips(recipe)
         captions = load_captions(recipe.data.split, len(self.clips), Path(recipe.data.cache))
         options = recipe.options
-        self.tokenizer = train_tokenizer([c for four in captions for c in four], options["vocabulary"], options["length"])
+        self.tokenizer = train_tokenizer(
+            [c for four in captions for c in four], options["vocabulary"], options["length"]
+        )
         self.encoder = self._build(len(self.tokenizer))
-        tokens = self.tokenizer([c for four in captions for c in four], padding="max_length", return_tensors="pt")
+        tokens = self.tokenizer(
+            [c for four in captions for c in four], padding="max_length", return_tensors="pt"
+        )
         self.ids = tokens["input_ids"].view(len(captions), CAPTIONS_PER_CLIP, -1)
         self.mask = tokens["attention_mask"].view(len(captions), CAPTIONS_PER_CLIP, -1)
         self.tower = tower
         self.temperature = nn.ParameterList([nn.Parameter(torch.tensor(2.0))])
         self.trained = {"text": self.encoder, "tower": tower, "temperature": self.temperature}
 
-    def _build(self, vocabulary: int) -> nn.Module:
+    def _build(self, vocabulary: int) -> Any:
         raise NotImplementedError
 
     def _text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -108,12 +112,14 @@ class ClipText(TextContrast):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe, _tower(3, 64, recipe.model["projection_dim"], (4, 4)))
 
-    def _build(self, vocabulary: int) -> nn.Module:
+    def _build(self, vocabulary: int) -> Any:
         from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
         ids = {f"{k}_token_id": getattr(self.tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
         length = self.tokenizer.model_max_length
-        config = CLIPTextConfig(vocab_size=vocabulary, max_position_embeddings=length, **ids, **self.recipe.model)
+        config = CLIPTextConfig(
+            vocab_size=vocabulary, max_position_embeddings=length, **ids, **self.recipe.model
+        )
         return CLIPTextModelWithProjection(config)
 
     def _text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -133,13 +139,15 @@ class ClapText(TextContrast):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe, _tower(1, 64, recipe.model["projection_dim"], (13, 2)))
 
-    def _build(self, vocabulary: int) -> nn.Module:
+    def _build(self, vocabulary: int) -> Any:
         from transformers import ClapTextConfig, ClapTextModelWithProjection
 
         ids = {f"{k}_token_id": getattr(self.tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
         # RoBERTa counts positions from pad_token_id + 1.
         length = self.tokenizer.model_max_length + self.tokenizer.pad_token_id + 1
-        config = ClapTextConfig(vocab_size=vocabulary, max_position_embeddings=length, **ids, **self.recipe.model)
+        config = ClapTextConfig(
+            vocab_size=vocabulary, max_position_embeddings=length, **ids, **self.recipe.model
+        )
         return ClapTextModelWithProjection(config)
 
     def _text(self, ids: Tensor, mask: Tensor) -> Tensor:

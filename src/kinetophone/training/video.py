@@ -6,12 +6,13 @@ Shapes: frame latents (B, C, h, w); clip latents (B, C, T, h, w).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinetophone.bases.components import decode_latents, load_component, tokenize
@@ -55,7 +56,11 @@ class _VideoStage:
     def _sheet(self, latents: Tensor, path: Path, columns: int) -> None:
         """Clips as rows of ``columns`` frames; latents (B, C, T, h, w)."""
         b = latents.shape[0]
-        frames = decode_latents(self.vae, latents.cpu().transpose(1, 2).flatten(0, 1)).clamp(-1, 1).unflatten(0, (b, -1))
+        frames = (
+            decode_latents(self.vae, latents.cpu().transpose(1, 2).flatten(0, 1))
+            .clamp(-1, 1)
+            .unflatten(0, (b, -1))
+        )
         rows = [torch.cat(list(clip[:columns]), dim=2) for clip in frames]
         sheet = ((torch.cat(rows, dim=1).permute(1, 2, 0) + 1) * 127.5).byte().numpy()
         cv2.imwrite(str(path), sheet[..., ::-1])
@@ -66,8 +71,8 @@ class ImageStage(_VideoStage):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        self.unet = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
-        self.trained = {"unet": self.unet}
+        self.unet: Any = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
+        self.trained: dict[str, nn.Module] = {"unet": self.unet}
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = self.recipe.loop.batch_size
@@ -82,7 +87,9 @@ class ImageStage(_VideoStage):
         t = random_timesteps(batch, generator).to(self.device)
         xt, noise = noised(x, self.schedule, t, generator)
         text = self._text(drop_texts(texts, rng))
-        eps = self.unet(xt.contiguous(memory_format=torch.channels_last), t, encoder_hidden_states=text).sample
+        eps = self.unet(
+            xt.contiguous(memory_format=torch.channels_last), t, encoder_hidden_states=text
+        ).sample
         return {"loss": F.mse_loss(eps.float(), noise)}
 
     def sample(self, folder: Path, step: int) -> None:
@@ -90,7 +97,9 @@ class ImageStage(_VideoStage):
         text = self._text(prompts)
         shape = (len(prompts), *self.latents.video.shape[1:2], *self.latents.video.shape[3:])
         z = sample_base(
-            lambda x, t: self.unet(x.to(self.device), t.to(self.device), encoder_hidden_states=text).sample.cpu(),
+            lambda x, t: self.unet(
+                x.to(self.device), t.to(self.device), encoder_hidden_states=text
+            ).sample.cpu(),
             shape, self.schedule,
         )  # fmt: skip
         self._sheet(z.unflatten(0, (2, -1)).transpose(1, 2), folder / f"sample-{step}.png", len(prompts) // 2)
@@ -112,10 +121,11 @@ class MotionStage(_VideoStage):
         adapter = MotionAdapter(
             block_out_channels=widths, motion_layers_per_block=image.config.layers_per_block, **recipe.model
         )
-        self.unet = channels_last(UNetMotionModel.from_unet2d(image, adapter)).to(self.device)
+        unet = UNetMotionModel.from_unet2d(image, adapter)
         if recipe.options["train"] == "motion":
-            self.unet.freeze_unet2d_params()
-        self.trained = {"unet": self.unet}
+            unet.freeze_unet2d_params()
+        self.unet: Any = channels_last(unet).to(self.device)
+        self.trained: dict[str, nn.Module] = {"unet": self.unet}
 
     def _predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         states = text.repeat_interleave(x.shape[2], dim=0)

@@ -22,7 +22,7 @@ _RESOLUTIONS = (128, 512, 2048)
 
 
 def spectral_distance(y: Tensor, x: Tensor) -> Tensor:
-    """Mean over window lengths of log-magnitude and linear-magnitude distance (arXiv 1910.11480); (B, N) each."""
+    """Mean over window lengths of log-magnitude and linear-magnitude distance (arXiv 1910.11480); (B, N)."""
     total = y.new_zeros(())
     for window in _RESOLUTIONS:
         hann = torch.hann_window(window, device=x.device)

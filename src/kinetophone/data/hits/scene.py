@@ -120,8 +120,8 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         table_y=float(rng.uniform(0.74, 0.84)),
         side=int(rng.choice([-1, 1])),
         lift=float(rng.uniform(0.6, 0.8)),
-        wall_rgb=tuple(int(v) for v in wall),
-        table_rgb=tuple(int(v) for v in np.clip(table, 20, 200)),
+        wall_rgb=_rgb(wall),
+        table_rgb=_rgb(np.clip(table, 20, 200)),
         light=float(rng.uniform(0.8, 1.15)),
         light_x=float(rng.uniform(0.1, 0.9)),
         zoom=float(rng.uniform(0.96, 1.06)),
@@ -129,3 +129,8 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         texture_seed=int(rng.integers(2**31)),
         sound_seed=int(rng.integers(2**31)),
     )
+
+
+def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
+    red, green, blue = (int(v) for v in colour)
+    return red, green, blue

@@ -42,5 +42,7 @@ def write_split(split: str, count: int, out: str | os.PathLike[str], size: int =
         writer = csv.writer(file)
         writer.writerow(["file", "caption"])
         writer.writerows([name, entry["caption"]] for name, entry in events.items())
-    (folder / "events.json").write_text(json.dumps({"split": split, "size": size, "clips": events}, indent=1) + "\n")
+    (folder / "events.json").write_text(
+        json.dumps({"split": split, "size": size, "clips": events}, indent=1) + "\n"
+    )
     return folder
