@@ -6,7 +6,7 @@ No heavy import at the top, so that ``kinetophone --help`` and every error about
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from kinetophone.errors import RequestError, UserError
 if TYPE_CHECKING:
     from kinetophone.media import Clip
     from kinetophone.metrics.evaluate import Report
+    from kinetophone.metrics.generated import Agreement, GeneratedReport
 
 app = typer.Typer(
     help="Sounding video: picture and sound generated together, in sync.",
@@ -156,6 +157,27 @@ def train(
         training.run(recipe, out=out, resume=resume)
 
 
+@app.command()
+def pack(
+    folder: Annotated[
+        Path, typer.Argument(help="Trained components, such as runs/hits.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
+) -> None:
+    """Pack trained components into a bundle in half precision."""
+    with _user_errors():
+        from kinetophone.request import BundleSpec, check_writable
+
+        BundleSpec.read(folder)
+        check_writable(out / "kinetophone.json")
+        import torch
+
+        from kinetophone.pipeline import Kinetophone
+
+        Kinetophone.from_pretrained(folder, device="cpu").save_pretrained(out, torch.float16)
+        typer.echo(out)
+
+
 @data.command()
 def hits(
     out: Annotated[Path, typer.Option(help="Folder for the clips, captions.csv and events.json.")],
@@ -211,6 +233,7 @@ def evaluate(
             from kinetophone.request import check_writable
 
             check_writable(json_path)
+        reports: Mapping[str, Report | GeneratedReport]
         if folder is not None:
             reports = {"clips": _evaluate_folder(folder, events, seed, workers)}
         else:
@@ -221,7 +244,8 @@ def evaluate(
                 generate_count, bundle, device, uncoupled, keep, seed, workers, options
             )
         for name, report in reports.items():
-            _print_report(name, report)
+            _print_report(name, getattr(report, "synchrony", report))
+            _print_materials(getattr(report, "materials", {}))
         if json_path is not None:
             _write_json({name: report.to_dict() for name, report in reports.items()}, json_path)
             typer.echo(json_path)
@@ -247,35 +271,28 @@ def _evaluate_generated(
     seed: int,
     workers: int | None,
     options: dict[str, Any],
-) -> dict[str, Report]:
+) -> dict[str, GeneratedReport]:
     """Generated clips of the test prompts, beside the true clips those prompts describe."""
     from kinetophone.request import BundleSpec, GenerateRequest
 
     GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, **options).validate()
-    from kinetophone.data import hits as hits_data
-    from kinetophone.media import Clip, as_fps
-    from kinetophone.metrics.evaluate import evaluate as score_clips
+    from kinetophone.metrics.generated import evaluate_generated
+    from kinetophone.pipeline import Kinetophone
 
     spec = BundleSpec.read(bundle)
-    true = [hits_data.make_clip("test", index, spec.size) for index in range(count)]
-    true_clips = [
-        Clip(clip.video, fps=as_fps(hits_data.FPS), audio=clip.audio, sample_rate=hits_data.SAMPLE_RATE)
-        for clip in true
-    ]
-    truth = {str(index): clip.events()["strikes_s"] for index, clip in enumerate(true)}
-    prompts = [clip.caption for clip in true]
-    made = {"generated": _generate(prompts, bundle, device, seed=seed, **options)}
-    if uncoupled:
-        made["uncoupled"] = _generate(prompts, bundle, device, seed=seed, coupled=False, **options)
-    if keep is not None:
-        for name, clips in made.items():
-            for index, clip in enumerate(clips):
-                clip.save(keep / name / f"{index:04d}.mp4")
-    reports = {
-        name: score_clips(clips, seed=seed, workers=workers, progress=True) for name, clips in made.items()
-    }
-    reports["true"] = score_clips(true_clips, truth=truth, seed=seed, workers=workers, progress=True)
-    return reports
+    pipe = Kinetophone.from_pretrained(bundle, **_given(device=device))
+    return evaluate_generated(
+        pipe,
+        spec.folder,
+        count,
+        size=spec.size,
+        uncoupled=uncoupled,
+        seed=seed,
+        workers=workers,
+        keep=keep,
+        progress=True,
+        **options,
+    )
 
 
 def _generate(prompts: list[str], bundle: str, device: str | None, **options: Any) -> list[Clip]:
@@ -319,6 +336,14 @@ def _print_report(name: str, report: Report) -> None:
     (console if console.is_terminal else Console(width=140)).print(table)
     for clip in report.unscored:
         typer.echo(f"not scored: {clip.name}: {clip.reason}")
+
+
+def _print_materials(materials: dict[str, Agreement]) -> None:
+    for pair, share in materials.items():
+        low, high = share.interval.low, share.interval.high
+        typer.echo(
+            f"material agreement {pair}: {share.value:.3f} ({low:.3f} to {high:.3f}), chance 0.2, n {share.n}"
+        )
 
 
 def _cell(value: Any) -> str:

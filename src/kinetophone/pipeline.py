@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from kinetophone.av import AV
 from kinetophone.bases.animatediff import AnimateDiff
 from kinetophone.bases.audioldm import AudioLDM
+from kinetophone.bases.components import save_component
 from kinetophone.joint.clocks import local_grids
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
@@ -77,12 +79,12 @@ class Kinetophone:
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> None:
         """Write everything as a bundle: diffusers layout, weights in safetensors of ``dtype``."""
         root = Path(folder)
-        for modality, base in (("audio", self.bases.audio), ("video", self.bases.video)):
-            base.save_pretrained(root / modality, dtype)
-        self.coupling.to(dtype).save_pretrained(root / "coupling")
-        self.coupling.to(torch.float32)
-        settings = json.loads((self.spec.folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        (root / CONFIG_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        self.bases.audio.save_pretrained(root / "audio", dtype)
+        self.bases.video.save_pretrained(root / "video", dtype)
+        save_component(self.coupling, root / "coupling", dtype)
+        shutil.copyfile(self.spec.folder / CONFIG_NAME, root / CONFIG_NAME)
+        if (self.spec.folder / "classifiers").is_dir():
+            shutil.copytree(self.spec.folder / "classifiers", root / "classifiers", dirs_exist_ok=True)
 
     @property
     def device(self) -> torch.device:

@@ -7,7 +7,7 @@ material heard and the material asked for agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,11 @@ class GeneratedReport:
 
 def evaluate_generated(
     pipe: Kinetophone,
+    folder: Path,
     count: int,
     *,
+    size: int = 64,
+    uncoupled: bool = False,
     seed: int = 0,
     workers: int | None = None,
     keep: Path | None = None,
@@ -62,36 +65,38 @@ def evaluate_generated(
 
     Args:
         pipe: the model.
+        folder: its bundle, with the classifiers; without them materials are not judged.
         count: the first ``count`` clips of the test split give the prompts.
+        size: side of the true clips, in pixels.
+        uncoupled: measure samples with the coupling switched off, too.
         seed: of the first clip, the shuffles and the bootstrap.
         workers: processes of the detectors.
-        keep: folder for the generated clips as mp4, joint and uncoupled in folders of these names.
+        keep: folder for the generated clips as mp4, in a folder per set.
         progress: show progress bars.
         **options: passed to the pipeline, e.g. ``steps`` or ``gamma``.
 
     Returns:
-        Reports by set: "joint", "uncoupled", "true".
+        Reports by set: "generated", "uncoupled" (if asked for) and "true".
     """
-    true = [make_clip("test", i, pipe.spec.size) for i in range(count)]
+    true = [make_clip("test", i, size) for i in range(count)]
     prompts = [clip.caption for clip in true]
-    asked = [clip.scene.material for clip in true]
-    judge = MaterialJudge(pipe.spec.folder)
-    sets: dict[str, Callable[[], list[Clip]]] = {
-        "joint": lambda: pipe(prompts, seed=seed, progress=progress, **options),
-        "uncoupled": lambda: pipe(prompts, seed=seed, progress=progress, coupled=False, **options),
-        "true": lambda: [Clip(video=c.video, fps=FPS, audio=c.audio, sample_rate=SAMPLE_RATE) for c in true],
-    }
-    truth = {str(i): clip.events()["strikes_s"] for i, clip in enumerate(true)}
-    reports = {}
-    for name, make in sets.items():
-        clips = make()
-        if keep is not None and name != "true":
+    sets = {"generated": pipe(prompts, seed=seed, progress=progress, **options)}
+    if uncoupled:
+        sets["uncoupled"] = pipe(prompts, seed=seed, progress=progress, coupled=False, **options)
+    if keep is not None:
+        for name, clips in sets.items():
             for i, clip in enumerate(clips):
                 clip.save(keep / name / f"{i:04d}.mp4")
-        synchrony = evaluate(
-            clips, truth=truth if name == "true" else None, seed=seed, workers=workers, progress=progress
-        )
-        reports[name] = GeneratedReport(synchrony, material_agreement(judge, clips, asked, seed))
+    sets["true"] = [Clip(video=c.video, fps=FPS, audio=c.audio, sample_rate=SAMPLE_RATE) for c in true]
+    truth = {str(i): clip.events()["strikes_s"] for i, clip in enumerate(true)}
+    judge = MaterialJudge(folder) if (folder / "classifiers").is_dir() else None
+    asked = [clip.scene.material for clip in true]
+    reports = {}
+    for name, clips in sets.items():
+        known = truth if name == "true" else None
+        synchrony = evaluate(clips, truth=known, seed=seed, workers=workers, progress=progress)
+        materials = material_agreement(judge, clips, asked, seed) if judge else {}
+        reports[name] = GeneratedReport(synchrony, materials)
     return reports
 
 
