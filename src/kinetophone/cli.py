@@ -6,7 +6,7 @@ No heavy import at the top, so that ``kinetophone --help`` and every error about
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -233,21 +233,23 @@ def evaluate(
             from kinetophone.request import check_writable
 
             check_writable(json_path)
-        reports: Mapping[str, Report | GeneratedReport]
+        results = {}
         if folder is not None:
-            reports = {"clips": _evaluate_folder(folder, events, seed, workers)}
+            report = _evaluate_folder(folder, events, seed, workers)
+            _print_report("clips", report)
+            results["clips"] = report.to_dict()
         else:
             assert generate_count is not None
             _check_at_least_one("generate", generate_count)
             options = _given(steps=steps, gamma=gamma)
-            reports = _evaluate_generated(
+            for name, made in _evaluate_generated(
                 generate_count, bundle, device, uncoupled, keep, seed, workers, options
-            )
-        for name, report in reports.items():
-            _print_report(name, getattr(report, "synchrony", report))
-            _print_materials(getattr(report, "materials", {}))
+            ).items():
+                _print_report(name, made.synchrony)
+                _print_materials(made.materials)
+                results[name] = made.to_dict()
         if json_path is not None:
-            _write_json({name: report.to_dict() for name, report in reports.items()}, json_path)
+            _write_json(results, json_path)
             typer.echo(json_path)
 
 
