@@ -1,0 +1,65 @@
+"""Folders in diffusers layout: what is missing or foreign is named; what is saved is loaded again."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from torch import nn
+
+from kinetophone.bases.components import decode_latents, encode_latents, load_component, save_component
+
+
+@pytest.fixture
+def vae():
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 8],
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.5,
+    ).eval()
+
+
+def test_a_component_is_stored_small_and_runs_in_float32(vae, tmp_path):
+    save_component(vae, tmp_path / "vae", torch.float16)
+    assert vae.dtype == torch.float32
+    loaded = load_component(tmp_path, "vae", "diffusers")
+    assert loaded.dtype == torch.float32
+    for one, two in zip(vae.state_dict().values(), loaded.state_dict().values(), strict=True):
+        torch.testing.assert_close(one.half().float(), two, rtol=0, atol=0)
+
+
+def test_a_scheduler_is_a_component_too(tmp_path):
+    save_component(DDIMScheduler(beta_start=0.001), tmp_path / "scheduler", torch.float16)
+    assert load_component(tmp_path, "scheduler", "diffusers").config.beta_start == 0.001
+
+
+def test_latents_are_scaled_and_unscaled(vae):
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        z = encode_latents(vae, x)
+        torch.testing.assert_close(z, 0.5 * vae.encode(x).latent_dist.mode())
+        torch.testing.assert_close(decode_latents(vae, z, batch=2), vae.decode(z / 0.5).sample)
+
+
+def test_missing_and_unknown_components_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"vae holds no config\.json"):
+        load_component(tmp_path, "vae", "diffusers")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderOfTomorrow"}))
+    with pytest.raises(
+        ValueError, match="names the class 'AutoencoderOfTomorrow', which diffusers does not have"
+    ):
+        load_component(tmp_path, "vae", "diffusers")
+
+
+def test_saving_leaves_a_network_in_place(vae, tmp_path):
+    assert isinstance(vae, nn.Module)
+    before = vae.decoder.conv_out.bias.detach().clone()
+    save_component(vae, tmp_path / "vae", torch.float32)
+    torch.testing.assert_close(vae.decoder.conv_out.bias.detach(), before, rtol=0, atol=0)
