@@ -9,6 +9,7 @@ import torch
 
 from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
+from kinetophone.training import diffusion
 from kinetophone.training.loop import train
 from kinetophone.training.recipe import load_recipe
 from kinetophone.training.stages import build_stage
@@ -33,7 +34,7 @@ def shrunk(name, root):
     recipe = load_recipe(RECIPES / f"hits-{name}.yaml")
     data = dataclasses.replace(recipe.data, count=8, cache=str(root / "cache"))
     loop = dataclasses.replace(
-        recipe.loop, steps=2, batch_size=2, warmup=1, sample_every=0, checkpoint_every=2, log_every=1
+        recipe.loop, steps=2, batch_size=2, warmup=1, sample_every=2, checkpoint_every=2, log_every=1
     )
     return dataclasses.replace(recipe, data=data, loop=loop, bundle=str(root / "bundle"))
 
@@ -41,10 +42,17 @@ def shrunk(name, root):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     root = tmp_path_factory.mktemp("hits")
-    for name in ORDER:
-        recipe = shrunk(name, root)
-        train(build_stage(recipe), recipe.loop, root / "runs" / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "SAMPLE_STEPS", 1)
+        for name in ORDER:
+            recipe = shrunk(name, root)
+            train(build_stage(recipe), recipe.loop, root / "runs" / name)
     return root / "bundle"
+
+
+def test_every_stage_writes_something_to_look_at_or_listen_to(bundle):
+    for name in ("video-autoencoder", "audio-autoencoder", "image", "motion", "audio", "vocoder", "coupling"):
+        assert list((bundle.parent / "runs" / name).glob("sample-2*")), name
 
 
 def test_the_recipes_make_a_bundle_that_makes_a_clip(bundle):

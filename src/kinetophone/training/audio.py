@@ -27,6 +27,7 @@ from kinetophone.training.diffusion import (
     save_scheduler,
 )
 from kinetophone.training.recipe import Recipe
+from kinetophone.training.samples import mel_picture, save_wav
 
 
 class AudioStage:
@@ -74,15 +75,10 @@ class AudioStage:
             lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule
         )
         mel = decode_latents(self.vae, z)[:, 0]
-        picture = (
-            torch.cat(list(mel.transpose(1, 2).flip(1)), dim=0)
-            .add(11.5)
-            .mul(255 / 14)
-            .clamp(0, 255)
-            .byte()
-            .numpy()
-        )
-        cv2.imwrite(str(folder / f"sample-{step}.png"), cv2.applyColorMap(picture, cv2.COLORMAP_MAGMA))
+        cv2.imwrite(str(folder / f"sample-{step}.png"), mel_picture(mel))
+        if (self.bundle / "audio" / "vocoder").is_dir():
+            vocoder = load_component(self.bundle / "audio", "vocoder", "transformers")
+            save_wav(vocoder(mel).flatten(), folder / f"sample-{step}.wav")
 
     def export(self) -> None:
         self.unet.save_pretrained(self.bundle / "audio" / "unet")

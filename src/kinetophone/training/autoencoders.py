@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from kinetophone.data.arrays import ClipArrays, load_hits
 from kinetophone.training.recipe import Recipe
+from kinetophone.training.samples import mel_picture, save_strips
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,9 +72,7 @@ class VideoAutoencoder:
     def sample(self, folder: Path, step: int) -> None:
         x = self._batch(np.random.default_rng(0))[:12]
         y = self.vae.decode(self.vae.encode(x).latent).sample.clamp(-1, 1)
-        rows = [torch.cat(list(v), dim=2) for v in (x, y)]
-        sheet = ((torch.cat(rows, dim=1).permute(1, 2, 0) + 1) * 127.5).byte().numpy()
-        cv2.imwrite(str(folder / f"sample-{step}.png"), cv2.resize(sheet, None, fx=2, fy=2)[..., ::-1])
+        save_strips(torch.stack([x, y]), folder / f"sample-{step}.png", scale=2)
 
     def export(self) -> None:
         with torch.no_grad():
@@ -120,9 +119,8 @@ class AudioAutoencoder:
     def sample(self, folder: Path, step: int) -> None:
         x = self._batch(np.random.default_rng(0), crop=400)[:4]
         y = self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample
-        rows = [torch.cat(list(v[:, 0].transpose(1, 2).flip(1)), dim=1) for v in (x, y)]
-        picture = torch.cat(rows, dim=0).add(11.5).mul(255 / 14).clamp(0, 255).byte().numpy()
-        cv2.imwrite(str(folder / f"sample-{step}.png"), cv2.applyColorMap(picture, cv2.COLORMAP_MAGMA))
+        picture = np.concatenate([mel_picture(torch.cat(list(v[:, 0]))[None]) for v in (x, y)])
+        cv2.imwrite(str(folder / f"sample-{step}.png"), picture)
 
     def export(self) -> None:
         with torch.no_grad():

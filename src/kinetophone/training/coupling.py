@@ -26,9 +26,11 @@ from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.joint import guided, initial_noise, sample_joint
+from kinetophone.training import diffusion
 from kinetophone.training.autoencoders import load_clips
 from kinetophone.training.diffusion import SAMPLE_PROMPTS, channels_last, drop_texts, random_timesteps
 from kinetophone.training.recipe import Recipe
+from kinetophone.training.samples import mel_picture, save_wav
 
 
 class CouplingStage:
@@ -121,7 +123,7 @@ class CouplingStage:
         prompts = list(SAMPLE_PROMPTS)
         shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
         text, empty = self._text(prompts), self._text([""] * len(prompts))
-        grids = local_grids(self.bases.map(lambda base: base.scheduler), 25)
+        grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
         z = sample_joint(
             guided(self.model, text, empty, AV(audio=2.0, video=2.0)), noise, grids, self.schedules
@@ -131,10 +133,13 @@ class CouplingStage:
         rows = []
         for clip, spectrum in zip(frames, mel, strict=True):
             strip = np.concatenate(list(clip), axis=1)
-            picture = spectrum.T.flip(0).add(11.5).mul(255 / 14).clamp(0, 255).byte().numpy()
-            picture = cv2.resize(picture, (strip.shape[1], 64), interpolation=cv2.INTER_AREA)
-            rows += [strip[..., ::-1], cv2.applyColorMap(picture, cv2.COLORMAP_MAGMA)]
+            picture = cv2.resize(
+                mel_picture(spectrum[None]), (strip.shape[1], 64), interpolation=cv2.INTER_AREA
+            )
+            rows += [strip[..., ::-1], picture]
         cv2.imwrite(str(folder / f"sample-{step}.png"), np.concatenate(rows))
+        with torch.no_grad():
+            save_wav(self.bases.audio.vocoder.cpu()(mel).flatten(), folder / f"sample-{step}.wav")
 
     def export(self) -> None:
         self.coupling.save_pretrained(self.bundle / "coupling")

@@ -27,6 +27,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     "audio": {**_COMMON, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"},
 }
 TEXT_DROPOUT = 0.1
+SAMPLE_STEPS = 25
 SAMPLE_PROMPTS = (
     "a drumstick hits a metal bowl three times",
     "a hammer hits a brown wooden block twice slowly",
@@ -78,9 +79,9 @@ def sample_base(
     predict: Callable[[Tensor, Tensor], Tensor],
     shape: tuple[int, ...],
     schedule: NoiseSchedule,
-    steps: int = 25,
 ) -> Tensor:
     """DDIM samples of one base alone: ``predict(latents, timesteps)`` gives the noise. Seed 0."""
+    steps = SAMPLE_STEPS
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     grid = torch.linspace(T_MAX, 0, steps + 1)[:-1].round().long().clamp(max=T_MAX - 1)
     for k, t in enumerate(grid):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
@@ -30,6 +29,7 @@ from kinetophone.training.diffusion import (
     save_scheduler,
 )
 from kinetophone.training.recipe import Recipe
+from kinetophone.training.samples import save_strips
 
 
 class _VideoStage:
@@ -55,15 +55,8 @@ class _VideoStage:
 
     def _sheet(self, latents: Tensor, path: Path, columns: int) -> None:
         """Clips as rows of ``columns`` frames; latents (B, C, T, h, w)."""
-        b = latents.shape[0]
-        frames = (
-            decode_latents(self.vae, latents.cpu().transpose(1, 2).flatten(0, 1))
-            .clamp(-1, 1)
-            .unflatten(0, (b, -1))
-        )
-        rows = [torch.cat(list(clip[:columns]), dim=2) for clip in frames]
-        sheet = ((torch.cat(rows, dim=1).permute(1, 2, 0) + 1) * 127.5).byte().numpy()
-        cv2.imwrite(str(path), sheet[..., ::-1])
+        frames = decode_latents(self.vae, latents.cpu().transpose(1, 2).flatten(0, 1))
+        save_strips(frames.unflatten(0, (latents.shape[0], -1))[:, :columns], path)
 
 
 class ImageStage(_VideoStage):

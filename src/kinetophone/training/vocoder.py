@@ -6,7 +6,6 @@ converges in minutes, and the clips' sounds - strikes that ring and die away - s
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
 from kinetophone.training.autoencoders import load_clips
 from kinetophone.training.recipe import Recipe
+from kinetophone.training.samples import save_wav
 
 _RESOLUTIONS = (128, 512, 2048)
 
@@ -71,9 +71,7 @@ class VocoderStage:
     def sample(self, folder: Path, step: int) -> None:
         for i in range(4):
             y = self.vocoder(torch.from_numpy(np.array(self.clips.mel[i])).float()[None])[0]
-            with wave.open(str(folder / f"sample-{step}-{i}.wav"), "wb") as file:
-                file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-                file.writeframes((y.clamp(-1, 1) * 32767).short().numpy().tobytes())
+            save_wav(y, folder / f"sample-{step}-{i}.wav")
 
     def export(self) -> None:
         self.vocoder.save_pretrained(Path(self.recipe.bundle) / "audio" / "vocoder")

@@ -1,0 +1,39 @@
+"""Pictures and sounds that stages write while they train, so that somebody looks and listens."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from kinetophone.media.mel import SAMPLE_RATE
+
+
+def save_strips(frames: Tensor, path: Path, scale: int = 1) -> None:
+    """Rows of frames as one PNG; ``frames`` (rows, columns, 3, H, W) in [-1, 1]."""
+    rows, columns, _, height, width = frames.shape
+    picture = frames.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).byte().cpu().numpy()[..., ::-1]
+    pixels = cv2.resize(np.ascontiguousarray(pixels), None, fx=scale, fy=scale)
+    cv2.imwrite(str(path), pixels)
+
+
+def mel_picture(mel: Tensor) -> np.ndarray:
+    """Log-mel (B, frames, 64) as BGR pixels (B * 64, frames, 3), low frequencies at the bottom."""
+    rows = mel.transpose(1, 2).flip(1).flatten(0, 1)
+    return cv2.applyColorMap(
+        rows.add(11.5).mul(255 / 14).clamp(0, 255).byte().cpu().numpy(), cv2.COLORMAP_MAGMA
+    )
+
+
+def save_wav(waveform: Tensor | np.ndarray, path: Path) -> None:
+    """A mono 16-bit file of (N,) samples in [-1, 1] at 16 kHz."""
+    samples = np.clip(np.asarray(waveform, np.float32), -1, 1)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
