@@ -282,6 +282,7 @@ def _evaluate_generated(
     from kinetophone.pipeline import Kinetophone
 
     spec = BundleSpec.read(bundle)
+    _quiet_libraries()
     pipe = Kinetophone.from_pretrained(bundle, **_given(device=device))
     return evaluate_generated(
         pipe,
@@ -300,8 +301,18 @@ def _evaluate_generated(
 def _generate(prompts: list[str], bundle: str, device: str | None, **options: Any) -> list[Clip]:
     from kinetophone.pipeline import Kinetophone
 
+    _quiet_libraries()
     pipe = Kinetophone.from_pretrained(bundle, **_given(device=device))
     return pipe(prompts, progress=True, **_given(**options))
+
+
+def _quiet_libraries() -> None:
+    """No bar for each of a dozen small weight files; warnings of the libraries stay."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
