@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinetophone.errors import MediaError
+from kinetophone.media.librosa_loading import load_librosa
 from kinetophone.media.write import replacing
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def log_mel_db(audio: np.ndarray, sample_rate: int, *, bins: int = 80) -> tuple[
     Returns:
         Levels (bins, frames) in [-80, 0], and the top of the highest bin in Hz. Silence is -80 everywhere.
     """
-    import librosa
+    librosa = load_librosa()
 
     window = 1024
     padded = np.pad(audio, (0, max(0, window - len(audio))))

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kinetophone.media.librosa_loading import load_librosa
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -49,18 +51,16 @@ def audio_peaks(waveform: Waveform, sample_rate: int) -> NDArray[np.float64]:
     Returns:
         Times in seconds, rising; empty for silence.
     """
-    from librosa import resample
-    from librosa.onset import onset_detect, onset_strength
-
     if not np.any(waveform):
         return np.zeros(0)
+    librosa = load_librosa()
     if sample_rate != _ONSET_RATE:
-        waveform = resample(waveform, orig_sr=sample_rate, target_sr=_ONSET_RATE)
+        waveform = librosa.resample(waveform, orig_sr=sample_rate, target_sr=_ONSET_RATE)
     waveform = np.pad(waveform, (0, max(0, _SHORTEST_SAMPLES - len(waveform))))
-    strength = onset_strength(y=waveform, sr=_ONSET_RATE)
+    strength = librosa.onset.onset_strength(y=waveform, sr=_ONSET_RATE)
     if not np.any(strength > 0):
         return np.zeros(0)
-    times_s = onset_detect(onset_envelope=strength, sr=_ONSET_RATE, units="time")
+    times_s = librosa.onset.onset_detect(onset_envelope=strength, sr=_ONSET_RATE, units="time")
     return np.asarray(times_s, np.float64)
 
 

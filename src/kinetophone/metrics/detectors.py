@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kinetophone.media.librosa_loading import load_librosa
 from kinetophone.metrics.alignment import flow_curve
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ def onsets_from_audio(
         Times in seconds, rising; empty for silence. A sound that is there from the first sample has no onset:
         it cannot be told from one that began before. Nor has one that begins in the last 26 ms.
     """
-    from librosa.feature import melspectrogram
-    from librosa.onset import onset_strength
+    librosa = load_librosa()
     from scipy.signal import find_peaks
 
     if not np.any(waveform):
@@ -121,13 +121,13 @@ def onsets_from_audio(
     # Mirrored, since silence in front would make an onset of any sound that is there from the start.
     lead = 4 * window
     padded = np.pad(waveform, lead, mode="symmetric")
-    mel = melspectrogram(
+    mel = librosa.feature.melspectrogram(
         y=padded, sr=sample_rate, n_fft=window, hop_length=hop, n_mels=64, fmin=60, fmax=sample_rate / 2
     )
     levels_db = 10.0 * np.log10(np.maximum(mel, 1e-10))
     # Below this, rises are the noise floor's: without the clip a whisper in silence is a steep flux.
     levels_db = np.maximum(levels_db, levels_db.max() - 60.0)
-    strength = onset_strength(S=levels_db, sr=sample_rate, hop_length=hop, center=False)
+    strength = librosa.onset.onset_strength(S=levels_db, sr=sample_rate, hop_length=hop, center=False)
     if strength.max() <= 0:
         return np.zeros(0)
     peaks, _ = find_peaks(

@@ -1,0 +1,36 @@
+"""Importing librosa without a race.
+
+librosa compiles a few functions with numba when it is first imported, into a cache beside its own files. Two
+processes that do so at the same time can leave a broken cache, and every later import then ends in a
+segmentation fault (seen with numba 0.68: two test workers on a fresh installation). A lock between
+processes lets one of them compile; the others find the cache whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+
+@functools.cache
+def load_librosa() -> ModuleType:
+    """Import librosa, with what is compiled on import, one process at a time."""
+    from filelock import FileLock
+
+    lock = Path(tempfile.gettempdir()) / f"kinetophone-librosa-{getpass.getuser()}.lock"
+    with FileLock(lock):
+        import librosa
+        import librosa.feature
+        import librosa.onset
+        import librosa.util.utils
+
+        # Lazily loaded parts are compiled at their first use.
+        import numpy as np
+
+        click = np.zeros(4096, np.float32)
+        click[2048] = 1.0
+        librosa.onset.onset_detect(y=click, sr=22_050)
+        return librosa
