@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 
 @functools.cache
 def load_librosa() -> ModuleType:
@@ -23,14 +25,10 @@ def load_librosa() -> ModuleType:
     lock = Path(tempfile.gettempdir()) / f"kinetophone-librosa-{getpass.getuser()}.lock"
     with FileLock(lock):
         import librosa
-        import librosa.feature
-        import librosa.onset
-        import librosa.util.utils
+        from librosa.onset import onset_detect
 
         # Lazily loaded parts are compiled at their first use.
-        import numpy as np
-
         click = np.zeros(4096, np.float32)
         click[2048] = 1.0
-        librosa.onset.onset_detect(y=click, sr=22_050)
+        onset_detect(y=click, sr=22_050)
         return librosa
