@@ -5,6 +5,7 @@ Blur and noise make them judge generated clips by their material and not by thei
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def _roughen(x: Tensor, rng: np.random.Generator, generator: torch.Generator) ->
     return x + rng.uniform(0, 0.2) * torch.randn(x.shape, generator=generator)
 
 
-class _ClassifierStage:
+class _ClassifierStage(ABC):
     name: str
 
     def __init__(self, recipe: Recipe, channels: int) -> None:
@@ -35,8 +36,8 @@ class _ClassifierStage:
         self.net = MaterialClassifier(channels)
         self.trained: dict[str, nn.Module] = {"net": self.net}
 
-    def _input(self, index: np.ndarray, rng: np.random.Generator) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _input(self, index: np.ndarray, rng: np.random.Generator) -> Tensor: ...
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         index = rng.integers(len(self.clips), size=self.recipe.loop.batch_size)
@@ -45,7 +46,7 @@ class _ClassifierStage:
         accuracy = (logits.argmax(1) == target).float().mean()
         return {"loss": F.cross_entropy(logits, target, label_smoothing=0.05), "accuracy": accuracy}
 
-    def sample(self, folder: Path, step: int) -> None:
+    def sample(self, folder: Path, step: int) -> None:  # noqa: B027
         """Nothing to look at: accuracy is logged."""
 
     def export(self) -> None:

@@ -5,6 +5,7 @@ The towers that look and listen are small, and are kept beside the run only as c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _tower(in_channels: int, width: int, out: int, kernel: tuple[int, int]) -> n
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * kernel[0] * kernel[1], out))
 
 
-class TextContrast:
+class TextContrast(ABC):
     """Symmetric InfoNCE between captions and ``_views`` of their clips, with a learned temperature."""
 
     folder: str
@@ -75,14 +76,14 @@ class TextContrast:
         self.temperature = nn.ParameterList([nn.Parameter(torch.tensor(2.0))])
         self.trained = {"text": self.encoder, "tower": tower, "temperature": self.temperature}
 
-    def _build(self, vocabulary: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _build(self, vocabulary: int) -> Any: ...
 
-    def _text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self, ids: Tensor, mask: Tensor) -> Tensor: ...
 
-    def _views(self, index: np.ndarray, rng: np.random.Generator) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _views(self, index: np.ndarray, rng: np.random.Generator) -> Tensor: ...
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         batch = self.recipe.loop.batch_size
@@ -95,7 +96,7 @@ class TextContrast:
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return {"loss": loss, "recall@1": (logits.argmax(1) == target).float().mean()}
 
-    def sample(self, folder: Path, step: int) -> None:
+    def sample(self, folder: Path, step: int) -> None:  # noqa: B027
         """Nothing to look at: the logged recall says how well captions find their clips."""
 
     def export(self) -> None:
