@@ -5,7 +5,7 @@ Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T, h, w), scaled; tex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from kinetophone.bases.components import (
     decode_latents,
     encode_latents,
-    load_component,
+    load_components,
     save_component,
     tokenize,
 )
@@ -35,16 +35,7 @@ class AnimateDiff:
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> AnimateDiff:
         """Load a folder in diffusers layout; raises ValueError where a component is missing."""
-        from transformers import AutoTokenizer
-
-        root = Path(folder)
-        return cls(
-            unet=load_component(root, "unet", "diffusers").eval(),
-            vae=load_component(root, "vae", "diffusers").eval(),
-            text_encoder=load_component(root, "text_encoder", "transformers").eval(),
-            tokenizer=AutoTokenizer.from_pretrained(root / "tokenizer"),
-            scheduler=load_component(root, "scheduler", "diffusers"),
-        )
+        return cls(**load_components(folder, [field.name for field in fields(cls)]))
 
     def to(self, device: torch.device | str) -> AnimateDiff:
         """Move every network to ``device``."""
@@ -54,8 +45,8 @@ class AnimateDiff:
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write every component in diffusers layout, networks as ``dtype``."""
-        for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-            save_component(getattr(self, name), Path(folder) / name, dtype)
+        for field in fields(self):
+            save_component(getattr(self, field.name), Path(folder) / field.name, dtype)
 
     @property
     def factor(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,33 @@ def load_component(folder: Path, name: str, library: str) -> Any:
     # Bundles are stored in half precision and run in float32: nothing is guessed from the files.
     dtype = {"torch_dtype" if library == "diffusers" else "dtype": torch.float32}
     return getattr(module, named).from_pretrained(path, **dtype)
+
+
+_LIBRARIES = {
+    "unet": "diffusers",
+    "vae": "diffusers",
+    "scheduler": "diffusers",
+    "text_encoder": "transformers",
+    "vocoder": "transformers",
+}
+
+
+def load_components(folder: Path | str, names: Iterable[str]) -> dict[str, Any]:
+    """Load the named components of a folder in diffusers layout; networks are in evaluation mode.
+
+    Raises ValueError where a component is missing.
+    """
+    from transformers import AutoTokenizer
+
+    root = Path(folder)
+    loaded: dict[str, Any] = {}
+    for name in names:
+        if name == "tokenizer":
+            loaded[name] = AutoTokenizer.from_pretrained(root / name)
+            continue
+        component = load_component(root, name, _LIBRARIES[name])
+        loaded[name] = component.eval() if isinstance(component, nn.Module) else component
+    return loaded
 
 
 def save_component(component: Any, path: Path, dtype: torch.dtype) -> None:

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from kinetophone.bases.components import decode_latents, load_component, tokenize
+from kinetophone.bases.components import decode_latents, load_component, load_components, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.training.autoencoders import load_clips
@@ -34,14 +34,11 @@ class AudioStage:
     """Noise prediction on latents (B, C, L, M)."""
 
     def __init__(self, recipe: Recipe) -> None:
-        from transformers import AutoTokenizer
-
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
-        root = self.bundle / "audio"
-        self.vae = load_component(root, "vae", "diffusers").eval()
         self.device = torch.device(recipe.loop.device)
-        self.text_encoder = load_component(root, "text_encoder", "transformers").eval().to(self.device)
-        self.tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
+        frozen = load_components(self.bundle / "audio", ("vae", "text_encoder", "tokenizer"))
+        self.vae, self.tokenizer = frozen["vae"], frozen["tokenizer"]
+        self.text_encoder = frozen["text_encoder"].to(self.device)
         clips = load_clips(recipe)
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), None, self.vae)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("audio"))

@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STAGES = (
-    "video-autoencoder",
-    "audio-autoencoder",
-    "clip-text",
-    "clap-text",
-    "image",
-    "motion",
-    "audio",
-    "vocoder",
-    "coupling",
-    "picture-classifier",
-    "sound-classifier",
-)
+# stage -> the module of this package and the class that train it, imported when it is built
+STAGES = {
+    "video-autoencoder": ("autoencoders", "VideoAutoencoder"),
+    "audio-autoencoder": ("autoencoders", "AudioAutoencoder"),
+    "clip-text": ("text", "ClipText"),
+    "clap-text": ("text", "ClapText"),
+    "image": ("video", "ImageStage"),
+    "motion": ("video", "MotionStage"),
+    "audio": ("audio", "AudioStage"),
+    "vocoder": ("vocoder", "VocoderStage"),
+    "coupling": ("coupling", "CouplingStage"),
+    "picture-classifier": ("classifiers", "PictureClassifier"),
+    "sound-classifier": ("classifiers", "SoundClassifier"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which class trains which stage."""
+"""Building the stage that a recipe names."""
 
 from __future__ import annotations
 
@@ -7,26 +7,12 @@ import importlib
 import torch
 
 from kinetophone.training.loop import Stage
-from kinetophone.training.recipe import Recipe
-
-_STAGES = {
-    "video-autoencoder": ("autoencoders", "VideoAutoencoder"),
-    "audio-autoencoder": ("autoencoders", "AudioAutoencoder"),
-    "clip-text": ("text", "ClipText"),
-    "clap-text": ("text", "ClapText"),
-    "image": ("video", "ImageStage"),
-    "motion": ("video", "MotionStage"),
-    "audio": ("audio", "AudioStage"),
-    "vocoder": ("vocoder", "VocoderStage"),
-    "coupling": ("coupling", "CouplingStage"),
-    "picture-classifier": ("classifiers", "PictureClassifier"),
-    "sound-classifier": ("classifiers", "SoundClassifier"),
-}
+from kinetophone.training.recipe import STAGES, Recipe
 
 
 def build_stage(recipe: Recipe) -> Stage:
     """Build the recipe's stage; its initial weights follow from the recipe's seed."""
-    module, name = _STAGES[recipe.stage]
+    module, name = STAGES[recipe.stage]
     torch.manual_seed(recipe.loop.seed)
     stage: Stage = getattr(importlib.import_module(f"kinetophone.training.{module}"), name)(recipe)
     return stage

@@ -14,7 +14,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinetophone.bases.components import decode_latents, load_component, tokenize
+from kinetophone.bases.components import decode_latents, load_components, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.training.autoencoders import load_clips
@@ -34,18 +34,14 @@ from kinetophone.training.samples import save_strips
 
 class _VideoStage:
     def __init__(self, recipe: Recipe) -> None:
-        from transformers import AutoTokenizer
-
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
-        root = self.bundle / "video"
-        self.vae = load_component(root, "vae", "diffusers").eval()
-        self.text_encoder = load_component(root, "text_encoder", "transformers").eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
         self.device = torch.device(recipe.loop.device)
+        frozen = load_components(self.bundle / "video", ("vae", "text_encoder", "tokenizer"))
+        self.vae, self.tokenizer = frozen["vae"], frozen["tokenizer"]
+        self.text_encoder = frozen["text_encoder"].to(self.device)
         clips = load_clips(recipe)
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
-        self.text_encoder.to(self.device)
         save_scheduler("video", self.bundle)
 
     @torch.no_grad()
