@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from kinetophone.bases.components import decode_latents, load_component, load_components, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
-from kinetophone.training.autoencoders import load_clips
+from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
     channels_last,
     drop_texts,
     make_scheduler,
+    noise_loss,
     noised,
     random_timesteps,
     sample_base,
@@ -31,7 +32,7 @@ from kinetophone.training.samples import mel_picture, save_wav
 
 
 class AudioStage:
-    """Noise prediction on latents (B, C, L, M)."""
+    """Noise prediction on latents (B, C, L, M). Options: ``snr_gamma`` as in ``noise_loss``."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
@@ -42,7 +43,12 @@ class AudioStage:
         clips = load_clips(recipe)
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), None, self.vae)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("audio"))
-        self.unet: Any = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
+        unet = (
+            load_component(self.bundle / "audio", "unet", "diffusers")
+            if recipe.continued
+            else UNet2DConditionModel(**recipe.model)
+        )
+        self.unet: Any = channels_last(unet).to(self.device)
         self.trained = {"unet": self.unet}
         save_scheduler("audio", self.bundle)
 
@@ -63,7 +69,7 @@ class AudioStage:
         t = random_timesteps(batch, generator).to(self.device)
         xt, noise = noised(x, self.schedule, t, generator)
         eps = self._predict(xt, t, self._text(drop_texts(texts, rng)))
-        return {"loss": F.mse_loss(eps.float(), noise)}
+        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), self.recipe.options["snr_gamma"])}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(list(SAMPLE_PROMPTS))

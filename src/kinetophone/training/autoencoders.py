@@ -15,18 +15,13 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinetophone.data.arrays import ClipArrays, load_hits
+from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_strips
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
-
-
-def load_clips(recipe: Recipe) -> ClipArrays:
-    """The clips of a recipe's data section."""
-    return load_hits(Path(recipe.data.cache), recipe.data.split, recipe.data.count, recipe.data.size)
 
 
 class VideoAutoencoder:

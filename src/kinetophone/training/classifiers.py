@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinetophone.metrics.hits import NAMES, MaterialClassifier, picture_input, sound_input
-from kinetophone.training.autoencoders import load_clips
+from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 
 

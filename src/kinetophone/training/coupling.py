@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kinetophone.av import AV
 from kinetophone.bases.animatediff import AnimateDiff
@@ -27,8 +26,14 @@ from kinetophone.joint.model import JointModel
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.joint import guided, initial_noise, sample_joint
 from kinetophone.training import diffusion
-from kinetophone.training.autoencoders import load_clips
-from kinetophone.training.diffusion import SAMPLE_PROMPTS, channels_last, drop_texts, random_timesteps
+from kinetophone.training.clips import load_clips
+from kinetophone.training.diffusion import (
+    SAMPLE_PROMPTS,
+    channels_last,
+    drop_texts,
+    noise_loss,
+    random_timesteps,
+)
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
 
@@ -37,7 +42,8 @@ class CouplingStage:
     """Noise prediction of both frozen U-Nets with the coupling between them.
 
     Options: ``self_conditioning`` and ``connector_dropout`` (rates), ``aligned_share`` (share of batches
-    whose connector levels lie near the sampler's path instead of anywhere).
+    whose connector levels lie near the sampler's path instead of anywhere), ``snr_gamma`` as in
+    ``noise_loss``.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -116,7 +122,10 @@ class CouplingStage:
             )
         )
         eps = self.model(noisy, t, text, features, coupled)
-        losses = eps.map(lambda e, n: F.mse_loss(e.float(), n), noise)
+        losses: AV[Tensor] = eps.map(
+            lambda e, n, s, level: noise_loss(e, n, s.alpha(level), options["snr_gamma"]),
+            noise, self.schedules, t,
+        )  # fmt: skip
         return {"loss": losses.audio + losses.video, "audio": losses.audio, "video": losses.video}
 
     def sample(self, folder: Path, step: int) -> None:

@@ -62,6 +62,17 @@ def random_timesteps(batch: int, generator: torch.Generator) -> Tensor:
     return (u * T_MAX).long().clamp(max=T_MAX - 1)
 
 
+def noise_loss(eps: Tensor, noise: Tensor, alpha: Tensor, snr_gamma: float) -> Tensor:
+    """Mean squared error of predicted noise (B, ...), each sample weighted by min(SNR, γ) / SNR.
+
+    The weight (arXiv 2303.09556) spares the nearly clean timesteps, whose noise nothing can predict.
+    ``alpha`` is ᾱ of each sample, (B,).
+    """
+    error = (eps.float() - noise).square().flatten(1).mean(1)
+    snr = (alpha / (1 - alpha)).to(error)
+    return (error * (snr.clamp(max=snr_gamma) / snr)).mean()
+
+
 def drop_texts(texts: list[str], rng: np.random.Generator, rate: float = TEXT_DROPOUT) -> list[str]:
     """Empty some of the captions, each by itself, for classifier-free guidance."""
     return ["" if rng.random() < rate else text for text in texts]

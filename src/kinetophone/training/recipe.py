@@ -59,13 +59,18 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run. ``bundle`` is the folder of components that stages read from and export to."""
+    """One training run. ``bundle`` is the folder of components that stages read from and export to.
+
+    With ``continued`` the weights start from the stage's own component in that folder, not at random: a
+    second run on top of an earlier recipe's, or of a shipped bundle that was copied there.
+    """
 
     stage: str
     name: str
     data: DataConfig
     loop: LoopConfig
     bundle: str = "runs/hits"
+    continued: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 

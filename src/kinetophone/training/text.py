@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinetophone.data.latents import CAPTIONS_PER_CLIP, load_captions
-from kinetophone.training.autoencoders import load_clips
+from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 
 BOS, EOS, PAD, UNK = "<s>", "</s>", "<pad>", "<unk>"

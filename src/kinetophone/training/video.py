@@ -14,15 +14,16 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinetophone.bases.components import decode_latents, load_components, tokenize
+from kinetophone.bases.components import decode_latents, load_component, load_components, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
-from kinetophone.training.autoencoders import load_clips
+from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
     channels_last,
     drop_texts,
     make_scheduler,
+    noise_loss,
     noised,
     random_timesteps,
     sample_base,
@@ -100,21 +101,30 @@ class ImageStage(_VideoStage):
 class MotionStage(_VideoStage):
     """``UNetMotionModel`` on whole clips, started from the image model.
 
-    ``options.train`` is "motion" (the image layers stay frozen, as in AnimateDiff) or "all".
+    Options: ``train`` is "motion" (the image layers stay frozen, as in AnimateDiff) or "all"; ``snr_gamma``
+    as in ``noise_loss``.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        image = UNet2DConditionModel.from_pretrained(self.bundle / "video" / "image_unet")
-        widths = image.config.block_out_channels
-        adapter = MotionAdapter(
-            block_out_channels=widths, motion_layers_per_block=image.config.layers_per_block, **recipe.model
+        unet = (
+            load_component(self.bundle / "video", "unet", "diffusers")
+            if recipe.continued
+            else self._from_image_model()
         )
-        unet = UNetMotionModel.from_unet2d(image, adapter)
         if recipe.options["train"] == "motion":
             unet.freeze_unet2d_params()
         self.unet: Any = channels_last(unet).to(self.device)
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
+
+    def _from_image_model(self) -> UNetMotionModel:
+        image = UNet2DConditionModel.from_pretrained(self.bundle / "video" / "image_unet")
+        adapter = MotionAdapter(
+            block_out_channels=image.config.block_out_channels,
+            motion_layers_per_block=image.config.layers_per_block,
+            **self.recipe.model,
+        )
+        return UNetMotionModel.from_unet2d(image, adapter)
 
     def _predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         states = text.repeat_interleave(x.shape[2], dim=0)
@@ -127,7 +137,7 @@ class MotionStage(_VideoStage):
         t = random_timesteps(batch, generator).to(self.device)
         xt, noise = noised(x, self.schedule, t, generator)
         eps = self._predict(xt, t, self._text(drop_texts(texts, rng)))
-        return {"loss": F.mse_loss(eps.float(), noise)}
+        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), self.recipe.options["snr_gamma"])}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(list(SAMPLE_PROMPTS))

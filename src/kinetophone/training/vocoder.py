@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
-from kinetophone.training.autoencoders import load_clips
+from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_wav
 
 _RESOLUTIONS = (128, 512, 2048)
+AUDIBLE = -8.0  # log-mel above the recordings' noise floor
 
 
 def spectral_distance(y: Tensor, x: Tensor) -> Tensor:
@@ -65,8 +66,16 @@ class VocoderStage:
         mel, x = self._batch(rng)
         y = self.vocoder(mel)
         spectral = spectral_distance(y, x)
-        mel_loss = F.l1_loss(log_mel(y), log_mel(x))
-        return {"loss": spectral + mel_loss, "spectral": spectral, "mel": mel_loss}
+        a, b = log_mel(y), log_mel(x)
+        mel_loss = F.l1_loss(a, b)
+        # Most of a clip is its noise floor, whose error nothing can lower: what rings above it counts more.
+        audible = F.l1_loss(a.clamp(min=AUDIBLE), b.clamp(min=AUDIBLE))
+        return {
+            "loss": spectral + mel_loss + 3 * audible,
+            "spectral": spectral,
+            "mel": mel_loss,
+            "audible": audible,
+        }
 
     def sample(self, folder: Path, step: int) -> None:
         for i in range(4):
