@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from kinetophone.cli import app
@@ -80,7 +81,7 @@ def test_generate_passes_on_what_was_given_and_nothing_else(
     assert result.stdout.strip() == "out/clip.mp4"
     assert (tmp_path / "out" / "clip.mp4").stat().st_size > 1000
     assert pipeline == [
-        {"bundle": str(bundle)},
+        {"bundle": str(bundle), "dtype": torch.float32, "allow_pickle": False},
         {"prompts": ["a bowl is hit"], "seconds": 4.0, "seed": 7, "steps": 5, "progress": True},
     ]
 
@@ -95,7 +96,12 @@ def test_generate_several_with_sheets(
     names = ["clip-0.wav", "clip-0.png", "clip-1.wav", "clip-1.png"]
     assert result.stdout.split() == names
     assert all((tmp_path / name).is_file() for name in names)
-    assert pipeline[0] == {"bundle": str(bundle), "device": "cpu"}
+    assert pipeline[0] == {
+        "bundle": str(bundle),
+        "device": "cpu",
+        "dtype": torch.float32,
+        "allow_pickle": False,
+    }
     assert pipeline[1] == {
         "prompts": ["a bowl", "a bowl"],
         "seconds": 4.0,

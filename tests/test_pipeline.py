@@ -1,9 +1,15 @@
 """The shipped bundle through the public calls: same seed, same clip; lengths; errors before any compute."""
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 
+import tiny
 from kinetophone import Kinetophone
+from kinetophone.av import AV
+from kinetophone.bases.components import cast
 from kinetophone.errors import RequestError
 from kinetophone.media.read import read_clip
 from kinetophone.request import BUNDLES
@@ -69,3 +75,122 @@ def test_the_bundle_is_small_and_safe():
     assert sum(f.stat().st_size for f in files) <= 40e6
     assert all(f.stat().st_size <= 16e6 for f in files)
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".txt", ".md"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tiny.save_all(tmp_path_factory.mktemp("models"))
+
+
+def awake(pipe):
+    """The pipe with a coupling that does something: a fresh one leaves the bases as they are."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in pipe.coupling.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return pipe
+
+
+def from_bases(models, video="animatediff", **options):
+    if video == "image":
+        options["motion_adapter"] = models / "adapter"
+    coupling = {"connector_channels": 32, "channel_mult": [1], "num_blocks": [1], "head_dim": 8}
+    bases = {"video": models / video, "audio": models / "audioldm", "device": "cpu", "frames": 4, "size": 16}
+    fresh = Kinetophone.from_bases(**{**bases, **options})
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        small = type(fresh.coupling).for_unets(fresh.bases.map(lambda base: base.unet), **coupling)
+    fresh.model.detach()
+    return awake(Kinetophone(fresh.bases, cast(small, fresh.coupling.dtype), fresh.spec))
+
+
+@pytest.mark.parametrize("video", ["animatediff", "image", "unet3d"])
+def test_text_to_mp4_with_every_family_of_video_base(models, tmp_path, video):
+    pipe = from_bases(models, video)
+    clips = pipe(["a drumstick hits a bowl", "metal"], steps=2)
+    apart = pipe(["a drumstick hits a bowl", "metal"], steps=2, coupled=False)
+    assert not np.array_equal(clips[0].video, apart[0].video)
+    for i, clip in enumerate(clips):
+        read = read_clip(clip.save(tmp_path / f"{i}.mp4"))
+        assert read.video.shape == (4, 16, 16, 3)
+        assert read.audio.shape == (8000,)
+
+
+def test_a_pair_of_bases_makes_what_its_positions_in_time_allow(models):
+    pipe = from_bases(models)
+    assert pipe("a bowl", steps=1, seconds=1)[0].video.shape[0] == 8
+    with pytest.raises(RequestError, match=r"makes clips of 0\.125 to 1 s in steps of 0\.125 s at 8 fps"):
+        pipe("a bowl", steps=1, seconds=2)
+    with pytest.raises(RequestError) as caught:
+        from_bases(models, frames=9, size=20)
+    assert caught.value.problems == (
+        "size is 20; this video base needs a multiple of 8",
+        "frames is 9; this video base makes 1 to 8",
+    )
+
+
+def test_half_precision_makes_a_clip_near_that_of_full_precision(models):
+    half = from_bases(models, dtype=torch.bfloat16)
+    assert half.coupling.dtype == half.bases.video.unet.dtype == torch.bfloat16
+    one, two = (pipe("a bowl", steps=2)[0] for pipe in (half, from_bases(models)))
+    assert np.isfinite(one.audio).all()
+    assert np.abs(one.video.astype(int) - two.video).mean() < 8
+
+
+@pytest.mark.parametrize("way", ["model", "sequential"])
+def test_offloading_changes_where_networks_wait_and_nothing_else(models, way):
+    expected = from_bases(models)("a bowl", steps=2)[0]
+    pipe = from_bases(models)
+    getattr(pipe, f"enable_{way}_cpu_offload")("cpu")
+    assert hasattr(pipe.bases.video.text_encoder, "_hf_hook")
+    assert hasattr(pipe.bases.audio.vocoder, "_hf_hook")
+    clip = pipe("a bowl", steps=2)[0]
+    np.testing.assert_array_equal(clip.video, expected.video)
+    np.testing.assert_allclose(clip.audio, expected.audio, atol=1e-7)
+
+
+def test_a_coupling_saved_without_its_bases_finds_them_again(models, tmp_path):
+    pipe = from_bases(models, "image", sampling="reference")
+    pipe.save_coupling(tmp_path / "coupled")
+    assert not (tmp_path / "coupled" / "video").exists()
+    again = Kinetophone.from_pretrained(tmp_path / "coupled", device="cpu")
+    assert again.spec.sampling == "reference"
+    for one, two in zip(pipe.coupling.parameters(), again.coupling.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    np.testing.assert_array_equal(pipe("a bowl", steps=2)[0].video, again("a bowl", steps=2)[0].video)
+
+
+def test_everything_saved_is_a_bundle_of_its_own(models, tmp_path):
+    pipe = from_bases(models)
+    pipe.save_pretrained(tmp_path / "whole")
+    again = Kinetophone.from_pretrained(tmp_path / "whole", device="cpu")
+    one, two = (p("a bowl", steps=2)[0] for p in (pipe, again))
+    np.testing.assert_array_equal(one.video, two.video)
+    np.testing.assert_allclose(one.audio, two.audio, atol=1e-7)
+
+
+def test_a_coupling_for_other_bases_is_refused(models, tmp_path):
+    from_bases(models).save_coupling(tmp_path / "coupled")
+    other = tiny.audioldm()
+    shutil.copytree(models / "audioldm", tmp_path / "narrow")
+    config = dict(other["unet"].config) | {"block_out_channels": (16, 64), "cross_attention_dim": (16, 64)}
+    type(other["unet"]).from_config(config).save_pretrained(tmp_path / "narrow" / "unet")
+    with pytest.raises(
+        RequestError, match=r"audio U-Net has block_out_channels \[16, 64\], the coupling was made"
+    ):
+        Kinetophone.from_bases(
+            video=models / "animatediff",
+            audio=tmp_path / "narrow",
+            coupling=tmp_path / "coupled",
+            device="cpu",
+        )
+    with pytest.raises(RequestError, match="holds no coupling"):
+        Kinetophone.from_bases(
+            video=models / "animatediff", audio=models / "audioldm", coupling=models, device="cpu"
+        )
+
+
+def test_the_final_noise_level_is_the_samplings(models):
+    ends = AV(*(from_bases(models, sampling=name).schedules.video for name in ("trailing", "reference")))
+    assert ends.audio.final_alpha_cumprod == 1.0
+    assert ends.video.final_alpha_cumprod < 1.0

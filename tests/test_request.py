@@ -12,7 +12,7 @@ import pytest
 from kinetophone import request
 from kinetophone.errors import RequestError
 from kinetophone.media import ClipTime
-from kinetophone.request import BundleSpec, GenerateRequest, available_bundles, check_output, check_request
+from kinetophone.request import BundleSpec, GenerateRequest, available_bundles, check_output
 
 CONFIG = {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16_000, "anything": "else"}
 
@@ -29,8 +29,9 @@ def write_bundle(folder: Path, **more: Any) -> Path:
 
 
 def test_a_plain_request_gets_the_bundles_time(bundle: Path) -> None:
-    assert check_request(prompts=("a bowl is hit",), bundle=bundle) == ClipTime(8, 32, 16_000)
-    assert check_request(prompts=("a", "b"), bundle=bundle, seconds=4, fps=8.0) == ClipTime(8, 32, 16_000)
+    one = GenerateRequest(prompts=("a bowl is hit",), bundle=bundle)
+    two = GenerateRequest(prompts=("a", "b"), bundle=BundleSpec.read(bundle), seconds=4, fps=8.0)
+    assert one.validate() == two.validate() == ClipTime(8, 32, 16_000)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
 
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(RequestError) as caught:
-        check_request(prompts=("",), bundle="nonesuch", steps=0, gamma=-1, output="clip.avi")
+        GenerateRequest(prompts=("",), bundle="nonesuch", steps=0, gamma=-1, output="clip.avi").validate()
     assert len(caught.value.problems) == 5
 
 
@@ -82,15 +83,30 @@ def test_an_unknown_bundle_is_answered_with_those_there_are(
     assert available_bundles() == ["drops", "hits"]
     assert BundleSpec.read("hits").folder == tmp_path / "hits"
     with pytest.raises(
-        RequestError, match="unknown bundle 'hit'; available: 'drops', 'hits', or give the path"
+        RequestError, match="unknown bundle 'hit'; available: 'drops', 'hits', or give a folder"
     ):
         BundleSpec.read("hit")
     with pytest.raises(RequestError, match="unknown bundle ''"):
         BundleSpec.read("")
 
 
+def test_a_description_is_written_and_read_again(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b", fps_choices=[8, "25/2"], max_frames=64, sampling="reference")
+    spec = BundleSpec.read(folder)
+    (folder / "kinetophone.json").unlink()
+    spec.write(folder)
+    assert BundleSpec.read(folder) == spec
+
+
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"fps": 0, "frames": 32, "size": 64, "sample_rate": 16000}']
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"fps": 0, "frames": 32, "size": 64, "sample_rate": 16000}',
+        '{"fps": 8, "frames": 32, "size": 64, "sample_rate": 16000, "sampling": "uphill"}',
+    ],
 )
 def test_a_bundle_with_a_bad_description(tmp_path: Path, text: str) -> None:
     (tmp_path / "kinetophone.json").write_text(text)

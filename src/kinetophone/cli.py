@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -18,9 +18,9 @@ from kinetophone import __version__
 from kinetophone.errors import RequestError, UserError
 
 if TYPE_CHECKING:
-    from kinetophone.media import Clip
     from kinetophone.metrics.evaluate import Report
     from kinetophone.metrics.generated import Agreement, GeneratedReport
+    from kinetophone.pipeline import Kinetophone
 
 app = typer.Typer(
     help="Sounding video: picture and sound generated together, in sync.",
@@ -30,8 +30,12 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
+convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
+app.add_typer(convert, name="convert")
 
 USER_ERROR = 2
+Dtype = Literal["float32", "bfloat16", "float16"]
+Offload = Literal["none", "model", "sequential"]
 
 
 @contextmanager
@@ -94,6 +98,13 @@ def generate(
         bool, typer.Option("--sheet", help="Also write a contact sheet beside each clip.")
     ] = False,
     negative_prompt: Annotated[str | None, typer.Option(help="What is not wanted.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the networks; decoders always use float32.")] = "float32",
+    offload: Annotated[
+        Offload, typer.Option(help="Keep on the device only the model or the layer that is computing.")
+    ] = "none",
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickled weights of bases, as tensors only.")
+    ] = False,
 ) -> None:
     """Make sounding clips from a text."""
     from kinetophone.request import GenerateRequest
@@ -120,8 +131,10 @@ def generate(
             guidance_video=guidance_video,
             negative_prompt=negative_prompt,
         )
-        clips = _generate(
-            [prompt] * count, bundle, device, seconds=time.duration_s, fps=fps, seed=seed, **options
+        _quiet_libraries()
+        pipe = _load(bundle, device, dtype, offload, allow_pickle)
+        clips = pipe(
+            [prompt] * count, progress=True, seed=seed, **_given(seconds=time.duration_s, fps=fps), **options
         )
         for number, clip in enumerate(clips):
             path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
@@ -176,6 +189,33 @@ def pack(
 
         Kinetophone.from_pretrained(folder, device="cpu").save_pretrained(out, torch.float16)
         typer.echo(out)
+
+
+@convert.command()
+def reference(
+    source: Annotated[Path, typer.Argument(help="The authors' pipeline folder.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
+    audio_base: Annotated[
+        str | None, typer.Option(help="Folder or Hub id, for parts of the audio base that the folder lacks.")
+    ] = None,
+    video_base: Annotated[str | None, typer.Option(help="The same for the video base.")] = None,
+    motion_adapter: Annotated[
+        str | None, typer.Option(help="Folder or Hub id, for a video base that is an image model.")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickled weights, as tensors only.")
+    ] = False,
+) -> None:
+    """Convert the checkpoint published with arXiv 2409.17550 to a bundle."""
+    with _user_errors():
+        from kinetophone.request import check_writable
+
+        check_writable(out / "kinetophone.json")
+        from kinetophone.convert import convert_reference
+
+        _quiet_libraries()
+        bases = _given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
+        typer.echo(convert_reference(source, out, allow_pickle=allow_pickle, **bases))
 
 
 @data.command()
@@ -298,12 +338,23 @@ def _evaluate_generated(
     )
 
 
-def _generate(prompts: list[str], bundle: str, device: str | None, **options: Any) -> list[Clip]:
+def _load(bundle: str, device: str | None, dtype: Dtype, offload: Offload, allow_pickle: bool) -> Kinetophone:
+    import torch
+
     from kinetophone.pipeline import Kinetophone
 
-    _quiet_libraries()
-    pipe = Kinetophone.from_pretrained(bundle, **_given(device=device))
-    return pipe(prompts, progress=True, **_given(**options))
+    # Offloaded networks start on the CPU and visit the device.
+    pipe = Kinetophone.from_pretrained(
+        bundle,
+        dtype=getattr(torch, dtype),
+        allow_pickle=allow_pickle,
+        **_given(device=device if offload == "none" else "cpu"),
+    )
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device or "cuda")
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device or "cuda")
+    return pipe
 
 
 def _quiet_libraries() -> None:

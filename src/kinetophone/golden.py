@@ -22,25 +22,22 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.joint import reference
 from kinetophone.joint.clocks import local_grids
-from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import SUPPORTED, JointModel
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.sampling.joint import guided, sample_joint
 
 FORWARD_TOLERANCE = 4e-6
 SAMPLING_TOLERANCE = 1e-4
-COUPLINGS = {"additive": "cmc_pe", "attn": "cross_attention"}
 GUIDANCE = AV(audio=2.5, video=7.5)
 SAMPLING_RUN = re.compile(r"sample-(?P<case>.+)-gamma(?P<gamma>[\d.]+)-(?P<steps>\d+)steps")
 
@@ -57,23 +54,6 @@ class Result:
     def passed(self) -> bool:
         """Both within tolerance; NaN is not."""
         return all(getattr(self.error, modality) <= self.tolerance for modality in MODALITIES)
-
-
-def published_schedulers() -> AV[DDIMScheduler]:
-    """Noise schedules of the published pair, AnimateDiff and AudioLDM."""
-    common = {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}
-    return AV(
-        audio=DDIMScheduler(
-            beta_start=0.0015,
-            beta_end=0.0195,
-            beta_schedule="scaled_linear",
-            timestep_spacing="leading",
-            **common,
-        ),
-        video=DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="linear", timestep_spacing="linspace", **common
-        ),
-    )
 
 
 def formula_weight(part: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -125,28 +105,18 @@ def load_case(directory: Path, name: str) -> JointModel:
         ValueError: if the case asks for a U-Net or a coupling that is not supported.
     """
     case = json.loads((directory / f"{name}.json").read_text())
-    settings: dict[str, Any] = case["connectors"]
     if case["video_unet"] not in [cls.__name__ for cls in SUPPORTED.video]:
         raise ValueError(f"case {name} wants a video U-Net {case['video_unet']!r}")
-    if settings["connector_in_type"] not in COUPLINGS:
-        raise ValueError(f"case {name} wants a coupling {settings['connector_in_type']!r}")
     unets: AV[nn.Module] = AV(
         audio=diffusers.UNet2DConditionModel(**case["unet_audio"]),
         video=getattr(diffusers, case["video_unet"])(**case["unet_video"]),
     )
-    coupling = Coupling.for_unets(
-        unets,
-        coupling=COUPLINGS[settings["connector_in_type"]],
-        connector_input=settings["connector_out_input"],
-        connector_channels=settings["connector_channel"],
-        channel_mult=settings["channel_mult_connector"],
-        num_blocks=settings["num_blocks_connector"],
-        with_connector=settings["with_connector"],
-        head_dim=settings["attention_head_dim"],
-        feature_norm="time",
-        temporal_norm="time",
-    )
-    parts = {"unet_audio": unets.audio, "unet_video": unets.video, "connectors": coupling}
+    coupling = reference.coupling_for(unets, case["connectors"])
+    parts: dict[str, nn.Module] = {
+        "unet_audio": unets.audio,
+        "unet_video": unets.video,
+        "connectors": coupling,
+    }
     for part, module in parts.items():
         set_formula_weights(module, part, case["parameters"][part])
     return JointModel(unets, coupling).eval()
@@ -171,8 +141,10 @@ def check_sampling(directory: Path, name: str) -> Result:
     if match is None:
         raise ValueError(f"{name} is not named like a sampling run: sample-CASE-gammaG-Nsteps")
     model, golden = load_case(directory, match["case"]), load_file(directory / f"{name}.safetensors")
-    schedulers = published_schedulers()
-    grids = local_grids(schedulers, int(match["steps"]), float(match["gamma"]) or 1.0, spacing="reference")
+    schedulers = reference.schedulers()
+    grids = local_grids(
+        schedulers, int(match["steps"]), float(match["gamma"]) or 1.0, spacing=reference.SAMPLING
+    )
     for modality in MODALITIES:
         if not torch.equal(getattr(grids, modality), golden[f"timesteps_{modality}"].long()):
             raise ValueError(f"{name}: the {modality} grid is {getattr(grids, modality).tolist()}")
@@ -187,10 +159,10 @@ def check_sampling(directory: Path, name: str) -> Result:
 
 def check_grids(directory: Path, name: str = "grids") -> Result:
     """The local grids, which must be equal; the error is the largest difference in timesteps."""
-    schedulers = published_schedulers()
+    schedulers = reference.schedulers()
     worst = AV.both(0.0)
     for row in json.loads((directory / f"{name}.json").read_text()):
-        grids = local_grids(schedulers, row["steps"], row["gamma"] or 1.0, spacing="reference")
+        grids = local_grids(schedulers, row["steps"], row["gamma"] or 1.0, spacing=reference.SAMPLING)
         expected = AV(audio=torch.tensor(row["audio"]), video=torch.tensor(row["video"]))
         off = grids.map(lambda ours, golden: float((ours - golden).abs().max()), expected)
         worst = worst.map(max, off)

@@ -6,7 +6,9 @@ for::
     {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16000}
 
 and may widen it: ``"fps_choices": [8, 16]`` (default: ``fps`` only), and ``"min_frames"``, ``"max_frames"``
-(default: ``frames``) and ``"frame_step"`` (default: 1) for the lengths it can make.
+(default: ``frames``) and ``"frame_step"`` (default: 1) for the lengths it can make. ``"sampling"`` is
+"trailing" (ours, the default) or "reference" (the published implementation's grids), ``"defaults"`` holds the
+settings used where a call names none, and ``"bases"`` says where the base models are if not in the folder.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.media.timing import ClipTime, as_fps
@@ -31,6 +34,22 @@ CONFIG_NAME = "kinetophone.json"
 _MOST_STEPS = 1000
 _MOST_SEED = 2**63 - 1
 
+# Settings of the published experiments (arXiv 2409.17550), for pairs of bases that bring none of their own.
+PUBLISHED_DEFAULTS: dict[str, Any] = {
+    "steps": 50,
+    "gamma": 1.5,
+    "guidance_audio": 2.5,
+    "guidance_video": 7.5,
+    "negative_prompt": "bad quality, worse quality",
+}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# What a bundle on the Hub may hold, apart from its bases.
+_PARTS = (
+    "", "coupling", "classifiers",
+    *(f"video/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
+    *(f"audio/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "vocoder")),
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleSpec:
@@ -38,7 +57,7 @@ class BundleSpec:
 
     Attributes:
         name: As the user names it.
-        folder: The bundle's files.
+        folder: The bundle's files; None for a pair of bases that was put together in memory.
         fps: Frame rate it was trained at, used where none is asked for.
         frames: Length it was trained at, used where none is asked for.
         size: Height and width of its frames.
@@ -47,10 +66,13 @@ class BundleSpec:
         min_frames: Shortest length.
         max_frames: Longest length.
         frame_step: Lengths are ``min_frames`` plus a multiple of this.
+        sampling: "trailing" or "reference": spacing of the timesteps and where sampling ends.
+        defaults: ``steps``, ``gamma``, ``guidance_audio``, ``guidance_video`` and ``negative_prompt``.
+        bases: Arguments that load the "audio" and the "video" base; empty where they are in the folder.
     """
 
     name: str
-    folder: Path
+    folder: Path | None
     fps: Fraction
     frames: int
     size: int
@@ -59,6 +81,9 @@ class BundleSpec:
     min_frames: int
     max_frames: int
     frame_step: int = 1
+    sampling: Literal["trailing", "reference"] = "trailing"
+    defaults: dict[str, Any] = field(default_factory=lambda: dict(PUBLISHED_DEFAULTS))
+    bases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name_or_path: str | os.PathLike[str]) -> BundleSpec:
@@ -83,11 +108,25 @@ class BundleSpec:
                 min_frames=int(config.get("min_frames", frames)),
                 max_frames=int(config.get("max_frames", frames)),
                 frame_step=int(config.get("frame_step", 1)),
+                sampling=_one_of(config.get("sampling", "trailing"), ("trailing", "reference")),
+                defaults={**PUBLISHED_DEFAULTS, **config.get("defaults", {})},
+                bases=dict(config.get("bases", {})),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
                 [f"'{folder / CONFIG_NAME}' is not a bundle's description: {error!r}"]
             ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write the description into a bundle's folder."""
+        settings = asdict(self)
+        for key in ("name", "folder"):
+            del settings[key]
+        settings["fps"] = _plain(self.fps)
+        settings["fps_choices"] = [_plain(choice) for choice in self.fps_choices]
+        if not self.bases:
+            del settings["bases"]
+        (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def time(self, seconds: float | Fraction | None = None, fps: float | Fraction | None = None) -> ClipTime:
         """The time of a clip of ``seconds`` at ``fps``; the trained length and rate where not given.
@@ -121,13 +160,23 @@ class BundleSpec:
         return f"makes clips of {shortest} to {longest} s in steps of {step} s at {float(rate):g} fps"
 
 
+def _plain(rate: Fraction) -> int | str:
+    return int(rate) if rate.denominator == 1 else str(rate)
+
+
+def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
 def available_bundles() -> list[str]:
     """Names of the bundles that ship."""
     return sorted(config.parent.name for config in BUNDLES.glob(f"*/{CONFIG_NAME}"))
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle that ships, by name, or of any other, by its path.
+    """The folder of a bundle that ships, by name, or of any other, by its path or its id on the Hub.
 
     Raises:
         RequestError: There is none; the message names those there are.
@@ -137,9 +186,15 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
         return BUNDLES / name
     if name and (Path(name) / CONFIG_NAME).is_file():
         return Path(name)
+    if _HUB_ID.fullmatch(name) and not Path(name).exists():
+        from kinetophone.bases.hub import locate
+
+        folder = locate(name, _PARTS).folder
+        if (folder / CONFIG_NAME).is_file():
+            return folder
     known = ", ".join(f"'{bundle}'" for bundle in available_bundles()) or "none in this installation"
     raise RequestError(
-        [f"unknown bundle '{name}'; available: {known}, or give the path of a folder with a {CONFIG_NAME}"]
+        [f"unknown bundle '{name}'; available: {known}, or give a folder or Hub id with a {CONFIG_NAME}"]
     )
 
 
@@ -149,7 +204,7 @@ class GenerateRequest:
 
     Attributes:
         prompts: One text per clip.
-        bundle: Name or folder of the bundle.
+        bundle: Name, folder or Hub id of the bundle, or the spec of one that is loaded.
         seconds: Length in seconds.
         fps: Frames per second.
         steps: Number of sampling steps, 1 to 1000.
@@ -161,7 +216,7 @@ class GenerateRequest:
     """
 
     prompts: tuple[str, ...]
-    bundle: str | os.PathLike[str] = "hits"
+    bundle: str | os.PathLike[str] | BundleSpec = "hits"
     seconds: float | Fraction | None = None
     fps: float | Fraction | None = None
     steps: int | None = None
@@ -183,7 +238,8 @@ class GenerateRequest:
         problems = [*self._bad_prompts(), *self._bad_numbers()]
         time = None
         try:
-            time = BundleSpec.read(self.bundle).time(self.seconds, self.fps)
+            spec = self.bundle if isinstance(self.bundle, BundleSpec) else BundleSpec.read(self.bundle)
+            time = spec.time(self.seconds, self.fps)
         except RequestError as error:
             problems += error.problems
         if self.output is not None:
@@ -222,11 +278,6 @@ class GenerateRequest:
         if not 0 <= self.seed <= _MOST_SEED:
             problems.append(f"seed is {self.seed}; it must be 0 to 2^63 - 1")
         return problems
-
-
-def check_request(**request: Any) -> ClipTime:
-    """``GenerateRequest(**request).validate()``."""
-    return GenerateRequest(**request).validate()
 
 
 def check_output(path: str | os.PathLike[str]) -> None:

@@ -28,7 +28,7 @@ def vae():
 def test_a_component_is_stored_small_and_runs_in_float32(vae, tmp_path):
     save_component(vae, tmp_path / "vae", torch.float16)
     assert vae.dtype == torch.float32
-    loaded = load_component(tmp_path, "vae", "diffusers")
+    loaded = load_component(tmp_path, "vae")
     assert loaded.dtype == torch.float32
     for one, two in zip(vae.state_dict().values(), loaded.state_dict().values(), strict=True):
         torch.testing.assert_close(one.half().float(), two, rtol=0, atol=0)
@@ -36,7 +36,7 @@ def test_a_component_is_stored_small_and_runs_in_float32(vae, tmp_path):
 
 def test_a_scheduler_is_a_component_too(tmp_path):
     save_component(DDIMScheduler(beta_start=0.001), tmp_path / "scheduler", torch.float16)
-    assert load_component(tmp_path, "scheduler", "diffusers").config.beta_start == 0.001
+    assert load_component(tmp_path, "scheduler").config.beta_start == 0.001
 
 
 def test_latents_are_scaled_and_unscaled(vae):
@@ -49,13 +49,13 @@ def test_latents_are_scaled_and_unscaled(vae):
 
 def test_missing_and_unknown_components_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"vae holds no config\.json"):
-        load_component(tmp_path, "vae", "diffusers")
+        load_component(tmp_path, "vae")
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderOfTomorrow"}))
     with pytest.raises(
         ValueError, match="names the class 'AutoencoderOfTomorrow', which diffusers does not have"
     ):
-        load_component(tmp_path, "vae", "diffusers")
+        load_component(tmp_path, "vae")
 
 
 def test_saving_leaves_a_network_in_place(vae, tmp_path):

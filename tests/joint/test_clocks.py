@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from kinetophone.av import AV
 from kinetophone.errors import UserError
-from kinetophone.golden import published_schedulers
+from kinetophone.joint import reference
 from kinetophone.joint.clocks import T_MAX, local_grids, local_times
 
-SCHEDULERS = published_schedulers()
+SCHEDULERS = reference.schedulers()
 gammas = st.floats(0.1, 10)
 
 
@@ -75,7 +75,7 @@ def test_gamma_1_grids_are_the_schedulers_own_or_trailing() -> None:
 
 
 def test_the_schedulers_are_left_alone() -> None:
-    schedulers = published_schedulers()
+    schedulers = reference.schedulers()
     before = schedulers.audio.timesteps.clone()
     local_grids(schedulers, 7, 1.5, spacing="reference")
     assert torch.equal(schedulers.audio.timesteps, before)

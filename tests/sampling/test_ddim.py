@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from kinetophone.golden import published_schedulers
+from kinetophone.joint import reference
 from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
 
-SCHEDULER = published_schedulers().video
+SCHEDULER = reference.schedulers().video
 
 
 def test_the_clean_estimate_undoes_the_noise() -> None:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.golden import load_case, published_schedulers, relative_error
+from kinetophone.golden import load_case, relative_error
+from kinetophone.joint import reference
 from kinetophone.joint.clocks import local_grids
 from kinetophone.joint.model import JointModel
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.sampling.joint import Predict, Progress, guided, initial_noise, sample_joint
 
-SCHEDULERS = published_schedulers()
+SCHEDULERS = reference.schedulers()
 SCHEDULES = SCHEDULERS.map(NoiseSchedule.from_scheduler)
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -24,6 +24,9 @@ ORDER = (
     "audio",
     "vocoder",
     "coupling",
+    "audio-2",
+    "motion-2",
+    "coupling-2",
     "picture-classifier",
     "sound-classifier",
 )

@@ -1,83 +1,90 @@
-"""AnimateDiff: a latent image diffusion model with motion modules (``UNetMotionModel``) and CLIP text.
+"""AnimateDiff (arXiv 2307.04725): a latent image model with motion modules, ``UNetMotionModel``.
 
-Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T, h, w), scaled; text states (B, S, D).
+It comes either whole, or as an image model of the Stable Diffusion 1.5 type and a ``MotionAdapter`` trained
+for it (``guoyww/animatediff-motion-adapter-v1-5-2``, ``…-v1-5-3``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+import os
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from kinetophone.bases.components import (
-    decode_latents,
-    encode_latents,
-    load_components,
-    save_component,
-    tokenize,
-)
+from kinetophone.bases.components import component_class, load_components, load_network
+from kinetophone.bases.hub import Source, locate
+from kinetophone.bases.video import VideoBase
+from kinetophone.errors import RequestError
+
+MOTION_ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
+# What the adapters were trained with; an image model's own schedule is another.
+SCHEDULE = {
+    "beta_schedule": "linear",
+    "timestep_spacing": "linspace",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 
 
-@dataclass
-class AnimateDiff:
-    """The frozen video model and what turns text and frames into its inputs and back."""
+class AnimateDiff(VideoBase):
+    """``UNetMotionModel``, CLIP text, an image autoencoder."""
 
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
+    UNETS: ClassVar[tuple[str, ...]] = ("UNetMotionModel", "UNet2DConditionModel")
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> AnimateDiff:
-        """Load a folder in diffusers layout; raises ValueError where a component is missing."""
-        return cls(**load_components(folder, [field.name for field in fields(cls)]))
+    def from_source(
+        cls,
+        source: Source,
+        *,
+        motion_adapter: str | os.PathLike[str] | None = None,
+        adapter_revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        allow_pickle: bool = False,
+    ) -> AnimateDiff:
+        """Load the components that ``source`` holds.
 
-    def to(self, device: torch.device | str) -> AnimateDiff:
-        """Move every network to ``device``."""
-        for module in (self.unet, self.vae, self.text_encoder):
-            module.to(device)
-        return self
+        Args:
+            source: an AnimateDiff model, or an image model to put motion modules into.
+            motion_adapter: folder or Hub id of the motion modules, for an image model; the published ones if
+                not given.
+            adapter_revision: of the motion modules on the Hub.
+            dtype: of U-Net and text model.
+            allow_pickle: whether pickled weights may be read.
 
-    def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Write every component in diffusers layout, networks as ``dtype``."""
-        for field in fields(self):
-            save_component(getattr(self, field.name), Path(folder) / field.name, dtype)
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent position along one side."""
-        widths = (
-            getattr(self.vae.config, "block_out_channels", None) or self.vae.config.encoder_block_out_channels
+        Raises:
+            RequestError: if a component is missing, of another class, or does not fit the others.
+        """
+        reference: dict[str, Any] = {"name": source.name, "revision": source.revision}
+        whole = component_class(source.folder / "unet") == "UNetMotionModel"
+        if whole and motion_adapter is not None:
+            raise RequestError([f"'{source.name}' has motion modules of its own: give no motion adapter"])
+        adapter_source = None
+        if not whole:  # found before the image model is read, which takes long
+            adapter_source = locate(motion_adapter or MOTION_ADAPTER, [""], adapter_revision, allow_pickle)
+            reference["motion_adapter"] = adapter_source.name
+            reference["adapter_revision"] = adapter_source.revision
+        parts = load_components(
+            source.folder, {**cls.COMPONENTS, "unet": cls.UNETS}, dtype=dtype, allow_pickle=allow_pickle
         )
-        return int(2 ** (len(widths) - 1))
+        if adapter_source is not None:
+            parts["unet"] = _with_motion(parts["unet"], adapter_source, dtype, allow_pickle)
+            parts["scheduler"] = type(parts["scheduler"]).from_config(
+                {**parts["scheduler"].config, **SCHEDULE}
+            )
+        return cls(**parts, reference=reference)
 
-    def latent_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
-        """Shape (C, T, h, w) of a clip of ``frames`` frames of ``size`` pixels a side."""
-        return (self.unet.config.in_channels, frames, size // self.factor, size // self.factor)
 
-    @torch.no_grad()
-    def encode_prompt(self, prompts: list[str]) -> Tensor:
-        """CLIP hidden states (B, S, D) of ``prompts``."""
-        tokens = tokenize(self.tokenizer, prompts, self.text_encoder.device)
-        return self.text_encoder(input_ids=tokens["input_ids"]).last_hidden_state
+def _with_motion(image_unet: Any, source: Source, dtype: torch.dtype, allow_pickle: bool) -> Any:
+    from diffusers import MotionAdapter, UNetMotionModel
 
-    @torch.no_grad()
-    def encode(self, frames: Tensor) -> Tensor:
-        """Latents of uint8 frames (B, T, H, W, 3)."""
-        b, t = frames.shape[:2]
-        x = frames.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        z = encode_latents(self.vae, x.to(next(self.vae.parameters()).device))
-        return z.unflatten(0, (b, t)).transpose(1, 2)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Frames, uint8 (B, T, H, W, 3), of latents (B, C, T, h, w)."""
-        b, _, t = latents.shape[:3]
-        x = decode_latents(self.vae, latents.transpose(1, 2).flatten(0, 1))
-        frames = x.float().clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
-        return frames.unflatten(0, (b, t)).cpu().numpy()
+    found = component_class(source.folder)
+    if found != "MotionAdapter":
+        raise RequestError([f"'{source.name}' is a {found or 'folder without a model'}, not a MotionAdapter"])
+    adapter = load_network(source.folder, MotionAdapter, dtype=dtype, allow_pickle=allow_pickle)
+    widths, wanted = list(adapter.config.block_out_channels), list(image_unet.config.block_out_channels)
+    if widths != wanted:
+        raise RequestError(
+            [f"the motion adapter '{source.name}' has widths {widths}, but the image model {wanted}"]
+        )
+    return UNetMotionModel.from_unet2d(image_unet, adapter).to(dtype).eval()

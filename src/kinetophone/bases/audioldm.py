@@ -1,14 +1,14 @@
-"""AudioLDM: latent diffusion on log-mel spectrograms, CLAP text as class labels, a HiFi-GAN vocoder.
+"""AudioLDM (arXiv 2301.12503): latent diffusion on log-mel spectrograms, CLAP text as class labels, HiFi-GAN.
 
-Shapes: waveform float (B, N) in [-1, 1] at 16 kHz; latents float (B, C, L, M), time first, scaled;
-text (B, D).
+All sizes of ``cvssp/audioldm-*`` and any folder of the same classes. Shapes: waveform float (B, N) in [-1, 1]
+at 16 kHz; latents float (B, C, L, M), time first, scaled; text (B, D).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,16 +18,24 @@ from torch.nn import functional as F
 from kinetophone.bases.components import (
     decode_latents,
     encode_latents,
+    execution_device,
     load_components,
     save_component,
     tokenize,
 )
-from kinetophone.media.mel import HOP, MEL_BINS, log_mel
+from kinetophone.bases.hub import Source
+from kinetophone.errors import RequestError
+from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
+
+_CLIPS_AT_ONCE = 8
 
 
 @dataclass
 class AudioLDM:
-    """The frozen audio model and what turns text and sound into its inputs and back."""
+    """The frozen audio model and what turns text and sound into its inputs and back.
+
+    ``reference`` says where it came from, so that a coupling can be saved without its bases.
+    """
 
     unet: Any
     vae: Any
@@ -35,22 +43,59 @@ class AudioLDM:
     tokenizer: Any
     scheduler: Any
     vocoder: Any
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("ClapTextModelWithProjection",),
+        "tokenizer": (),
+        "scheduler": (),
+        "vocoder": ("SpeechT5HifiGan",),
+    }
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> AudioLDM:
-        """Load a folder in diffusers layout; raises ValueError where a component is missing."""
-        return cls(**load_components(folder, [field.name for field in fields(cls)]))
+    def from_source(
+        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+    ) -> AudioLDM:
+        """Load the components that ``source`` holds, networks in ``dtype``.
+
+        Raises:
+            RequestError: if a component is missing, of another class, or made for another sort of sound.
+        """
+        parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
+        vocoder = parts["vocoder"].config
+        hop = int(np.prod(vocoder.upsample_rates))
+        made_for = (vocoder.sampling_rate, vocoder.model_in_dim, hop)
+        if made_for != (SAMPLE_RATE, MEL_BINS, HOP):
+            raise RequestError(
+                [
+                    f"the vocoder of '{source.name}' makes {made_for[0]} Hz from {made_for[1]} mel bins "
+                    f"with hop {made_for[2]}; {SAMPLE_RATE} Hz, {MEL_BINS} and {HOP} are supported"
+                ]
+            )
+        return cls(**parts, reference={"name": source.name, "revision": source.revision})
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The components that have weights, by name."""
+        return {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "vocoder")}
 
     def to(self, device: torch.device | str) -> AudioLDM:
         """Move every network to ``device``."""
-        for module in (self.unet, self.vae, self.text_encoder, self.vocoder):
-            module.to(device)
+        for network in self.networks.values():
+            network.to(device)
         return self
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write every component in diffusers layout, networks as ``dtype``."""
-        for field in fields(self):
-            save_component(getattr(self, field.name), Path(folder) / field.name, dtype)
+        for name in self.COMPONENTS:
+            save_component(getattr(self, name), Path(folder) / name, dtype)
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, in Hz."""
+        return int(self.vocoder.config.sampling_rate)
 
     @property
     def factor(self) -> int:
@@ -66,13 +111,13 @@ class AudioLDM:
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Tensor:
         """L2-normalised CLAP text embeddings (B, D) of ``prompts``."""
-        tokens = tokenize(self.tokenizer, prompts, self.text_encoder.device)
+        tokens = tokenize(self.tokenizer, prompts, execution_device(self.text_encoder))
         return F.normalize(self.text_encoder(**tokens).text_embeds, dim=-1)
 
     @torch.no_grad()
     def encode_mel(self, mel: Tensor) -> Tensor:
         """Latents of log-mel (B, frames, 64); zero positions are appended up to the U-Net's multiple."""
-        z = encode_latents(self.vae, mel[:, None].to(next(self.vae.parameters()).device))
+        z = encode_latents(self.vae, mel[:, None].to(execution_device(self.vae)))
         length = self.latent_shape(mel.shape[1] * HOP)[1]
         return F.pad(z, (0, 0, 0, length - z.shape[2]))
 
@@ -83,13 +128,16 @@ class AudioLDM:
     @torch.no_grad()
     def decode_mel(self, latents: Tensor) -> Tensor:
         """Log-mel (B, frames, 64) of latents."""
-        return decode_latents(self.vae, latents)[:, 0]
+        return decode_latents(self.vae, latents, _CLIPS_AT_ONCE)[:, 0]
 
     @torch.no_grad()
     def decode(self, latents: Tensor, samples: int) -> np.ndarray:
-        """Sound of ``latents``: float32 (B, samples) in [-1, 1]."""
-        mel = self.decode_mel(latents)
-        waveform = torch.cat([self.vocoder(part) for part in mel.split(8)])
-        if waveform.shape[1] < samples:
-            raise ValueError(f"latents of {waveform.shape[1]} samples cannot give {samples}")
-        return waveform[:, :samples].float().clamp(-1, 1).cpu().numpy()
+        """Sound of ``latents``, float32 (B, samples) in [-1, 1]; the padding for the U-Net is cut first."""
+        length = -(-samples // (HOP * self.factor))
+        if latents.shape[2] < length:
+            raise ValueError(
+                f"latents of {latents.shape[2] * HOP * self.factor} samples cannot give {samples}"
+            )
+        mel = self.decode_mel(latents[:, :, :length])
+        waveform = torch.cat([self.vocoder(part) for part in mel.split(_CLIPS_AT_ONCE)])
+        return waveform[:, :samples].clamp(-1, 1).cpu().numpy()

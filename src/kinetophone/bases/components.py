@@ -3,71 +3,170 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
+from kinetophone.errors import RequestError
 
-def load_component(folder: Path, name: str, library: str) -> Any:
-    """Load ``folder/name`` as the class its ``config.json`` names.
-
-    ``library`` has that class: "diffusers" or "transformers".
-
-    Raises ValueError where the component is not there or is of no known class.
-    """
-    path = Path(folder) / name
-    config = next((path / f for f in ("config.json", "scheduler_config.json") if (path / f).is_file()), None)
-    if config is None:
-        raise ValueError(f"{path} holds no config.json: is {folder} a folder in diffusers layout?")
-    settings = json.loads(config.read_text())
-    named = settings.get("_class_name") or (settings.get("architectures") or [None])[0]
-    module = __import__(library)
-    if not named or not hasattr(module, named):
-        raise ValueError(f"{config} names the class {named!r}, which {library} does not have")
-    if config.name == "scheduler_config.json":
-        return getattr(module, named).from_pretrained(path)
-    # Bundles are stored in half precision and run in float32: nothing is guessed from the files.
-    dtype = {"torch_dtype" if library == "diffusers" else "dtype": torch.float32}
-    return getattr(module, named).from_pretrained(path, **dtype)
-
-
-_LIBRARIES = {
+LIBRARIES = {
     "unet": "diffusers",
     "vae": "diffusers",
     "scheduler": "diffusers",
     "text_encoder": "transformers",
     "vocoder": "transformers",
 }
+# These run in float32 whatever the rest is in: decoders overflow in half precision, and cost little.
+FLOAT32_ALWAYS = ("vae", "vocoder")
+MOST_TOKENS = 512
+CONFIGS = ("config.json", "scheduler_config.json")
 
 
-def load_components(folder: Path | str, names: Iterable[str]) -> dict[str, Any]:
-    """Load the named components of a folder in diffusers layout; networks are in evaluation mode.
+def component_class(path: Path) -> str | None:
+    """The class that a component's configuration names; None where there is no configuration."""
+    config = next((path / name for name in CONFIGS if (path / name).is_file()), None)
+    if config is None:
+        return None
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError([f"{config} is not JSON: {error}"]) from None
+    return settings.get("_class_name") or (settings.get("architectures") or [""])[0]
 
-    Raises ValueError where a component is missing.
+
+def load_component(
+    folder: Path, name: str, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+) -> Any:
+    """Load ``folder/name``, a component of a base, as the class its configuration names, in ``dtype``.
+
+    Raises:
+        RequestError: if it is not there, is of a class its library does not have, or its weights are damaged,
+            incomplete or pickled.
     """
-    from transformers import AutoTokenizer
+    path = folder / name
+    if name == "tokenizer":
+        from transformers import AutoTokenizer
 
+        return AutoTokenizer.from_pretrained(path)
+    found = component_class(path)
+    if found is None:
+        raise RequestError([f"{path} holds no config.json: is {folder} a folder in diffusers layout?"])
+    kind = getattr(__import__(LIBRARIES[name]), found, None)
+    if kind is None:
+        raise RequestError([f"{path} names the class {found!r}, which {LIBRARIES[name]} does not have"])
+    if name == "scheduler":
+        return kind.from_pretrained(path)
+    return load_network(path, kind, dtype=dtype, allow_pickle=allow_pickle)
+
+
+def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: bool = False) -> Any:
+    """Load a network of class ``kind`` from its folder, in evaluation mode.
+
+    Raises:
+        RequestError: if the weights are damaged, incomplete or pickled.
+    """
+    problems = list(_weight_problems(path, allow_pickle))
+    if problems:
+        raise RequestError(problems)
+    # Bundles are stored in half precision and run in another: nothing is guessed from the files.
+    options: dict[str, Any] = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
+    if not allow_pickle:
+        options["use_safetensors"] = True
+    network, info = kind.from_pretrained(path, output_loading_info=True, **options)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise RequestError([f"the weights in {path} lack {len(missing)} tensors, first {missing[0]}"])
+    return network.eval()
+
+
+def load_components(
+    folder: Path | str,
+    classes: Mapping[str, Sequence[str]],
+    *,
+    dtype: torch.dtype = torch.float32,
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Load the components of a base; networks are in evaluation mode.
+
+    Args:
+        folder: in diffusers layout.
+        classes: the classes each component may have, by name; none for the tokenizer and the scheduler, whose
+            own files say.
+        dtype: of the networks; autoencoder and vocoder are always in float32.
+        allow_pickle: whether pickled weights may be read (by ``torch.load(weights_only=True)``).
+
+    Raises:
+        RequestError: if components are missing, of another class or damaged; lists all, before any is loaded.
+    """
     root = Path(folder)
-    loaded: dict[str, Any] = {}
-    for name in names:
-        if name == "tokenizer":
-            loaded[name] = AutoTokenizer.from_pretrained(root / name)
-            continue
-        component = load_component(root, name, _LIBRARIES[name])
-        loaded[name] = component.eval() if isinstance(component, nn.Module) else component
-    return loaded
+    problems = [p for name in classes for p in _problems(root, name, classes[name], allow_pickle)]
+    if problems:
+        raise RequestError(problems)
+    return {
+        name: load_component(
+            root,
+            name,
+            dtype=torch.float32 if name in FLOAT32_ALWAYS else dtype,
+            allow_pickle=allow_pickle,
+        )
+        for name in classes
+    }
+
+
+def _problems(root: Path, name: str, allowed: Sequence[str], allow_pickle: bool) -> Iterator[str]:
+    path = root / name
+    if name == "tokenizer":
+        if not path.is_dir():
+            yield f"{root} has no tokenizer: is it a folder in diffusers layout?"
+        return
+    found = component_class(path)
+    if found is None:
+        yield f"{path} holds no config.json: is {root} a folder in diffusers layout?"
+    elif allowed and found not in allowed:
+        yield f"{path} is a {found or 'model of no named class'}, but this base needs {' or '.join(allowed)}"
+    elif name != "scheduler":
+        yield from _weight_problems(path, allow_pickle)
+
+
+def _weight_problems(path: Path, allow_pickle: bool) -> Iterator[str]:
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(path.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            yield f"{file} is damaged ({error}): copy or download it again"
+    pickled = sorted(path.glob("*.bin"))
+    if not files and pickled and not allow_pickle:
+        yield (
+            f"{path} has only pickled weights ({pickled[0].name}), which can run code: "
+            "allow_pickle (--allow-pickle) reads them, weights only"
+        )
+    elif not files and not pickled:
+        yield f"{path} has no weights (*.safetensors)"
+
+
+def cast(network: Any, dtype: torch.dtype) -> Any:
+    """``network`` with its floating-point tensors in ``dtype``, without the warning that diffusers gives."""
+    return nn.Module.to(network, dtype)
 
 
 def save_component(component: Any, path: Path, dtype: torch.dtype) -> None:
-    """Save ``component`` as ``dtype`` where it is a network; it stays in float32 itself."""
-    if isinstance(component, nn.Module):
-        component.to(dtype)
-    component.save_pretrained(path)
-    if isinstance(component, nn.Module):
-        component.float()
+    """Save ``component`` as ``dtype`` where it is a network; it keeps its own dtype and values itself."""
+    if not isinstance(component, nn.Module) or next(component.parameters()).dtype == dtype:
+        component.save_pretrained(path)
+        return
+    own = next(component.parameters()).dtype
+    exact = {name: tensor.clone() for name, tensor in component.state_dict().items()}
+    cast(component, dtype).save_pretrained(path)
+    cast(component, own)
+    component.load_state_dict(exact)
 
 
 def encode_latents(vae: Any, x: Tensor) -> Tensor:
@@ -78,8 +177,17 @@ def encode_latents(vae: Any, x: Tensor) -> Tensor:
 
 
 def decode_latents(vae: Any, z: Tensor, batch: int = 64) -> Tensor:
-    """Undo :func:`encode_latents`, ``batch`` items at a time."""
-    return torch.cat([vae.decode(part / vae.config.scaling_factor).sample for part in z.split(batch)])
+    """Undo :func:`encode_latents`, ``batch`` items at a time, in float32."""
+    return torch.cat([vae.decode(part.float() / vae.config.scaling_factor).sample for part in z.split(batch)])
+
+
+def execution_device(network: nn.Module) -> torch.device:
+    """Where ``network`` computes: not where its weights are while they are offloaded."""
+    for module in network.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(network.parameters()).device
 
 
 def tokenize(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str, Tensor]:
@@ -88,7 +196,8 @@ def tokenize(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str
         texts,
         padding="max_length",
         truncation=True,
-        max_length=tokenizer.model_max_length,
+        # Some tokenizers name no limit, which reads as 1e30.
+        max_length=min(tokenizer.model_max_length, MOST_TOKENS),
         return_tensors="pt",
     )
     return {key: tokens[key].to(device) for key in ("input_ids", "attention_mask")}

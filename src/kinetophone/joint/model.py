@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -82,6 +83,7 @@ class JointModel(nn.Module):
             handle.remove()
         self._handles.clear()
 
+    @apply_forward_hook  # an offloaded model comes to its device before this, as before forward
     def features(self, latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         """Run both connectors. ``features.audio`` is made *from* audio and conditions the *video* U-Net.
 

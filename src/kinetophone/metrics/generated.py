@@ -50,7 +50,7 @@ class GeneratedReport:
 
 def evaluate_generated(
     pipe: Kinetophone,
-    folder: Path,
+    folder: Path | None,
     count: int,
     *,
     size: int = 64,
@@ -89,7 +89,7 @@ def evaluate_generated(
                 clip.save(keep / name / f"{i:04d}.mp4")
     sets["true"] = [Clip(video=c.video, fps=FPS, audio=c.audio, sample_rate=SAMPLE_RATE) for c in true]
     truth = {str(i): clip.events()["strikes_s"] for i, clip in enumerate(true)}
-    judge = MaterialJudge(folder) if (folder / "classifiers").is_dir() else None
+    judge = MaterialJudge(folder) if folder and (folder / "classifiers").is_dir() else None
     asked = [clip.scene.material for clip in true]
     reports = {}
     for name, clips in sets.items():

@@ -47,7 +47,9 @@ class NoiseSchedule:
         Raises:
             ValueError: if the scheduler does not predict noise, or clips its clean estimate.
         """
-        config = DDIMScheduler.from_config(scheduler.config).config
+        # Only DDIM's own default is to clip: a scheduler that does not know the option does not.
+        clip = scheduler.config.get("clip_sample", False)
+        config = DDIMScheduler.from_config(scheduler.config, clip_sample=clip).config
         if config.prediction_type != "epsilon":
             raise ValueError(f"prediction_type is {config.prediction_type!r}; only 'epsilon' is supported")
         for option in ("clip_sample", "thresholding"):

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from kinetophone.bases.components import decode_latents, load_component, load_components, tokenize
+from kinetophone.bases.components import decode_latents, load_component, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.training.clips import load_clips
@@ -37,14 +37,15 @@ class AudioStage:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
-        frozen = load_components(self.bundle / "audio", ("vae", "text_encoder", "tokenizer"))
-        self.vae, self.tokenizer = frozen["vae"], frozen["tokenizer"]
-        self.text_encoder = frozen["text_encoder"].to(self.device)
+        self.vae, self.tokenizer, text_encoder = (
+            load_component(self.bundle / "audio", name) for name in ("vae", "tokenizer", "text_encoder")
+        )
+        self.text_encoder = text_encoder.to(self.device)
         clips = load_clips(recipe)
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), None, self.vae)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("audio"))
         unet = (
-            load_component(self.bundle / "audio", "unet", "diffusers")
+            load_component(self.bundle / "audio", "unet")
             if recipe.continued
             else UNet2DConditionModel(**recipe.model)
         )
@@ -80,7 +81,7 @@ class AudioStage:
         mel = decode_latents(self.vae, z)[:, 0]
         cv2.imwrite(str(folder / f"sample-{step}.png"), mel_picture(mel))
         if (self.bundle / "audio" / "vocoder").is_dir():
-            vocoder = load_component(self.bundle / "audio", "vocoder", "transformers")
+            vocoder = load_component(self.bundle / "audio", "vocoder")
             save_wav(vocoder(mel).flatten(), folder / f"sample-{step}.wav")
 
     def export(self) -> None:

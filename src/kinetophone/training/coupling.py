@@ -7,8 +7,8 @@ makes its estimate at the connector's level, as sampling does (the published cod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from kinetophone.av import AV
-from kinetophone.bases.animatediff import AnimateDiff
-from kinetophone.bases.audioldm import AudioLDM
+from kinetophone.bases.components import load_network
+from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.data.hits import FPS
 from kinetophone.data.latents import load_latents
 from kinetophone.joint.clocks import DEFAULT_GAMMA, T_MAX, local_grids
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
+from kinetophone.request import BundleSpec
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.joint import guided, initial_noise, sample_joint
 from kinetophone.training import diffusion
@@ -37,6 +39,8 @@ from kinetophone.training.diffusion import (
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
 
+GUIDANCE = AV(audio=2.0, video=2.0)  # of samples, and the bundle's default
+
 
 class CouplingStage:
     """Noise prediction of both frozen U-Nets with the coupling between them.
@@ -50,8 +54,8 @@ class CouplingStage:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
         self.bases: AV = AV(
-            audio=AudioLDM.from_pretrained(self.bundle / "audio").to(self.device),
-            video=AnimateDiff.from_pretrained(self.bundle / "video").to(self.device),
+            audio=load_audio_base(self.bundle / "audio").to(self.device),
+            video=load_video_base(self.bundle / "video").to(self.device),
         )
         for base in (self.bases.audio, self.bases.video):
             base.unet.requires_grad_(False)
@@ -60,7 +64,11 @@ class CouplingStage:
         vaes = self.bases.map(lambda base: base.vae.cpu())
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), vaes.video, vaes.audio)
         unets: AV[nn.Module] = self.bases.map(lambda base: base.unet)
-        self.coupling = Coupling.for_unets(unets, **recipe.model)
+        self.coupling = (
+            load_network(self.bundle / "coupling", Coupling, dtype=torch.float32)
+            if recipe.continued
+            else Coupling.for_unets(unets, **recipe.model)
+        )
         channels_last(self.coupling)
         self.model = JointModel(unets, self.coupling).to(self.device)
         self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
@@ -134,9 +142,7 @@ class CouplingStage:
         text, empty = self._text(prompts), self._text([""] * len(prompts))
         grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
-        z = sample_joint(
-            guided(self.model, text, empty, AV(audio=2.0, video=2.0)), noise, grids, self.schedules
-        )
+        z = sample_joint(guided(self.model, text, empty, GUIDANCE), noise, grids, self.schedules)
         frames = self.bases.video.decode(z.video.cpu())
         mel = self.bases.audio.decode_mel(z.audio.cpu())
         rows = []
@@ -153,11 +159,18 @@ class CouplingStage:
     def export(self) -> None:
         self.coupling.save_pretrained(self.bundle / "coupling")
         _, _, frames, side, _ = self.latents.video.shape
-        settings = {
-            "fps": 8, "frames": frames, "size": side * self.bases.video.factor, "sample_rate": 16000,
-            "defaults": {
-                "steps": 25, "gamma": DEFAULT_GAMMA, "guidance_audio": 2.0, "guidance_video": 2.0,
-                "negative_prompt": "",
+        BundleSpec(
+            name=self.bundle.name,
+            folder=self.bundle,
+            fps=Fraction(FPS),
+            frames=frames,
+            size=side * self.bases.video.factor,
+            sample_rate=self.bases.audio.sample_rate,
+            fps_choices=(Fraction(FPS),),
+            min_frames=frames,
+            max_frames=frames,
+            defaults={
+                "steps": diffusion.SAMPLE_STEPS, "gamma": DEFAULT_GAMMA, "guidance_audio": GUIDANCE.audio,
+                "guidance_video": GUIDANCE.video, "negative_prompt": "",
             },
-        }  # fmt: skip
-        (self.bundle / "kinetophone.json").write_text(json.dumps(settings, indent=1) + "\n")
+        ).write(self.bundle)  # fmt: skip

@@ -14,7 +14,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinetophone.bases.components import decode_latents, load_component, load_components, tokenize
+from kinetophone.bases.components import decode_latents, load_component, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.training.clips import load_clips
@@ -37,9 +37,10 @@ class _VideoStage:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
-        frozen = load_components(self.bundle / "video", ("vae", "text_encoder", "tokenizer"))
-        self.vae, self.tokenizer = frozen["vae"], frozen["tokenizer"]
-        self.text_encoder = frozen["text_encoder"].to(self.device)
+        self.vae, self.tokenizer, text_encoder = (
+            load_component(self.bundle / "video", name) for name in ("vae", "tokenizer", "text_encoder")
+        )
+        self.text_encoder = text_encoder.to(self.device)
         clips = load_clips(recipe)
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
@@ -107,11 +108,7 @@ class MotionStage(_VideoStage):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        unet = (
-            load_component(self.bundle / "video", "unet", "diffusers")
-            if recipe.continued
-            else self._from_image_model()
-        )
+        unet = load_component(self.bundle / "video", "unet") if recipe.continued else self._from_image_model()
         if recipe.options["train"] == "motion":
             unet.freeze_unet2d_params()
         self.unet: Any = channels_last(unet).to(self.device)

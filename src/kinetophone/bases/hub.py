@@ -1,0 +1,136 @@
+"""Where a base's components come from: a folder, or a repository of the Hugging Face Hub.
+
+Only the files that are needed are fetched, and pickled weights only when they are asked for by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from kinetophone.errors import RequestError
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
+_PICKLES = (".bin", ".bin.index.json")
+_SMALL = (".json", ".txt", ".model")
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder with components, and how to find it again.
+
+    Attributes:
+        folder: Where the files are.
+        name: The folder or Hub id as the user gave it.
+        revision: Commit of the Hub repository; None for a folder.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None = None
+
+
+def locate(
+    name_or_path: str | os.PathLike[str],
+    components: Iterable[str],
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> Source:
+    """The folder of ``name_or_path``; from the Hub the named components are downloaded first.
+
+    Args:
+        name_or_path: a folder, or a Hub id such as "cvssp/audioldm-m-full".
+        components: sub-folders that are needed; "" is the repository's own top folder.
+        revision: branch, tag or commit on the Hub; its default branch if not given.
+        allow_pickle: fetch pickled weights of a component that has no safetensors.
+
+    Raises:
+        RequestError: if it is neither, or the Hub does not have it or cannot be reached and it was not
+            downloaded before.
+    """
+    name = os.fspath(name_or_path)
+    if Path(name).is_dir():
+        return Source(Path(name), name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"])
+    return _download(name, tuple(components), revision, allow_pickle)
+
+
+def _download(name: str, components: tuple[str, ...], revision: str | None, allow_pickle: bool) -> Source:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
+    except HFValidationError:
+        raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"]) from None
+    except GatedRepoError:
+        raise RequestError(
+            [f"'{name}' is gated: accept its terms on the Hub, then log in with 'hf auth login'"]
+        ) from None
+    except RepositoryNotFoundError:
+        raise RequestError(
+            [f"the Hub has no model '{name}' (or it is private: log in with 'hf auth login')"]
+        ) from None
+    except RevisionNotFoundError:
+        raise RequestError([f"'{name}' has no revision '{revision}' on the Hub"]) from None
+    except Exception as error:  # offline: every layer below has exceptions of its own for it
+        return _cached(name, components, revision, error)
+    wanted = _wanted(name, [file.rfilename for file in info.siblings or ()], components, allow_pickle)
+    # By the name of the revision, not by its commit: the name is then known without the Hub, too.
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    return Source(folder, name, folder.name)
+
+
+def _cached(name: str, components: tuple[str, ...], revision: str | None, error: Exception) -> Source:
+    """What an earlier run has downloaded; what it lacks is found when it is read."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for component in components:
+        path = f"{component}/config.json" if component else "config.json"
+        found = try_to_load_from_cache(name, path, revision=revision)
+        if isinstance(found, str):
+            folder = Path(found.removesuffix(path))
+            return Source(folder, name, folder.name)
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise RequestError(
+        [
+            f"the Hub cannot be reached for '{name}', which was not downloaded before ({reason}): "
+            "connect, or give a folder that holds it"
+        ]
+    )
+
+
+def _wanted(name: str, files: list[str], components: tuple[str, ...], allow_pickle: bool) -> list[str]:
+    """The files to fetch: settings, and one set of weights in full precision."""
+    wanted, pickled = [], []
+    for component in components:
+        inside = [f for f in files if str(PurePosixPath(f).parent) == (component or ".")]
+        wanted += [f for f in inside if f.endswith(_SMALL) and not f.endswith((*_WEIGHTS, *_PICKLES))]
+        plain = [f for f in inside if not _is_variant(f)]
+        safe = [f for f in plain if f.endswith(_WEIGHTS)]
+        unsafe = [f for f in plain if f.endswith(_PICKLES)]
+        wanted += safe or unsafe
+        pickled += [] if safe or allow_pickle else unsafe
+    if pickled:
+        raise RequestError(
+            [
+                f"'{name}' has only pickled weights for some parts ({', '.join(pickled)}), which can run "
+                "code: allow_pickle (--allow-pickle) reads them, weights only"
+            ]
+        )
+    return wanted
+
+
+def _is_variant(file: str) -> bool:
+    """Whether weights are a second set, such as ``model.fp16.safetensors``."""
+    stem = PurePosixPath(file).name.split(".")
+    return any(part in ("fp16", "non_ema", "bf16") for part in stem[1:-1])

@@ -1,0 +1,31 @@
+"""Text-to-video models with a ``UNet3DConditionModel``: ModelScope (arXiv 2308.06571), ZeroScope."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from kinetophone.bases.components import load_components
+from kinetophone.bases.hub import Source
+from kinetophone.bases.video import VideoBase
+
+
+class UNet3D(VideoBase):
+    """``UNet3DConditionModel``, CLIP text, an image autoencoder."""
+
+    UNETS: ClassVar[tuple[str, ...]] = ("UNet3DConditionModel",)
+
+    @classmethod
+    def from_source(
+        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+    ) -> UNet3D:
+        """Load the components that ``source`` holds, networks in ``dtype``.
+
+        Raises:
+            RequestError: if a component is missing or of another class.
+        """
+        parts = load_components(
+            source.folder, {**cls.COMPONENTS, "unet": cls.UNETS}, dtype=dtype, allow_pickle=allow_pickle
+        )
+        return cls(**parts, reference={"name": source.name, "revision": source.revision})

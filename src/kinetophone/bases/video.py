@@ -1,0 +1,107 @@
+"""What every video base does: CLIP text in, frames to latents and back, one frame at a time.
+
+Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T, h, w), scaled; text states (B, S, D).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetophone.bases.components import (
+    decode_latents,
+    encode_latents,
+    execution_device,
+    save_component,
+    tokenize,
+)
+
+_PIXELS_AT_ONCE = 64 * 64 * 64  # decoded together: 64 frames of 64 px, 4 of 256 px
+
+
+@dataclass
+class VideoBase:
+    """A frozen video model and what turns text and frames into its inputs and back.
+
+    ``reference`` says where it came from, so that a coupling can be saved without its bases.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "unet": (),
+        "vae": ("AutoencoderKL", "AutoencoderDC"),
+        "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+        "tokenizer": (),
+        "scheduler": (),
+    }
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The components that have weights, by name."""
+        return {name: getattr(self, name) for name in ("unet", "vae", "text_encoder")}
+
+    def to(self, device: torch.device | str) -> VideoBase:
+        """Move every network to ``device``."""
+        for network in self.networks.values():
+            network.to(device)
+        return self
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Write every component in diffusers layout, networks as ``dtype``."""
+        for name in self.COMPONENTS:
+            save_component(getattr(self, name), Path(folder) / name, dtype)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position along one side."""
+        config = self.vae.config
+        widths = getattr(config, "block_out_channels", None) or config.encoder_block_out_channels
+        return int(2 ** (len(widths) - 1))
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that the sides of a picture must be multiples of: autoencoder and U-Net together."""
+        return self.factor * int(2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    @property
+    def max_frames(self) -> int | None:
+        """The longest clip its positions in time were trained for; None where there are none."""
+        return getattr(self.unet.config, "motion_max_seq_length", None)
+
+    def latent_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
+        """Shape (C, T, h, w) of a clip of ``frames`` frames of ``size`` pixels a side."""
+        return (self.unet.config.in_channels, frames, size // self.factor, size // self.factor)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str]) -> Tensor:
+        """CLIP hidden states (B, S, D) of ``prompts``."""
+        tokens = tokenize(self.tokenizer, prompts, execution_device(self.text_encoder))
+        return self.text_encoder(input_ids=tokens["input_ids"]).last_hidden_state
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents of uint8 frames (B, T, H, W, 3)."""
+        b, t = frames.shape[:2]
+        x = frames.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        z = encode_latents(self.vae, x.to(execution_device(self.vae)))
+        return z.unflatten(0, (b, t)).transpose(1, 2)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Frames, uint8 (B, T, H, W, 3), of latents (B, C, T, h, w)."""
+        b, _, t, h, w = latents.shape
+        batch = max(1, _PIXELS_AT_ONCE // (h * w * self.factor**2))
+        x = decode_latents(self.vae, latents.transpose(1, 2).flatten(0, 1), batch)
+        frames = x.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
+        return frames.unflatten(0, (b, t)).cpu().numpy()

@@ -1,0 +1,153 @@
+"""Bases of every family load from folders as they are on the Hub; what does not fit is named, all of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet3DConditionModel, UNetMotionModel
+
+import tiny
+from kinetophone.bases.hub import locate
+from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.errors import RequestError
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def copy(models: Path, tmp_path: Path):
+    def make(name: str) -> Path:
+        return shutil.copytree(models / name, tmp_path / name)
+
+    return make
+
+
+def test_an_image_model_gets_motion_modules_and_their_schedule(models: Path) -> None:
+    base = load_video_base(models / "image", motion_adapter=models / "adapter")
+    assert isinstance(base.unet, UNetMotionModel)
+    config = base.scheduler.config
+    assert (config.beta_schedule, config.timestep_spacing) == ("linear", "linspace")
+    assert base.reference["motion_adapter"] == str(models / "adapter")
+    assert base.max_frames == 8
+    image = load_video_base(models / "animatediff")
+    assert image.scheduler.config.beta_schedule == "scaled_linear"  # whole: its own
+
+
+def test_a_text_to_video_model_is_recognised_by_its_unet(models: Path) -> None:
+    base = load_video_base(models / "unet3d")
+    assert isinstance(base.unet, UNet3DConditionModel)
+    assert base.max_frames is None
+
+
+def test_text_and_frames_go_in_and_out(models: Path) -> None:
+    base = load_video_base(models / "animatediff")
+    assert base.encode_prompt(["a drumstick hits a bowl", ""]).shape == (2, 8, 16)
+    frames = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8)
+    latents = base.encode(frames)
+    assert latents.shape == (2, *base.latent_shape(3, 16)) == (2, 4, 3, 4, 4)
+    assert base.decode(latents).shape == (2, 3, 16, 16, 3)
+
+
+def test_sound_is_padded_for_the_unet_and_cut_again(models: Path) -> None:
+    base = load_audio_base(models / "audioldm")
+    samples = 160 * 4 * 5  # five latent positions: the U-Net needs six
+    waveform = torch.rand(2, samples) - 0.5
+    latents = base.encode(waveform)
+    assert latents.shape == (2, *base.latent_shape(samples)) == (2, 8, 6, 16)
+    assert not latents[:, :, 5:].any()
+    sound = base.decode(latents, samples)
+    assert sound.shape == (2, samples)
+    changed = latents.clone()
+    changed[:, :, 5:] = 7.0  # what lies in the padding is not heard
+    assert (base.decode(changed, samples) == sound).all()
+    with pytest.raises(ValueError, match="latents of 3840 samples cannot give 8000"):
+        base.decode(latents, 8000)
+    norms = base.encode_prompt(["a metal bowl", "bad quality"]).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones(2))
+
+
+def test_networks_run_in_the_dtype_asked_for_but_decoders_in_float32(models: Path) -> None:
+    base = load_audio_base(models / "audioldm", dtype=torch.bfloat16)
+    assert base.unet.dtype == base.text_encoder.dtype == torch.bfloat16
+    assert base.vae.dtype == base.vocoder.dtype == torch.float32
+    latents = torch.randn(1, *base.latent_shape(3200), dtype=torch.bfloat16)
+    assert torch.isfinite(torch.from_numpy(base.decode(latents, 3200))).all()
+
+
+def test_a_base_of_the_wrong_class_is_told_with_all_that_is_wrong(models: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        load_audio_base(models / "image")
+    assert len(caught.value.problems) == 2
+    assert "text_encoder is a CLIPTextModel, but this base needs ClapTextModel" in caught.value.problems[0]
+    assert "vocoder holds no config.json" in caught.value.problems[1]
+    with pytest.raises(RequestError, match="has nothing in unet/, where a video base has UNetMotionModel or"):
+        load_video_base(models / "adapter")
+
+
+def test_motion_adapters_that_do_not_fit(models: Path, tmp_path: Path) -> None:
+    tiny.motion_adapter((64, 64)).save_pretrained(tmp_path / "wide")
+    with pytest.raises(RequestError, match=r"has widths \[64, 64\], but the image model \[32, 64\]"):
+        load_video_base(models / "image", motion_adapter=tmp_path / "wide")
+    with pytest.raises(RequestError, match="is a folder without a model, not a MotionAdapter"):
+        load_video_base(models / "image", motion_adapter=models / "audioldm")
+    with pytest.raises(RequestError, match="has motion modules of its own"):
+        load_video_base(models / "animatediff", motion_adapter=models / "adapter")
+    with pytest.raises(RequestError, match="UNet3DConditionModel, which takes no motion adapter"):
+        load_video_base(models / "unet3d", motion_adapter=models / "adapter")
+
+
+def test_damaged_missing_and_incomplete_weights(copy) -> None:
+    folder = copy("audioldm")
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    (folder / "vocoder" / "model.safetensors").unlink()
+    with pytest.raises(RequestError) as caught:
+        load_audio_base(folder)
+    assert "diffusion_pytorch_model.safetensors is damaged" in caught.value.problems[0]
+    assert "vocoder has no weights" in caught.value.problems[1]
+
+
+def test_weights_that_lack_tensors_are_not_filled_with_noise(copy) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copy("animatediff")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["conv_in.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(RequestError, match=r"lack 1 tensors, first conv_in\.weight"):
+        load_video_base(folder)
+
+
+def test_pickles_are_read_only_when_asked_for(copy) -> None:
+    from safetensors.torch import load_file
+
+    folder = copy("animatediff")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(RequestError, match=r"has only pickled weights .* allow_pickle \(--allow-pickle\)"):
+        load_video_base(folder)
+    base = load_video_base(folder, allow_pickle=True)
+    assert isinstance(base.unet, UNetMotionModel)
+
+
+def test_a_vocoder_for_another_sort_of_sound(copy) -> None:
+    folder = copy("audioldm")
+    config = folder / "vocoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sampling_rate": 48_000}))
+    with pytest.raises(RequestError, match="makes 48000 Hz from 64 mel bins with hop 160; 16000 Hz"):
+        load_audio_base(folder)
+
+
+def test_a_folder_is_found_without_the_hub(models: Path) -> None:
+    source = locate(models / "unet3d", ["unet"])
+    assert (source.folder, source.revision) == (models / "unet3d", None)
