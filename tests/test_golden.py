@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from kinetophone import golden
@@ -56,6 +57,22 @@ def test_command_says_how_it_is_used(arguments: list[str], capsys: pytest.Captur
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no golden cases in"):
         golden.checks(tmp_path)
+
+
+def test_single_precision_is_as_near_as_its_rounding() -> None:
+    model = golden.load_case(GOLDEN, "motion-additive-x_pred")
+    case = load_file(GOLDEN / "motion-additive-x_pred.safetensors")
+    outputs = []
+    for dtype in (torch.float32, torch.float64):
+        latents, text = (
+            golden.AV(audio=case[a].to(dtype), video=case[v].to(dtype))
+            for a, v in (("xa", "xv"), ("cl", "ctxv"))
+        )
+        t = golden.AV(audio=case["ta"], video=case["tv"])
+        with torch.no_grad():
+            outputs.append(model.to(dtype)(latents, t, text, model.features(latents, t, None)))
+    errors = outputs[0].map(golden.relative_error, outputs[1])
+    assert max(errors.audio, errors.video) < 1e-5
 
 
 def test_nan_does_not_pass() -> None:
