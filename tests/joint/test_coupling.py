@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kinetophone.av import AV
+from kinetophone.bases import published
 from kinetophone.errors import RequestError
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
@@ -30,10 +31,11 @@ def test_sites_are_where_the_flags_say(unets: AV[Any], fresh: Callable[..., Coup
 
 def test_the_published_size() -> None:
     with torch.device("meta"):
-        coupling = Coupling()
+        unets = published.unets()
+        coupling = Coupling.for_unets(unets)
     assert round(sum(p.numel() for p in coupling.parameters()) / 1e6, 1) == 467.7
     with torch.device("meta"):
-        baseline = Coupling(coupling="cross_attention")
+        baseline = Coupling.for_unets(unets, coupling="cross_attention")
     assert round(sum(p.numel() for p in baseline.parameters()) / 1e6, 1) == 323.7
     assert round(sum(p.numel() for p in baseline.parameters() if not p.requires_grad) / 1e6, 1) == 19.6
 

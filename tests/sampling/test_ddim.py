@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kinetophone.joint import reference
 from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
@@ -58,3 +60,21 @@ def test_what_is_not_supported_is_an_error() -> None:
         NoiseSchedule.from_scheduler(DDIMScheduler(prediction_type="v_prediction", clip_sample=False))
     with pytest.raises(ValueError, match="clip_sample is set in the scheduler"):
         NoiseSchedule.from_scheduler(DDIMScheduler())
+
+
+def test_nothing_on_the_device_needs_double_precision() -> None:
+    """Apple's GPUs have no float64; the meta device stands in for one."""
+
+    class Guard(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.device.type == "meta":
+                assert result.dtype != torch.float64, func
+            return result
+
+    schedule = NoiseSchedule.from_scheduler(SCHEDULER)
+    with Guard():
+        x, noise = torch.empty(2, 3, device="meta"), torch.empty(2, 3, device="meta")
+        alpha = schedule.alpha(torch.tensor([3, 500]))
+        x = step(clean_estimate(add_noise(x, noise, alpha), noise, alpha), noise, 1.0)
+    assert (x.device.type, x.dtype) == ("meta", torch.float32)

@@ -70,14 +70,14 @@ class NoiseSchedule:
 
 def add_noise(x0: Tensor, noise: Tensor, alpha: float | Tensor) -> Tensor:
     """Noisy sample x_t = √ᾱ x_0 + √(1 - ᾱ) ε, in the shape (B, …) of ``x0``."""
-    alpha = _per_sample(alpha, x0)
-    return (alpha.sqrt().to(x0.dtype) * x0) + (1 - alpha).sqrt().to(x0.dtype) * noise
+    signal, sigma = _roots(alpha, x0)
+    return signal * x0 + sigma * noise
 
 
 def clean_estimate(x: Tensor, noise: Tensor, alpha: float | Tensor) -> Tensor:
     """Estimate of the clean sample, x_0 = (x_t - √(1 - ᾱ) ε) / √ᾱ (eq. 9), in the shape (B, …) of ``x``."""
-    alpha = _per_sample(alpha, x)
-    return (x - (1 - alpha).sqrt().to(x.dtype) * noise) / alpha.sqrt().to(x.dtype)
+    signal, sigma = _roots(alpha, x)
+    return (x - sigma * noise) / signal
 
 
 def step(x0_hat: Tensor, noise: Tensor, alpha_next: float | Tensor) -> Tensor:
@@ -85,7 +85,12 @@ def step(x0_hat: Tensor, noise: Tensor, alpha_next: float | Tensor) -> Tensor:
     return add_noise(x0_hat, noise, alpha_next)
 
 
-def _per_sample(alpha: float | Tensor, x: Tensor) -> Tensor:
-    """ᾱ in float64, so that 1 - ᾱ keeps its digits near 1, shaped to broadcast over (B, …)."""
-    alpha = torch.as_tensor(alpha, dtype=torch.float64).to(x.device)
-    return alpha if alpha.dim() == 0 else alpha.reshape(-1, *[1] * (x.dim() - 1))
+def _roots(alpha: float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """√ᾱ and √(1 - ᾱ) as ``x`` is, shaped to broadcast over (B, …).
+
+    Taken in float64, so that 1 - ᾱ keeps its digits near 1, and not on the device, which may not have it.
+    """
+    alpha = torch.as_tensor(alpha, dtype=torch.float64)
+    if alpha.dim():
+        alpha = alpha.reshape(-1, *[1] * (x.dim() - 1))
+    return alpha.sqrt().to(x.device, x.dtype), (1 - alpha).sqrt().to(x.device, x.dtype)

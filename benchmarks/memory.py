@@ -1,0 +1,135 @@
+"""Memory that sampling with the published pair needs, computed from parameters and activations.
+
+    python benchmarks/memory.py [--size 256] [--seconds 4] [--fps 8]
+
+Networks and tensors without storage go once through everything, while the bytes of every tensor alive are
+counted: their peak and the weights that lie on the device at the time are the estimate. What the driver, its
+libraries and the allocator add (0.5 to 1 GB) is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kinetophone.av import AV
+from kinetophone.bases import published
+from kinetophone.joint.coupling import Coupling
+from kinetophone.joint.model import JointModel
+from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors made under it; ``peak`` is the most that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.seen:
+            self.seen.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+
+    def _freed(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors of floating point are of ``dtype``."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def weights(*networks: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(t.numel() * t.element_size() for n in networks for t in (*n.parameters(), *n.buffers()))
+
+
+def largest_layer(*networks: nn.Module) -> int:
+    """Bytes of the largest layer's own weights."""
+    return max(
+        sum(p.numel() * p.element_size() for p in layer.parameters(recurse=False))
+        for network in networks
+        for layer in network.modules()
+    )
+
+
+def activations(call: Callable[[], Any]) -> int:
+    """Peak bytes of what ``call`` makes."""
+    with torch.no_grad(), Alive() as alive:
+        call()
+    return alive.peak
+
+
+def row(dtype: torch.dtype, size: int, frames: int, length: int) -> str:
+    """A line of the table: ``length`` is that of the audio latents."""
+    with FakeTensorMode():
+        with default_dtype(dtype):
+            unets = published.unets()
+            coupling = Coupling.for_unets(unets)
+            model = JointModel(unets, coupling).eval()
+            around = published.around()
+            texts = [around.audio["text_encoder"], around.video["text_encoder"]]
+            side = size // 8
+            # Guidance doubles the batch.
+            latents = AV(
+                audio=torch.zeros(2, 8, length, MEL_BINS // 4), video=torch.zeros(2, 4, frames, side, side)
+            )
+            text = AV(audio=torch.zeros(2, 512), video=torch.zeros(2, 77, 768))
+            t = AV.both(torch.zeros(2, dtype=torch.long))
+            joint = activations(lambda: model(latents, t, text, model.features(latents, t, latents)))
+        around = published.around()  # once more: decoders are in float32 always
+        audio, video = around.audio, around.video
+        decoders = (video["vae"], audio["vae"], audio["vocoder"])
+        at_once = max(1, 64**3 // size**2)  # as VideoBase.decode
+        decode = max(
+            activations(lambda: video["vae"].decode(torch.zeros(at_once, 4, side, side)).sample),
+            activations(lambda: audio["vae"].decode(torch.zeros(1, 8, length, MEL_BINS // 4)).sample),
+            activations(lambda: audio["vocoder"](torch.zeros(1, length * 4, MEL_BINS))),
+        )
+        whole = weights(*texts, model, *decoders) + max(joint, decode)
+        by_model = max(weights(model) + joint, *(weights(d) + decode for d in decoders))
+        by_layer = weights(coupling) + max(
+            largest_layer(unets.audio, unets.video) + joint, largest_layer(*decoders) + decode
+        )
+    parts = (whole, by_model, by_layer, joint, decode)
+    return f"| {str(dtype).removeprefix('torch.')} | " + " | ".join(f"{b / 1e9:.1f}" for b in parts) + " |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--fps", type=float, default=8)
+    given = parser.parse_args()
+    length = -(-round(given.seconds * SAMPLE_RATE) // (HOP * 4 * 8)) * 8  # as AudioLDM.latent_shape
+    print("| GB | all on the device | model offload | sequential offload | joint model | decoders |")
+    print("|---|---|---|---|---|---|")
+    for dtype in (torch.float32, torch.bfloat16):
+        print(row(dtype, given.size, round(given.seconds * given.fps), length))

@@ -1,0 +1,89 @@
+"""The networks of the published pair at their true sizes, with random weights: to count, test and try.
+
+Video: Stable Diffusion 1.5 with AnimateDiff's motion modules (v1-5-2). Audio: ``cvssp/audioldm-m-full``.
+Under ``torch.device("meta")`` they have shapes and no storage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from kinetophone.av import AV
+
+MOTION_UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": (*["CrossAttnDownBlockMotion"] * 3, "DownBlockMotion"),
+    "up_block_types": ("UpBlockMotion", *["CrossAttnUpBlockMotion"] * 3),
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "num_attention_heads": 8,
+    "motion_num_attention_heads": 8,
+    "motion_max_seq_length": 32,
+    "use_motion_mid_block": True,
+}
+AUDIO_UNET: dict[str, Any] = {
+    "sample_size": 128,
+    "in_channels": 8,
+    "out_channels": 8,
+    "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
+    "up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
+    "block_out_channels": (192, 384, 576, 960),
+    "cross_attention_dim": (192, 384, 576, 960),
+    "attention_head_dim": 8,
+    "class_embed_type": "simple_projection",
+    "projection_class_embeddings_input_dim": 512,
+    "class_embeddings_concat": True,
+}
+
+
+def unets() -> AV[Any]:
+    """The two U-Nets, 1.31 and 0.42 billion parameters."""
+    from diffusers import UNet2DConditionModel, UNetMotionModel
+
+    return AV(audio=UNet2DConditionModel(**AUDIO_UNET), video=UNetMotionModel(**MOTION_UNET))
+
+
+def around() -> AV[dict[str, nn.Module]]:
+    """What surrounds the U-Nets: text models, autoencoders, vocoder, by component name."""
+    from diffusers import AutoencoderKL
+    from transformers import (
+        ClapTextConfig,
+        ClapTextModelWithProjection,
+        CLIPTextConfig,
+        CLIPTextModel,
+        SpeechT5HifiGan,
+        SpeechT5HifiGanConfig,
+    )
+
+    def autoencoder(channels: int, latent_channels: int, widths: tuple[int, ...]) -> nn.Module:
+        return AutoencoderKL(
+            in_channels=channels,
+            out_channels=channels,
+            latent_channels=latent_channels,
+            block_out_channels=widths,
+            down_block_types=["DownEncoderBlock2D"] * len(widths),
+            up_block_types=["UpDecoderBlock2D"] * len(widths),
+            layers_per_block=2,
+        )
+
+    clip = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    )
+    vocoder = SpeechT5HifiGanConfig(
+        model_in_dim=64,
+        upsample_initial_channel=1024,
+        upsample_rates=[5, 4, 2, 2, 2],
+        upsample_kernel_sizes=[16, 16, 8, 4, 4],
+    )
+    return AV(
+        audio={
+            "text_encoder": ClapTextModelWithProjection(ClapTextConfig()),
+            "vae": autoencoder(1, 8, (128, 256, 512)),
+            "vocoder": SpeechT5HifiGan(vocoder),
+        },
+        video={"text_encoder": CLIPTextModel(clip), "vae": autoencoder(3, 4, (128, 256, 512, 512))},
+    )
