@@ -86,6 +86,9 @@ def generate(
     guidance_video: Annotated[
         float | None, typer.Option(help="How closely the picture follows the prompt; 1 is no guidance.")
     ] = None,
+    guidance_sync: Annotated[
+        float | None, typer.Option(help="How closely sound and picture follow each other; 1 is no guidance.")
+    ] = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames per second; the bundle's where not given.")
     ] = None,
@@ -120,6 +123,7 @@ def generate(
             gamma=gamma,
             guidance_audio=guidance_audio,
             guidance_video=guidance_video,
+            guidance_sync=guidance_sync,
             seed=seed,
             output=output,
         )
@@ -129,6 +133,7 @@ def generate(
             gamma=gamma,
             guidance_audio=guidance_audio,
             guidance_video=guidance_video,
+            guidance_sync=guidance_sync,
             negative_prompt=negative_prompt,
         )
         _quiet_libraries()

@@ -35,7 +35,8 @@ from kinetophone.joint import reference
 from kinetophone.joint.clocks import local_grids
 from kinetophone.joint.model import SUPPORTED, JointModel
 from kinetophone.sampling.ddim import NoiseSchedule
-from kinetophone.sampling.joint import guided, sample_joint
+from kinetophone.sampling.guidance import guided
+from kinetophone.sampling.joint import sample_joint
 
 FORWARD_TOLERANCE = 4e-6
 SAMPLING_TOLERANCE = 1e-4

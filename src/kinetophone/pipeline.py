@@ -32,7 +32,8 @@ from kinetophone.media.clip import Clip
 from kinetophone.media.timing import as_fps
 from kinetophone.request import BundleSpec, GenerateRequest
 from kinetophone.sampling.ddim import NoiseSchedule
-from kinetophone.sampling.joint import Progress, guided, initial_noise, sample_joint
+from kinetophone.sampling.guidance import guided
+from kinetophone.sampling.joint import Progress, initial_noise, sample_joint
 
 BATCH = 8  # clips denoised together: more gain nothing on a CPU and cost memory
 MOST_FRAMES = 64  # of video bases whose positions in time have no limit of their own
@@ -229,6 +230,7 @@ class Kinetophone:
         gamma: float | None = None,
         guidance_audio: float | None = None,
         guidance_video: float | None = None,
+        guidance_sync: float | None = None,
         negative_prompt: str | None = None,
         seed: int = 0,
         coupled: bool = True,
@@ -244,6 +246,8 @@ class Kinetophone:
             gamma: timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound.
             guidance_audio: classifier-free guidance scale of the sound; 1 is none.
             guidance_video: classifier-free guidance scale of the picture; 1 is none.
+            guidance_sync: cross-modal guidance scale; 1 is none, above 1 each modality follows the other more
+                closely.
             negative_prompt: what guidance leads away from.
             seed: of the first clip; clip i uses ``seed + i``, whatever the batch.
             coupled: False samples each base by itself, without the connectors: for comparison.
@@ -259,7 +263,8 @@ class Kinetophone:
         texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         time = GenerateRequest(
             prompts=texts, bundle=self.spec, seconds=seconds, fps=fps, steps=steps, gamma=gamma,
-            guidance_audio=guidance_audio, guidance_video=guidance_video, seed=seed,
+            guidance_audio=guidance_audio, guidance_video=guidance_video, guidance_sync=guidance_sync,
+            seed=seed,
         ).validate()  # fmt: skip
 
         def chosen(name: str, given: Any) -> Any:
@@ -289,6 +294,7 @@ class Kinetophone:
                     self._text(part),
                     self._text([negative] * len(part)),
                     guidance,
+                    sync=AV.both(float(chosen("guidance_sync", guidance_sync))),
                     coupled=coupled,
                 )
                 latents = sample_joint(predict, noise, grids, self.schedules, callback=bar.advance)

@@ -40,6 +40,7 @@ PUBLISHED_DEFAULTS: dict[str, Any] = {
     "gamma": 1.5,
     "guidance_audio": 2.5,
     "guidance_video": 7.5,
+    "guidance_sync": 1.0,
     "negative_prompt": "bad quality, worse quality",
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -67,7 +68,7 @@ class BundleSpec:
         max_frames: Longest length.
         frame_step: Lengths are ``min_frames`` plus a multiple of this.
         sampling: "trailing" or "reference": spacing of the timesteps and where sampling ends.
-        defaults: ``steps``, ``gamma``, ``guidance_audio``, ``guidance_video`` and ``negative_prompt``.
+        defaults: ``steps``, ``gamma``, the three guidance scales and ``negative_prompt``.
         bases: Arguments that load the "audio" and the "video" base; empty where they are in the folder.
     """
 
@@ -211,6 +212,7 @@ class GenerateRequest:
         gamma: Timestep adjustment, above 0; 1 keeps both clocks equal.
         guidance_audio: Classifier-free guidance of the sound, at least 0.
         guidance_video: The same of the picture.
+        guidance_sync: Cross-modal guidance, at least 0.
         seed: Of the first clip, at least 0.
         output: File to write.
     """
@@ -223,6 +225,7 @@ class GenerateRequest:
     gamma: float | None = None
     guidance_audio: float | None = None
     guidance_video: float | None = None
+    guidance_sync: float | None = None
     seed: int = 0
     output: str | os.PathLike[str] | None = None
 
@@ -268,7 +271,7 @@ class GenerateRequest:
             problems.append(f"steps is {self.steps}; it must be 1 to {_MOST_STEPS}")
         if self.gamma is not None and not (math.isfinite(self.gamma) and self.gamma > 0):
             problems.append(f"gamma is {self.gamma:g}; it must be above 0 (1 keeps both clocks equal)")
-        for name in ("guidance_audio", "guidance_video"):
+        for name in ("guidance_audio", "guidance_video", "guidance_sync"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 option = name.replace("_", "-")

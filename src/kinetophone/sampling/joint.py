@@ -1,7 +1,7 @@
 """Sampling sound and picture together, on two clocks.
 
 The sampler is a pure function over a callable, so that it can be tested with a known distribution's exact
-noise; :func:`guided` makes that callable of a joint model.
+noise; :func:`kinetophone.sampling.guidance.guided` makes that callable of a joint model.
 
 Shape legend: B batch; audio latents (B, C, L, M), video latents (B, C, T, H, W), timesteps (B,).
 """
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.joint.model import JointModel
 from kinetophone.sampling.ddim import END, NoiseSchedule, clean_estimate, step
 
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
@@ -55,7 +54,7 @@ def sample_joint(
     same, guided noise that the step itself used.
 
     Args:
-        predict: noise prediction, e.g. from :func:`guided`.
+        predict: noise prediction, e.g. from :func:`kinetophone.sampling.guidance.guided`.
         noise: unit Gaussian latents, e.g. from :func:`initial_noise`.
         grids: integer timesteps from noisy to clean, of equal length, e.g. from ``clocks.local_grids``.
         schedules: noise schedule of each modality.
@@ -93,64 +92,6 @@ def sample_joint(
         if callback is not None:
             callback(Progress(k + 1, steps, timesteps, latents, x0_hat))
     return latents
-
-
-def guided(
-    model: JointModel,
-    text_cond: AV[Tensor],
-    text_uncond: AV[Tensor] | None,
-    guidance: AV[float],
-    *,
-    coupled: bool = True,
-) -> Predict:
-    """A ``predict`` with classifier-free guidance per modality (arXiv 2207.12598).
-
-    Both branches go through a U-Net in one batch. The connectors run once a step: their features depend on no
-    text, so the branches share them. A guidance of 1 skips that modality's unconditional branch.
-
-    Args:
-        model: the joint model.
-        text_cond: what is wanted: audio (B, D), video (B, S, D).
-        text_uncond: the negative, in the same shapes; may be None if no guidance needs it.
-        guidance: scale per modality; 1 is the conditional prediction, 0 the unconditional one.
-        coupled: False leaves the connectors out: each base by itself.
-
-    Returns:
-        The noise prediction for :func:`sample_joint`, in the model's dtype.
-
-    Raises:
-        ValueError: if guidance needs a ``text_uncond`` that is missing or of another shape.
-    """
-    for modality in MODALITIES:
-        if getattr(guidance, modality) == 1:
-            continue
-        if text_uncond is None:
-            raise ValueError(f"{modality} guidance is {getattr(guidance, modality)}, which needs text_uncond")
-        cond, uncond = getattr(text_cond, modality), getattr(text_uncond, modality)
-        if cond.shape != uncond.shape:
-            raise ValueError(
-                f"{modality} text_uncond has shape {tuple(uncond.shape)}, text_cond {tuple(cond.shape)}: "
-                "encode one negative per sample, to the same length"
-            )
-    branches = guidance.map(lambda scale: 1 if scale == 1 else 2)
-    text = text_cond
-    if text_uncond is not None:
-        text = text_cond.map(
-            lambda cond, uncond, n: cond if n == 1 else torch.cat([uncond, cond]), text_uncond, branches
-        )
-
-    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        dtype = model.coupling.dtype
-        latents = latents.map(lambda x: x.to(dtype))
-        features = None
-        if coupled:
-            features = model.features(latents, timesteps, x0_hat)
-            # The audio feature goes to the video U-Net and must have its batch, and the other way round.
-            features = features.map(_tiled, branches.swap())
-        eps = model(latents.map(_tiled, branches), timesteps.map(_tiled, branches), text, features)
-        return eps.map(_combined, guidance, branches)
-
-    return predict
 
 
 def initial_noise(
@@ -192,14 +133,3 @@ def _batch_of(x: Tensor, timestep: int) -> Tensor:
 
 def _alpha(schedule: NoiseSchedule, timestep: int) -> Tensor:
     return schedule.alpha(torch.tensor(timestep))
-
-
-def _tiled(x: Tensor, times: int) -> Tensor:
-    return x if times == 1 else torch.cat([x] * times)
-
-
-def _combined(eps: Tensor, scale: float, branches: int) -> Tensor:
-    if branches == 1:
-        return eps
-    uncond, cond = eps.chunk(2)
-    return uncond + scale * (cond - uncond)

@@ -26,7 +26,8 @@ from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
 from kinetophone.request import BundleSpec
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
-from kinetophone.sampling.joint import guided, initial_noise, sample_joint
+from kinetophone.sampling.guidance import guided
+from kinetophone.sampling.joint import initial_noise, sample_joint
 from kinetophone.training import diffusion
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
