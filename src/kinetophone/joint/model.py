@@ -105,6 +105,7 @@ class JointModel(nn.Module):
         text: AV[Tensor],
         features: AV[Tensor] | None = None,
         coupled: AV[Tensor | None] | None = None,
+        only: str | None = None,
     ) -> AV[Tensor]:
         """Predict the noise in both latents.
 
@@ -118,9 +119,10 @@ class JointModel(nn.Module):
             text: audio (B, D) class labels, video (B, S, D) hidden states.
             features: from :meth:`features`; None switches the coupling off, leaving exactly the bases.
             coupled: per U-Net, bool (B,); where False, its inserted blocks contribute nothing to that sample.
+            only: "audio" or "video": run that U-Net alone, as where the other modality is given.
 
         Returns:
-            Noise predictions in the shapes of ``latents``.
+            Noise predictions in the shapes of ``latents``; zeros for a U-Net that was not run.
 
         Raises:
             ValueError: if shapes do not fit one another or the U-Nets.
@@ -134,10 +136,12 @@ class JointModel(nn.Module):
                 video=_Signal(features.audio, masks.video, latents.video.shape[2]),
             )
         with self._signalling(signals):
-            return AV(
-                audio=self._predict_audio(latents.audio, timesteps.audio, text.audio),
-                video=self._predict_video(latents.video, timesteps.video, text.video),
-            )
+            audio, video = (torch.zeros_like(x) for x in (latents.audio, latents.video))
+            if only != "video":
+                audio = self._predict_audio(latents.audio, timesteps.audio, text.audio)
+            if only != "audio":
+                video = self._predict_video(latents.video, timesteps.video, text.video)
+            return AV(audio=audio, video=video)
 
     @property
     def audio_multiple(self) -> int:

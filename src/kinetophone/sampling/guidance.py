@@ -21,6 +21,7 @@ def guided(
     *,
     sync: AV[float] | None = None,
     coupled: bool = True,
+    only: str | None = None,
 ) -> Predict:
     """A ``predict`` with classifier-free guidance (arXiv 2207.12598) and cross-modal guidance per modality.
 
@@ -39,6 +40,7 @@ def guided(
         sync: scale of cross-modal guidance per modality; 1, the default, is none. Above 1 a modality is led
             by the other more than it was trained to be.
         coupled: False leaves the connectors out: each base by itself, whatever ``sync`` is.
+        only: "audio" or "video": predict that modality alone, the other being given.
 
     Returns:
         The noise prediction for :func:`kinetophone.sampling.joint.sample_joint`, in the model's dtype.
@@ -70,7 +72,8 @@ def guided(
             # The audio feature goes to the video U-Net and must have its batch, and the other way round.
             features = features.map(_tiled, branches.swap())
             masks = latents.map(_coupled_branches, branches)
-        eps = model(latents.map(_tiled, branches), timesteps.map(_tiled, branches), text, features, masks)
+        tiled = (x.map(_tiled, branches) for x in (latents, timesteps))
+        eps = model(*tiled, text, features, masks, only)
         return eps.map(_combined, branches, guidance, sync)
 
     return predict

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.sampling.ddim import END, NoiseSchedule, clean_estimate, step
+from kinetophone.sampling.given import Given
 
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
 """``predict(latents, timesteps, x0_hat)`` -> noise in both latents; x0_hat is None at the first step."""
@@ -47,6 +48,7 @@ def sample_joint(
     grids: AV[Tensor],
     schedules: AV[NoiseSchedule],
     callback: Callable[[Progress], None] | None = None,
+    given: AV[Given | None] | None = None,
 ) -> AV[Tensor]:
     """Denoise both modalities in lockstep, each on its own clock (arXiv 2409.17550, section 3.3).
 
@@ -59,6 +61,8 @@ def sample_joint(
         grids: integer timesteps from noisy to clean, of equal length, e.g. from ``clocks.local_grids``.
         schedules: noise schedule of each modality.
         callback: called after each step.
+        given: of each modality, what is known already and must be kept. A complete track enters at timestep
+            0, clean; a stretch is put into the latents at each step, noised to their level.
 
     Returns:
         The clean latents, in the shapes and dtypes of ``noise``.
@@ -73,15 +77,18 @@ def sample_joint(
             f"the audio grid has {steps} timesteps and the video grid {len(grids.video)}; "
             "both modalities take the same number of steps, at least one"
         )
-    latents, x0_hat = noise, None
+    given = given or AV.both(None)
+    grids = grids.map(lambda grid, g: torch.zeros_like(grid) if g is not None and g.complete else grid, given)
+    latents, x0_hat = noise.map(_held, given, noise, grids.map(lambda grid: int(grid[0])), schedules), None
     for k in range(steps):
         timesteps: AV[int] = grids.map(lambda grid, k=k: int(grid[k]))
         following: AV[int] = grids.map(lambda grid, k=k: int(grid[k + 1]) if k + 1 < steps else END)
         eps = predict(latents, latents.map(_batch_of, timesteps), x0_hat)
         eps = eps.map(lambda e, x: e.to(x.dtype), latents)
         alphas = schedules.map(_alpha, timesteps)
-        x0_hat = latents.map(clean_estimate, eps, alphas)
+        x0_hat = latents.map(clean_estimate, eps, alphas).map(_settled, given)
         latents = x0_hat.map(step, eps, schedules.map(_alpha, following))
+        latents = latents.map(_held, given, noise, following, schedules)
         for modality in MODALITIES:
             if not torch.isfinite(getattr(latents, modality)).all():
                 raise FloatingPointError(
@@ -91,7 +98,7 @@ def sample_joint(
                 )
         if callback is not None:
             callback(Progress(k + 1, steps, timesteps, latents, x0_hat))
-    return latents
+    return latents.map(_settled, given)
 
 
 def initial_noise(
@@ -125,6 +132,16 @@ def initial_noise(
         drawn.append(shapes.map(lambda shape, g=generator: torch.randn(*shape, generator=g)))
     stacked = AV(audio=torch.stack([x.audio for x in drawn]), video=torch.stack([x.video for x in drawn]))
     return stacked.map(lambda x: x.to(device=device, dtype=dtype))
+
+
+def _held(x: Tensor, given: Given | None, noise: Tensor, timestep: int, schedule: NoiseSchedule) -> Tensor:
+    if given is None:
+        return x
+    return given.settle(x) if given.complete else given.hold(x, noise, _alpha(schedule, timestep))
+
+
+def _settled(x: Tensor, given: Given | None) -> Tensor:
+    return x if given is None else given.settle(x)
 
 
 def _batch_of(x: Tensor, timestep: int) -> Tensor:
