@@ -128,7 +128,7 @@ def test_generate_several_with_sheets(
             "'bundle/kinetophone.json/clip.mp4' cannot be",
         ),
         ("a bowl", ["--seconds", 0], "seconds is 0; it must be a finite number above 0"),
-        ("a bowl", ["--seconds", 600], "seconds is 600; bundle 'bundle' makes clips of 4 s at 8 fps"),
+        ("a bowl", ["--seconds", 601], "seconds is 601; bundle 'bundle' makes clips of 4 to 600 s at 8 fps"),
         ("a bowl", ["--fps", -1], "fps is -1; it must be above 0"),
         ("a bowl", ["--guidance-audio", -1], "guidance-audio is -1; it must be at least 0"),
         ("a bowl", ["--guidance-video", -1], "guidance-video is -1; it must be at least 0"),

@@ -1,4 +1,4 @@
-"""What a user calls: prompts in, sounding clips out.
+"""What a user calls: prompts in, sounding clips out; a sound for a video, a video for a sound, longer clips.
 
 from kinetophone import Kinetophone
 
@@ -9,249 +9,68 @@ clip.save("bowl.mp4")
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.bases.components import cast, component_class, load_network, save_component
-from kinetophone.bases.hub import locate
-from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bundle import Bundle
 from kinetophone.errors import RequestError
-from kinetophone.joint.clocks import Spacing, local_grids
-from kinetophone.joint.coupling import Coupling
-from kinetophone.joint.model import JointModel
-from kinetophone.media.clip import Clip
-from kinetophone.media.timing import as_fps
-from kinetophone.request import BundleSpec, GenerateRequest
-from kinetophone.sampling.ddim import NoiseSchedule
+from kinetophone.joint.clocks import local_grids
+from kinetophone.keep import Stretches, check_stretches, kept_frames, kept_latents, spliced
+from kinetophone.media.clip import Clip, fit_audio
+from kinetophone.media.mel import HOP
+from kinetophone.media.read import (
+    Picture,
+    Sound,
+    read_clip,
+    read_picture,
+    read_sound,
+    resample_frames,
+    resample_sound,
+)
+from kinetophone.media.timing import ClipTime
+from kinetophone.progress import step_bar
+from kinetophone.request import LONGEST_S, GenerateRequest, Script
+from kinetophone.sampling.given import Given
 from kinetophone.sampling.guidance import guided
 from kinetophone.sampling.joint import Progress, initial_noise, sample_joint
+from kinetophone.sampling.settings import SamplingOptions, Settings
+from kinetophone.sampling.windows import Window, plan_windows, whole, windowed
 
 BATCH = 8  # clips denoised together: more gain nothing on a CPU and cost memory
-MOST_FRAMES = 64  # of video bases whose positions in time have no limit of their own
 
 
-class Kinetophone:
-    """A joint model with its bases: text to sounding clips.
-
-    Args:
-        bases: audio and video base models, frozen.
-        coupling: the trained connectors and inserted blocks that tie them.
-        spec: what clips the bundle makes.
-
-    Raises:
-        RequestError: if the coupling was made for other bases.
-    """
-
-    def __init__(self, bases: AV[Any], coupling: Coupling, spec: BundleSpec) -> None:
-        self.bases, self.coupling, self.spec = bases, coupling, spec
-        self.model = JointModel(bases.map(lambda base: base.unet), coupling).eval().requires_grad_(False)
-        # The reference leaves the noise of its schedule's first timestep in; ours removes it.
-        final = None if spec.sampling == "reference" else 1.0
-        self.schedules: AV[NoiseSchedule] = bases.map(
-            lambda base: NoiseSchedule.from_scheduler(base.scheduler, final)
-        )
-        self._offloaded_to: torch.device | None = None
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | os.PathLike[str],
-        device: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        allow_pickle: bool = False,
-    ) -> Kinetophone:
-        """Load a bundle that ships, by name, or any other, by its folder or Hub id.
-
-        Args:
-            name_or_path: e.g. "hits".
-            device: "cpu", "cuda", "mps" …; the fastest that is there if not given.
-            dtype: of the networks; autoencoders and vocoder always run in float32.
-            allow_pickle: whether pickled weights of the bases may be fetched and read.
-
-        Raises:
-            RequestError: if there is no such bundle, or a component is missing, damaged or does not fit.
-        """
-        spec = BundleSpec.read(name_or_path)
-        assert spec.folder is not None
-        options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
-        # The coupling first: it is small, and what is wrong with it shows before the bases are read.
-        coupling = load_coupling(spec.folder / "coupling", dtype)
-        places = {name: {"name": spec.folder / name, **spec.bases.get(name, {})} for name in MODALITIES}
-        bases: AV[Any] = AV(
-            audio=load_audio_base(**places["audio"], **options),
-            video=load_video_base(**places["video"], **options),
-        )
-        return cls(bases, coupling, spec).to(device or _fastest_device())
-
-    @classmethod
-    def from_bases(
-        cls,
-        *,
-        video: str | os.PathLike[str],
-        audio: str | os.PathLike[str],
-        coupling: str | os.PathLike[str] | Coupling | None = None,
-        motion_adapter: str | os.PathLike[str] | None = None,
-        fps: float | Fraction = 8,
-        frames: int | None = None,
-        size: int = 256,
-        sampling: Spacing = "trailing",
-        device: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        allow_pickle: bool = False,
-    ) -> Kinetophone:
-        """Put two base models together.
-
-        Args:
-            video: folder or Hub id of a video model (``UNetMotionModel``, ``UNet3DConditionModel``), or of an
-                image model that gets a motion adapter.
-            audio: folder or Hub id of an AudioLDM.
-            coupling: folder or Hub id of a trained coupling; if not given a fresh one, which leaves both
-                bases as they are.
-            motion_adapter: folder or Hub id, for an image model; AnimateDiff's own if not given.
-            fps: frames per second the coupling was trained at.
-            frames: length in frames; the longest up to 32 that the video model can make if not given.
-            size: height and width in pixels.
-            sampling: "trailing", or "reference" for couplings trained with the published implementation.
-            device: "cpu", "cuda", "mps" …; the fastest that is there if not given.
-            dtype: of the networks; autoencoders and vocoder always run in float32.
-            allow_pickle: whether pickled weights may be fetched and read.
-
-        Raises:
-            RequestError: if something is missing, damaged or does not fit the rest.
-        """
-        options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
-        ready = coupling if isinstance(coupling, Coupling) else None
-        if coupling is not None and ready is None:
-            ready = load_coupling(coupling, dtype)
-        bases: AV[Any] = AV(
-            audio=load_audio_base(audio, **options),
-            video=load_video_base(video, motion_adapter=motion_adapter, **options),
-        )
-        if ready is None:
-            ready = cast(Coupling.for_unets(bases.map(lambda base: base.unet)), dtype)
-        most = bases.video.max_frames or MOST_FRAMES
-        problems = []
-        if size < 1 or size % bases.video.multiple:
-            problems.append(f"size is {size}; this video base needs a multiple of {bases.video.multiple}")
-        if frames is not None and not 1 <= frames <= most:
-            problems.append(f"frames is {frames}; this video base makes 1 to {most}")
-        if problems:
-            raise RequestError(problems)
-        spec = BundleSpec(
-            name=f"{bases.video.reference['name']} + {bases.audio.reference['name']}",
-            folder=None,
-            fps=as_fps(fps),
-            frames=frames or min(32, most),
-            size=size,
-            sample_rate=bases.audio.sample_rate,
-            fps_choices=(as_fps(fps),),
-            min_frames=1,
-            max_frames=most,
-            sampling=sampling,
-        )
-        return cls(bases, ready, spec).to(device or _fastest_device())
-
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Write everything as a bundle: diffusers layout, weights in safetensors of ``dtype`` (their own)."""
-        root = Path(folder)
-        dtype = dtype or self.coupling.dtype
-        self.bases.audio.save_pretrained(root / "audio", dtype)
-        self.bases.video.save_pretrained(root / "video", dtype)
-        save_component(self.coupling, root / "coupling", dtype)
-        replace(self.spec, bases={}).write(root)
-        classifiers = self.spec.folder and self.spec.folder / "classifiers"
-        if classifiers and classifiers.is_dir():
-            shutil.copytree(classifiers, root / "classifiers", dirs_exist_ok=True)
-
-    def save_coupling(self, folder: str | os.PathLike[str]) -> None:
-        """Write a bundle without its bases: the coupling, and where the bases are (name and revision)."""
-        root = Path(folder)
-        save_component(self.coupling, root / "coupling", self.coupling.dtype)
-        references = self.bases.map(lambda base: {k: v for k, v in base.reference.items() if v is not None})
-        replace(self.spec, bases={"audio": references.audio, "video": references.video}).write(root)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks compute."""
-        return self._offloaded_to or torch.device(self.coupling.device)
-
-    def to(self, device: torch.device | str) -> Kinetophone:
-        """Move every network to ``device``."""
-        self.bases.audio.to(device)
-        self.bases.video.to(device)
-        self.coupling.to(device)
-        return self
-
-    def enable_model_cpu_offload(self, device: torch.device | str = "cuda") -> None:
-        """Keep on ``device`` only what is computing: text models, then the joint model, then the decoders.
-
-        Saves the memory of the parts that wait, at the price of moving each once a batch.
-        """
-        from accelerate.big_modeling import cpu_offload_with_hook
-
-        self.to("cpu")
-        hook = None
-        for network in (*self._around("text_encoder"), self.model, *self._around("vae", "vocoder")):
-            _, hook = cpu_offload_with_hook(network, device, prev_module_hook=hook)
-        self._offloaded_to = torch.device(device)
-
-    def enable_sequential_cpu_offload(self, device: torch.device | str = "cuda") -> None:
-        """Keep on ``device`` only the coupling and the layer that computes: least memory, much slower."""
-        from accelerate.big_modeling import cpu_offload
-
-        self.to("cpu")
-        for network in self._around("text_encoder", "unet", "vae", "vocoder"):
-            cpu_offload(network, device)
-        # Small, and its layers read one another's weights, which offloading layer by layer forbids.
-        self.coupling.to(device)
-        self._offloaded_to = torch.device(device)
-
-    def _around(self, *names: str) -> list[nn.Module]:
-        """Networks of both bases by name: what surrounds the joint model."""
-        both = (self.bases.audio.networks, self.bases.video.networks)
-        return [networks[name] for name in names for networks in both if name in networks]
+class Kinetophone(Bundle):
+    """Makes sounding clips: from a text, from a silent video, from a sound, from the beginning of a clip."""
 
     def __call__(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Script | Sequence[str | Script],
         *,
         seconds: float | Fraction | None = None,
         fps: float | Fraction | None = None,
-        steps: int | None = None,
-        gamma: float | None = None,
-        guidance_audio: float | None = None,
-        guidance_video: float | None = None,
-        guidance_sync: float | None = None,
-        negative_prompt: str | None = None,
         seed: int = 0,
-        coupled: bool = True,
         progress: bool = False,
+        **options: Unpack[SamplingOptions],
     ) -> list[Clip]:
         """Make one clip per prompt.
 
         Args:
             prompts: what is to be seen and heard.
-            seconds: length; the bundle's own if not given.
+            seconds: length; the bundle's own if not given. Clips longer than the model was trained for are
+                made of overlapping windows.
             fps: frame rate; the bundle's own if not given.
-            steps: denoising steps.
-            gamma: timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound.
-            guidance_audio: classifier-free guidance scale of the sound; 1 is none.
-            guidance_video: classifier-free guidance scale of the picture; 1 is none.
-            guidance_sync: cross-modal guidance scale; 1 is none, above 1 each modality follows the other more
-                closely.
-            negative_prompt: what guidance leads away from.
             seed: of the first clip; clip i uses ``seed + i``, whatever the batch.
-            coupled: False samples each base by itself, without the connectors: for comparison.
             progress: show a progress bar.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
 
         Returns:
             The clips, in the order of the prompts.
@@ -260,102 +79,266 @@ class Kinetophone:
             RequestError: if something can't be done, before anything is computed.
             FloatingPointError: if a latent becomes non-finite; says at which step.
         """
-        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        time = GenerateRequest(
-            prompts=texts, bundle=self.spec, seconds=seconds, fps=fps, steps=steps, gamma=gamma,
-            guidance_audio=guidance_audio, guidance_video=guidance_video, guidance_sync=guidance_sync,
-            seed=seed,
-        ).validate()  # fmt: skip
-
-        def chosen(name: str, given: Any) -> Any:
-            return self.spec.defaults[name] if given is None else given
-
-        steps, gamma = chosen("steps", steps), chosen("gamma", gamma)
-        guidance = AV(
-            audio=float(chosen("guidance_audio", guidance_audio)),
-            video=float(chosen("guidance_video", guidance_video)),
-        )
-        negative = chosen("negative_prompt", negative_prompt)
-        shapes: AV[Sequence[int]] = AV(
-            audio=self.bases.audio.latent_shape(time.samples),
-            video=self.bases.video.latent_shape(time.frames, self.spec.size),
-        )
-        schedulers = self.bases.map(lambda base: base.scheduler)
-        grids = local_grids(schedulers, steps, gamma, self.spec.sampling)
+        texts = (prompts,) if isinstance(prompts, str | Script) else tuple(prompts)
+        time = self._checked(texts, seconds, fps, seed, options)
+        settings = Settings.of(self.spec, options)
         clips: list[Clip] = []
-        with _Bar(progress, steps * -(-len(texts) // BATCH)) as bar:
+        with step_bar(progress, settings.steps * -(-len(texts) // BATCH)) as advance:
             for start in range(0, len(texts), BATCH):
-                part = list(texts[start : start + BATCH])
-                noise = initial_noise(
-                    shapes, [seed + start + i for i in range(len(part))], device=self.device
-                )
-                predict = guided(
-                    self.model,
-                    self._text(part),
-                    self._text([negative] * len(part)),
-                    guidance,
-                    sync=AV.both(float(chosen("guidance_sync", guidance_sync))),
-                    coupled=coupled,
-                )
-                latents = sample_joint(predict, noise, grids, self.schedules, callback=bar.advance)
-                frames = self.bases.video.decode(latents.video)
-                sound = self.bases.audio.decode(latents.audio, time.samples)
+                part = texts[start : start + BATCH]
+                seeds = [seed + start + i for i in range(len(part))]
+                latents = self._sample(part, time, seeds, settings, advance)
+                frames, sound = self._decoded(latents, time)
                 clips += [
                     Clip(video=v, fps=time.fps, audio=a, sample_rate=time.sample_rate)
                     for v, a in zip(frames, sound, strict=True)
                 ]
         return clips
 
+    def sound(
+        self,
+        video: str | os.PathLike[str] | Picture,
+        prompt: str | Script,
+        *,
+        seed: int = 0,
+        progress: bool = False,
+        **options: Unpack[SamplingOptions],
+    ) -> Clip:
+        """Make the sound of a silent video, of any length, size and frame rate.
+
+        The model sees the picture at its own rate and size (the middle of it, where the shape differs), clean
+        from the first step to the last; only the sound is sampled.
+
+        Args:
+            video: a file, or what ``read_picture`` gives.
+            prompt: what is to be heard.
+            seed: of the noise.
+            progress: show a progress bar.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
+
+        Returns:
+            The video's own frames, with sound exactly as long.
+
+        Raises:
+            MediaError: if the file can't be read.
+            RequestError: if something else can't be done, before anything is computed.
+        """
+        self._checked((prompt,), None, None, seed, options)
+        picture = video if isinstance(video, Picture) else read_picture(video)
+        own = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=self.spec.sample_rate)
+        side = (self.spec.size, self.spec.size)
+        frames = resample_frames(picture.frames, own.fps, self.spec.fps, side)
+        time = self._fitting(len(frames))
+        windows = self._windows(time)
+        settings = Settings.of(self.spec, options)
+        given: AV[Given | None] = AV(audio=None, video=Given.all_of(self._encoded_frames(frames, windows)))
+        with step_bar(progress, settings.steps) as advance:
+            latents = self._sample((prompt,), time, [seed], settings, advance, given)
+        sound = self.bases.audio.decode(latents.audio, time.samples)[0]
+        return Clip(
+            video=picture.frames,
+            fps=own.fps,
+            audio=fit_audio(sound, own.samples),
+            sample_rate=own.sample_rate,
+        )
+
+    def picture(
+        self,
+        sound: str | os.PathLike[str] | Sound,
+        prompt: str | Script,
+        *,
+        seed: int = 0,
+        progress: bool = False,
+        **options: Unpack[SamplingOptions],
+    ) -> Clip:
+        """Make the picture of a sound, of any length and sample rate.
+
+        The sound enters clean from the first step to the last; only the picture is sampled.
+
+        Args:
+            sound: a file, or what ``read_sound`` gives.
+            prompt: what is to be seen.
+            seed: of the noise.
+            progress: show a progress bar.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
+
+        Returns:
+            The sound as it was, but for silence up to the end of the last frame, with a picture.
+
+        Raises:
+            MediaError: if the file can't be read.
+            RequestError: if something else can't be done, before anything is computed.
+        """
+        self._checked((prompt,), None, None, seed, options)
+        heard = sound if isinstance(sound, Sound) else read_sound(sound)
+        duration = Fraction(len(heard.waveform), heard.sample_rate)
+        time = self._fitting(math.ceil(duration * self.spec.fps))
+        windows = self._windows(time)
+        settings = Settings.of(self.spec, options)
+        waveform = resample_sound(heard.waveform, heard.sample_rate, time.sample_rate)
+        given: AV[Given | None] = AV(audio=Given.all_of(self._encoded_sound(waveform, windows)), video=None)
+        with step_bar(progress, settings.steps) as advance:
+            latents = self._sample((prompt,), time, [seed], settings, advance, given)
+        own = ClipTime(fps=time.fps, frames=time.frames, sample_rate=heard.sample_rate)
+        return Clip(
+            video=self.bases.video.decode(latents.video)[0, : time.frames],
+            fps=own.fps,
+            audio=fit_audio(heard.waveform, own.samples),
+            sample_rate=own.sample_rate,
+        )
+
+    def extend(
+        self,
+        clip: str | os.PathLike[str] | Clip,
+        prompt: str | Script,
+        *,
+        seconds: float | Fraction,
+        keep: Stretches | AV[Stretches] | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        **options: Unpack[SamplingOptions],
+    ) -> Clip:
+        """Continue a clip, or fill in what is not kept of it, picture and sound together.
+
+        Args:
+            clip: a file or a clip; it is brought to the model's frame rate, size and sample rate.
+            prompt: what is to be seen and heard in the whole.
+            seconds: length of the result, from the start of ``clip``.
+            keep: stretches of ``clip`` to keep, (from, to) in seconds; all of it if not given. An ``AV``
+                keeps other stretches of the picture than of the sound.
+            seed: of the noise.
+            progress: show a progress bar.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
+
+        Returns:
+            The clip of ``seconds``; its kept frames and samples are those given.
+
+        Raises:
+            MediaError: if the file can't be read.
+            RequestError: if something else can't be done, before anything is computed.
+        """
+        time = self._checked((prompt,), seconds, None, seed, options)
+        own = clip if isinstance(clip, Clip) else read_clip(clip)
+        stretches: AV[Stretches] = (
+            keep if isinstance(keep, AV) else AV.both([(0.0, own.duration_s)] if keep is None else keep)
+        )
+        check_stretches(stretches, own.duration_s, time.duration_s)
+        side = (self.spec.size, self.spec.size)
+        frames = resample_frames(own.video, own.fps, time.fps, side)[: time.frames]
+        waveform = resample_sound(own.audio, own.sample_rate, time.sample_rate)[: time.samples]
+        windows = self._windows(time)
+        total = whole(windows)
+        settings = Settings.of(self.spec, options)
+        kept = AV(
+            audio=kept_latents(stretches.audio, total.audio, self._latents_per_second),
+            video=kept_frames(stretches.video, total.video, time.fps),
+        )
+        given: AV[Given | None] = AV(
+            audio=Given(self._encoded_sound(waveform, windows), kept.audio),
+            video=Given(self._encoded_frames(frames, windows), kept.video),
+        )
+        with step_bar(progress, settings.steps) as advance:
+            latents = self._sample((prompt,), time, [seed], settings, advance, given)
+        made, sound = self._decoded(latents, time)
+        video = made[0].copy()
+        exact = kept.video[: len(frames)].numpy()
+        video[: len(frames)][exact] = frames[exact]
+        audio = spliced(sound[0], waveform, stretches.audio, time.sample_rate)
+        return Clip(video=video, fps=time.fps, audio=audio, sample_rate=time.sample_rate)
+
+    def _checked(
+        self,
+        prompts: tuple[str | Script, ...],
+        seconds: float | Fraction | None,
+        fps: float | Fraction | None,
+        seed: int,
+        options: SamplingOptions,
+    ) -> ClipTime:
+        numbers: dict[str, Any] = {
+            k: v for k, v in options.items() if k not in ("negative_prompt", "coupled")
+        }
+        return GenerateRequest(
+            prompts=prompts, bundle=self.spec, seconds=seconds, fps=fps, seed=seed, **numbers
+        ).validate()
+
+    def _fitting(self, frames: int) -> ClipTime:
+        """The time of a clip of ``frames`` frames at the bundle's rate, however short."""
+        time = ClipTime(fps=self.spec.fps, frames=frames, sample_rate=self.spec.sample_rate)
+        if time.duration_s > LONGEST_S:
+            raise RequestError([f"it lasts {time.duration_s:g} s; at most {LONGEST_S} s can be done at once"])
+        return time
+
+    @property
+    def _latents_per_second(self) -> Fraction:
+        return Fraction(self.spec.sample_rate, HOP * self.bases.audio.factor)
+
+    def _windows(self, time: ClipTime) -> list[Window]:
+        one = replace(time, frames=self.spec.window(time.frames))
+        window = AV(audio=self.bases.audio.latent_shape(one.samples)[1], video=one.frames)
+        return plan_windows(time.frames, window, self._latents_per_second / time.fps)
+
+    def _encoded_frames(self, frames: np.ndarray, windows: list[Window]) -> Tensor:
+        """Latents of frames (T, H, W, 3), the last one held to the end of the windows."""
+        missing = max(0, whole(windows).video - len(frames))
+        frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+        return self.bases.video.encode(torch.from_numpy(frames)[None])
+
+    def _encoded_sound(self, waveform: np.ndarray, windows: list[Window]) -> Tensor:
+        """Latents of a waveform (N,), silent from its end to the end of the windows."""
+        length = whole(windows).audio
+        padded = fit_audio(waveform, length * HOP * self.bases.audio.factor)
+        return self.bases.audio.encode(torch.from_numpy(padded)[None])[:, :, :length]
+
+    def _sample(
+        self,
+        prompts: Sequence[str | Script],
+        time: ClipTime,
+        seeds: Sequence[int],
+        settings: Settings,
+        callback: Callable[[Progress], None] | None,
+        given: AV[Given | None] | None = None,
+    ) -> AV[Tensor]:
+        """Clean latents of one clip per prompt, up to the end of the windows that cover ``time``."""
+        windows = self._windows(time)
+        total = whole(windows)
+        channels, _, bins = self.bases.audio.latent_shape(1)
+        shapes: AV[Sequence[int]] = AV(
+            audio=(channels, total.audio, bins),
+            video=self.bases.video.latent_shape(total.video, self.spec.size),
+        )
+        known = [m for m in MODALITIES if given and getattr(given, m) and getattr(given, m).complete]
+        only = AV(audio="audio", video="video").swap()
+        negative = self._text([settings.negative_prompt] * len(prompts))
+        predicts = [
+            guided(
+                self.model,
+                self._text([_text_at(prompt, window, time) for prompt in prompts]),
+                negative,
+                settings.guidance,
+                sync=settings.sync,
+                coupled=settings.coupled,
+                only=getattr(only, known[0]) if known else None,
+            )
+            for window in windows
+        ]
+        schedulers = self.bases.map(lambda base: base.scheduler)
+        grids = local_grids(schedulers, settings.steps, settings.gamma, self.spec.sampling)
+        noise = initial_noise(shapes, seeds, device=self.device)
+        return sample_joint(windowed(windows, predicts), noise, grids, self.schedules, callback, given)
+
+    def _decoded(self, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (B, T, H, W, 3) and waveforms (B, N) of ``time``: what windows reached beyond it is cut."""
+        return (
+            self.bases.video.decode(latents.video[:, :, : time.frames]),
+            self.bases.audio.decode(latents.audio, time.samples),
+        )
+
     def _text(self, texts: list[str]) -> AV[Tensor]:
         return self.bases.map(lambda base: base.encode_prompt(texts))
 
 
-class _Bar:
-    """A rich progress bar over denoising steps, or nothing."""
-
-    def __init__(self, shown: bool, total: int) -> None:
-        self.total, self.bar = total, None
-        if shown:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("denoising"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-            self.bar = Progress(*columns, TimeRemainingColumn())
-
-    def __enter__(self) -> _Bar:
-        if self.bar is not None:
-            self.bar.start()
-            self.task = self.bar.add_task("denoising", total=self.total)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    @property
-    def advance(self) -> Callable[[Progress], None] | None:
-        """A sampler's callback that moves the bar one step on."""
-        if self.bar is None:
-            return None
-        bar = self.bar
-        return lambda _: bar.advance(self.task)
-
-
-def load_coupling(name_or_path: str | os.PathLike[str], dtype: torch.dtype) -> Coupling:
-    """Load a trained coupling from a folder or the Hub (there or in its sub-folder "coupling").
-
-    Raises:
-        RequestError: if there is none, or its weights are damaged or incomplete.
-    """
-    source = locate(name_or_path, ["", "coupling"])
-    inner = source.folder / "coupling"
-    folder = inner if inner.is_dir() else source.folder
-    found = component_class(folder)
-    if found != "Coupling":
-        raise RequestError([f"'{name_or_path}' holds {f'a {found}' if found else 'no coupling'}"])
-    return load_network(folder, Coupling, dtype=dtype)
-
-
-def _fastest_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _text_at(prompt: str | Script, window: Window, time: ClipTime) -> str:
+    """The text that holds in the middle of ``window``."""
+    if isinstance(prompt, str):
+        return prompt
+    return prompt.at((window.start.video + window.length.video / 2) * time.frame_s)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,3 +17,17 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         yield from items
         return
     yield from rich_track(items, total=total, description=what)
+
+
+@contextmanager
+def step_bar(shown: bool, total: int) -> Iterator[Callable[[Any], None] | None]:
+    """A bar over ``total`` denoising steps: a sampler's callback that moves it on; None if not shown."""
+    if not shown:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("denoising"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task("denoising", total=total)
+        yield lambda _: bar.advance(task)

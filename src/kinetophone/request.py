@@ -30,6 +30,7 @@ from kinetophone.media.write import check_suffix
 BUNDLES = Path(__file__).parent / "bundles"
 CONFIG_NAME = "kinetophone.json"
 
+LONGEST_S = 600  # of a clip: both tracks are held in memory
 # The noise schedules of the bases have this many steps; a sampler cannot take more.
 _MOST_STEPS = 1000
 _MOST_SEED = 2**63 - 1
@@ -43,6 +44,7 @@ PUBLISHED_DEFAULTS: dict[str, Any] = {
     "guidance_sync": 1.0,
     "negative_prompt": "bad quality, worse quality",
 }
+_EXAMPLE = "a drumstick hits a bowl"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # What a bundle on the Hub may hold, apart from its bases.
 _PARTS = (
@@ -148,17 +150,25 @@ class BundleSpec:
             time = ClipTime.from_seconds(seconds, rate, self.sample_rate)
         except ValueError as error:
             raise RequestError([str(error)]) from None
-        fits = self.min_frames <= time.frames <= self.max_frames
-        if not fits or (time.frames - self.min_frames) % self.frame_step:
+        # Anything longer is made of overlapping windows.
+        fits = time.frames > self.max_frames or (
+            time.frames >= self.min_frames and (time.frames - self.min_frames) % self.frame_step == 0
+        )
+        if not fits or time.duration_s > LONGEST_S:
             raise RequestError([f"seconds is {float(seconds):g}; bundle '{self.name}' {self._lengths(rate)}"])
         return time
 
+    def window(self, frames: int) -> int:
+        """The length in frames that the model is given for a clip of ``frames``: its own nearest above."""
+        steps = -(-(frames - self.min_frames) // self.frame_step)
+        return min(max(self.min_frames, self.min_frames + steps * self.frame_step), self.max_frames)
+
     def _lengths(self, rate: Fraction) -> str:
         shortest, longest = (f"{float(frames / rate):g}" for frames in (self.min_frames, self.max_frames))
-        if shortest == longest:
-            return f"makes clips of {shortest} s at {float(rate):g} fps"
-        step = f"{float(self.frame_step / rate):g}"
-        return f"makes clips of {shortest} to {longest} s in steps of {step} s at {float(rate):g} fps"
+        lengths = f"clips of {shortest} to {LONGEST_S} s"
+        if shortest != longest and self.frame_step > 1:
+            lengths += f", up to {longest} s in steps of {float(self.frame_step / rate):g} s"
+        return f"makes {lengths} at {float(rate):g} fps"
 
 
 def _plain(rate: Fraction) -> int | str:
@@ -199,12 +209,56 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A prompt that changes: texts with the second from which each holds, the first from 0."""
+
+    lines: tuple[tuple[float, str], ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Script:
+        """Read a text file: on each line a second and a text, such as "4.5 a mallet hits a drum".
+
+        Raises:
+            RequestError: There is no such file, or lines are not of this form or not in order.
+        """
+        try:
+            rows = Path(path).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise RequestError([f"'{path}' cannot be read: {error.strerror}"]) from None
+        lines: list[tuple[float, str]] = []
+        problems = []
+        for number, row in enumerate(rows, start=1):
+            start, _, text = row.strip().partition(" ")
+            try:
+                second = float(start)
+            except ValueError:
+                second = math.nan
+            if not row.strip():
+                continue
+            if not math.isfinite(second) or not text.strip():
+                problems.append(f"{path}, line {number}: give a second and a text, such as '4.5 {_EXAMPLE}'")
+            elif second < 0 or (lines and second <= lines[-1][0]):
+                problems.append(f"{path}, line {number}: {second:g} s is not after the line before")
+            else:
+                lines.append((second, text.strip()))
+        if not lines and not problems:
+            problems.append(f"'{path}' has no lines: give a second and a text on each")
+        if problems:
+            raise RequestError(problems)
+        return cls(tuple(lines))
+
+    def at(self, second: float) -> str:
+        """The text that holds at ``second``."""
+        return [text for start, text in self.lines if start <= second or start == self.lines[0][0]][-1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """A request for sounding clips; None leaves a value to the bundle or the pipeline.
 
     Attributes:
-        prompts: One text per clip.
+        prompts: One text or script per clip.
         bundle: Name, folder or Hub id of the bundle, or the spec of one that is loaded.
         seconds: Length in seconds.
         fps: Frames per second.
@@ -217,7 +271,7 @@ class GenerateRequest:
         output: File to write.
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[str | Script, ...]
     bundle: str | os.PathLike[str] | BundleSpec = "hits"
     seconds: float | Fraction | None = None
     fps: float | Fraction | None = None
@@ -258,11 +312,10 @@ class GenerateRequest:
         if not self.prompts:
             return ["there is no prompt; say what is to be seen and heard"]
         return [
-            f"prompt {number} is empty; say what is to be seen and heard, such as 'a drumstick hits a bowl'"
-            if len(self.prompts) > 1
-            else "the prompt is empty; say what is to be seen and heard, such as 'a drumstick hits a bowl'"
+            f"{f'prompt {number}' if len(self.prompts) > 1 else 'the prompt'} is empty; "
+            f"say what is to be seen and heard, such as '{_EXAMPLE}'"
             for number, prompt in enumerate(self.prompts, start=1)
-            if not prompt.strip()
+            if isinstance(prompt, str) and not prompt.strip()
         ]
 
     def _bad_numbers(self) -> list[str]:

@@ -7,6 +7,7 @@ picture's length.
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,6 +175,19 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Area averaging does not alias when shrinking, but repeats pixels when enlarging.
     method = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
     return cv2.resize(cropped, (new_width, new_height), interpolation=method)
+
+
+def resample_frames(
+    frames: np.ndarray, source_fps: Fraction, target_fps: Fraction, size: tuple[int, int]
+) -> np.ndarray:
+    """Frames (T, H, W, 3) at another rate and size (height, width): of each moment, the one shown then.
+
+    The result lasts as long as the source, or up to a frame longer.
+    """
+    count = math.ceil(len(frames) * target_fps / source_fps)
+    shown = [min(math.floor(k * source_fps / target_fps), len(frames) - 1) for k in range(count)]
+    small = {index: resize(frames[index], size) for index in set(shown)}
+    return np.stack([small[index] for index in shown])
 
 
 def _resample(images: list, shown_at: list[Fraction], *, duration: Fraction, fps: Fraction) -> list:

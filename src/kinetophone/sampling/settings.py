@@ -1,0 +1,59 @@
+"""How clips are sampled, apart from what they show: the options of every call, and a bundle's own values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+from kinetophone.av import AV
+
+if TYPE_CHECKING:
+    from kinetophone.request import BundleSpec
+
+
+class SamplingOptions(TypedDict, total=False):
+    """What a call may set; the bundle's own value holds for what it does not.
+
+    Attributes:
+        steps: Denoising steps, 1 to 1000.
+        gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound.
+        guidance_audio: Classifier-free guidance scale of the sound; 1 is none.
+        guidance_video: The same of the picture.
+        guidance_sync: Cross-modal guidance scale; 1 is none, above 1 each modality follows the other
+            more closely.
+        negative_prompt: What guidance leads away from.
+        coupled: False samples each base by itself, without the connectors: for comparison.
+    """
+
+    steps: int
+    gamma: float
+    guidance_audio: float
+    guidance_video: float
+    guidance_sync: float
+    negative_prompt: str
+    coupled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A value for every option."""
+
+    steps: int
+    gamma: float
+    guidance: AV[float]
+    sync: AV[float]
+    negative_prompt: str
+    coupled: bool
+
+    @classmethod
+    def of(cls, spec: BundleSpec, options: SamplingOptions) -> Settings:
+        """``options``, the rest from ``spec``."""
+        values = {**spec.defaults, **{k: v for k, v in options.items() if v is not None}}
+        return cls(
+            steps=int(values["steps"]),
+            gamma=float(values["gamma"]),
+            guidance=AV(audio=float(values["guidance_audio"]), video=float(values["guidance_video"])),
+            sync=AV.both(float(values["guidance_sync"])),
+            negative_prompt=values["negative_prompt"],
+            coupled=bool(values.get("coupled", True)),
+        )
