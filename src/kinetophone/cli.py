@@ -6,21 +6,20 @@ No heavy import at the top, so that ``kinetophone --help`` and every error about
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kinetophone import __version__
+from kinetophone.cli_make import extend, generate, picture, sound
+from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError, UserError
 
 if TYPE_CHECKING:
     from kinetophone.metrics.evaluate import Report
     from kinetophone.metrics.generated import Agreement, GeneratedReport
-    from kinetophone.pipeline import Kinetophone
 
 app = typer.Typer(
     help="Sounding video: picture and sound generated together, in sync.",
@@ -32,25 +31,8 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
-
-USER_ERROR = 2
-Dtype = Literal["float32", "bfloat16", "float16"]
-Offload = Literal["none", "model", "sequential"]
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Show an error the user can cure as its message, one line per cause, and exit with 2."""
-    try:
-        yield
-    except (UserError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
-    raise typer.Exit(USER_ERROR)
+for command in (generate, sound, picture, extend):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -69,86 +51,6 @@ def _main(
 
 
 @app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What is to be seen and heard.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .mp4, .wav, .gif or .png (contact sheet).")
-    ],
-    bundle: Annotated[str, typer.Option(help="Model: a bundle's name or folder.")] = "hits",
-    seed: Annotated[int, typer.Option(help="Same seed, same clip.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; more is slower and finer.")] = None,
-    gamma: Annotated[
-        float | None, typer.Option(help="Timestep adjustment between sound and picture; 1 is none.")
-    ] = None,
-    guidance_audio: Annotated[
-        float | None, typer.Option(help="How closely the sound follows the prompt; 1 is no guidance.")
-    ] = None,
-    guidance_video: Annotated[
-        float | None, typer.Option(help="How closely the picture follows the prompt; 1 is no guidance.")
-    ] = None,
-    guidance_sync: Annotated[
-        float | None, typer.Option(help="How closely sound and picture follow each other; 1 is no guidance.")
-    ] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames per second; the bundle's where not given.")
-    ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length; the bundle's where not given.")] = None,
-    count: Annotated[int, typer.Option(help="Number of clips; more than one are numbered.")] = 1,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu or cuda; the best there is if not given.")
-    ] = None,
-    sheet: Annotated[
-        bool, typer.Option("--sheet", help="Also write a contact sheet beside each clip.")
-    ] = False,
-    negative_prompt: Annotated[str | None, typer.Option(help="What is not wanted.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the networks; decoders always use float32.")] = "float32",
-    offload: Annotated[
-        Offload, typer.Option(help="Keep on the device only the model or the layer that is computing.")
-    ] = "none",
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickled weights of bases, as tensors only.")
-    ] = False,
-) -> None:
-    """Make sounding clips from a text."""
-    from kinetophone.request import GenerateRequest
-
-    with _user_errors():
-        _check_at_least_one("count", count)
-        request = GenerateRequest(
-            prompts=(prompt,) * count,
-            bundle=bundle,
-            seconds=seconds,
-            fps=fps,
-            steps=steps,
-            gamma=gamma,
-            guidance_audio=guidance_audio,
-            guidance_video=guidance_video,
-            guidance_sync=guidance_sync,
-            seed=seed,
-            output=output,
-        )
-        time = request.validate()
-        options = _given(
-            steps=steps,
-            gamma=gamma,
-            guidance_audio=guidance_audio,
-            guidance_video=guidance_video,
-            guidance_sync=guidance_sync,
-            negative_prompt=negative_prompt,
-        )
-        _quiet_libraries()
-        pipe = _load(bundle, device, dtype, offload, allow_pickle)
-        clips = pipe(
-            [prompt] * count, progress=True, seed=seed, **_given(seconds=time.duration_s, fps=fps), **options
-        )
-        for number, clip in enumerate(clips):
-            path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
-            typer.echo(clip.save(path))
-            if sheet and path.suffix.lower() != ".png":
-                typer.echo(clip.sheet(path.with_suffix(".png"), title=prompt))
-
-
-@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
     out: Annotated[
@@ -160,7 +62,7 @@ def train(
     ] = True,
 ) -> None:
     """Train what a recipe says."""
-    with _user_errors():
+    with user_errors():
         if not recipe.is_file():
             known = ", ".join(str(path) for path in sorted(Path("recipes").glob("*.yaml")))
             cure = f"; there are {known}" if known else ""
@@ -183,7 +85,7 @@ def pack(
     out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
 ) -> None:
     """Pack trained components into a bundle in half precision."""
-    with _user_errors():
+    with user_errors():
         from kinetophone.request import BundleSpec, check_writable
 
         BundleSpec.read(folder)
@@ -212,14 +114,14 @@ def reference(
     ] = False,
 ) -> None:
     """Convert the checkpoint published with arXiv 2409.17550 to a bundle."""
-    with _user_errors():
+    with user_errors():
         from kinetophone.request import check_writable
 
         check_writable(out / "kinetophone.json")
         from kinetophone.convert import convert_reference
 
-        _quiet_libraries()
-        bases = _given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
+        quiet_libraries()
+        bases = given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
         typer.echo(convert_reference(source, out, allow_pickle=allow_pickle, **bases))
 
 
@@ -231,8 +133,8 @@ def hits(
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
 ) -> None:
     """Write clips of the procedural data set: a tool strikes things, with exact strike times."""
-    with _user_errors():
-        _check_at_least_one("count", count)
+    with user_errors():
+        check_at_least_one("count", count)
         if size < 32 or size % 8:
             raise RequestError([f"size is {size}; it must be a multiple of 8 and at least 32, such as 64"])
         from kinetophone.data.hits import SPLITS
@@ -269,11 +171,11 @@ def evaluate(
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
 ) -> None:
     """Measure the synchrony of clips, each number beside that of shuffled pairs."""
-    with _user_errors():
+    with user_errors():
         if (folder is None) == (generate_count is None):
             raise RequestError(["give either a folder of clips or --generate with a number"])
         if workers is not None:
-            _check_at_least_one("workers", workers)
+            check_at_least_one("workers", workers)
         if json_path is not None:
             from kinetophone.request import check_writable
 
@@ -285,8 +187,8 @@ def evaluate(
             results["clips"] = report.to_dict()
         else:
             assert generate_count is not None
-            _check_at_least_one("generate", generate_count)
-            options = _given(steps=steps, gamma=gamma)
+            check_at_least_one("generate", generate_count)
+            options = given(steps=steps, gamma=gamma)
             for name, made in _evaluate_generated(
                 generate_count, bundle, device, uncoupled, keep, seed, workers, options
             ).items():
@@ -327,8 +229,8 @@ def _evaluate_generated(
     from kinetophone.pipeline import Kinetophone
 
     spec = BundleSpec.read(bundle)
-    _quiet_libraries()
-    pipe = Kinetophone.from_pretrained(bundle, **_given(device=device))
+    quiet_libraries()
+    pipe = Kinetophone.from_pretrained(bundle, **given(device=device))
     return evaluate_generated(
         pipe,
         spec.folder,
@@ -341,34 +243,6 @@ def _evaluate_generated(
         progress=True,
         **options,
     )
-
-
-def _load(bundle: str, device: str | None, dtype: Dtype, offload: Offload, allow_pickle: bool) -> Kinetophone:
-    import torch
-
-    from kinetophone.pipeline import Kinetophone
-
-    # Offloaded networks start on the CPU and visit the device.
-    pipe = Kinetophone.from_pretrained(
-        bundle,
-        dtype=getattr(torch, dtype),
-        allow_pickle=allow_pickle,
-        **_given(device=device if offload == "none" else "cpu"),
-    )
-    if offload == "model":
-        pipe.enable_model_cpu_offload(device or "cuda")
-    elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device or "cuda")
-    return pipe
-
-
-def _quiet_libraries() -> None:
-    """No bar for each of a dozen small weight files; warnings of the libraries stay."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
@@ -423,13 +297,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return "{low:.3f} to {high:.3f}".format(**asdict(value))
-
-
-def _check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise RequestError([f"{name} is {value}; it must be at least 1"])
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given; the others are left to the defaults of what is called."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -76,11 +76,15 @@ class Clip:
         """Length in seconds."""
         return self.time.duration_s
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], channels: np.ndarray | None = None) -> Path:
         """Write the clip to ``path``; the suffix chooses the format.
 
         ``.mp4`` picture and sound (H.264 and AAC), ``.wav`` the sound, ``.gif`` the picture, ``.png`` a
         contact sheet. See ``kinetophone.media.write`` for what each format keeps exactly.
+
+        Args:
+            path: File to write.
+            channels: float32 (N, 2), the stereo sound that ``audio`` is the mean of, to be written instead.
 
         Returns:
             The path written.
@@ -91,7 +95,7 @@ class Clip:
         """
         from kinetophone.media.write import save
 
-        return save(self, path)
+        return save(self, path, channels)
 
     def sheet(
         self,

@@ -38,11 +38,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sound:
-    """A waveform, float32 (N,) in [-1, 1], its rate, and the time its first sample is heard at."""
+    """A waveform, float32 (N,) in [-1, 1], its rate, and the time its first sample is heard at.
+
+    ``channels`` (N, C), where the file has more than one, are what the waveform is the mean of.
+    """
 
     waveform: Waveform
     sample_rate: int
     start_s: float = 0.0
+    channels: np.ndarray | None = None
 
 
 def read_clip(
@@ -131,25 +135,27 @@ def read_sound(path: str | os.PathLike[str], *, sample_rate: int | None = None) 
         for decoded in file.decode(stream):
             if start is None:
                 start = float(decoded.pts * decoded.time_base) if decoded.pts is not None else 0.0
-            frames += [frame.to_ndarray().mean(axis=0) for frame in converter.resample(decoded)]
+            frames += [frame.to_ndarray() for frame in converter.resample(decoded)]
         # An .mp4 says where the sound ends within its last AAC frame; what follows is the encoder's padding.
         length = round(stream.duration * stream.time_base * rate) if stream.duration and start == 0 else None
         container = set(file.format.name.split(","))
-    if not frames or not any(len(frame) for frame in frames):
+    if not frames or not any(frame.size for frame in frames):
         raise MediaError(f"'{path}' has an audio stream without a sample; it is cut short or corrupt")
-    waveform = np.concatenate(frames).astype(np.float32, copy=False)
-    if "mp4" in container and length is not None and 0 <= len(waveform) - length < 1024:
-        waveform = waveform[:length]
-    if not np.isfinite(waveform).all():
+    channels = np.concatenate(frames, axis=1).T.astype(np.float32, copy=False)
+    if "mp4" in container and length is not None and 0 <= len(channels) - length < 1024:
+        channels = channels[:length]
+    if not np.isfinite(channels).all():
         raise MediaError(f"'{path}' holds sound that is not finite; it is corrupt")
     if sample_rate is not None and sample_rate != rate:
-        waveform = resample_sound(waveform, rate, sample_rate)
+        channels = np.stack([resample_sound(track, rate, sample_rate) for track in channels.T], axis=1)
         rate = sample_rate
+    waveform = np.ascontiguousarray(channels.mean(axis=1))
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak > 1.0:
         # Lossy codecs overshoot. The division can still round to just above 1, so it is clipped as well.
         waveform = np.clip(waveform / peak, -1.0, 1.0)
-    return Sound(waveform=waveform, sample_rate=rate, start_s=start or 0.0)
+    several = np.clip(channels, -1.0, 1.0) if channels.shape[1] > 1 else None
+    return Sound(waveform=waveform, sample_rate=rate, start_s=start or 0.0, channels=several)
 
 
 def resample_sound(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:

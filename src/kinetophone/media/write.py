@@ -34,7 +34,7 @@ from kinetophone.errors import MediaError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kinetophone.media.clip import Clip, Frames, Waveform
+    from kinetophone.media.clip import Clip, Frames
 
 SUFFIXES = (".mp4", ".wav", ".gif", ".png")
 
@@ -52,16 +52,20 @@ _BT601 = 6
 _GIF_MAX_FPS = 50
 
 
-def save(clip: Clip, path: str | os.PathLike[str]) -> Path:
+def save(clip: Clip, path: str | os.PathLike[str], channels: np.ndarray | None = None) -> Path:
     """Write ``clip`` to ``path`` in the format its suffix names; missing folders are made.
+
+    ``channels`` as in :func:`write_mp4`.
 
     Raises:
         MediaError: The suffix is unknown, or the format cannot hold this clip.
         OSError: The file cannot be written.
     """
     writers: dict[str, Callable[[Clip, Path], Path]] = {
-        ".mp4": write_mp4,
-        ".wav": lambda clip, path: write_wav(clip.audio, clip.sample_rate, path),
+        ".mp4": lambda clip, path: write_mp4(clip, path, channels=channels),
+        ".wav": lambda clip, path: write_wav(
+            clip.audio if channels is None else _fitted(channels, clip), clip.sample_rate, path
+        ),
         ".gif": write_gif,
         ".png": lambda clip, path: clip.sheet(path),
     }
@@ -82,13 +86,17 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def write_mp4(clip: Clip, path: str | os.PathLike[str], *, crf: int = 16) -> Path:
+def write_mp4(
+    clip: Clip, path: str | os.PathLike[str], *, crf: int = 16, channels: np.ndarray | None = None
+) -> Path:
     """Write picture and sound as H.264 and AAC.
 
     Args:
         clip: The clip. Height and width must be even, since yuv420p halves both for its colours.
         path: File to write.
         crf: H.264 quality, 0 (lossless) to 51; 16 is visually lossless.
+        channels: Two channels, float32 (N, 2), written in place of the clip's single one: the sound that the
+            clip's is the mean of. Cut or padded to the picture; more channels than two are not written.
 
     Raises:
         MediaError: The size is odd, or AAC has no such sample rate.
@@ -121,21 +129,23 @@ def write_mp4(clip: Clip, path: str | os.PathLike[str], *, crf: int = 16) -> Pat
         video.codec_context.colorspace = _BT601
         video.codec_context.color_primaries = _BT601
         video.codec_context.color_trc = _BT601
-        audio = file.add_stream("aac", rate=clip.sample_rate, layout="mono")
+        sound = clip.audio[:, None] if channels is None or channels.shape[1] != 2 else _fitted(channels, clip)
+        layout = "mono" if sound.shape[1] == 1 else "stereo"
+        audio = file.add_stream("aac", rate=clip.sample_rate, layout=layout)
         audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * clip.sample_rate, _AAC_MAX_BIT_RATE)
-        for packet in _interleave(_video_packets(video, clip.video), _audio_packets(audio, clip.audio)):
+        for packet in _interleave(_video_packets(video, clip.video), _audio_packets(audio, sound)):
             file.mux(packet)
     return Path(path)
 
 
-def write_wav(audio: Waveform, sample_rate: int, path: str | os.PathLike[str]) -> Path:
-    """Write ``audio``, float32 (N,) in [-1, 1], as 16-bit mono PCM.
+def write_wav(audio: np.ndarray, sample_rate: int, path: str | os.PathLike[str]) -> Path:
+    """Write ``audio``, float32 (N,) or (N, channels) in [-1, 1], as 16-bit PCM.
 
     Raises:
         OSError: The file cannot be written.
     """
     with replacing(path) as partial, wave.open(partial, "wb") as file:
-        file.setnchannels(1)
+        file.setnchannels(1 if audio.ndim == 1 else audio.shape[1])
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(np.round(audio * 32767.0).astype("<i2").tobytes())
@@ -193,12 +203,20 @@ def _video_packets(stream, frames: Frames) -> Iterator:
     yield from stream.encode(None)
 
 
-def _audio_packets(stream, audio: Waveform) -> Iterator:
+def _fitted(channels: np.ndarray, clip: Clip) -> np.ndarray:
+    """(N, C), as long as the clip."""
+    samples = clip.time.samples
+    return np.pad(channels[:samples], ((0, max(0, samples - len(channels))), (0, 0)))
+
+
+def _audio_packets(stream, audio: np.ndarray) -> Iterator:
+    """Of samples (N, 1 or 2)."""
     import av
 
     size = 1024
     for start in range(0, len(audio), size):
-        frame = av.AudioFrame.from_ndarray(audio[None, start : start + size], format="fltp", layout="mono")
+        part = np.ascontiguousarray(audio[start : start + size].T)
+        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=stream.layout.name)
         frame.sample_rate, frame.pts, frame.time_base = stream.rate, start, Fraction(1, stream.rate)
         yield from stream.encode(frame)
     yield from stream.encode(None)
