@@ -5,21 +5,17 @@ No heavy import at the top, so that ``kinetophone --help`` and every error about
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kinetophone import __version__
+from kinetophone.cli_measure import compare, evaluate
+from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError, UserError
 
 if TYPE_CHECKING:
-    from kinetophone.metrics.evaluate import Report
-    from kinetophone.metrics.generated import Agreement, GeneratedReport
     from kinetophone.pipeline import Kinetophone
 
 app = typer.Typer(
@@ -32,25 +28,11 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
+app.command()(evaluate)
+app.command()(compare)
 
-USER_ERROR = 2
 Dtype = Literal["float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Show an error the user can cure as its message, one line per cause, and exit with 2."""
-    try:
-        yield
-    except (UserError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
-    raise typer.Exit(USER_ERROR)
 
 
 def _show_version(wanted: bool) -> None:
@@ -109,8 +91,8 @@ def generate(
     """Make sounding clips from a text."""
     from kinetophone.request import GenerateRequest
 
-    with _user_errors():
-        _check_at_least_one("count", count)
+    with user_errors():
+        check_at_least_one("count", count)
         request = GenerateRequest(
             prompts=(prompt,) * count,
             bundle=bundle,
@@ -124,17 +106,17 @@ def generate(
             output=output,
         )
         time = request.validate()
-        options = _given(
+        options = given(
             steps=steps,
             gamma=gamma,
             guidance_audio=guidance_audio,
             guidance_video=guidance_video,
             negative_prompt=negative_prompt,
         )
-        _quiet_libraries()
+        quiet_libraries()
         pipe = _load(bundle, device, dtype, offload, allow_pickle)
         clips = pipe(
-            [prompt] * count, progress=True, seed=seed, **_given(seconds=time.duration_s, fps=fps), **options
+            [prompt] * count, progress=True, seed=seed, **given(seconds=time.duration_s, fps=fps), **options
         )
         for number, clip in enumerate(clips):
             path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
@@ -155,7 +137,7 @@ def train(
     ] = True,
 ) -> None:
     """Train what a recipe says."""
-    with _user_errors():
+    with user_errors():
         if not recipe.is_file():
             known = ", ".join(str(path) for path in sorted(Path("recipes").glob("*.yaml")))
             cure = f"; there are {known}" if known else ""
@@ -178,7 +160,7 @@ def pack(
     out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
 ) -> None:
     """Pack trained components into a bundle in half precision."""
-    with _user_errors():
+    with user_errors():
         from kinetophone.request import BundleSpec, check_writable
 
         BundleSpec.read(folder)
@@ -207,14 +189,14 @@ def reference(
     ] = False,
 ) -> None:
     """Convert the checkpoint published with arXiv 2409.17550 to a bundle."""
-    with _user_errors():
+    with user_errors():
         from kinetophone.request import check_writable
 
         check_writable(out / "kinetophone.json")
         from kinetophone.convert import convert_reference
 
-        _quiet_libraries()
-        bases = _given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
+        quiet_libraries()
+        bases = given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
         typer.echo(convert_reference(source, out, allow_pickle=allow_pickle, **bases))
 
 
@@ -226,8 +208,8 @@ def hits(
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
 ) -> None:
     """Write clips of the procedural data set: a tool strikes things, with exact strike times."""
-    with _user_errors():
-        _check_at_least_one("count", count)
+    with user_errors():
+        check_at_least_one("count", count)
         if size < 32 or size % 8:
             raise RequestError([f"size is {size}; it must be a multiple of 8 and at least 32, such as 64"])
         from kinetophone.data.hits import SPLITS
@@ -237,105 +219,6 @@ def hits(
             raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
         write_split(split, count, out, size)
         typer.echo(out)
-
-
-@app.command()
-def evaluate(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Folder of sounding clips.", show_default=False)
-    ] = None,
-    generate_count: Annotated[
-        int | None, typer.Option("--generate", help="Instead, generate clips from this many test prompts.")
-    ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
-    events: Annotated[
-        Path | None, typer.Option(help="True strike times; the folder's events.json where not given.")
-    ] = None,
-    bundle: Annotated[str, typer.Option(help="Model for --generate.")] = "hits",
-    steps: Annotated[int | None, typer.Option(help="Sampling steps for --generate.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Timestep adjustment for --generate.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
-    uncoupled: Annotated[
-        bool,
-        typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
-    ] = False,
-    keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
-) -> None:
-    """Measure the synchrony of clips, each number beside that of shuffled pairs."""
-    with _user_errors():
-        if (folder is None) == (generate_count is None):
-            raise RequestError(["give either a folder of clips or --generate with a number"])
-        if workers is not None:
-            _check_at_least_one("workers", workers)
-        if json_path is not None:
-            from kinetophone.request import check_writable
-
-            check_writable(json_path)
-        results = {}
-        if folder is not None:
-            report = _evaluate_folder(folder, events, seed, workers)
-            _print_report("clips", report)
-            results["clips"] = report.to_dict()
-        else:
-            assert generate_count is not None
-            _check_at_least_one("generate", generate_count)
-            options = _given(steps=steps, gamma=gamma)
-            for name, made in _evaluate_generated(
-                generate_count, bundle, device, uncoupled, keep, seed, workers, options
-            ).items():
-                _print_report(name, made.synchrony)
-                _print_materials(made.materials)
-                results[name] = made.to_dict()
-        if json_path is not None:
-            _write_json(results, json_path)
-            typer.echo(json_path)
-
-
-def _evaluate_folder(folder: Path, events: Path | None, seed: int, workers: int | None) -> Report:
-    from kinetophone.metrics.evaluate import evaluate as score_clips
-    from kinetophone.metrics.evaluate import find_clips, read_truth
-
-    files = find_clips(folder)
-    if events is None and (folder / "events.json").is_file():
-        events = folder / "events.json"
-    truth = None if events is None else read_truth(events)
-    return score_clips(files, truth=truth, seed=seed, workers=workers, progress=True)
-
-
-def _evaluate_generated(
-    count: int,
-    bundle: str,
-    device: str | None,
-    uncoupled: bool,
-    keep: Path | None,
-    seed: int,
-    workers: int | None,
-    options: dict[str, Any],
-) -> dict[str, GeneratedReport]:
-    """Generated clips of the test prompts, beside the true clips those prompts describe."""
-    from kinetophone.request import BundleSpec, GenerateRequest
-
-    GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, **options).validate()
-    from kinetophone.metrics.generated import evaluate_generated
-    from kinetophone.pipeline import Kinetophone
-
-    spec = BundleSpec.read(bundle)
-    _quiet_libraries()
-    pipe = Kinetophone.from_pretrained(bundle, **_given(device=device))
-    return evaluate_generated(
-        pipe,
-        spec.folder,
-        count,
-        size=spec.size,
-        uncoupled=uncoupled,
-        seed=seed,
-        workers=workers,
-        keep=keep,
-        progress=True,
-        **options,
-    )
 
 
 def _load(bundle: str, device: str | None, dtype: Dtype, offload: Offload, allow_pickle: bool) -> Kinetophone:
@@ -348,83 +231,10 @@ def _load(bundle: str, device: str | None, dtype: Dtype, offload: Offload, allow
         bundle,
         dtype=getattr(torch, dtype),
         allow_pickle=allow_pickle,
-        **_given(device=device if offload == "none" else "cpu"),
+        **given(device=device if offload == "none" else "cpu"),
     )
     if offload == "model":
         pipe.enable_model_cpu_offload(device or "cuda")
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(device or "cuda")
     return pipe
-
-
-def _quiet_libraries() -> None:
-    """No bar for each of a dozen small weight files; warnings of the libraries stay."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    from kinetophone.media.write import replacing
-
-    with replacing(path) as partial:
-        Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _print_report(name: str, report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    rates = ", ".join(f"{number} at {rate} fps" for rate, number in report.fps.items()) or "none"
-    table = Table(title=f"{name}: {report.clips} clips, scored: {rates}; tolerance one frame, 95 % intervals")
-    for column in ("measure", "value", "interval", "shuffled", "its range", "above", "its interval", "n"):
-        table.add_column(column, justify="left" if column == "measure" else "right")
-    for measure, row in report.metrics.items():
-        cells = (
-            row.value,
-            row.interval,
-            row.shuffled,
-            row.shuffled_range,
-            row.above,
-            row.above_interval,
-            row.n,
-        )
-        table.add_row(measure, *map(_cell, cells))
-    for measure, mean in report.detectors.items():
-        cells = (mean.value, mean.interval, None, None, None, None, mean.n)
-        table.add_row(f"{measure} (against truth)", *map(_cell, cells))
-    # A pipe has no width; a table cut to 80 columns would lose numbers.
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
-    for clip in report.unscored:
-        typer.echo(f"not scored: {clip.name}: {clip.reason}")
-
-
-def _print_materials(materials: dict[str, Agreement]) -> None:
-    for pair, share in materials.items():
-        low, high = share.interval.low, share.interval.high
-        typer.echo(
-            f"material agreement {pair}: {share.value:.3f} ({low:.3f} to {high:.3f}), chance 0.2, n {share.n}"
-        )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return "{low:.3f} to {high:.3f}".format(**asdict(value))
-
-
-def _check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise RequestError([f"{name} is {value}; it must be at least 1"])
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given; the others are left to the defaults of what is called."""
-    return {name: value for name, value in options.items() if value is not None}

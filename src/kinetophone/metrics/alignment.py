@@ -150,8 +150,8 @@ def av_align_2023(audio_s: Times, video_s: Times, fps: float | Fraction) -> floa
     """AV-Align in the formula of TempoTokens' first code (2023): intersection over union, many to one.
 
     Each sound peak that has a picture peak less than a frame away counts as an intersection, even where
-    several share one picture peak. The union then counts them once too often, and the score can exceed 1: sound
-    peaks at 1.00 and 1.01 s with one picture peak at 1.00 s score 2.
+    several share one picture peak. The union is then too small, and the score can exceed 1: sound peaks at
+    1.00 and 1.01 s with one picture peak at 1.00 s score 2.
 
     Arguments as in ``av_align_svg``; 0 where either list is empty or nothing matches.
     """
@@ -232,21 +232,29 @@ def event_f1(pred_s: Times, true_s: Times, tolerance_s: float) -> EventScore:
     Raises:
         ValueError: The tolerance is negative or not finite.
     """
+    matched = match_events(pred_s, true_s, tolerance_s)
+    return EventScore(hits=len(matched), predicted=len(pred_s), true=len(true_s))
+
+
+def match_events(pred_s: Times, true_s: Times, tolerance_s: float) -> list[tuple[float, float]]:
+    """The pairs ``event_f1`` counts, (predicted, true) in seconds; arguments and errors as there."""
     if not (np.isfinite(tolerance_s) and tolerance_s >= 0):
         raise ValueError(f"tolerance_s is {tolerance_s}; it must be finite and at least 0")
-    predicted, true = np.sort(np.asarray(pred_s, np.float64)), np.sort(np.asarray(true_s, np.float64))
+    predicted, true = sorted(map(float, pred_s)), sorted(map(float, true_s))
     # With one tolerance for all, matching the earliest two events that can match is optimal: it never
     # costs a later pair.
-    hits = i = j = 0
+    matched = []
+    i = j = 0
     while i < len(predicted) and j < len(true):
         difference = predicted[i] - true[j]
         if abs(difference) <= tolerance_s + _EPSILON_S:
-            hits, i, j = hits + 1, i + 1, j + 1
+            matched.append((predicted[i], true[j]))
+            i, j = i + 1, j + 1
         elif difference < 0:
             i += 1
         else:
             j += 1
-    return EventScore(hits=hits, predicted=len(predicted), true=len(true))
+    return matched
 
 
 def _share(part: int, whole: int, *, empty: bool) -> float:
