@@ -38,7 +38,7 @@ body { max-width: 1040px; margin: 2rem auto; padding: 0 20px }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e6ea }
-th:first-child, td:first-child { text-align: left } th { font-weight: 600 }
+th:first-child, td:first-child, .text td, .text th { text-align: left } th { font-weight: 600 }
 .note { color: #555c66; max-width: 46rem } .players { display: flex; flex-wrap: wrap; gap: 16px }
 figure { margin: 0 0 1.4rem } figcaption { margin-bottom: .25rem } .players figure { width: 320px }
 video { width: 320px; max-height: 320px; background: #000 } svg { display: block; width: 100%; height: auto }
@@ -89,12 +89,13 @@ def _page(results: Mapping[str, Any], root: Path, captions: Mapping[str, str]) -
     yield _summary(report)
     yield _quality(results.get("quality"))
     if report["unscored"]:
-        yield "<h2>Not scored</h2><table><tr><th>clip<th>reason"
+        yield "<h2>Not scored</h2><table class="text"><tr><th>clip<th>reason"
         for item in report["unscored"]:
             yield f"<tr><td>{html.escape(item['name'])}<td>{html.escape(item['reason'])}"
         yield "</table>"
     ranked = sorted(rows, key=lambda row: row[_RANKED_BY], reverse=True)
-    ends = {"Best": ranked[:_PLAYABLE], "Worst": ranked[_PLAYABLE:][-_PLAYABLE:][::-1]}
+    each = min(_PLAYABLE, (len(ranked) + 1) // 2)
+    ends = {"Best": ranked[:each], "Worst": ranked[each:][-each:][::-1]}
     for heading, chosen in ends.items():
         if chosen:
             yield f'<h2>{heading}</h2><div class="players">'
@@ -230,8 +231,8 @@ def _strip(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> s
     parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
     for onset, contact in match_events(row["onsets_s"], row["contacts_s"], 1.0 / row["fps"]):
         parts.append(_line(x(onset), wave_top + _WAVE / 2, x(contact), curve_top + _CURVE, _MATCH, 4))
-    parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, _ONSET, 1.6) for t in row["onsets_s"]]
-    parts += [_line(x(t), curve_top, x(t), bottom, _CONTACT, 1.6) for t in row["contacts_s"]]
+    parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, _ONSET, 2) for t in row["onsets_s"]]
+    parts += [_line(x(t), curve_top, x(t), bottom, _CONTACT, 2) for t in row["contacts_s"]]
     for second in range(int(seconds) + 1):
         corner = f'x="{x(second) + 2}" y="{bottom + 11}"'
         parts.append(f'<text {corner} font-size="10" fill="#555c66">{second} s</text>')
