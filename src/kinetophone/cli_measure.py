@@ -36,9 +36,10 @@ def evaluate(
         Path | None, typer.Option(help="CSV with the columns file and caption, for clap and clip.")
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="What to measure beside alignment, by commas: hits, fvd, clap, clip.")
+        str, typer.Option(help="What to measure beside alignment, by commas: hits, fvd, fad, clap, clip.")
     ] = "",
     i3d: Annotated[str | None, typer.Option(help="I3D network for fvd, a TorchScript file.")] = None,
+    vggish: Annotated[str | None, typer.Option(help="VGGish network for fad, a TorchScript file.")] = None,
     clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
@@ -81,7 +82,8 @@ def evaluate(
                 check_writable(path)
         results: dict[str, Any] = {}
         if folder is not None:
-            extractor = _extractor(metrics, bundle, reference, captions, i3d, clap, clip)
+            models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip}
+            extractor = _extractor(metrics, bundle, reference, captions, models)
             results = _evaluate_folder(
                 folder, reference, captions, extractor, events, seed, workers, html_path
             )
@@ -139,7 +141,8 @@ def compare(
             typer.echo(json_path)
 
 
-NETWORKS = ("hits", "fvd", "clap", "clip")
+# Metric that needs a network -> the option that names it; those of ``hits`` are in the bundle.
+MODELS = {"fvd": "--i3d FILE", "fad": "--vggish FILE", "clap": "--clap MODEL", "clip": "--clip MODEL"}
 
 
 def _extractor(
@@ -147,35 +150,28 @@ def _extractor(
     bundle: str,
     reference: Path | None,
     captions: Path | None,
-    i3d: str | None,
-    clap: str | None,
-    clip: str | None,
+    models: dict[str, str | None],
 ) -> Extractor | None:
     """The networks asked for, checked before a clip is read."""
     wanted = [name.strip() for name in metrics.split(",") if name.strip()]
-    given_models = {"fvd": i3d, "clap": clap, "clip": clip}
-    option = {"fvd": "--i3d FILE", "clap": "--clap MODEL", "clip": "--clip MODEL"}
+    known = ("hits", *MODELS)
     problems = [
-        f"metric '{name}' is unknown; there are {', '.join(NETWORKS)}"
-        for name in wanted
-        if name not in NETWORKS
+        f"metric '{name}' is unknown; there are {', '.join(known)}" for name in wanted if name not in known
     ]
     problems += [
-        f"metric {name} needs {option[name]}"
-        for name, model in given_models.items()
-        if name in wanted and not model
+        f"metric {name} needs {MODELS[name]}" for name in MODELS if name in wanted and not models[name]
     ]
     problems += [
         f"metric {name} needs --reference DIR"
-        for name in ("hits", "fvd")
+        for name in ("hits", "fvd", "fad")
         if name in wanted and reference is None
     ]
     if "clip" in wanted and captions is None:
         problems.append("metric clip needs --captions FILE")
     if "clap" in wanted and captions is None and reference is None:
         problems.append("metric clap needs --captions FILE, --reference DIR, or both")
-    if reference is not None and not {"hits", "fvd", "clap"} & set(wanted):
-        problems.append("--reference is used by the metrics hits, fvd and clap; name one with --metrics")
+    if reference is not None and not {"hits", "fvd", "fad", "clap"} & set(wanted):
+        problems.append("--reference is for the metrics hits, fvd, fad and clap; name one with --metrics")
     if problems:
         raise RequestError(problems)
     if not wanted:
@@ -184,12 +180,13 @@ def _extractor(
     from kinetophone.request import BundleSpec
 
     folder = BundleSpec.read(bundle).folder if "hits" in wanted else None
-    models = {name: model for name, model in given_models.items() if name in wanted}
+    used = {name: model for name, model in models.items() if name in wanted}
     extractor = Extractor(
         hits=None if folder is None else str(folder),
-        i3d=models.get("fvd"),
-        clap=models.get("clap"),
-        clip=models.get("clip"),
+        i3d=used.get("fvd"),
+        vggish=used.get("fad"),
+        clap=used.get("clap"),
+        clip=used.get("clip"),
     )
     extractor.check()
     return extractor

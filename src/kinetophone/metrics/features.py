@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FVD_FRAMES, FVD_SIDE = 16, 224
 CLAP_RATE = 48_000
+VGGISH_RATE = 16_000
 CLIP_FRAMES = 8  # of a clip, evenly spaced, are compared with its caption
 
 
@@ -37,12 +38,14 @@ class Extractor:
         hits: Folder of a bundle: ``hits_video`` (1, 256), ``hits_audio`` (1, 128).
         i3d: TorchScript file of the I3D network: ``fvd`` (1, D) of the first 16 frames, and ``fvd_whole``
             (windows, D).
+        vggish: TorchScript file of the VGGish network: ``vggish`` (windows, 128).
         clap: Folder or Hub id of a CLAP model: ``clap_audio`` (windows, D), normalised.
         clip: Folder or Hub id of a CLIP model: ``clip_frames`` (8, D), normalised.
     """
 
     hits: str | None = None
     i3d: str | None = None
+    vggish: str | None = None
     clap: str | None = None
     clip: str | None = None
 
@@ -62,6 +65,8 @@ class Extractor:
             found |= hits_features(clip, self.hits)
         if self.i3d is not None:
             found |= i3d_features(clip.video, self.i3d)
+        if self.vggish is not None:
+            found["vggish"] = vggish_features(clip, self.vggish)
         if self.clap is not None:
             found["clap_audio"] = clap_audio(clip, self.clap)
         if self.clip is not None:
@@ -69,7 +74,13 @@ class Extractor:
         return found
 
     def _loaders(self) -> list[tuple[Callable[[str], Any], str]]:
-        every = ((_judge, self.hits), (_i3d, self.i3d), (_transformer, self.clap), (_transformer, self.clip))
+        every = (
+            (_judge, self.hits),
+            (_script, self.i3d),
+            (_script, self.vggish),
+            (_transformer, self.clap),
+            (_transformer, self.clip),
+        )
         return [(load, source) for load, source in every if source is not None]
 
 
@@ -111,7 +122,7 @@ def i3d_features(frames: Frames, path: str) -> dict[str, np.ndarray]:
         return {"fvd": np.zeros((0, 0), np.float32), "fvd_whole": np.zeros((0, 0), np.float32)}
     last = len(frames) - FVD_FRAMES
     starts = sorted({*range(0, last + 1, FVD_FRAMES), last})
-    network, rows = _i3d(path), []
+    network, rows = _script(path), []
     with torch.no_grad():
         for start in starts:
             window = torch.from_numpy(frames[start : start + FVD_FRAMES]).permute(0, 3, 1, 2).float()
@@ -120,6 +131,45 @@ def i3d_features(frames: Frames, path: str) -> dict[str, np.ndarray]:
             rows.append(_array(network(batch, rescale=False, resize=False, return_features=True)))
     whole = np.concatenate(rows)
     return {"fvd": whole[:1], "fvd_whole": whole}
+
+
+def vggish_features(clip: Clip, path: str) -> np.ndarray:
+    """VGGish's embedding of every whole 0.96 s of the sound, (windows, 128).
+
+    The network is called with log-mel examples (windows, 1, 96, 64).
+    """
+    import torch
+
+    from kinetophone.media.read import resample_sound
+
+    mel = vggish_log_mel(resample_sound(clip.audio, clip.sample_rate, VGGISH_RATE))
+    windows = len(mel) // 96
+    if not windows:
+        return np.zeros((0, 0), np.float32)
+    examples = torch.from_numpy(mel[: 96 * windows].reshape(windows, 1, 96, 64))
+    with torch.no_grad():
+        return _array(_script(path)(examples))
+
+
+def vggish_log_mel(waveform: np.ndarray) -> np.ndarray:
+    """The input of VGGish (Hershey et al. 2017): float32 (frames, 64) of a waveform (N,) at 16 kHz.
+
+    Magnitudes of 25 ms periodic Hann windows every 10 ms, from the first sample on, without padding; 64
+    triangles, even in mel (1127 ln(1 + f / 700)), from 125 to 7500 Hz, the constant part left out;
+    ln(x + 0.01).
+    """
+    window, hop, bins = 400, 160, 512
+    if len(waveform) < window:
+        return np.zeros((0, 64), np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), window)[::hop]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    magnitudes = np.abs(np.fft.rfft(frames * hann, bins))
+    mel = 1127 * np.log1p(np.linspace(0, VGGISH_RATE / 2, bins // 2 + 1) / 700)[:, None]
+    edges = np.linspace(1127 * np.log1p(125 / 700), 1127 * np.log1p(7500 / 700), 66)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    weights = np.maximum(0.0, np.minimum((mel - low) / (centre - low), (high - mel) / (high - centre)))
+    weights[0] = 0.0
+    return np.log(magnitudes @ weights + 0.01).astype(np.float32)
 
 
 def clap_audio(clip: Clip, source: str) -> np.ndarray:
@@ -168,12 +218,12 @@ def _judge(bundle: str) -> Any:
     return MaterialJudge(bundle)
 
 
-@lru_cache(maxsize=1)
-def _i3d(path: str) -> Any:
+@lru_cache(maxsize=2)
+def _script(path: str) -> Any:
     import torch
 
     if not Path(path).is_file():
-        raise OSError("there is no such file; give the I3D network as TorchScript")
+        raise OSError("there is no such file; give the network as TorchScript")
     return torch.jit.load(os.fspath(path), map_location="cpu").eval()
 
 

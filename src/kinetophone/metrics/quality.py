@@ -22,6 +22,7 @@ DISTANCES = {
     "hits_audio": "hits-FAD",
     "fvd": "FVD (16 frames)",
     "fvd_whole": "FVD (whole clip)",
+    "vggish": "FAD",
     "clap_audio": "CLAP-FAD",
 }
 

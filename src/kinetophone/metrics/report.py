@@ -89,7 +89,7 @@ def _page(results: Mapping[str, Any], root: Path, captions: Mapping[str, str]) -
     yield _summary(report)
     yield _quality(results.get("quality"))
     if report["unscored"]:
-        yield "<h2>Not scored</h2><table class="text"><tr><th>clip<th>reason"
+        yield '<h2>Not scored</h2><table class="text"><tr><th>clip<th>reason'
         for item in report["unscored"]:
             yield f"<tr><td>{html.escape(item['name'])}<td>{html.escape(item['reason'])}"
         yield "</table>"
