@@ -249,11 +249,44 @@ def test_evaluate_generated_beside_the_true_clips(
         (["--generate", 3, "--bundle", "bundle", "--gamma", 0], "gamma is 0; it must be above 0"),
         (["bundle", "--json", "bundle"], "'bundle' is a folder; name a file in it"),
         (["bundle", "--workers", 0], "workers is 0; it must be at least 1"),
+        (["bundle", "--metrics", "fid"], "metric 'fid' is unknown; there are hits, fvd, fad, clap, clip"),
+        (["bundle", "--metrics", "fvd", "--reference", "b"], "metric fvd needs --i3d FILE"),
+        (["bundle", "--metrics", "hits"], "metric hits needs --reference DIR"),
+        (["bundle", "--reference", "b"], "--reference is for the metrics hits, fvd, fad and clap"),
+        (["--generate", 3, "--report", "r.html"], "--reference, --captions, --metrics and --report are for"),
     ],
 )
 @pytest.mark.usefixtures("bundle")
 def test_evaluate_refuses(run: Callable[..., Result], arguments: list[Any], message: str) -> None:
     assert_refused(run("evaluate", *arguments), message)
+
+
+def test_evaluate_writes_a_page_and_distances(
+    run: Callable[..., Result], make_struck_clip: MakeClip, tmp_path: Path
+) -> None:
+    for index in range(4):
+        make_struck_clip([0.5 + 0.25 * index, 2.5], size=64).save(tmp_path / "clips" / f"{index}.mp4")
+    with_distances = ("--metrics", "hits", "--reference", "clips", "--report", "r.html", "--json", "r.json")
+    result = run("evaluate", "clips", "--workers", 1, *with_distances)
+    assert result.exit_code == 0, result.output
+    for text in ("hits-FVD", "hits-FAD", "4 vectors for 256 dimensions", "r.html"):
+        assert text in result.stdout
+    assert "hits-FVD" in (tmp_path / "r.html").read_text()
+    quality = json.loads((tmp_path / "r.json").read_text())["quality"]
+    assert quality["distances"]["hits-FAD"]["frechet"] == pytest.approx(0, abs=1e-6)
+    same = run("compare", "r.json", "r.json", "--json", "c.json")
+    assert same.exit_code == 0, same.output
+    assert "4 pairs by name" in same.stdout
+    row = json.loads((tmp_path / "c.json").read_text())["metrics"]["contact_f1"]
+    assert (row["difference"], row["first_higher"], row["n"]) == (0.0, 0.5, 4)
+
+
+def test_compare_refuses(run: Callable[..., Result], tmp_path: Path) -> None:
+    assert_refused(run("compare", "a", "b"), "'a' does not exist; give a folder of clips or a JSON")
+    (tmp_path / "a.json").write_text("{}")
+    assert_refused(
+        run("compare", "a.json", "a.json"), r"'a\.json' is not a report of kinetophone evaluate DIR"
+    )
 
 
 def test_evaluate_with_events_that_do_not_exist(

@@ -5,21 +5,16 @@ No heavy import at the top, so that ``kinetophone --help`` and every error about
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from kinetophone import __version__
 from kinetophone.cli_make import extend, generate, picture, sound
+from kinetophone.cli_measure import compare, evaluate
 from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError, UserError
-
-if TYPE_CHECKING:
-    from kinetophone.metrics.evaluate import Report
-    from kinetophone.metrics.generated import Agreement, GeneratedReport
 
 app = typer.Typer(
     help="Sounding video: picture and sound generated together, in sync.",
@@ -31,7 +26,7 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
-for command in (generate, sound, picture, extend):
+for command in (generate, sound, picture, extend, evaluate, compare):
     app.command()(command)
 
 
@@ -144,156 +139,3 @@ def hits(
             raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
         write_split(split, count, out, size)
         typer.echo(out)
-
-
-@app.command()
-def evaluate(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Folder of sounding clips.", show_default=False)
-    ] = None,
-    generate_count: Annotated[
-        int | None, typer.Option("--generate", help="Instead, generate clips from this many test prompts.")
-    ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
-    events: Annotated[
-        Path | None, typer.Option(help="True strike times; the folder's events.json where not given.")
-    ] = None,
-    bundle: Annotated[str, typer.Option(help="Model for --generate.")] = "hits",
-    steps: Annotated[int | None, typer.Option(help="Sampling steps for --generate.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Timestep adjustment for --generate.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
-    uncoupled: Annotated[
-        bool,
-        typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
-    ] = False,
-    keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
-) -> None:
-    """Measure the synchrony of clips, each number beside that of shuffled pairs."""
-    with user_errors():
-        if (folder is None) == (generate_count is None):
-            raise RequestError(["give either a folder of clips or --generate with a number"])
-        if workers is not None:
-            check_at_least_one("workers", workers)
-        if json_path is not None:
-            from kinetophone.request import check_writable
-
-            check_writable(json_path)
-        results = {}
-        if folder is not None:
-            report = _evaluate_folder(folder, events, seed, workers)
-            _print_report("clips", report)
-            results["clips"] = report.to_dict()
-        else:
-            assert generate_count is not None
-            check_at_least_one("generate", generate_count)
-            options = given(steps=steps, gamma=gamma)
-            for name, made in _evaluate_generated(
-                generate_count, bundle, device, uncoupled, keep, seed, workers, options
-            ).items():
-                _print_report(name, made.synchrony)
-                _print_materials(made.materials)
-                results[name] = made.to_dict()
-        if json_path is not None:
-            _write_json(results, json_path)
-            typer.echo(json_path)
-
-
-def _evaluate_folder(folder: Path, events: Path | None, seed: int, workers: int | None) -> Report:
-    from kinetophone.metrics.evaluate import evaluate as score_clips
-    from kinetophone.metrics.evaluate import find_clips, read_truth
-
-    files = find_clips(folder)
-    if events is None and (folder / "events.json").is_file():
-        events = folder / "events.json"
-    truth = None if events is None else read_truth(events)
-    return score_clips(files, truth=truth, seed=seed, workers=workers, progress=True)
-
-
-def _evaluate_generated(
-    count: int,
-    bundle: str,
-    device: str | None,
-    uncoupled: bool,
-    keep: Path | None,
-    seed: int,
-    workers: int | None,
-    options: dict[str, Any],
-) -> dict[str, GeneratedReport]:
-    """Generated clips of the test prompts, beside the true clips those prompts describe."""
-    from kinetophone.request import BundleSpec, GenerateRequest
-
-    GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, **options).validate()
-    from kinetophone.metrics.generated import evaluate_generated
-    from kinetophone.pipeline import Kinetophone
-
-    spec = BundleSpec.read(bundle)
-    quiet_libraries()
-    pipe = Kinetophone.from_pretrained(bundle, **given(device=device))
-    return evaluate_generated(
-        pipe,
-        spec.folder,
-        count,
-        size=spec.size,
-        uncoupled=uncoupled,
-        seed=seed,
-        workers=workers,
-        keep=keep,
-        progress=True,
-        **options,
-    )
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    from kinetophone.media.write import replacing
-
-    with replacing(path) as partial:
-        Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _print_report(name: str, report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    rates = ", ".join(f"{number} at {rate} fps" for rate, number in report.fps.items()) or "none"
-    table = Table(title=f"{name}: {report.clips} clips, scored: {rates}; tolerance one frame, 95 % intervals")
-    for column in ("measure", "value", "interval", "shuffled", "its range", "above", "its interval", "n"):
-        table.add_column(column, justify="left" if column == "measure" else "right")
-    for measure, row in report.metrics.items():
-        cells = (
-            row.value,
-            row.interval,
-            row.shuffled,
-            row.shuffled_range,
-            row.above,
-            row.above_interval,
-            row.n,
-        )
-        table.add_row(measure, *map(_cell, cells))
-    for measure, mean in report.detectors.items():
-        cells = (mean.value, mean.interval, None, None, None, None, mean.n)
-        table.add_row(f"{measure} (against truth)", *map(_cell, cells))
-    # A pipe has no width; a table cut to 80 columns would lose numbers.
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
-    for clip in report.unscored:
-        typer.echo(f"not scored: {clip.name}: {clip.reason}")
-
-
-def _print_materials(materials: dict[str, Agreement]) -> None:
-    for pair, share in materials.items():
-        low, high = share.interval.low, share.interval.high
-        typer.echo(
-            f"material agreement {pair}: {share.value:.3f} ({low:.3f} to {high:.3f}), chance 0.2, n {share.n}"
-        )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return "{low:.3f} to {high:.3f}".format(**asdict(value))

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from kinetophone.media import Clip
 from kinetophone.metrics.alignment import (
+    LEAST_FLOW_2025,
     EventScore,
     audio_peaks,
+    av_align_2023,
+    av_align_2025,
     av_align_svg,
     event_f1,
     flow_curve,
@@ -32,6 +35,12 @@ def test_scores_of_real_clips_follow_from_their_stored_peaks(real_clips: Path) -
     for name, clip in clips.items():
         score = av_align_svg(clip["audio_peaks_s"], clip["video_peaks_s"], clip["fps"])
         assert score == pytest.approx(clip["svg"], abs=1e-6), name
+        score = av_align_2023(clip["audio_peaks_s"], clip["video_peaks_s"], clip["fps"])
+        assert score == pytest.approx(clip["tempotokens-2023"], abs=1e-6), name
+        late = video_peaks(clip["flow"], clip["fps"], least_flow=LEAST_FLOW_2025)
+        assert late == pytest.approx(clip["video_peaks_2025_s"], abs=1e-6), name
+        score = av_align_2025(clip["audio_peaks_s"], clip["video_peaks_2025_s"], clip["fps"])
+        assert score == pytest.approx(clip["tempotokens-2025"], abs=1e-6), name
         peaks = video_peaks(clip["flow"], clip["fps"])
         assert peaks == pytest.approx(clip["video_peaks_s"], abs=1e-6), name
 
@@ -64,6 +73,36 @@ def test_formula_on_a_case_worked_by_hand() -> None:
     # Two of three onsets are less than a frame from a peak, two of four peaks from an onset:
     # p = 2/3, r = 1/2, p r / (p + r - p r) = (1/3) / (5/6) = 0.4.
     assert av_align_svg([0.5, 1.0, 3.0], [0.6, 1.0, 1.5, 2.0], 8) == pytest.approx(0.4)
+
+
+def test_2023_counts_one_picture_peak_many_times() -> None:
+    # Both sound peaks lie on the one picture peak: 2 / (2 + 1 - 2) = 2.
+    assert av_align_2023([1.0, 1.01], [1.0], 8) == 2.0
+    # Two of three sound peaks match: 2 / (3 + 4 - 2) = 0.4.
+    assert av_align_2023([0.5, 1.0, 3.0], [0.6, 1.0, 1.5, 2.0], 8) == pytest.approx(0.4)
+
+
+def test_2025_matches_each_peak_once_and_the_earliest_first() -> None:
+    assert av_align_2025([1.0, 1.01], [1.0], 8) == pytest.approx(1 / 2)  # 1 / (2 + 1 - 1)
+    # 1.00 takes 0.95, the first that is near, and leaves 1.05 to 1.10: 2 / (2 + 2 - 2).
+    assert av_align_2025([1.1, 1.0], [1.05, 0.95], 8) == 1.0
+    # 0.98 takes 0.90 and leaves 1.11 to 1.00.
+    assert av_align_2025([0.98, 1.0], [0.9, 1.11], 8) == 1.0
+    assert av_align_2025([1.0, 1.2], [1.1], 8) == pytest.approx(1 / 2)
+
+
+def test_2025_leaves_low_flow_out() -> None:
+    assert video_peaks([0, 0.09, 0, 0.1, 0], 1, least_flow=LEAST_FLOW_2025).tolist() == [3.0]
+
+
+def test_empty_lists_score_zero_by_every_formula() -> None:
+    for formula in (av_align_2023, av_align_2025):
+        assert formula([], [1.0], 8) == formula([1.0], [], 8) == formula([], [], 8) == 0.0
+
+
+@given(TIMES, TIMES)
+def test_one_to_one_never_exceeds_one(audio: list[float], video: list[float]) -> None:
+    assert 0 <= av_align_2025(audio, video, 8) <= 1
 
 
 def test_the_published_tolerance_is_exclusive() -> None:

@@ -58,7 +58,7 @@ def test_what_cannot_be_scored_is_listed_with_the_reason(
     tmp_path: Path, clips: list[Clip], make_struck_clip: MakeClip
 ) -> None:
     still = Clip(
-        np.zeros((32, 32, 32, 3), np.uint8), make_struck_clip([]).fps, np.zeros(64_000, np.float32), 16_000
+        np.zeros((32, 32, 32, 3), np.uint8), make_struck_clip([]).fps, make_struck_clip([]).audio * 5, 16_000
     )
     (tmp_path / "broken.mp4").write_bytes(b"not a film")
     good = clips[0].save(tmp_path / "good.mp4")
@@ -76,13 +76,15 @@ def test_nothing_scored_is_a_report_all_the_same(tmp_path: Path) -> None:
     assert (report.metrics, report.detectors, report.rows, report.fps) == ({}, {}, (), {})
 
 
-def test_a_silent_clip_with_strikes_counts_as_a_miss(make_struck_clip: MakeClip) -> None:
+def test_silence_and_single_frames_are_listed_and_not_scored_zero(make_struck_clip: MakeClip) -> None:
     clip = make_struck_clip([1.0, 2.0], size=64)
     mute = Clip(clip.video, clip.fps, np.zeros_like(clip.audio), clip.sample_rate)
-    report = evaluate([mute])
-    assert report.unscored == ()
-    assert report.metrics["event_f1"].value == 0.0
-    assert report.metrics["av_align_svg"].value == 0.0
+    still = Clip(clip.video[:1], clip.fps, clip.audio[:2000], clip.sample_rate)
+    report = evaluate([clip, mute, still])
+    assert [item.name for item in report.unscored] == ["1", "2"]
+    assert "the sound is silent" in report.unscored[0].reason
+    assert "a single frame" in report.unscored[1].reason
+    assert report.metrics["event_f1"].n == 1
 
 
 def test_worker_processes_give_what_one_gives(tmp_path: Path, clips: list[Clip]) -> None:

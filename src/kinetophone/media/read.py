@@ -55,6 +55,7 @@ def read_clip(
     fps: float | Fraction | None = None,
     size: tuple[int, int] | None = None,
     sample_rate: int | None = None,
+    sound: str | os.PathLike[str] | None = None,
 ) -> Clip:
     """Read a sounding clip.
 
@@ -65,6 +66,7 @@ def read_clip(
         size: (height, width) to resize to, after cropping the middle to that aspect. The file's own where
             not given.
         sample_rate: Sample rate to resample to, in Hz. The file's own where not given.
+        sound: A file to take the sound from instead; it starts with the first frame.
 
     Returns:
         The clip. Its sound is the mean of the file's channels, divided by its peak where that exceeds 1.
@@ -74,10 +76,10 @@ def read_clip(
         MediaError: The file is empty or corrupt, or has no picture or no sound.
     """
     picture = read_picture(path, fps=fps, size=size)
-    sound = read_sound(path, sample_rate=sample_rate)
-    time = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=sound.sample_rate)
-    late = round((sound.start_s - picture.start_s) * sound.sample_rate)
-    waveform = np.pad(sound.waveform, (late, 0)) if late > 0 else sound.waveform[-late:]
+    heard = read_sound(path if sound is None else sound, sample_rate=sample_rate)
+    time = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=heard.sample_rate)
+    late = round((heard.start_s - picture.start_s) * heard.sample_rate) if sound is None else 0
+    waveform = np.pad(heard.waveform, (late, 0)) if late > 0 else heard.waveform[-late:]
     return Clip(
         video=picture.frames,
         fps=time.fps,

@@ -37,6 +37,9 @@ _ONSET_RATE = 22_050
 # librosa's default windows; a shorter sound is padded with silence to this many samples.
 _SHORTEST_SAMPLES = 2048
 
+# Flow peaks that TempoTokens' later code ignores are lower than this, in pixels per frame.
+LEAST_FLOW_2025 = 0.1
+
 # Two times that differ by exactly the tolerance match, whatever the rounding of their floats.
 _EPSILON_S = 1e-9
 
@@ -98,12 +101,15 @@ def flow_curve(frames: Frames) -> NDArray[np.float64]:
     return np.array([lengths[0], *lengths])
 
 
-def video_peaks(flow: Sequence[float] | NDArray[np.floating], fps: float | Fraction) -> NDArray[np.float64]:
+def video_peaks(
+    flow: Sequence[float] | NDArray[np.floating], fps: float | Fraction, *, least_flow: float = 0.0
+) -> NDArray[np.float64]:
     """Strict local maxima of the flow curve, as the published measure finds them.
 
     Args:
         flow: (T,), see ``flow_curve``.
         fps: Frames per second.
+        least_flow: Lower peaks are left out, in pixels per frame.
 
     Returns:
         Times in seconds, rising. The first and the last frame are never peaks.
@@ -112,7 +118,7 @@ def video_peaks(flow: Sequence[float] | NDArray[np.floating], fps: float | Fract
     if len(curve) < 3:
         return np.zeros(0)
     middle = curve[1:-1]
-    peaks = 1 + np.flatnonzero((middle > curve[:-2]) & (middle > curve[2:]))
+    peaks = 1 + np.flatnonzero((middle > curve[:-2]) & (middle > curve[2:]) & (middle >= least_flow))
     return peaks / float(fps)
 
 
@@ -138,6 +144,44 @@ def av_align_svg(audio_s: Times, video_s: Times, fps: float | Fraction) -> float
     if precision == 0.0 or recall == 0.0:
         return 0.0
     return precision * recall / (precision + recall - precision * recall)
+
+
+def av_align_2023(audio_s: Times, video_s: Times, fps: float | Fraction) -> float:
+    """AV-Align in the formula of TempoTokens' first code (2023): intersection over union, many to one.
+
+    Each sound peak that has a picture peak less than a frame away counts as an intersection, even where
+    several share one picture peak. The union is then too small, and the score can exceed 1: sound peaks at
+    1.00 and 1.01 s with one picture peak at 1.00 s score 2.
+
+    Arguments as in ``av_align_svg``; 0 where either list is empty or nothing matches.
+    """
+    audio, video = np.asarray(audio_s, np.float64), np.asarray(video_s, np.float64)
+    if not len(audio) or not len(video):
+        return 0.0
+    matched = int((np.abs(audio[:, None] - video[None, :]) < 1.0 / float(fps)).any(axis=1).sum())
+    union = len(audio) + len(video) - matched
+    # With one picture peak and all of n >= 2 sound peaks on it the union is 1; it is never 0.
+    return matched / union
+
+
+def av_align_2025(audio_s: Times, video_s: Times, fps: float | Fraction) -> float:
+    """AV-Align in the formula of TempoTokens' later code (2025): each peak is matched once.
+
+    Sound peaks take, in order of time, the first picture peak less than a frame away that is still free;
+    the score is intersection over union. Picture peaks are those of ``video_peaks`` with
+    ``least_flow=LEAST_FLOW_2025``.
+
+    Arguments as in ``av_align_svg``; 0 where either list is empty or nothing matches.
+    """
+    free = sorted(float(time) for time in video_s)
+    matched = 0
+    for audio in sorted(float(time) for time in audio_s):
+        partner = next((video for video in free if abs(audio - video) < 1.0 / float(fps)), None)
+        if partner is not None:
+            free.remove(partner)
+            matched += 1
+    union = len(audio_s) + len(video_s) - matched
+    return matched / union if matched else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,21 +232,29 @@ def event_f1(pred_s: Times, true_s: Times, tolerance_s: float) -> EventScore:
     Raises:
         ValueError: The tolerance is negative or not finite.
     """
+    matched = match_events(pred_s, true_s, tolerance_s)
+    return EventScore(hits=len(matched), predicted=len(pred_s), true=len(true_s))
+
+
+def match_events(pred_s: Times, true_s: Times, tolerance_s: float) -> list[tuple[float, float]]:
+    """The pairs ``event_f1`` counts, (predicted, true) in seconds; arguments and errors as there."""
     if not (np.isfinite(tolerance_s) and tolerance_s >= 0):
         raise ValueError(f"tolerance_s is {tolerance_s}; it must be finite and at least 0")
-    predicted, true = np.sort(np.asarray(pred_s, np.float64)), np.sort(np.asarray(true_s, np.float64))
+    predicted, true = sorted(map(float, pred_s)), sorted(map(float, true_s))
     # With one tolerance for all, matching the earliest two events that can match is optimal: it never
     # costs a later pair.
-    hits = i = j = 0
+    matched = []
+    i = j = 0
     while i < len(predicted) and j < len(true):
         difference = predicted[i] - true[j]
         if abs(difference) <= tolerance_s + _EPSILON_S:
-            hits, i, j = hits + 1, i + 1, j + 1
+            matched.append((predicted[i], true[j]))
+            i, j = i + 1, j + 1
         elif difference < 0:
             i += 1
         else:
             j += 1
-    return EventScore(hits=hits, predicted=len(predicted), true=len(true))
+    return matched
 
 
 def _share(part: int, whole: int, *, empty: bool) -> float:

@@ -99,6 +99,29 @@ def bootstrap_interval(
     return Interval(float(low), float(high))
 
 
+def bootstrap_statistic(
+    values: ArrayLike,
+    statistic: Callable[[NDArray[np.float64]], float],
+    rng: int | np.random.Generator,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> Interval:
+    """Percentile bootstrap interval of any statistic of independent units.
+
+    Args:
+        values: One entry per unit along the first axis, at least one.
+        statistic: Of a resample, an array of the same shape.
+        rng: Seed or generator.
+        level: Share of the resampled statistics inside the interval.
+        resamples: Number of resamples.
+    """
+    sample, generator = np.asarray(values, np.float64), as_generator(rng)
+    found = [statistic(sample[generator.integers(len(sample), size=len(sample))]) for _ in range(resamples)]
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
 def shuffled_scores(
     score: Callable[[A, V], float],
     audio: Sequence[A],

@@ -1,39 +1,53 @@
 """Scores a set of sounding clips for synchrony: ours, someone else's, or true ones.
 
-Two steps. ``detect`` reads a clip and reduces it to its events, in parallel; ``score`` compares the events,
-with all the shuffled pairs, which is cheap then. ``evaluate`` does both.
+Two steps. ``detect`` reads each clip once and reduces it to its events and curves, in parallel; ``score``
+compares these, with all the shuffled pairs, which is cheap then. ``evaluate`` does both. What is kept of a
+clip is a few kilobytes, so memory does not grow with the clips.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kinetophone.errors import MediaError
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.alignment import (
+    LEAST_FLOW_2025,
     EventScore,
     audio_peaks,
+    av_align_2023,
+    av_align_2025,
     av_align_svg,
     event_f1,
     flow_curve,
     video_peaks,
 )
-from kinetophone.metrics.control import Control, Interval, bootstrap_interval, shuffled_control
-from kinetophone.metrics.detectors import onsets_from_audio, strikes_from_flow
+from kinetophone.metrics.contacts import contact_curve, contacts_from_curve
+from kinetophone.metrics.control import (
+    Control,
+    Interval,
+    bootstrap_interval,
+    bootstrap_statistic,
+    shuffled_control,
+)
+from kinetophone.metrics.detectors import onset_strength, onsets_from_audio, strikes_from_flow
+from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
+from kinetophone.metrics.synchrony import best_lag, correlations, synchrony
 
-MEDIA_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+__all__ = ["ClipEvents", "Report", "Unscored", "detect", "evaluate", "find_clips", "read_truth", "score"]
 
 # Starting a process costs about as much as reading a few small clips.
 _FEWEST_CLIPS_FOR_WORKERS = 8
+
+Features = Callable[[Clip], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,13 @@ class ClipEvents:
         audio_peaks_s: Onsets by the published detector.
         video_peaks_s: Flow peaks by the published detector.
         onsets_s: Onsets by our detector.
-        strikes_s: Strikes by our detector.
+        strikes_s: Strikes by our detector of the ``hits`` domain.
+        contacts_s: Contacts by our detector for any footage.
+        video_peaks_2025_s: Flow peaks that the 2025 formula takes.
+        flow: Mean flow into each frame, pixels per frame.
+        contact: The contact curve, a value per frame.
+        strength: Onset strength of the sound, every 10 ms.
+        features: Features of networks, by name, (windows, dimension) each; not part of the report.
     """
 
     name: str
@@ -55,6 +75,12 @@ class ClipEvents:
     video_peaks_s: tuple[float, ...]
     onsets_s: tuple[float, ...]
     strikes_s: tuple[float, ...]
+    contacts_s: tuple[float, ...] = ()
+    video_peaks_2025_s: tuple[float, ...] = ()
+    flow: tuple[float, ...] = ()
+    contact: tuple[float, ...] = ()
+    strength: tuple[float, ...] = ()
+    features: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +101,23 @@ class Mean:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLag:
+    """How late the sound of a set of clips is: the lag at which their mean correlation is highest.
+
+    Attributes:
+        value: Seconds, positive where the sound comes after the picture.
+        interval: Its 95 % bootstrap interval over clips.
+        correlation: The mean correlation of the curves at that lag.
+        n: Number of clips.
+    """
+
+    value: float
+    interval: Interval
+    correlation: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Synchrony of a set of clips.
 
@@ -84,11 +127,12 @@ class Report:
         fps: Number of scored clips per frame rate; every tolerance is one frame.
         seed: Of the shuffles and the bootstrap.
         shuffles: Number of shuffled sets in each control.
-        metrics: ``event_f1``, ``event_precision`` (share of onsets with a strike), ``event_recall`` (share of
-            strikes with an onset) and ``av_align_svg``, means over clips, each with its control. Empty where
-            no clip could be scored.
-        detectors: F1 of our detectors against the true events, ``audio_f1`` and ``video_f1``, where those
-            are known.
+        metrics: Means over clips of everything in ``METRICS``, each with its control. Empty where no clip
+            could be scored.
+        detectors: F1, precision and recall of our detectors against the true events, where those are known:
+            ``audio_`` (onsets), ``video_`` (strikes of ``hits``) and ``contact_``, at one frame, and with
+            ``_50ms`` and ``_100ms``.
+        lag: How late the sound is; None where nothing correlates.
         rows: The scores of each clip.
     """
 
@@ -99,6 +143,7 @@ class Report:
     shuffles: int
     metrics: dict[str, Control] = field(default_factory=dict)
     detectors: dict[str, Mean] = field(default_factory=dict)
+    lag: SetLag | None = None
     rows: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,25 +151,58 @@ class Report:
         return asdict(self)
 
 
-def _synchrony(audio: ClipEvents, video: ClipEvents) -> EventScore:
+Pair = Callable[[ClipEvents, ClipEvents], float]
+Counts = Callable[[ClipEvents, ClipEvents], EventScore]
+
+
+def _strikes(audio: ClipEvents, video: ClipEvents) -> EventScore:
     """Onsets of one clip's sound against the strikes of one clip's picture, at one frame of the picture."""
     return event_f1(audio.onsets_s, video.strikes_s, 1.0 / video.fps)
 
 
-def _or_zero(measure: Callable[[EventScore], float]) -> Callable[[ClipEvents, ClipEvents], float]:
+def _contacts(audio: ClipEvents, video: ClipEvents, tolerance_s: float | None = None) -> EventScore:
+    """The same with the contacts of the picture, at one frame or at a tolerance in seconds."""
+    return event_f1(audio.onsets_s, video.contacts_s, tolerance_s or 1.0 / video.fps)
+
+
+def _or_zero(counts_of: Counts, measure: Callable[[EventScore], float]) -> Pair:
     # A shuffled pair can be a silent sound and a still picture: nothing in sync, so 0 and not 1.
     def of_pair(audio: ClipEvents, video: ClipEvents) -> float:
-        counts = _synchrony(audio, video)
+        counts = counts_of(audio, video)
         return measure(counts) if counts.hits else 0.0
 
     return of_pair
 
 
-METRICS: dict[str, Callable[[ClipEvents, ClipEvents], float]] = {
-    "event_f1": _or_zero(lambda counts: counts.f1),
-    "event_precision": _or_zero(lambda counts: counts.precision),
-    "event_recall": _or_zero(lambda counts: counts.recall),
+def _f1(counts: EventScore) -> float:
+    return counts.f1
+
+
+def _precision(counts: EventScore) -> float:
+    return counts.precision
+
+
+def _recall(counts: EventScore) -> float:
+    return counts.recall
+
+
+# Every measure takes the sound of one clip and the picture of one clip. Precision is the share of onsets with
+# an event in the picture, recall the share of events with an onset.
+METRICS: dict[str, Pair] = {
+    "event_f1": _or_zero(_strikes, _f1),
+    "event_precision": _or_zero(_strikes, _precision),
+    "event_recall": _or_zero(_strikes, _recall),
+    "contact_f1": _or_zero(_contacts, _f1),
+    "contact_precision": _or_zero(_contacts, _precision),
+    "contact_recall": _or_zero(_contacts, _recall),
+    "contact_f1_50ms": _or_zero(partial(_contacts, tolerance_s=0.05), _f1),
+    "contact_f1_100ms": _or_zero(partial(_contacts, tolerance_s=0.1), _f1),
+    "synchrony": lambda audio, video: synchrony(video.contact, video.fps, audio.strength),
     "av_align_svg": lambda audio, video: av_align_svg(audio.audio_peaks_s, video.video_peaks_s, video.fps),
+    "av_align_2023": lambda audio, video: av_align_2023(audio.audio_peaks_s, video.video_peaks_s, video.fps),
+    "av_align_2025": lambda audio, video: av_align_2025(
+        audio.audio_peaks_s, video.video_peaks_2025_s, video.fps
+    ),
 }
 
 
@@ -152,37 +230,54 @@ def evaluate(
 
 
 def detect(
-    clips: Sequence[Clip | str | os.PathLike[str]], *, workers: int | None = None, progress: bool = False
+    clips: Sequence[Clip | str | os.PathLike[str]],
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+    features: Features | None = None,
 ) -> list[ClipEvents | Unscored]:
-    """The events of each clip, in order; arguments as in ``evaluate``. A bad clip does not stop the rest."""
+    """The events of each clip, in order; arguments as in ``evaluate``. A bad clip does not stop the rest.
+
+    ``features`` is called in the worker with each clip that can be scored, so that a clip is decoded once; it
+    must be picklable.
+    """
     if workers is None:
         workers = 1 if len(clips) < _FEWEST_CLIPS_FOR_WORKERS else (os.cpu_count() or 1)
     if workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
-    jobs = [(clip, str(number)) for number, clip in enumerate(clips)]
+    jobs = [(clip, str(number), features) for number, clip in enumerate(clips)]
     return list(_with_bar(_run(jobs, min(workers, len(jobs))), total=len(jobs), show=progress))
 
 
-def detect_one(clip: Clip | str | os.PathLike[str], name: str = "0") -> ClipEvents | Unscored:
+def detect_one(
+    clip: Clip | str | os.PathLike[str], name: str = "0", features: Features | None = None
+) -> ClipEvents | Unscored:
     """The events of one clip; of a file, the name is the file's."""
     if not isinstance(clip, Clip):
-        from kinetophone.media.read import read_clip
-
         name = Path(clip).name
         try:
-            clip = read_clip(clip)
-        except (OSError, MediaError) as error:
+            clip = read(clip)
+        except (OSError, ValueError) as error:
             return Unscored(name, str(error))
-    fps, flow = float(clip.fps), flow_curve(clip.video)
+    reason = why_unscorable(clip)
+    if reason is not None:
+        return Unscored(name, reason)
+    fps, flow, contact = float(clip.fps), flow_curve(clip.video), contact_curve(clip.video)
     events = ClipEvents(
         name=name,
         fps=fps,
-        audio_peaks_s=_times(audio_peaks(clip.audio, clip.sample_rate)),
-        video_peaks_s=_times(video_peaks(flow, fps)),
-        onsets_s=_times(onsets_from_audio(clip.audio, clip.sample_rate)),
-        strikes_s=_times(strikes_from_flow(flow, fps, width_px=clip.video.shape[2])),
+        audio_peaks_s=_rounded(audio_peaks(clip.audio, clip.sample_rate)),
+        video_peaks_s=_rounded(video_peaks(flow, fps)),
+        onsets_s=_rounded(onsets_from_audio(clip.audio, clip.sample_rate)),
+        strikes_s=_rounded(strikes_from_flow(flow, fps, width_px=clip.video.shape[2])),
+        contacts_s=_rounded(contacts_from_curve(contact, fps)),
+        video_peaks_2025_s=_rounded(video_peaks(flow, fps, least_flow=LEAST_FLOW_2025)),
+        flow=_rounded(flow),
+        contact=_rounded(contact),
+        strength=_rounded(onset_strength(clip.audio, clip.sample_rate)),
+        features={} if features is None else features(clip),
     )
-    if not events.onsets_s and not events.strikes_s:
+    if not (events.onsets_s or events.strikes_s or events.contacts_s):
         return Unscored(name, "neither an onset in the sound nor a strike in the picture was found")
     return events
 
@@ -202,16 +297,7 @@ def score(
         for name, measure in METRICS.items()
         if events
     }
-    against_truth = [
-        (event_f1(clip.onsets_s, true, 1.0 / clip.fps), event_f1(clip.strikes_s, true, 1.0 / clip.fps))
-        for clip in events
-        if (true := (truth or {}).get(clip.name)) is not None
-    ]
-    detectors = {
-        name: _mean([pair[index].f1 for pair in against_truth], seed)
-        for index, name in enumerate(("audio_f1", "video_f1"))
-        if against_truth
-    }
+    correlation = np.array([correlations(clip.contact, clip.fps, clip.strength) for clip in events])
     rates = [f"{clip.fps:g}" for clip in events]
     return Report(
         clips=len(found),
@@ -220,54 +306,62 @@ def score(
         seed=seed,
         shuffles=shuffles,
         metrics=metrics,
-        detectors=detectors,
-        rows=tuple(
-            asdict(clip) | {name: measure(clip, clip) for name, measure in METRICS.items()} for clip in events
-        ),
+        detectors=_against_truth(events, truth or {}, seed),
+        lag=_lag_of_set(correlation, seed),
+        rows=tuple(_row(clip, lags) for clip, lags in zip(events, correlation, strict=True)),
     )
 
 
-def find_clips(folder: str | os.PathLike[str]) -> list[Path]:
-    """The media files of a folder, not of those in it, by name.
-
-    Raises:
-        MediaError: There is no such folder, or no media file in it.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise MediaError(f"'{folder}' is not a folder; name one that holds clips")
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in MEDIA_SUFFIXES)
-    if not files:
-        raise MediaError(f"'{folder}' holds no clip; looked for {', '.join(MEDIA_SUFFIXES)}")
-    return files
-
-
-def read_truth(path: str | os.PathLike[str]) -> dict[str, list[float]]:
-    """True strike times by file name, from an ``events.json``: ``{"clips": {name: {"strikes_s": [...]}}}``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        MediaError: It is not JSON of that form.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"'{path}' does not exist")
-    try:
-        clips = json.loads(Path(path).read_text(encoding="utf-8"))["clips"]
-        return {str(name): [float(time) for time in clip["strikes_s"]] for name, clip in clips.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        form = '{"clips": {"<file name>": {"strikes_s": [0.5, 1.25]}}}'
-        raise MediaError(f"'{path}' is not an event list ({error!r}); its form is {form}") from error
+def _against_truth(
+    events: Sequence[ClipEvents], truth: Mapping[str, Sequence[float]], seed: int
+) -> dict[str, Mean]:
+    values: dict[str, list[float]] = {}
+    for clip in events:
+        true = truth_of(clip.name, truth)
+        if true is None:
+            continue
+        found = {"audio": clip.onsets_s, "video": clip.strikes_s, "contact": clip.contacts_s}
+        for suffix, tolerance_s in {"": 1.0 / clip.fps, "_50ms": 0.05, "_100ms": 0.1}.items():
+            for detector, times_s in found.items():
+                counts = event_f1(times_s, true, tolerance_s)
+                for measure in ("f1", "precision", "recall"):
+                    values.setdefault(f"{detector}_{measure}{suffix}", []).append(getattr(counts, measure))
+    return {name: _mean(of_clips, seed) for name, of_clips in values.items()}
 
 
-def _times(seconds: Any) -> tuple[float, ...]:
-    return tuple(round(float(time), 6) for time in seconds)
+def _lag_of_set(correlation: np.ndarray, seed: int) -> SetLag | None:
+    lag = best_lag(correlation.mean(axis=0)) if len(correlation) else None
+    if lag is None:
+        return None
+
+    def of_sample(sample: np.ndarray) -> float:
+        found = best_lag(sample.mean(axis=0))
+        return lag.lag_s if found is None else found.lag_s
+
+    return SetLag(
+        lag.lag_s, bootstrap_statistic(correlation, of_sample, seed), lag.correlation, len(correlation)
+    )
+
+
+def _row(clip: ClipEvents, correlation: np.ndarray) -> dict[str, Any]:
+    lag = best_lag(correlation)
+    row = {name: value for name, value in asdict(clip).items() if name != "features"}
+    row |= {name: measure(clip, clip) for name, measure in METRICS.items()}
+    return row | {
+        "lag_s": None if lag is None else lag.lag_s,
+        "lag_correlation": None if lag is None else lag.correlation,
+    }
+
+
+def _rounded(values: Any) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)
 
 
 def _mean(values: list[float], seed: int) -> Mean:
     return Mean(float(np.mean(values)), bootstrap_interval(values, seed), len(values))
 
 
-def _detect_job(job: tuple[Clip | str | os.PathLike[str], str]) -> ClipEvents | Unscored:
+def _detect_job(job: tuple[Clip | str | os.PathLike[str], str, Features | None]) -> ClipEvents | Unscored:
     return detect_one(*job)
 
 

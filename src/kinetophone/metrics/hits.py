@@ -40,8 +40,12 @@ class MaterialClassifier(nn.Module):
         self.head = nn.Linear(2 * 64, len(NAMES))
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the decision is made of: (B, 128), mean and maximum of each channel over all places."""
         x = self.body(x)
-        return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
 
 def picture_input(frames: np.ndarray) -> Tensor:

@@ -1,0 +1,368 @@
+"""The commands that measure: ``evaluate`` and ``compare``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
+from kinetophone.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kinetophone.metrics.compare import Comparison
+    from kinetophone.metrics.evaluate import Report
+    from kinetophone.metrics.features import Extractor
+    from kinetophone.metrics.generated import Agreement, GeneratedReport
+    from kinetophone.metrics.quality import Quality
+
+
+def evaluate(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of sounding clips, or of films and .wav of the same names.", show_default=False
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of clips to measure the distance from.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="CSV with the columns file and caption, for clap and clip.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="What to measure beside alignment, by commas: hits, fvd, fad, clap, clip.")
+    ] = "",
+    i3d: Annotated[str | None, typer.Option(help="I3D network for fvd, a TorchScript file.")] = None,
+    vggish: Annotated[str | None, typer.Option(help="VGGish network for fad, a TorchScript file.")] = None,
+    clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
+    html_path: Annotated[
+        Path | None, typer.Option("--report", help="File for a page with every clip, .html.")
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            help="True event times: events.json, or a folder of *_times.txt; DIR's where not given."
+        ),
+    ] = None,
+    generate_count: Annotated[
+        int | None, typer.Option("--generate", help="Instead, generate clips from this many test prompts.")
+    ] = None,
+    bundle: Annotated[str, typer.Option(help="Model for --generate and classifiers for hits.")] = "hits",
+    steps: Annotated[int | None, typer.Option(help="Sampling steps for --generate.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Timestep adjustment for --generate.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
+    uncoupled: Annotated[
+        bool,
+        typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
+    ] = False,
+    keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
+) -> None:
+    """Measure the synchrony of clips, each number beside that of shuffled pairs."""
+    with user_errors():
+        if (folder is None) == (generate_count is None):
+            raise RequestError(["give either a folder of clips or --generate with a number"])
+        if folder is None and (reference or captions or metrics or html_path):
+            raise RequestError(["--reference, --captions, --metrics and --report are for a folder of clips"])
+        if workers is not None:
+            check_at_least_one("workers", workers)
+        for path in (json_path, html_path):
+            if path is not None:
+                from kinetophone.request import check_writable
+
+                check_writable(path)
+        results: dict[str, Any] = {}
+        if folder is not None:
+            models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip}
+            extractor = _extractor(metrics, bundle, reference, captions, models)
+            results = _evaluate_folder(
+                folder, reference, captions, extractor, events, seed, workers, html_path
+            )
+        else:
+            assert generate_count is not None
+            check_at_least_one("generate", generate_count)
+            options = given(steps=steps, gamma=gamma)
+            for name, made in _evaluate_generated(
+                generate_count, bundle, device, uncoupled, keep, seed, workers, options
+            ).items():
+                _print_report(name, made.synchrony)
+                _print_materials(made.materials)
+                results[name] = made.to_dict()
+        if json_path is not None:
+            _write_json(results, json_path)
+            typer.echo(json_path)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of clips, or the JSON of evaluate.")],
+    second: Annotated[Path, typer.Argument(help="The same prompts by another system, names alike.")],
+    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
+) -> None:
+    """Compare two sets of clips of the same prompts, clip by clip."""
+    with user_errors():
+        if workers is not None:
+            check_at_least_one("workers", workers)
+        if json_path is not None:
+            from kinetophone.request import check_writable
+
+            check_writable(json_path)
+        for path in (first, second):
+            if not path.exists():
+                raise RequestError([f"'{path}' does not exist; give a folder of clips or a JSON of evaluate"])
+        from kinetophone.metrics.compare import compare as compare_rows
+        from kinetophone.metrics.compare import read_rows
+        from kinetophone.metrics.evaluate import evaluate as score_clips
+        from kinetophone.metrics.sources import find_clips
+
+        sets = []
+        for path in (first, second):
+            if path.is_file():
+                sets.append(read_rows(path))
+                continue
+            report = score_clips(find_clips(path), seed=seed, workers=workers, progress=True)
+            for item in report.unscored:
+                typer.echo(f"not scored: {path / item.name}: {item.reason}")
+            sets.append(list(report.rows))
+        found = compare_rows(*sets, seed=seed)
+        _print_comparison(found)
+        if json_path is not None:
+            _write_json(found.to_dict(), json_path)
+            typer.echo(json_path)
+
+
+# Metric that needs a network -> the option that names it; those of ``hits`` are in the bundle.
+MODELS = {"fvd": "--i3d FILE", "fad": "--vggish FILE", "clap": "--clap MODEL", "clip": "--clip MODEL"}
+
+
+def _extractor(
+    metrics: str,
+    bundle: str,
+    reference: Path | None,
+    captions: Path | None,
+    models: dict[str, str | None],
+) -> Extractor | None:
+    """The networks asked for, checked before a clip is read."""
+    wanted = [name.strip() for name in metrics.split(",") if name.strip()]
+    known = ("hits", *MODELS)
+    problems = [
+        f"metric '{name}' is unknown; there are {', '.join(known)}" for name in wanted if name not in known
+    ]
+    problems += [
+        f"metric {name} needs {MODELS[name]}" for name in MODELS if name in wanted and not models[name]
+    ]
+    problems += [
+        f"metric {name} needs --reference DIR"
+        for name in ("hits", "fvd", "fad")
+        if name in wanted and reference is None
+    ]
+    if "clip" in wanted and captions is None:
+        problems.append("metric clip needs --captions FILE")
+    if "clap" in wanted and captions is None and reference is None:
+        problems.append("metric clap needs --captions FILE, --reference DIR, or both")
+    if reference is not None and not {"hits", "fvd", "fad", "clap"} & set(wanted):
+        problems.append("--reference is for the metrics hits, fvd, fad and clap; name one with --metrics")
+    if problems:
+        raise RequestError(problems)
+    if not wanted:
+        return None
+    from kinetophone.metrics.features import Extractor
+    from kinetophone.request import BundleSpec
+
+    folder = BundleSpec.read(bundle).folder if "hits" in wanted else None
+    used = {name: model for name, model in models.items() if name in wanted}
+    extractor = Extractor(
+        hits=None if folder is None else str(folder),
+        i3d=used.get("fvd"),
+        vggish=used.get("fad"),
+        clap=used.get("clap"),
+        clip=used.get("clip"),
+    )
+    extractor.check()
+    return extractor
+
+
+def _evaluate_folder(
+    folder: Path,
+    reference: Path | None,
+    captions: Path | None,
+    extractor: Extractor | None,
+    events: Path | None,
+    seed: int,
+    workers: int | None,
+    html_path: Path | None,
+) -> dict[str, Any]:
+    from kinetophone.metrics.evaluate import detect, score
+    from kinetophone.metrics.sources import find_clips, find_truth, read_captions, read_truth
+
+    files = find_clips(folder)
+    events = find_truth(folder) if events is None else events
+    truth = None if events is None else read_truth(events)
+    texts = None if captions is None else read_captions(captions)
+    others = None if reference is None else find_clips(reference)
+    found = detect(files, workers=workers, progress=True, features=extractor)
+    report = score(found, truth=truth, seed=seed)
+    _print_report("clips", report)
+    results: dict[str, Any] = {"clips": report.to_dict()}
+    if extractor is not None:
+        from kinetophone.metrics.quality import Quality, agreements, distances
+
+        scored = [item for item in found if not hasattr(item, "reason")]
+        away = {}
+        if others is not None:
+            compared = detect(others, workers=workers, progress=True, features=extractor)
+            for item in compared:
+                if hasattr(item, "reason"):
+                    typer.echo(f"not used as reference: {item.name}: {item.reason}")
+            away = distances(scored, [item for item in compared if not hasattr(item, "reason")], seed=seed)
+        quality = Quality(away, agreements(scored, texts or {}, extractor, seed=seed))
+        _print_quality(quality)
+        results["quality"] = quality.to_dict()
+    if html_path is not None:
+        from kinetophone.metrics.report import write_report
+
+        typer.echo(write_report(results, folder, html_path, captions=texts or {}))
+    return results
+
+
+def _evaluate_generated(
+    count: int,
+    bundle: str,
+    device: str | None,
+    uncoupled: bool,
+    keep: Path | None,
+    seed: int,
+    workers: int | None,
+    options: dict[str, Any],
+) -> dict[str, GeneratedReport]:
+    """Generated clips of the test prompts, beside the true clips those prompts describe."""
+    from kinetophone.request import BundleSpec, GenerateRequest
+
+    GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, **options).validate()
+    from kinetophone.metrics.generated import evaluate_generated
+    from kinetophone.pipeline import Kinetophone
+
+    spec = BundleSpec.read(bundle)
+    quiet_libraries()
+    pipe = Kinetophone.from_pretrained(bundle, **given(device=device))
+    return evaluate_generated(
+        pipe,
+        spec.folder,
+        count,
+        size=spec.size,
+        uncoupled=uncoupled,
+        seed=seed,
+        workers=workers,
+        keep=keep,
+        progress=True,
+        **options,
+    )
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    from kinetophone.media.write import replacing
+
+    with replacing(path) as partial:
+        Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _print_report(name: str, report: Report) -> None:
+    from rich.table import Table
+
+    rates = ", ".join(f"{number} at {rate} fps" for rate, number in report.fps.items()) or "none"
+    table = Table(title=f"{name}: {report.clips} clips, scored: {rates}; tolerance one frame, 95 % intervals")
+    for column in ("measure", "value", "interval", "shuffled", "its range", "above", "its interval", "n"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for measure, row in report.metrics.items():
+        cells = (
+            row.value,
+            row.interval,
+            row.shuffled,
+            row.shuffled_range,
+            row.above,
+            row.above_interval,
+            row.n,
+        )
+        table.add_row(measure, *map(_cell, cells))
+    for measure, mean in report.detectors.items():
+        cells = (mean.value, mean.interval, None, None, None, None, mean.n)
+        table.add_row(f"{measure} (against truth)", *map(_cell, cells))
+    if report.lag is not None:
+        cells = (report.lag.value, report.lag.interval, None, None, None, None, report.lag.n)
+        table.add_row("lag of the sound, s", *map(_cell, cells))
+    _show(table)
+    for clip in report.unscored:
+        typer.echo(f"not scored: {clip.name}: {clip.reason}")
+
+
+def _print_comparison(found: Comparison) -> None:
+    from rich.table import Table
+
+    n = next(iter(found.metrics.values())).n
+    table = Table(title=f"{n} pairs by name; 95 % interval of the difference")
+    for column in ("measure", "first", "second", "difference", "its interval", "first higher"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for measure, row in found.metrics.items():
+        cells = (row.first, row.second, row.difference, row.interval, row.first_higher)
+        table.add_row(measure, *map(_cell, cells))
+    _show(table)
+    for side, names in (("first", found.only_first), ("second", found.only_second)):
+        for name in names:
+            typer.echo(f"only in the {side}: {name}")
+
+
+def _print_quality(quality: Quality) -> None:
+    from rich.table import Table
+
+    if quality.distances:
+        table = Table(
+            title="distance from the reference; the Fréchet distance is biased upwards by few clips"
+        )
+        for column in ("measure", "Fréchet", "kernel", "its spread", "n", "n reference", "dimension"):
+            table.add_column(column, justify="left" if column == "measure" else "right")
+        for name, row in quality.distances.items():
+            cells = (row.frechet, row.kernel, row.kernel_interval, row.n, row.n_reference, row.dimension)
+            table.add_row(name, *map(_cell, cells))
+        _show(table)
+    for name, row in quality.distances.items():
+        if row.warning:
+            typer.echo(f"{name}: {row.warning}")
+    for name, agreed in quality.semantics.items():
+        chance = "" if agreed.shuffled is None else f", other captions {agreed.shuffled:.3f}"
+        typer.echo(f"{name}: {agreed.value:.3f} ({_cell(agreed.interval)}){chance}, n {agreed.n}")
+
+
+def _show(table: Table) -> None:
+    from rich.console import Console
+
+    # A pipe has no width; a table cut to 80 columns would lose numbers.
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
+
+
+def _print_materials(materials: dict[str, Agreement]) -> None:
+    for pair, share in materials.items():
+        low, high = share.interval.low, share.interval.high
+        typer.echo(
+            f"material agreement {pair}: {share.value:.3f} ({low:.3f} to {high:.3f}), chance 0.2, n {share.n}"
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "{low:.3f} to {high:.3f}".format(**asdict(value))

@@ -1,0 +1,140 @@
+"""Distances between two sets of feature vectors: Fréchet and kernel.
+
+The Fréchet distance of N samples is biased upwards, the more the fewer there are against the dimension; two
+sets of one distribution do not score 0. The kernel distance is unbiased at every N. So both are reported,
+and a warning where N is below twice the dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kinetophone.errors import UserError
+from kinetophone.metrics.control import Interval, as_generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+# More rows than this are thinned out for the kernel distance, whose matrices are N x N.
+_MOST_KERNEL_ROWS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """Distance of a set from a reference.
+
+    Attributes:
+        frechet: Fréchet distance of the Gaussians fitted to both, at least 0; biased upwards.
+        kernel: Unbiased squared maximum mean discrepancy; around 0, and so at times below it, for sets of one
+            distribution.
+        kernel_interval: 95 % of its values over random halves of both sets: its spread, on the generous side.
+        n: Vectors of the set.
+        n_reference: Vectors of the reference.
+        dimension: Of the features.
+        warning: What to beware of, or None.
+    """
+
+    frechet: float
+    kernel: float
+    kernel_interval: Interval
+    n: int
+    n_reference: int
+    dimension: int
+    warning: str | None
+
+
+def distance(features: Array, reference: Array, *, seed: int = 0) -> Distance:
+    """Both distances between two sets of vectors, (N, D) and (M, D), N and M at least 4.
+
+    Raises:
+        UserError: The dimensions differ, a set is too small, or a value is not finite.
+    """
+    for name, rows in (("set", features), ("reference", reference)):
+        if rows.ndim != 2 or len(rows) < 4:
+            raise UserError(f"the {name} has shape {rows.shape}; a distance needs at least 4 vectors")
+        if not np.isfinite(rows).all():
+            raise UserError(f"the {name}'s features are not all finite")
+    if features.shape[1] != reference.shape[1]:
+        raise UserError(f"the features have {features.shape[1]} and {reference.shape[1]} dimensions")
+    generator, dimension = as_generator(seed), features.shape[1]
+    one, other = (_thinned(rows, generator) for rows in (features, reference))
+    halves = [
+        kernel_distance(*(rows[generator.permutation(len(rows))[: len(rows) // 2]] for rows in (one, other)))
+        for _ in range(50)
+    ]
+    low, high = np.quantile(halves, [0.025, 0.975])
+    fewest = min(len(features), len(reference))
+    warning = None
+    if fewest < 2 * dimension:
+        warning = (
+            f"{fewest} vectors for {dimension} dimensions: the Fréchet distance is mostly bias; "
+            f"compare only sets of equal size, or read the kernel distance"
+        )
+    return Distance(
+        frechet=frechet_distance(features, reference),
+        kernel=kernel_distance(one, other),
+        kernel_interval=Interval(float(low), float(high)),
+        n=len(features),
+        n_reference=len(reference),
+        dimension=dimension,
+        warning=warning,
+    )
+
+
+def frechet_distance(features: Array, reference: Array) -> float:
+    """Fréchet distance between Gaussians fitted to two sets of vectors (N, D) and (M, D), N, M >= 2."""
+    one, other = (np.asarray(rows, np.float64) for rows in (features, reference))
+    return gaussian_frechet(
+        one.mean(axis=0),
+        np.atleast_2d(np.cov(one, rowvar=False)),
+        other.mean(axis=0),
+        np.atleast_2d(np.cov(other, rowvar=False)),
+    )
+
+
+def gaussian_frechet(mean: Array, covariance: Array, other_mean: Array, other_covariance: Array) -> float:
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), float64 (Dowson and Landau 1982).
+
+    The trace of the root is the sum of the roots of the eigenvalues of C^(1/2) C' C^(1/2), which is symmetric
+    and has no negative ones: no matrix root that fails, or turns complex, for singular covariances.
+    """
+    mean, other_mean = np.asarray(mean, np.float64), np.asarray(other_mean, np.float64)
+    values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    product = root @ np.asarray(other_covariance, np.float64) @ root
+    roots = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0.0)).sum()
+    shift = mean - other_mean
+    whole = shift @ shift + np.trace(covariance) + np.trace(other_covariance) - 2 * roots
+    return float(max(whole, 0.0))
+
+
+def kernel_distance(features: Array, reference: Array) -> float:
+    """Unbiased squared maximum mean discrepancy, kernel (x.y / D + 1)^3 (Binkowski et al. 2018, eq. 4).
+
+    Args:
+        features: (N, D), N >= 2.
+        reference: (M, D), M >= 2.
+    """
+    one, other = (np.asarray(rows, np.float64) for rows in (features, reference))
+    within_one, within_other = _kernel(one, one), _kernel(other, other)
+    n, m = len(one), len(other)
+    return float(
+        (within_one.sum() - np.trace(within_one)) / (n * (n - 1))
+        + (within_other.sum() - np.trace(within_other)) / (m * (m - 1))
+        - 2 * _kernel(one, other).mean()
+    )
+
+
+def _kernel(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (one @ other.T / one.shape[1] + 1.0) ** 3
+
+
+def _thinned(rows: Array, generator: np.random.Generator) -> Array:
+    if len(rows) <= _MOST_KERNEL_ROWS:
+        return rows
+    return rows[np.sort(generator.choice(len(rows), _MOST_KERNEL_ROWS, replace=False))]

@@ -1,0 +1,90 @@
+"""Films with sounds beside them, event lists and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinetophone.errors import MediaError
+from kinetophone.media import Clip
+from kinetophone.metrics.evaluate import detect_one
+from kinetophone.metrics.sources import find_clips, find_truth, read, read_captions, read_truth, truth_of
+
+MakeClip = Callable[..., Clip]
+
+
+def test_a_sound_beside_a_film_is_its_sound(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    film, other = make_struck_clip([1.0]), make_struck_clip([2.0, 3.0])
+    film.save(tmp_path / "a.mp4")
+    other.save(tmp_path / "a.wav")
+    film.save(tmp_path / "b.mp4")
+    film.save(tmp_path / "lone.wav")
+    assert [path.name for path in find_clips(tmp_path)] == ["a.mp4", "b.mp4", "lone.wav"]
+    heard = read(tmp_path / "a.mp4")
+    assert heard.video.shape == film.video.shape
+    assert np.abs(heard.audio - other.audio).max() < 1e-3
+    lone = detect_one(tmp_path / "lone.wav")
+    assert "has no video stream" in lone.reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+def test_every_container_is_read(tmp_path: Path, make_struck_clip: MakeClip, suffix: str) -> None:
+    import av
+
+    clip = make_struck_clip([1.0, 2.5], size=64)
+    path = tmp_path / f"clip{suffix}"
+    picture_codec, sound_codec = ("libvpx-vp9", "libopus") if suffix == ".webm" else ("libx264", "aac")
+    with av.open(str(path), "w") as file:
+        picture = file.add_stream(picture_codec, rate=8)
+        picture.width = picture.height = 64
+        picture.pix_fmt = "yuv420p"
+        sound = file.add_stream(sound_codec, rate=48_000, layout="mono")
+        for image in clip.video:
+            file.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(picture.encode())
+        frame = av.AudioFrame.from_ndarray(np.repeat(clip.audio, 3)[None], format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        fifo = av.AudioFifo()
+        fifo.write(frame)
+        while (piece := fifo.read(sound.codec_context.frame_size or 960, partial=True)) is not None:
+            for packet in av.AudioResampler(format=sound.codec_context.format, rate=48_000).resample(piece):
+                file.mux(sound.encode(packet))
+        file.mux(sound.encode())
+    found = detect_one(path)
+    assert found.onsets_s == pytest.approx([1.0, 2.5], abs=0.05)  # type: ignore[union-attr]
+    assert found.strikes_s == pytest.approx([1.0, 2.5], abs=0.01)  # type: ignore[union-attr]
+
+
+def test_event_lists_of_greatest_hits(tmp_path: Path) -> None:
+    (tmp_path / "2015-02-16-16-49-06_times.txt").write_text(
+        "0.906 wood hit static\n\n2.5 None scratch None\n"
+    )
+    assert find_truth(tmp_path) == tmp_path
+    truth = read_truth(tmp_path)
+    assert truth == {"2015-02-16-16-49-06": [0.906, 2.5]}
+    for name in ("2015-02-16-16-49-06.mp4", "2015-02-16-16-49-06_denoised.mp4"):
+        assert truth_of(name, truth) == [0.906, 2.5]
+    assert truth_of("elsewhere.mp4", truth) is None
+    (tmp_path / "events.json").write_text('{"clips": {}}')
+    assert find_truth(tmp_path) == tmp_path / "events.json"
+
+
+def test_bad_event_lists(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="holds no event list; looked for"):
+        read_truth(tmp_path)
+    (tmp_path / "a_times.txt").write_text("soon\n")
+    with pytest.raises(MediaError, match=r"a_times\.txt' is not an event list .*starts with seconds"):
+        read_truth(tmp_path)
+    assert find_truth(tmp_path / "nowhere") is None
+
+
+def test_captions(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text('file,caption\n0.mp4,"a bowl, struck"\n')
+    assert read_captions(path) == {"0.mp4": "a bowl, struck"}
+    path.write_text("name,text\n")
+    with pytest.raises(MediaError, match=r"has the columns \['name', 'text'\]; it needs file and caption"):
+        read_captions(path)
