@@ -153,6 +153,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start again.")
     ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only show how many parameters, how much memory and how many steps."),
+    ] = False,
 ) -> None:
     """Train what a recipe says."""
     with _user_errors():
@@ -167,6 +171,11 @@ def train(
             load_recipe(recipe)
         except ValueError as error:
             raise UserError(str(error)) from error
+        if dry_run:
+            for line in training.dry_run(recipe):
+                typer.echo(line)
+            return
+        _quiet_libraries()
         training.run(recipe, out=out, resume=resume)
 
 

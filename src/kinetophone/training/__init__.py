@@ -5,6 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def dry_run(recipe_path: Path | str) -> list[str]:
+    """What training by the recipe would take, as lines to show; nothing is loaded or written.
+
+    Raises ValueError for a recipe that can't be used.
+    """
+    from kinetophone.training.recipe import load_recipe
+
+    recipe = load_recipe(recipe_path)
+    from kinetophone.training.dry_run import estimate
+
+    return estimate(recipe).lines()
+
+
 def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = True) -> Path:
     """Train what the recipe at ``recipe_path`` describes; returns the run's folder.
 

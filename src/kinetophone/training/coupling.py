@@ -52,9 +52,12 @@ class CouplingStage:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
+        named = recipe.bases
         self.bases: AV = AV(
-            audio=load_audio_base(self.bundle / "audio").to(self.device),
-            video=load_video_base(self.bundle / "video").to(self.device),
+            audio=load_audio_base(named.audio or self.bundle / "audio").to(self.device),
+            video=load_video_base(
+                named.video or self.bundle / "video", motion_adapter=named.motion_adapter or None
+            ).to(self.device),
         )
         for base in (self.bases.audio, self.bases.video):
             base.unet.requires_grad_(False)

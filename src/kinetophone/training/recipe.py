@@ -59,12 +59,30 @@ STAGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The clips trained on: the first ``count`` of a split, rendered (and encoded) into ``cache``."""
+    """The clips trained on.
 
-    count: int = positive()
+    Attributes:
+        source: "hits", the procedural clips, or a folder that ``kinetophone data encode`` wrote.
+        count: Take the first so many; needed for hits, all of a folder where not given.
+        split: Of hits.
+        size: Height and width of hits' frames, in pixels; a folder's clips have theirs.
+        cache: Folder that hits are rendered and encoded into.
+    """
+
+    source: str = "hits"
+    count: int = field(default=0, metadata={"least": 0})
     split: Literal["train", "val", "test"] = "train"
     size: int = positive(64)
     cache: str = "cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasesConfig:
+    """Base models of a coupling, folders or Hub ids; those in the recipe's bundle where not given."""
+
+    audio: str = ""
+    video: str = ""
+    motion_adapter: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +139,7 @@ class Recipe:
     data: DataConfig
     loop: LoopConfig
     bundle: str = "runs/hits"
+    bases: BasesConfig = field(default_factory=BasesConfig)
     continued: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     options: Any = field(default_factory=dict)
@@ -210,6 +229,13 @@ def _value(value: Any, hint: Any, limits: typing.Mapping[str, float], where: str
 def _check(recipe: Recipe) -> list[str]:
     """What single fields can't tell."""
     problems, loop = [], recipe.loop
+    if recipe.data.source == "hits" and not recipe.data.count:
+        problems.append("'data.count' is missing: say how many clips of hits to train on")
+    if recipe.stage != "coupling":
+        if recipe.data.source != "hits":
+            problems.append(f"'data.source' must be hits for the stage {recipe.stage}")
+        if recipe.bases != BasesConfig():
+            problems.append("'bases' are for the stage coupling; leave them out")
     if not STAGES[recipe.stage].divisible:
         divisible = ", ".join(name for name, info in STAGES.items() if info.divisible)
         for key, asked in (
