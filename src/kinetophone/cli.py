@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from kinetophone import __version__
+from kinetophone import __version__, cli_data
 from kinetophone.errors import RequestError, UserError
 
 if TYPE_CHECKING:
@@ -246,6 +246,10 @@ def hits(
             raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
         write_split(split, count, out, size)
         typer.echo(out)
+
+
+data.command()(_user_errors()(cli_data.prepare))
+data.command()(_user_errors()(cli_data.encode))
 
 
 @app.command()

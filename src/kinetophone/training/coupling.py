@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from kinetophone.av import AV
 from kinetophone.bases.components import load_network
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.data.encode import EncodedClips, load_encoded
 from kinetophone.data.hits import FPS
-from kinetophone.data.latents import load_latents
+from kinetophone.data.latents import LatentArrays, load_latents
 from kinetophone.errors import RequestError
 from kinetophone.joint.clocks import DEFAULT_GAMMA, T_MAX, local_grids
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
+from kinetophone.media.timing import as_fps
 from kinetophone.request import BundleSpec
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.joint import guided, initial_noise, sample_joint
@@ -62,9 +65,7 @@ class CouplingStage:
         for base in (self.bases.audio, self.bases.video):
             base.unet.requires_grad_(False)
             channels_last(base.unet)
-        clips = load_clips(recipe)
-        vaes = self.bases.map(lambda base: base.vae.cpu())
-        self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), vaes.video, vaes.audio)
+        self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
         unets: AV[nn.Module] = self.bases.map(lambda base: base.unet)
         self.coupling = (
             load_network(self.bundle / "coupling", Coupling, dtype=torch.float32)
@@ -79,6 +80,16 @@ class CouplingStage:
             self._thaw_motion(unets.video)
         if recipe.loop.gradient_checkpointing:
             save_memory([unets.audio, unets.video, self.coupling])
+
+    def _load_latents(self, vaes: AV[Any]) -> LatentArrays:
+        data = self.recipe.data
+        if data.source != "hits":
+            encoded = load_encoded(Path(data.source), data.count, vaes)
+            self.fps, self.prompts = as_fps(encoded.fps), sorted(encoded.texts)[1 : 1 + len(SAMPLE_PROMPTS)]
+            return encoded
+        self.fps, self.prompts = Fraction(FPS), list(SAMPLE_PROMPTS)
+        clips = load_clips(self.recipe)
+        return load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
 
     def _thaw_motion(self, unet: nn.Module) -> None:
         modules = [p for name, p in unet.named_parameters() if "motion" in name]
@@ -126,6 +137,8 @@ class CouplingStage:
         return local.map(lambda u: (u * T_MAX).long().clamp(0, T_MAX - 1))
 
     def _text(self, texts: list[str]) -> AV[Tensor]:
+        if isinstance(self.latents, EncodedClips):
+            return self.latents.text(texts).map(lambda states: states.to(self.device))
         return self.bases.map(lambda base: base.encode_prompt(texts))
 
     def loss(
@@ -183,7 +196,7 @@ class CouplingStage:
         return {"loss": losses.audio + losses.video, "audio": losses.audio, "video": losses.video}
 
     def sample(self, folder: Path, step: int) -> None:
-        prompts = list(SAMPLE_PROMPTS)
+        prompts = self.prompts
         shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
         text, empty = self._text(prompts), self._text([""] * len(prompts))
         grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS)
@@ -210,16 +223,21 @@ class CouplingStage:
         BundleSpec(
             name=self.bundle.name,
             folder=self.bundle,
-            fps=Fraction(FPS),
+            fps=self.fps,
             frames=frames,
             size=side * self.bases.video.factor,
             sample_rate=self.bases.audio.sample_rate,
-            fps_choices=(Fraction(FPS),),
+            fps_choices=(self.fps,),
             min_frames=frames,
             max_frames=frames,
             defaults={
                 "steps": diffusion.SAMPLE_STEPS, "gamma": DEFAULT_GAMMA, "guidance_audio": GUIDANCE.audio,
                 "guidance_video": GUIDANCE.video, "negative_prompt": "",
+            },
+            bases={
+                name: {key: value for key, value in base.reference.items() if value is not None}
+                for name, base in (("audio", self.bases.audio), ("video", self.bases.video))
+                if getattr(self.recipe.bases, name)
             },
         ).write(self.bundle)  # fmt: skip
 

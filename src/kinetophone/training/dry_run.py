@@ -63,7 +63,7 @@ class Estimate:
             f"trained   {self.trained / 1e6:,.1f} M parameters",
             f"frozen    {self.frozen / 1e6:,.1f} M parameters",
             f"memory    {self.state_bytes / _GIB:.2f} GiB for weights, gradients, average and optimiser",
-            f"          {self.activation_bytes / _GIB:.2f} GiB kept on the way forward for each clip of a pass,",
+            f"          {self.activation_bytes / _GIB:.2f} GiB kept on the way forward for each clip,",
             f"          of which one process alone takes {self.clips_per_pass} at once",
             f"steps     {self.steps:,} of {self.batch_size} clips: {self.steps * self.batch_size:,} clips",
         ]
