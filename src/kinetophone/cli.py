@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kinetophone import __version__
+from kinetophone import __version__, cli_data
 from kinetophone.cli_make import extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
 from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
@@ -55,6 +55,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start again.")
     ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only show how many parameters, how much memory and how many steps."),
+    ] = False,
 ) -> None:
     """Train what a recipe says."""
     with user_errors():
@@ -69,6 +73,11 @@ def train(
             load_recipe(recipe)
         except ValueError as error:
             raise UserError(str(error)) from error
+        if dry_run:
+            for line in training.dry_run(recipe):
+                typer.echo(line)
+            return
+        quiet_libraries()
         training.run(recipe, out=out, resume=resume)
 
 
@@ -139,3 +148,7 @@ def hits(
             raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
         write_split(split, count, out, size)
         typer.echo(out)
+
+
+data.command()(user_errors()(cli_data.prepare))
+data.command()(user_errors()(cli_data.encode))

@@ -1,10 +1,16 @@
-"""The shared loop: learns, resumes to the same weights, stops at a non-finite loss."""
+"""The shared loop: learns, resumes to the same weights, skips what is not finite."""
+
+import dataclasses
+import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from kinetophone.errors import UserError
+from kinetophone.training import checkpoints
 from kinetophone.training.loop import Ema, NonFiniteLossError, learning_rate, train
 from kinetophone.training.recipe import LoopConfig
 
@@ -21,20 +27,20 @@ CONFIG = LoopConfig(
 
 
 class Line:
-    """Fits y = 2 x + 1 with noise; breaks at ``break_at``."""
+    """Fits y = 2 x + 1 with noise; the loss is NaN in the calls named ``broken``."""
 
-    def __init__(self, break_at=None):
+    def __init__(self, broken=(), scale=1.0):
         torch.manual_seed(0)
         self.net = nn.Linear(1, 1)
         self.trained = {"net": self.net}
-        self.break_at, self.calls, self.exported = break_at, 0, None
+        self.broken, self.scale, self.calls, self.exported = broken, scale, 0, None
 
     def loss(self, rng, generator):
         x = torch.from_numpy(rng.standard_normal((8, 1)).astype(np.float32))
         y = 2 * x + 1 + 0.01 * torch.randn(x.shape, generator=generator)
         self.calls += 1
-        loss = (self.net(x) - y).square().mean()
-        return {"loss": loss * float("nan") if self.calls == self.break_at else loss}
+        loss = (self.net(x) - y).square().mean() * self.scale
+        return {"loss": loss * float("nan") if self.calls in self.broken else loss}
 
     def sample(self, folder, step):
         (folder / f"sample-{step}").touch()
@@ -68,17 +74,53 @@ def test_it_learns_and_exports_averaged_weights(tmp_path):
     assert (tmp_path / "log.jsonl").read_text().count("\n") == 8
 
 
-def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    with pytest.raises(NonFiniteLossError, match="the loss is nan at step 9"):
-        train(Line(break_at=10), CONFIG, tmp_path)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(tmp_path):
+    stage = Line(broken={10, 11, 15})
+    train(stage, CONFIG, tmp_path)
+    assert all(p.isfinite().all() for p in stage.net.parameters())
+    row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert row["skipped"] == 3
+    assert math.isfinite(row["loss"])
+
+
+def test_too_many_such_steps_in_a_row_stop_the_run_and_the_last_checkpoint_is_kept(tmp_path):
+    config = dataclasses.replace(CONFIG, max_skipped=3)
+    with pytest.raises(
+        NonFiniteLossError, match=r"3 steps in a row, up to step 11; .*checkpoint-00000007\.pt"
+    ):
+        train(Line(broken={10, 11, 12}), config, tmp_path)
+    assert checkpoints.load(checkpoints.find(tmp_path)[-1])["step"] == 7
+
+
+def test_skipped_steps_in_a_row_are_counted_across_a_resume(tmp_path):
+    config = dataclasses.replace(CONFIG, max_skipped=3)
+    train(Line(broken={7}), config, tmp_path, stop_at=7)
+    with pytest.raises(NonFiniteLossError, match="up to step 8"):
+        train(Line(broken={1, 2}), config, tmp_path)
+
+
+def test_float16_skips_the_steps_whose_scaled_gradients_overflow(tmp_path):
+    stage = Line(scale=100.0)  # times the first loss scale of 65536: above what float16 holds
+    config = dataclasses.replace(CONFIG, precision="float16", max_skipped=20)
+    before = weights(stage)
+    train(stage, config, tmp_path)
+    row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert 0 < row["skipped"] < 15
+    assert weights(stage).isfinite().all()
+    assert (weights(stage) - before).abs().max() > 0.1
+
+
+def test_starting_afresh_removes_the_old_checkpoints(tmp_path):
+    train(Line(), CONFIG, tmp_path)
+    train(Line(), CONFIG, tmp_path, resume=False, stop_at=7)
+    assert [checkpoints.load(path)["step"] for path in checkpoints.find(tmp_path)] == [7]
 
 
 def test_another_models_checkpoint_is_refused(tmp_path):
     train(Line(), CONFIG, tmp_path, stop_at=7)
     other = Line()
     other.trained = {"other": other.net}
-    with pytest.raises(ValueError, match="belongs to another model"):
+    with pytest.raises(UserError, match="belongs to another model"):
         train(other, CONFIG, tmp_path)
 
 
@@ -99,3 +141,8 @@ def test_swapping_the_average_twice_restores_the_weights():
     torch.testing.assert_close(net.weight.detach(), before - 1)
     ema.swap()
     torch.testing.assert_close(net.weight.detach(), before, rtol=0, atol=0)
+
+
+def test_the_constant_schedule_keeps_the_rate():
+    config = dataclasses.replace(CONFIG, schedule="constant")
+    assert [learning_rate(config, step) for step in (2, 15, 29)] == pytest.approx([0.05] * 3)

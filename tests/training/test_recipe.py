@@ -6,6 +6,8 @@ import pytest
 
 from kinetophone.training.recipe import load_recipe
 
+HEAD = "stage: {}\ndata: {{count: 4}}\nloop: {{steps: 1, batch_size: 4, lr: 0.1}}\n"
+LOOP = "stage: {}\ndata: {{count: 4}}\nloop: {{steps: 1, batch_size: 4, lr: 0.1, {}}}\n"
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
@@ -39,6 +41,30 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
             "stage: audio\ndata: {count: 4}\nloop: {steps: 0, batch_size: 4, lr: 0.1}",
             "'loop.steps' must be positive",
         ),
+        (
+            HEAD.format("coupling") + "options: {self_conditionin: 1}",
+            r"did you mean 'options\.self_conditioning'",
+        ),
+        (
+            HEAD.format("coupling") + "options: {one_clean: 2}",
+            r"'options\.one_clean' must be from 0 to 1, got 2",
+        ),
+        (HEAD.format("coupling") + "options: {noise_levels: own}", "must be independent or shared or mixed"),
+        (
+            HEAD.format("coupling") + "options: {train_motion: 1}",
+            r"'options\.train_motion' must be bool, got 1",
+        ),
+        (HEAD.format("audio") + "options: {train: all}", r"unknown key 'options\.train'"),
+        (HEAD.format("clip-text") + "options: {length: 20}", r"'options\.vocabulary' is missing"),
+        (HEAD.format("clip-text"), r"'options\.length' is missing"),
+        (HEAD.format("audio") + "options: [a]", "'options' must hold keys and values"),
+        (HEAD.format("audoi"), "did you mean 'audio'"),
+        (LOOP.format("vocoder", "accumulate: 2"), "is for the stages image, motion, audio, coupling"),
+        (LOOP.format("audio", "accumulate: 3"), "batch_size' 4 is no multiple of 'loop.accumulate' 3"),
+        (LOOP.format("audio", "precision: half"), "must be float32 or bfloat16 or float16, got 'half'"),
+        (LOOP.format("audio", "warmup: -1"), r"'loop\.warmup' must be 0 or more, got -1"),
+        (LOOP.format("audio", "grad_clip: .nan"), r"'loop\.grad_clip' must be positive"),
+        (LOOP.format("audio", "optimizer: adamw8bit"), "pip install bitsandbytes"),
         ("- a", "must hold keys and values"),
         ("stage: [", "not valid YAML"),
     ],
@@ -53,3 +79,11 @@ def test_bad_values(tmp_path, text, message):
 def test_a_missing_recipe_names_where_they_are(tmp_path):
     with pytest.raises(ValueError, match="the shipped ones are in recipes/"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_options_have_the_published_values_unless_they_are_given(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(HEAD.format("coupling") + "options: {snr_gamma: 5}")
+    options = load_recipe(path).options
+    assert (options.snr_gamma, options.self_conditioning, options.text_dropout) == (5.0, 0.5, 0.1)
+    assert options.noise_levels == "independent"

@@ -27,8 +27,8 @@ CAPTIONS_PER_CLIP = 4
 class LatentArrays:
     """Encoded clips; ``captions[i]`` are alternative captions of clip i."""
 
-    video: np.ndarray
-    audio: np.ndarray
+    video: Any  # NumPy arrays, or what gives such for an array of indices
+    audio: Any
     captions: list[list[str]]
     strikes_s: list[list[float]]
 
@@ -38,7 +38,7 @@ class LatentArrays:
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, list[str]]:
         """Indices of a batch and one caption for each."""
         index = rng.integers(len(self), size=batch)
-        texts = [self.captions[i][int(rng.integers(CAPTIONS_PER_CLIP))] for i in index]
+        texts = [self.captions[i][int(rng.integers(len(self.captions[i])))] for i in index]
         return index, texts
 
 
@@ -63,7 +63,7 @@ def fingerprint(vae: Any) -> str:
     """Eight hex digits that change with the weights, so that a cache of another autoencoder is not used."""
     digest = hashlib.sha256()
     for tensor in vae.state_dict().values():
-        digest.update(tensor.detach().float().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:8]
 
 

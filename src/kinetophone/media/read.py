@@ -105,6 +105,8 @@ def read_picture(
         images, times = [], []
         for frame in file.decode(stream):
             image = frame.to_ndarray(format="rgb24", interpolation=scaling)
+            if frame.rotation:  # a phone held upright: the pixels lie on their side, and the file says so
+                image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
             images.append(image if size is None else resize(image, size))
             times.append(frame.pts * frame.time_base if frame.pts is not None else None)
     if not images:

@@ -5,22 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = True) -> Path:
-    """Train what the recipe at ``recipe_path`` describes; returns the run's folder.
+def dry_run(recipe_path: Path | str) -> list[str]:
+    """What training by the recipe would take, as lines to show; nothing is loaded or written.
 
-    The folder is ``out``, or ``runs/<recipe name>``. Raises ValueError for a recipe that can't be used,
-    before anything is built.
+    Raises ValueError for a recipe that can't be used.
     """
     from kinetophone.training.recipe import load_recipe
 
     recipe = load_recipe(recipe_path)
+    from kinetophone.training.dry_run import estimate
+
+    return estimate(recipe).lines()
+
+
+def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = True) -> Path:
+    """Train what the recipe at ``recipe_path`` describes; returns the run's folder.
+
+    The folder is ``out``, or ``runs/<recipe name>``. Under ``accelerate launch`` all processes train
+    together. Raises ValueError for a recipe that can't be used, before anything is built.
+    """
+    from kinetophone.training.recipe import STAGES, load_recipe
+
+    recipe = load_recipe(recipe_path)
     folder = Path(out) if out else Path("runs") / recipe.name
+
+    import dataclasses
 
     import torch
 
+    from kinetophone.errors import UserError
+    from kinetophone.training.checkpoints import describe
     from kinetophone.training.loop import train
+    from kinetophone.training.processes import Processes
     from kinetophone.training.stages import build_stage
 
+    processes = Processes.join(recipe.loop.device)
+    if processes.count > 1 and not STAGES[recipe.stage].divisible:
+        raise UserError(
+            f"the stage {recipe.stage} trains in one process only: its loss ties a batch's clips together"
+        )
+    made_by = describe(recipe, processes.count)
+    if processes.device:
+        recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, device=processes.device))
     torch.set_num_threads(recipe.loop.threads)
-    train(build_stage(recipe), recipe.loop, folder, resume=resume)
+    with processes.first_alone():
+        stage = build_stage(recipe)
+    train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
     return folder

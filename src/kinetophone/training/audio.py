@@ -18,6 +18,7 @@ from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
+    WHOLE,
     channels_last,
     drop_texts,
     make_scheduler,
@@ -25,14 +26,16 @@ from kinetophone.training.diffusion import (
     noised,
     random_timesteps,
     sample_base,
+    save_memory,
     save_scheduler,
+    standard_normal,
 )
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
 
 
 class AudioStage:
-    """Noise prediction on latents (B, C, L, M). Options: ``snr_gamma`` as in ``noise_loss``."""
+    """Noise prediction on latents (B, C, L, M)."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
@@ -50,6 +53,8 @@ class AudioStage:
             else UNet2DConditionModel(**recipe.model)
         )
         self.unet: Any = channels_last(unet).to(self.device)
+        if recipe.loop.gradient_checkpointing:
+            save_memory([self.unet])
         self.trained = {"unet": self.unet}
         save_scheduler("audio", self.bundle)
 
@@ -63,14 +68,17 @@ class AudioStage:
         x = x.contiguous(memory_format=torch.channels_last)
         return self.unet(x, t, encoder_hidden_states=None, class_labels=text).sample
 
-    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = self.recipe.loop.batch_size
+    def loss(
+        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
+    ) -> dict[str, Tensor]:
+        options, batch = self.recipe.options, self.recipe.loop.batch_size
         index, texts = self.latents.draw(rng, batch)
-        x = torch.from_numpy(self.latents.audio[index]).float().to(self.device)
-        t = random_timesteps(batch, generator).to(self.device)
-        xt, noise = noised(x, self.schedule, t, generator)
-        eps = self._predict(xt, t, self._text(drop_texts(texts, rng)))
-        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), self.recipe.options["snr_gamma"])}
+        texts = drop_texts(texts, rng, options.text_dropout)[part]
+        x = torch.from_numpy(self.latents.audio[index[part]]).float().to(self.device)
+        t = random_timesteps(batch, generator)[part].to(self.device)
+        xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
+        eps = self._predict(xt, t, self._text(texts))
+        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), options.snr_gamma)}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(list(SAMPLE_PROMPTS))

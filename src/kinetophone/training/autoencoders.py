@@ -35,7 +35,7 @@ class VideoAutoencoder:
         # same size (see docs/experiments.md).
         self.vae = AutoencoderDC(**recipe.model).to(memory_format=torch.channels_last)
         self.trained = {"vae": self.vae}
-        self.noise = float(recipe.options.get("latent_noise", 0.1))
+        self.noise = recipe.options.latent_noise
 
     def _batch(self, rng: np.random.Generator) -> Tensor:
         frames = []

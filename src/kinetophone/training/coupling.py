@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,11 +20,14 @@ from torch import Tensor, nn
 from kinetophone.av import AV
 from kinetophone.bases.components import load_network
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.data.encode import EncodedClips, load_encoded
 from kinetophone.data.hits import FPS
-from kinetophone.data.latents import load_latents
+from kinetophone.data.latents import LatentArrays, load_latents
+from kinetophone.errors import RequestError
 from kinetophone.joint.clocks import DEFAULT_GAMMA, T_MAX, local_grids
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
+from kinetophone.media.timing import as_fps
 from kinetophone.request import BundleSpec
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.guidance import guided
@@ -32,10 +36,13 @@ from kinetophone.training import diffusion
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
+    WHOLE,
     channels_last,
     drop_texts,
     noise_loss,
     random_timesteps,
+    save_memory,
+    standard_normal,
 )
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
@@ -44,26 +51,22 @@ GUIDANCE = AV(audio=2.0, video=2.0)  # of samples, and the bundle's default
 
 
 class CouplingStage:
-    """Noise prediction of both frozen U-Nets with the coupling between them.
-
-    Options: ``self_conditioning`` and ``connector_dropout`` (rates), ``aligned_share`` (share of batches
-    whose connector levels lie near the sampler's path instead of anywhere), ``snr_gamma`` as in
-    ``noise_loss``.
-    """
+    """Noise prediction of both frozen U-Nets with the coupling between them; see ``CouplingOptions``."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
+        named = recipe.bases
         self.bases: AV = AV(
-            audio=load_audio_base(self.bundle / "audio").to(self.device),
-            video=load_video_base(self.bundle / "video").to(self.device),
+            audio=load_audio_base(named.audio or self.bundle / "audio").to(self.device),
+            video=load_video_base(
+                named.video or self.bundle / "video", motion_adapter=named.motion_adapter or None
+            ).to(self.device),
         )
         for base in (self.bases.audio, self.bases.video):
             base.unet.requires_grad_(False)
             channels_last(base.unet)
-        clips = load_clips(recipe)
-        vaes = self.bases.map(lambda base: base.vae.cpu())
-        self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), vaes.video, vaes.audio)
+        self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
         unets: AV[nn.Module] = self.bases.map(lambda base: base.unet)
         self.coupling = (
             load_network(self.bundle / "coupling", Coupling, dtype=torch.float32)
@@ -74,6 +77,49 @@ class CouplingStage:
         self.model = JointModel(unets, self.coupling).to(self.device)
         self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
         self.trained: dict[str, nn.Module] = {"coupling": self.coupling}
+        if recipe.options.train_motion:
+            self._thaw_motion(unets.video)
+        if recipe.loop.gradient_checkpointing:
+            save_memory([unets.audio, unets.video, self.coupling])
+
+    def _load_latents(self, vaes: AV[Any]) -> LatentArrays:
+        data = self.recipe.data
+        if data.source != "hits":
+            encoded = load_encoded(Path(data.source), data.count, vaes)
+            self.fps, self.prompts = as_fps(encoded.fps), sorted(encoded.texts)[1 : 1 + len(SAMPLE_PROMPTS)]
+            return encoded
+        self.fps, self.prompts = Fraction(FPS), list(SAMPLE_PROMPTS)
+        clips = load_clips(self.recipe)
+        return load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
+
+    def _thaw_motion(self, unet: nn.Module) -> None:
+        modules = [p for name, p in unet.named_parameters() if "motion" in name]
+        if not modules:
+            raise RequestError(
+                [f"'options.train_motion': a {type(unet).__name__} has no motion modules; leave it out"]
+            )
+        for parameter in modules:
+            parameter.requires_grad_(True)
+        self.trained["motion"] = unet
+
+    def _timesteps(self, batch: int, generator: torch.Generator) -> AV[Tensor]:
+        """Levels of the two U-Nets."""
+        t = AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
+        levels = self.recipe.options.noise_levels
+        if levels == "shared":
+            return AV.both(t.audio)
+        if levels == "mixed":
+            same = torch.rand(batch, generator=generator) < 0.5
+            return AV(audio=t.audio, video=torch.where(same, t.audio, t.video))
+        return t
+
+    def _given(self, batch: int, rng: np.random.Generator) -> AV[Tensor] | None:
+        """Which samples' audio, and which samples' video, is given clean; never both of one sample."""
+        rate = self.recipe.options.one_clean
+        if not rate:
+            return None
+        u = torch.from_numpy(rng.random(batch))
+        return AV(audio=u < rate / 2, video=(u >= rate / 2) & (u < rate))
 
     def _connector_timesteps(
         self, t: AV[Tensor], rng: np.random.Generator, generator: torch.Generator
@@ -84,7 +130,7 @@ class CouplingStage:
         default.
         """
         batch = len(t.audio)
-        if rng.random() >= self.recipe.options["aligned_share"]:
+        if rng.random() >= self.recipe.options.aligned_share:
             return AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
         gamma = DEFAULT_GAMMA * float(np.exp(rng.uniform(-0.5, 0.5)))
         as_levels = AV(audio=t.video / T_MAX, video=t.audio / T_MAX)
@@ -92,19 +138,30 @@ class CouplingStage:
         return local.map(lambda u: (u * T_MAX).long().clamp(0, T_MAX - 1))
 
     def _text(self, texts: list[str]) -> AV[Tensor]:
+        if isinstance(self.latents, EncodedClips):
+            return self.latents.text(texts).map(lambda states: states.to(self.device))
         return self.bases.map(lambda base: base.encode_prompt(texts))
 
-    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(
+        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
+    ) -> dict[str, Tensor]:
         options, batch = self.recipe.options, self.recipe.loop.batch_size
+        # Everything random is drawn for the whole batch, then cut to the part.
         index, texts = self.latents.draw(rng, batch)
         clean: AV[Tensor] = AV(audio=self.latents.audio, video=self.latents.video).map(
-            lambda array: torch.from_numpy(array[index]).float().to(self.device)
+            lambda array: torch.from_numpy(array[index[part]]).float().to(self.device)
         )
-        text = self._text(drop_texts(texts, rng))
-        t = AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
+        texts = drop_texts(texts, rng, options.text_dropout)[part]
+        t = self._timesteps(batch, generator)
         t_con = self._connector_timesteps(t, rng, generator)
-        t, t_con = (pair.map(lambda x: x.to(self.device)) for pair in (t, t_con))
-        noise: AV[Tensor] = clean.map(lambda x: torch.randn(x.shape, generator=generator).to(self.device))
+        t, t_con = (pair.map(lambda x: x[part].to(self.device)) for pair in (t, t_con))
+        noise: AV[Tensor] = clean.map(lambda x: standard_normal(x, batch, part, generator))
+        estimated = rng.random() < options.self_conditioning
+        coupled = AV(
+            *(torch.from_numpy(rng.random(batch) >= options.connector_dropout)[part] for _ in range(2))
+        ).map(lambda x: x.to(self.device))
+        given = self._given(batch, rng)
+        counts: AV[Tensor | None] = AV.both(None)
 
         def at(levels: AV[Tensor]) -> AV[Tensor]:
             return clean.map(
@@ -115,30 +172,32 @@ class CouplingStage:
             )
 
         noisy, seen = at(t), at(t_con)
+        if given is not None:
+            given = given.map(lambda x: x[part].to(self.device))
+            t_con = t_con.map(lambda level, known: level.masked_fill(known, 0), given)
+            seen = seen.map(_where, given, clean)
+            counts = given.map(torch.logical_not)
+        text = self._text(texts)
         x0_hat = None
-        if rng.random() < options["self_conditioning"]:
+        if estimated:
             with torch.no_grad():
                 eps = self.model(seen, t_con, text, self.model.features(seen, t_con, None))
                 x0_hat = seen.map(
                     lambda x, e, s, level: clean_estimate(x, e, s.alpha(level).to(x.device)),
                     eps, self.schedules, t_con,
                 )  # fmt: skip
+                if given is not None:
+                    x0_hat = x0_hat.map(_where, given, clean)
         features = self.model.features(seen, t_con, x0_hat)
-        coupled = AV(
-            *(
-                torch.from_numpy(rng.random(batch) >= options["connector_dropout"]).to(self.device)
-                for _ in range(2)
-            )
-        )
         eps = self.model(noisy, t, text, features, coupled)
         losses: AV[Tensor] = eps.map(
-            lambda e, n, s, level: noise_loss(e, n, s.alpha(level), options["snr_gamma"]),
-            noise, self.schedules, t,
+            lambda e, n, s, level, known: noise_loss(e, n, s.alpha(level), options.snr_gamma, known),
+            noise, self.schedules, t, counts,
         )  # fmt: skip
         return {"loss": losses.audio + losses.video, "audio": losses.audio, "video": losses.video}
 
     def sample(self, folder: Path, step: int) -> None:
-        prompts = list(SAMPLE_PROMPTS)
+        prompts = self.prompts
         shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
         text, empty = self._text(prompts), self._text([""] * len(prompts))
         grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS)
@@ -159,19 +218,31 @@ class CouplingStage:
 
     def export(self) -> None:
         self.coupling.save_pretrained(self.bundle / "coupling")
+        if self.recipe.options.train_motion:
+            self.bases.video.unet.save_pretrained(self.bundle / "video" / "unet")
         _, _, frames, side, _ = self.latents.video.shape
         BundleSpec(
             name=self.bundle.name,
             folder=self.bundle,
-            fps=Fraction(FPS),
+            fps=self.fps,
             frames=frames,
             size=side * self.bases.video.factor,
             sample_rate=self.bases.audio.sample_rate,
-            fps_choices=(Fraction(FPS),),
+            fps_choices=(self.fps,),
             min_frames=frames,
             max_frames=frames,
             defaults={
                 "steps": diffusion.SAMPLE_STEPS, "gamma": DEFAULT_GAMMA, "guidance_audio": GUIDANCE.audio,
                 "guidance_video": GUIDANCE.video, "negative_prompt": "",
             },
+            bases={
+                name: {key: value for key, value in base.reference.items() if value is not None}
+                for name, base in (("audio", self.bases.audio), ("video", self.bases.video))
+                if getattr(self.recipe.bases, name)
+            },
         ).write(self.bundle)  # fmt: skip
+
+
+def _where(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:
+    """``clean`` for the samples that are known, ``x`` for the others."""
+    return torch.where(known.view(-1, *[1] * (x.dim() - 1)), clean, x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     },
     "audio": {**_COMMON, "beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"},
 }
-TEXT_DROPOUT = 0.1
 SAMPLE_STEPS = 25
+WHOLE = slice(None)  # of a batch
 SAMPLE_PROMPTS = (
     "a drumstick hits a metal bowl three times",
     "a hammer hits a brown wooden block twice slowly",
@@ -48,11 +48,17 @@ def save_scheduler(modality: str, bundle: Path) -> None:
     make_scheduler(modality).save_pretrained(bundle / modality / "scheduler")
 
 
-def noised(
-    x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def standard_normal(x: Tensor, batch: int, part: slice, generator: torch.Generator) -> Tensor:
+    """Noise for ``x``, which is ``part`` of a batch of ``batch`` samples.
+
+    It is drawn for the whole batch, so that the processes and accumulated parts that share a batch out see
+    what one process would.
+    """
+    return torch.randn((batch, *x.shape[1:]), generator=generator)[part].to(x.device)
+
+
+def noised(x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy latents at ``timesteps`` and the noise in them."""
-    noise = torch.randn(x.shape, generator=generator).to(x.device)
     return add_noise(x, noise, schedule.alpha(timesteps).to(x.device)), noise
 
 
@@ -62,20 +68,31 @@ def random_timesteps(batch: int, generator: torch.Generator) -> Tensor:
     return (u * T_MAX).long().clamp(max=T_MAX - 1)
 
 
-def noise_loss(eps: Tensor, noise: Tensor, alpha: Tensor, snr_gamma: float) -> Tensor:
+def noise_loss(
+    eps: Tensor, noise: Tensor, alpha: Tensor, snr_gamma: float, counts: Tensor | None = None
+) -> Tensor:
     """Mean squared error of predicted noise (B, ...), each sample weighted by min(SNR, γ) / SNR.
 
     The weight (arXiv 2303.09556) spares the nearly clean timesteps, whose noise nothing can predict.
-    ``alpha`` is ᾱ of each sample, (B,).
+    ``alpha`` is ᾱ of each sample, (B,); samples where ``counts``, bool (B,), is False add nothing to the sum
+    but are counted in the mean, so that means over equal parts of a batch average to the batch's.
     """
     error = (eps.float() - noise).square().flatten(1).mean(1)
+    if counts is not None:
+        error = error * counts.to(error)
     snr = (alpha / (1 - alpha)).to(error)
     return (error * (snr.clamp(max=snr_gamma) / snr)).mean()
 
 
-def drop_texts(texts: list[str], rng: np.random.Generator, rate: float = TEXT_DROPOUT) -> list[str]:
+def drop_texts(texts: list[str], rng: np.random.Generator, rate: float) -> list[str]:
     """Empty some of the captions, each by itself, for classifier-free guidance."""
     return ["" if rng.random() < rate else text for text in texts]
+
+
+def save_memory(networks: Iterable[Any]) -> None:
+    """Keep the inputs of blocks only, and compute their activations again on the way back."""
+    for network in networks:
+        network.enable_gradient_checkpointing()
 
 
 def channels_last(module: nn.Module) -> nn.Module:

@@ -1,17 +1,15 @@
-"""The training loop every stage shares: AdamW, warm-up and cosine, EMA, atomic checkpoints, logs.
+"""The training loop every stage shares: AdamW, warm-up, EMA, accumulation, checkpoints, processes.
 
 A step's batch, noise and dropout are drawn from generators seeded by ``(seed, step)``, so a run that is
-killed and resumed ends with the weights of one that was not.
+killed and resumed ends with the weights of one that was not; and they are drawn for the whole batch
+wherever a part of it is computed, so that the number of processes changes nothing either.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from kinetophone.errors import UserError
+from kinetophone.training import checkpoints
+from kinetophone.training.monitor import Monitor
+from kinetophone.training.processes import (
+    Objective,
+    Processes,
+    gathered,
+    own,
+    split_like,
+    sync_only_last,
+    whole,
+)
 from kinetophone.training.recipe import LoopConfig
 
 
@@ -29,7 +39,10 @@ class Stage(Protocol):
     trained: dict[str, nn.Module]
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of one batch; ``"loss"`` is the one to minimise, the others are logged."""
+        """Losses of one batch; ``"loss"`` is the one to minimise, the others are logged.
+
+        Divisible stages (``recipe.STAGES``) take a third argument, the part of the batch to compute, a slice.
+        """
 
     def sample(self, folder: Path, step: int) -> None:
         """Write what the model makes now (pictures, sounds) into ``folder``."""
@@ -38,25 +51,27 @@ class Stage(Protocol):
         """Save the components in their ordinary layout; called with the averaged weights loaded."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the last checkpoint is kept."""
+class NonFiniteLossError(UserError):
+    """Losses or gradients were NaN or infinite for too many steps in a row; the last checkpoint is kept."""
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up over ``warmup`` steps, then a cosine to zero at ``steps``."""
+    """Linear warm-up over ``warmup`` steps, then constant or a cosine to zero at ``steps``."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @contextlib.contextmanager
 def _precision(config: LoopConfig) -> Iterator[None]:
-    """Autocast to bfloat16 where the recipe asks for it."""
+    """Autocast to half precision where the recipe asks for it."""
     device = config.device.split(":")[0]
     with contextlib.ExitStack() as stack:
-        if config.precision == "bfloat16":
-            stack.enter_context(torch.autocast(device, torch.bfloat16))
+        if config.precision != "float32":
+            stack.enter_context(torch.autocast(device, getattr(torch, config.precision)))
             if device == "cpu":
                 # The fused kernel's backward pass in bfloat16 took a third of a step's time on a CPU.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -73,133 +88,203 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
+        torch._foreach_lerp_(
+            [own(s) for s in self.shadow], [own(p.detach()) for p in self.parameters], 1 - decay
+        )
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the averaged and the live weights; calling it twice restores both."""
         for shadow, parameter in zip(self.shadow, self.parameters, strict=True):
-            live = parameter.detach().clone()
-            parameter.copy_(shadow)
-            shadow.copy_(live)
+            ours, theirs = own(shadow), own(parameter.detach())
+            live = theirs.clone()
+            theirs.copy_(ours)
+            ours.copy_(live)
+
+
+class _Run:
+    """Everything a checkpoint holds, in this process's memory."""
+
+    def __init__(self, stage: Stage, config: LoopConfig, processes: Processes) -> None:
+        self.config = config
+        self.objective = processes.wrap(Objective(stage))
+        # After wrapping: FSDP puts parameters of its own in the modules.
+        self.named = {
+            f"{name}.{key}": p
+            for name, m in stage.trained.items()
+            for key, p in m.named_parameters()
+            if p.requires_grad
+        }
+        self.parameters = list(self.named.values())
+        self.optimizer = _optimizer(self.parameters, config)
+        self.ema = Ema(self.parameters, config.ema_decay)
+        self.scaler = torch.amp.GradScaler(config.device.split(":")[0], enabled=config.precision == "float16")
+        self.skipped = self.skipped_in_a_row = 0
+
+    def step(self, step: int, parts: list[slice | None], processes: Processes) -> dict[str, float]:
+        """One step of the optimiser: the mean losses, or nothing if it was skipped as they are not finite."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        row: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, start=1):
+            rng = np.random.default_rng([config.seed, step])
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            with sync_only_last(self.objective, last=number == len(parts)):
+                with _precision(config):
+                    losses = self.objective(rng, generator, part)
+                self.scaler.scale(losses["loss"] / len(parts)).backward()
+            for key, value in losses.items():
+                row[key] = row.get(key, 0.0) + value.detach() / len(parts)
+        self.scaler.unscale_(self.optimizer)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, config.grad_clip))
+        means = processes.mean(row)
+        # The same in every process: means and gradients are of all of them.
+        taken = math.isfinite(means["loss"]) and bool(torch.isfinite(norm))
+        if taken:
+            self.scaler.step(self.optimizer)
+            self.ema.update(step)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        self.skipped += not taken
+        self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
+        return means if taken else {}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """All of it, put together from all processes: each must call this."""
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {
+            index: {key: whole(value) for key, value in entry.items()}
+            for index, entry in optimizer["state"].items()
+        }
+        return {
+            "step": step,
+            "weights": {k: whole(p.detach()) for k, p in self.named.items()},
+            "ema": {k: whole(s) for k, s in zip(self.named, self.ema.shadow, strict=True)},
+            "optimizer": optimizer,
+            "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from ``state``, which was read from ``path``."""
+        if {k: v.shape for k, v in state["weights"].items()} != {k: p.shape for k, p in self.named.items()}:
+            raise UserError(f"{path} belongs to another model: move it away or train with --fresh")
+        for (key, parameter), shadow in zip(self.named.items(), self.ema.shadow, strict=True):
+            own(parameter.detach()).copy_(own(split_like(state["weights"][key], parameter)))
+            own(shadow).copy_(own(split_like(state["ema"][key], parameter)))
+        for index, entry in state["optimizer"]["state"].items():
+            parameter = self.parameters[index]
+            for key, value in entry.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
+                    entry[key] = split_like(value, parameter)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
 
 
 def train(
-    stage: Stage, config: LoopConfig, out: Path, resume: bool = True, stop_at: int | None = None
+    stage: Stage,
+    config: LoopConfig,
+    out: Path,
+    resume: bool = True,
+    *,
+    stop_at: int | None = None,
+    processes: Processes | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train ``stage`` to ``config.steps``, resuming from ``out/checkpoint.pt`` if it is there.
+    """Train ``stage`` to ``config.steps``, resuming from the newest checkpoint in ``out`` if there is one.
 
     Writes ``out/log.jsonl``, TensorBoard scalars, samples and checkpoints, and exports the components with
-    averaged weights at each sampling and at the end. ``stop_at`` ends early, for tests of resuming.
+    averaged weights at each sampling and at the end.
+
+    Args:
+        stage: what is trained.
+        config: how.
+        out: the run's folder.
+        resume: False removes the checkpoints in ``out`` and starts again.
+        stop_at: ends early, for tests of resuming.
+        processes: those that train together; this one alone if not given. Each must call this.
+        made_by: what each checkpoint says about its making, see ``checkpoints.describe``.
+
+    Raises:
+        NonFiniteLossError: after ``config.max_skipped`` steps in a row without finite losses and gradients.
+        UserError: if the newest checkpoint is damaged or another model's, or the batch can't be shared out.
+        OSError: if the disk is full.
     """
+    processes, made_by = processes or Processes(), dict(made_by or {})
+    parts = processes.parts(config.batch_size, config.accumulate)
+    if processes.sharded and config.precision == "float16":
+        raise UserError("float16 is not supported under FSDP: set 'loop.precision' to bfloat16")
     out.mkdir(parents=True, exist_ok=True)
-    named = {
-        f"{name}.{key}": p
-        for name, m in stage.trained.items()
-        for key, p in m.named_parameters()
-        if p.requires_grad
-    }
-    parameters = list(named.values())
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
-    ema = Ema(parameters, config.ema_decay)
-    checkpoint = out / "checkpoint.pt"
-    start = _restore(checkpoint, named, optimizer, ema) if resume and checkpoint.exists() else 0
-    count = sum(p.numel() for p in parameters)
-    print(
-        f"{out.name}: {count / 1e6:.2f} M parameters, steps {start} to {config.steps}, output in {out}",
-        flush=True,
-    )
-    writer = _tensorboard(out)
+    if processes.first:
+        checkpoints.clean(out, all_of_them=not resume)
+    processes.wait()
+    run = _Run(stage, config, processes)
+    found = checkpoints.find(out)
+    start = 0
+    changed: list[str] = []
+    if found:
+        state = checkpoints.load(found[-1])
+        run.restore(state, found[-1])
+        start = int(state["step"])
+        changed = checkpoints.changes(state["made_by"], made_by) if made_by else []
+    monitor = Monitor(out, config, start) if processes.first else None
+    if monitor:
+        count = sum(p.numel() for p in run.parameters)
+        monitor.say(f"{count / 1e6:.2f} M parameters, steps {start} to {config.steps}, output in {out}")
+        if changed:
+            monitor.say(f"the recipe has changed since step {start}: {'; '.join(changed)}")
     end = config.steps if stop_at is None else min(stop_at, config.steps)
-    sums: dict[str, float] = {}
-    clock, seen = time.monotonic(), 0
-    for step in range(start, end):
-        rng = np.random.default_rng([config.seed, step])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        with _precision(config):
-            losses = stage.loss(rng, generator)
-        if not torch.isfinite(losses["loss"]):
-            raise NonFiniteLossError(
-                f"the loss is {losses['loss'].item()} at step {step}; the last checkpoint is in {out}"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        nn.utils.clip_grad_norm_(parameters, config.grad_clip)
-        optimizer.step()
-        ema.update(step)
-        for key, value in losses.items():
-            sums[key] = sums.get(key, 0.0) + float(value.detach())
-        seen += 1
-        done = step + 1
-        if done % config.log_every == 0 or done == end:
-            now = time.monotonic()
-            rate = seen / (now - clock)
-            row: dict[str, Any] = {k: round(v / seen, 6) for k, v in sums.items()}
-            _log(out, writer, done, row, rate, config)
-            clock, sums, seen = now, {}, 0
-        last = done == config.steps
-        if last or (config.sample_every and done % config.sample_every == 0):
-            ema.swap()
-            if config.sample_every:
-                with torch.no_grad():
-                    stage.sample(out, done)
-            stage.export()
-            ema.swap()
-        if done % config.checkpoint_every == 0 or done == end:
-            _save(checkpoint, done, named, optimizer, ema)
-    if writer:
-        writer.close()
-
-
-def _log(out: Path, writer: Any, step: int, row: dict[str, Any], rate: float, config: LoopConfig) -> None:
-    left = (config.steps - step) / rate / 60
-    text = " ".join(f"{k} {v:.4f}" for k, v in row.items())
-    clips = rate * config.batch_size
-    print(f"{out.name} {step}/{config.steps}  {text}  {clips:.1f} clips/s  {left:.1f} min left", flush=True)
-    with (out / "log.jsonl").open("a") as log:
-        log.write(
-            json.dumps({"step": step, "time": round(time.time(), 1), "clips_per_s": round(clips, 2), **row})
-            + "\n"
-        )
-    if writer:
-        for key, value in row.items():
-            writer.add_scalar(key, value, step)
-
-
-def _tensorboard(out: Path) -> Any:
     try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError:  # a bare training machine: log.jsonl holds the same numbers
-        return None
-    return SummaryWriter(str(out / "tensorboard"))
+        for step in range(start, end):
+            losses = run.step(step, parts, processes)
+            done = step + 1
+            if run.skipped_in_a_row >= config.max_skipped:
+                kept = checkpoints.find(out)
+                raise NonFiniteLossError(
+                    f"loss or gradient was not finite in {run.skipped_in_a_row} steps in a row, up to step "
+                    f"{step}; the weights before them are kept"
+                    + (f" in {kept[-1]}" if kept else " nowhere: no checkpoint was due yet")
+                    + ". Lower loop.lr, or use a precision of float32 or bfloat16"
+                )
+            if monitor:
+                monitor.step(losses)
+                if done % config.log_every == 0 or done == end:
+                    monitor.report(done, run.skipped)
+            sampled = bool(config.sample_every) and done % config.sample_every == 0
+            if sampled or done == config.steps:
+                _show(stage, run, out, done, processes, sample=bool(config.sample_every))
+            if done % config.checkpoint_every == 0 or done == end:
+                state = run.state(done) | {"made_by": made_by}
+                if processes.first:
+                    checkpoints.save(state, out, config.keep)
+    finally:
+        if monitor:
+            monitor.close()
+    processes.wait()
 
 
-def _save(
-    path: Path, step: int, named: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema
-) -> None:
-    part = path.with_suffix(".part")
-    state = {
-        "step": step,
-        "weights": {k: p.detach() for k, p in named.items()},
-        "ema": dict(zip(named, ema.shadow, strict=True)),
-        "optimizer": optimizer.state_dict(),
-    }
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+def _show(stage: Stage, run: _Run, out: Path, step: int, processes: Processes, *, sample: bool) -> None:
+    """Sample and export with the averaged weights, in the first process; the others wait."""
+    run.ema.swap()
+    with gathered(stage):
+        if processes.first:
+            if sample:
+                with torch.no_grad():
+                    stage.sample(out, step)
+            stage.export()
+        processes.wait()
+    run.ema.swap()
 
 
-def _restore(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema) -> int:
-    state = torch.load(path, weights_only=True)
-    if state["weights"].keys() != named.keys():
-        raise ValueError(f"{path} belongs to another model: move it away or train with --fresh")
-    with torch.no_grad():
-        for (key, parameter), shadow in zip(named.items(), ema.shadow, strict=True):
-            parameter.copy_(state["weights"][key])
-            shadow.copy_(state["ema"][key])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+def _optimizer(parameters: list[nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        return AdamW8bit(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)

@@ -5,56 +5,124 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import types
+import importlib.util
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-# stage -> the module of this package and the class that train it, imported when it is built
+from kinetophone.training.options import (
+    CouplingOptions,
+    DiffusionOptions,
+    ImageOptions,
+    LatentNoiseOptions,
+    MotionOptions,
+    NoOptions,
+    TextOptions,
+    positive,
+    share,
+)
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """Where a stage is, imported when it is built, and what its recipe may say.
+
+    Attributes:
+        module: Module of this package.
+        name: Class in it.
+        options: Dataclass of its options.
+        divisible: Whether the loss of a batch is the mean of its samples' losses, so that processes and
+            accumulated parts may share the batch out. Contrast and batch statistics forbid it.
+    """
+
+    module: str
+    name: str
+    options: type = NoOptions
+    divisible: bool = False
+
+
 STAGES = {
-    "video-autoencoder": ("autoencoders", "VideoAutoencoder"),
-    "audio-autoencoder": ("autoencoders", "AudioAutoencoder"),
-    "clip-text": ("text", "ClipText"),
-    "clap-text": ("text", "ClapText"),
-    "image": ("video", "ImageStage"),
-    "motion": ("video", "MotionStage"),
-    "audio": ("audio", "AudioStage"),
-    "vocoder": ("vocoder", "VocoderStage"),
-    "coupling": ("coupling", "CouplingStage"),
-    "picture-classifier": ("classifiers", "PictureClassifier"),
-    "sound-classifier": ("classifiers", "SoundClassifier"),
+    "video-autoencoder": StageInfo("autoencoders", "VideoAutoencoder", LatentNoiseOptions),
+    "audio-autoencoder": StageInfo("autoencoders", "AudioAutoencoder"),
+    "clip-text": StageInfo("text", "ClipText", TextOptions),
+    "clap-text": StageInfo("text", "ClapText", TextOptions),
+    "image": StageInfo("video", "ImageStage", ImageOptions, divisible=True),
+    "motion": StageInfo("video", "MotionStage", MotionOptions, divisible=True),
+    "audio": StageInfo("audio", "AudioStage", DiffusionOptions, divisible=True),
+    "vocoder": StageInfo("vocoder", "VocoderStage"),
+    "coupling": StageInfo("coupling", "CouplingStage", CouplingOptions, divisible=True),
+    "picture-classifier": StageInfo("classifiers", "PictureClassifier"),
+    "sound-classifier": StageInfo("classifiers", "SoundClassifier"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The clips trained on: the first ``count`` of a split, rendered (and encoded) into ``cache``."""
+    """The clips trained on.
 
-    count: int
-    split: str = "train"
-    size: int = 64
+    Attributes:
+        source: "hits", the procedural clips, or a folder that ``kinetophone data encode`` wrote.
+        count: Take the first so many; needed for hits, all of a folder where not given.
+        split: Of hits.
+        size: Height and width of hits' frames, in pixels; a folder's clips have theirs.
+        cache: Folder that hits are rendered and encoded into.
+    """
+
+    source: str = "hits"
+    count: int = field(default=0, metadata={"least": 0})
+    split: Literal["train", "val", "test"] = "train"
+    size: int = positive(64)
     cache: str = "cache"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How a stage is optimised. The learning rate warms up linearly and falls to zero on a cosine."""
+class BasesConfig:
+    """Base models of a coupling, folders or Hub ids; those in the recipe's bundle where not given."""
 
-    steps: int
-    batch_size: int
-    lr: float
-    warmup: int = 100
-    weight_decay: float = 1e-2
-    grad_clip: float = 1.0
-    ema_decay: float = 0.999
-    seed: int = 0
-    checkpoint_every: int = 500
-    sample_every: int = 1000  # 0: no samples
-    log_every: int = 25
-    threads: int = 2
+    audio: str = ""
+    video: str = ""
+    motion_adapter: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How a stage is optimised.
+
+    Attributes:
+        steps: Steps of the optimiser.
+        batch_size: Clips of a step, over all processes and all accumulated parts.
+        accumulate: Parts that each process computes its share of a batch in; the weights come out the same.
+        lr: Learning rate after ``warmup`` steps of linear rise; from there ``schedule`` takes it to zero on
+            a cosine, or keeps it.
+        keep: Checkpoints kept, the newest.
+        max_skipped: Steps skipped in a row, for a loss or gradient that is not finite, that stop the run.
+        sample_every: 0: no samples.
+        gradient_checkpointing: Compute activations twice rather than keep them.
+        precision: Of the passes forward and back; weights and optimiser stay float32.
+        optimizer: "adamw8bit" needs bitsandbytes and a GPU.
+    """
+
+    steps: int = positive()
+    batch_size: int = positive()
+    lr: float = positive()
+    accumulate: int = positive(1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    warmup: int = field(default=100, metadata={"least": 0})
+    weight_decay: float = field(default=1e-2, metadata={"least": 0})
+    grad_clip: float = positive(1.0)
+    ema_decay: float = share(0.999)
+    seed: int = field(default=0, metadata={"least": 0})
+    checkpoint_every: int = positive(500)
+    keep: int = positive(2)
+    max_skipped: int = positive(10)
+    sample_every: int = field(default=1000, metadata={"least": 0})
+    log_every: int = positive(25)
+    threads: int = positive(2)
     device: str = "cpu"
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +130,8 @@ class Recipe:
     """One training run. ``bundle`` is the folder of components that stages read from and export to.
 
     With ``continued`` the weights start from the stage's own component in that folder, not at random: a
-    second run on top of an earlier recipe's, or of a shipped bundle that was copied there.
+    second run on top of an earlier recipe's, or of a shipped bundle that was copied there. ``options`` is
+    the dataclass that ``STAGES`` names for the stage.
     """
 
     stage: str
@@ -70,9 +139,10 @@ class Recipe:
     data: DataConfig
     loop: LoopConfig
     bundle: str = "runs/hits"
+    bases: BasesConfig = field(default_factory=BasesConfig)
     continued: bool = False
     model: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Any = field(default_factory=dict)
 
 
 def load_recipe(path: Path | str) -> Recipe:
@@ -89,6 +159,17 @@ def load_recipe(path: Path | str) -> Recipe:
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold keys and values, such as 'stage: audio'")
     problems: list[str] = []
+    stage = str(raw.get("stage"))
+    if "stage" in raw and stage not in STAGES:
+        near = difflib.get_close_matches(stage, STAGES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        problems.append(f"unknown stage {stage!r}{hint}: choose one of {', '.join(STAGES)}")
+    elif "stage" in raw:
+        options = raw.get("options", {})
+        if isinstance(options, dict):
+            raw = {**raw, "options": _parse(STAGES[stage].options, options, "options.", problems)}
+        else:
+            problems.append("'options' must hold keys and values")
     recipe = _parse(Recipe, {"name": path.stem, **raw}, "", problems)
     if recipe is not None:
         problems += _check(recipe)
@@ -98,13 +179,13 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> Any:
+    """An instance of ``kind``, or None once there is a problem."""
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in raw.keys() - fields.keys():
         near = difflib.get_close_matches(str(key), fields, n=1)
-        problems.append(
-            f"unknown key '{where}{key}'" + (f" (did you mean '{where}{near[0]}'?)" if near else "")
-        )
+        hint = f" (did you mean '{where}{near[0]}'?)" if near else ""
+        problems.append(f"unknown key '{where}{key}'{hint}")
     values: dict[str, Any] = {}
     for name, info in fields.items():
         if name not in raw:
@@ -118,33 +199,57 @@ def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> 
             else:
                 problems.append(f"'{where}{name}' must hold keys and values")
             continue
-        plain = typing.get_origin(hint) or hint
-        if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
-                value = float(value)
-        if (
-            isinstance(plain, types.UnionType)
-            or not isinstance(value, plain)
-            or (plain is int and value is True)
-        ):
-            problems.append(f"'{where}{name}' must be {plain.__name__}, got {value!r}")
-            continue
-        values[name] = value
+        values[name] = _value(value, hint, info.metadata, f"{where}{name}", problems)
     return None if problems else kind(**values)
 
 
+def _value(value: Any, hint: Any, limits: typing.Mapping[str, float], where: str, problems: list[str]) -> Any:
+    """``value`` as the type of its field, within the field's limits."""
+    if hint is Any:
+        return value
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            problems.append(f"'{where}' must be {' or '.join(choices)}, got {value!r}")
+        return value
+    plain = typing.get_origin(hint) or hint
+    if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
+            value = float(value)
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        problems.append(f"'{where}' must be {plain.__name__}, got {value!r}")
+    elif "above" in limits and not value > limits["above"]:
+        problems.append(f"'{where}' must be positive, got {value}")
+    elif limits and not limits.get("least", value) <= value <= limits.get("most", value):
+        bounds = f"from {limits['least']} to {limits['most']}" if "most" in limits else "0 or more"
+        problems.append(f"'{where}' must be {bounds}, got {value}")
+    return value
+
+
 def _check(recipe: Recipe) -> list[str]:
-    problems = []
-    if recipe.stage not in STAGES:
-        problems.append(f"unknown stage {recipe.stage!r}: choose one of {', '.join(STAGES)}")
-    for where, value in (
-        ("loop.steps", recipe.loop.steps),
-        ("loop.batch_size", recipe.loop.batch_size),
-        ("loop.lr", recipe.loop.lr),
-        ("data.count", recipe.data.count),
-    ):
-        if value <= 0:
-            problems.append(f"'{where}' must be positive, got {value}")
-    if recipe.loop.precision not in ("float32", "bfloat16"):
-        problems.append(f"'loop.precision' must be float32 or bfloat16, got {recipe.loop.precision!r}")
+    """What single fields can't tell."""
+    problems, loop = [], recipe.loop
+    if recipe.data.source == "hits" and not recipe.data.count:
+        problems.append("'data.count' is missing: say how many clips of hits to train on")
+    if recipe.stage != "coupling":
+        if recipe.data.source != "hits":
+            problems.append(f"'data.source' must be hits for the stage {recipe.stage}")
+        if recipe.bases != BasesConfig():
+            problems.append("'bases' are for the stage coupling; leave them out")
+    if not STAGES[recipe.stage].divisible:
+        divisible = ", ".join(name for name, info in STAGES.items() if info.divisible)
+        for key, asked in (
+            ("accumulate", loop.accumulate > 1),
+            ("gradient_checkpointing", loop.gradient_checkpointing),
+        ):
+            if asked:
+                problems.append(f"'loop.{key}' is for the stages {divisible}; leave it out")
+    if loop.batch_size % loop.accumulate:
+        problems.append(
+            f"'loop.batch_size' {loop.batch_size} is no multiple of 'loop.accumulate' {loop.accumulate}"
+        )
+    if loop.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        problems.append(
+            "'loop.optimizer' adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw"
+        )
     return problems

@@ -12,7 +12,7 @@ from kinetophone.training.recipe import STAGES, Recipe
 
 def build_stage(recipe: Recipe) -> Stage:
     """Build the recipe's stage; its initial weights follow from the recipe's seed."""
-    module, name = STAGES[recipe.stage]
+    info = STAGES[recipe.stage]
     torch.manual_seed(recipe.loop.seed)
-    stage: Stage = getattr(importlib.import_module(f"kinetophone.training.{module}"), name)(recipe)
+    stage: Stage = getattr(importlib.import_module(f"kinetophone.training.{info.module}"), info.name)(recipe)
     return stage

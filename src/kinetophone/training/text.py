@@ -64,7 +64,7 @@ class TextContrast(ABC):
         captions = load_captions(recipe.data.split, len(self.clips), Path(recipe.data.cache))
         options = recipe.options
         self.tokenizer = train_tokenizer(
-            [c for four in captions for c in four], options["vocabulary"], options["length"]
+            [c for four in captions for c in four], options.vocabulary, options.length
         )
         self.encoder = self._build(len(self.tokenizer))
         tokens = self.tokenizer(

@@ -20,6 +20,7 @@ from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
+    WHOLE,
     channels_last,
     drop_texts,
     make_scheduler,
@@ -27,7 +28,9 @@ from kinetophone.training.diffusion import (
     noised,
     random_timesteps,
     sample_base,
+    save_memory,
     save_scheduler,
+    standard_normal,
 )
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
@@ -63,10 +66,14 @@ class ImageStage(_VideoStage):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self.unet: Any = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
+        if recipe.loop.gradient_checkpointing:
+            save_memory([self.unet])
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
 
-    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = self.recipe.loop.batch_size
+    def loss(
+        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
+    ) -> dict[str, Tensor]:
+        options, batch = self.recipe.options, self.recipe.loop.batch_size
         index, texts = self.latents.draw(rng, batch)
         frames = []
         for i in index:
@@ -74,10 +81,11 @@ class ImageStage(_VideoStage):
             if rng.random() < 0.3:
                 k = min(round(rng.choice(self.latents.strikes_s[i]) * 8), self.latents.video.shape[2] - 1)
             frames.append(self.latents.video[i][:, k])
-        x = torch.from_numpy(np.stack(frames)).float().to(self.device)
-        t = random_timesteps(batch, generator).to(self.device)
-        xt, noise = noised(x, self.schedule, t, generator)
-        text = self._text(drop_texts(texts, rng))
+        texts = drop_texts(texts, rng, options.text_dropout)[part]
+        x = torch.from_numpy(np.stack(frames[part])).float().to(self.device)
+        t = random_timesteps(batch, generator)[part].to(self.device)
+        xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
+        text = self._text(texts)
         eps = self.unet(
             xt.contiguous(memory_format=torch.channels_last), t, encoder_hidden_states=text
         ).sample
@@ -100,18 +108,16 @@ class ImageStage(_VideoStage):
 
 
 class MotionStage(_VideoStage):
-    """``UNetMotionModel`` on whole clips, started from the image model.
-
-    Options: ``train`` is "motion" (the image layers stay frozen, as in AnimateDiff) or "all"; ``snr_gamma``
-    as in ``noise_loss``.
-    """
+    """``UNetMotionModel`` on whole clips, started from the image model."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         unet = load_component(self.bundle / "video", "unet") if recipe.continued else self._from_image_model()
-        if recipe.options["train"] == "motion":
+        if recipe.options.train == "motion":
             unet.freeze_unet2d_params()
         self.unet: Any = channels_last(unet).to(self.device)
+        if recipe.loop.gradient_checkpointing:
+            save_memory([self.unet])
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
 
     def _from_image_model(self) -> UNetMotionModel:
@@ -127,14 +133,17 @@ class MotionStage(_VideoStage):
         states = text.repeat_interleave(x.shape[2], dim=0)
         return self.unet(x, t, encoder_hidden_states=states).sample
 
-    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        batch = self.recipe.loop.batch_size
+    def loss(
+        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
+    ) -> dict[str, Tensor]:
+        options, batch = self.recipe.options, self.recipe.loop.batch_size
         index, texts = self.latents.draw(rng, batch)
-        x = torch.from_numpy(self.latents.video[index]).float().to(self.device)
-        t = random_timesteps(batch, generator).to(self.device)
-        xt, noise = noised(x, self.schedule, t, generator)
-        eps = self._predict(xt, t, self._text(drop_texts(texts, rng)))
-        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), self.recipe.options["snr_gamma"])}
+        texts = drop_texts(texts, rng, options.text_dropout)[part]
+        x = torch.from_numpy(self.latents.video[index[part]]).float().to(self.device)
+        t = random_timesteps(batch, generator)[part].to(self.device)
+        xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
+        eps = self._predict(xt, t, self._text(texts))
+        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), options.snr_gamma)}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(list(SAMPLE_PROMPTS))

@@ -1,0 +1,72 @@
+"""``kinetophone data prepare`` and ``data encode``: from a folder of videos to what a coupling trains on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kinetophone.data.sources import Layout
+from kinetophone.errors import RequestError
+
+
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of videos.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for shards and manifest.", show_default=False)],
+    fps: Annotated[float, typer.Option(help="Frames per second.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 4,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 256,
+    layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")] = "folder",
+    captions: Annotated[
+        Path | None, typer.Option(help="CSV with the columns file and caption; VGGSound's own for vggsound.")
+    ] = None,
+    caption: Annotated[str | None, typer.Option(help="One caption for all.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores if not given.")] = None,
+) -> None:
+    """Cut videos into clips of one kind, with a reason for every file that is rejected."""
+    if size < 8 or size % 8:
+        raise RequestError([f"size is {size}; it must be a multiple of 8, such as 256"])
+    if workers is not None and workers < 1:
+        raise RequestError([f"workers is {workers}; it must be at least 1"])
+    from kinetophone.data.prepare import Cut
+    from kinetophone.data.prepare import prepare as cut_all
+    from kinetophone.data.sources import find_sources
+
+    cut = Cut(fps=fps, seconds=seconds, size=size)
+    try:
+        cut.time  # noqa: B018
+    except ValueError as error:
+        raise RequestError([str(error)]) from error
+    rows = cut_all(find_sources(source, layout, captions, caption), out, cut, workers)
+    for row in rows:
+        if row["reason"]:
+            typer.echo(f"rejected: {row['source']}: {row['reason']}")
+    clips = sum(len(row["clips"]) for row in rows)
+    used = sum(bool(row["clips"]) for row in rows)
+    typer.echo(f"{clips} clips from {used} of {len(rows)} files in {out}")
+
+
+def encode(
+    source: Annotated[Path, typer.Argument(help="Folder of prepared clips.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for latents and text states.", show_default=False)],
+    bundle: Annotated[str, typer.Option(help="Bundle whose bases encode.")] = "hits",
+    audio_base: Annotated[
+        str | None, typer.Option(help="Instead: folder or Hub id of an audio base.")
+    ] = None,
+    video_base: Annotated[str | None, typer.Option(help="Instead: folder or Hub id of a video base.")] = None,
+    motion_adapter: Annotated[
+        str | None, typer.Option(help="For a video base that is an image model.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+) -> None:
+    """Encode prepared clips once, so that training reads latents and not files."""
+    from kinetophone.av import AV
+    from kinetophone.bases.load import load_audio_base, load_video_base
+    from kinetophone.data.encode import encode as encode_all
+    from kinetophone.request import find_bundle
+
+    folder = find_bundle(bundle) if audio_base is None or video_base is None else Path()
+    audio = load_audio_base(audio_base or folder / "audio").to(device)
+    video = load_video_base(video_base or folder / "video", motion_adapter=motion_adapter).to(device)
+    typer.echo(f"{encode_all(source, out, AV(audio=audio, video=video))} clips in {out}")

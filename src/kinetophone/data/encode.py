@@ -1,0 +1,148 @@
+"""Prepared clips to what the coupling trains on: ``kinetophone data encode``.
+
+The bases' autoencoders and text models are frozen, so all they make is made once: a shard's latents in
+``latents-00000.safetensors``, ``video`` (n, C, T, h, w) and ``audio`` (n, C, L, M) in float16; the states of
+each caption and of the empty one in ``texts.safetensors``; and ``encoded.json``, which is written last.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from kinetophone.av import AV
+from kinetophone.data.latents import LatentArrays, fingerprint
+from kinetophone.data.shards import read, write_json, writing
+from kinetophone.errors import RequestError
+from kinetophone.progress import track
+
+INDEX = "encoded.json"
+_CLIPS_AT_ONCE = 1  # 32 frames of 256 px at once are enough for any device
+
+
+def encode(source: Path, out: Path, bases: AV[Any]) -> int:
+    """Encode the clips that ``kinetophone data prepare`` wrote to ``source``; returns how many there are.
+
+    Shards that are in ``out`` already, made by the same autoencoders, are kept.
+
+    Raises:
+        RequestError: ``source`` holds no prepared clips.
+    """
+    if not (source / "manifest.jsonl").is_file():
+        raise RequestError([f"'{source}' holds no manifest.jsonl; run kinetophone data prepare first"])
+    settings = json.loads((source / "prepare.json").read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    made_by = {name: fingerprint(getattr(bases, name).vae) for name in ("audio", "video")}
+    clips: list[dict[str, Any]] = []
+    shards = sorted(source.glob("clips-*.tar"))
+    for shard in track(shards, len(shards), "encoding shards"):
+        path = out / f"{shard.stem.replace('clips', 'latents')}.safetensors"
+        whole = [(json.loads(m["json"]), m["jpg"], m["wav"]) for _, m in read(shard)]
+        clips += [{**about, "shard": path.name, "row": row} for row, (about, _, _) in enumerate(whole)]
+        if not whole or (path.exists() and _metadata(path) == made_by):
+            continue
+        parts: list[AV[Tensor]] = []
+        for first in range(0, len(whole), _CLIPS_AT_ONCE):
+            few = whole[first : first + _CLIPS_AT_ONCE]
+            frames = torch.from_numpy(np.stack([_frames(jpg, settings["size"]) for _, jpg, _ in few]))
+            sound = torch.from_numpy(np.stack([_samples(wav) for _, _, wav in few]))
+            parts.append(AV(audio=bases.audio.encode(sound), video=bases.video.encode(frames)))
+        tensors = {
+            name: torch.cat([getattr(part, name) for part in parts]).half().cpu().contiguous()
+            for name in ("audio", "video")
+        }
+        with writing(path) as file:
+            file.write(save(tensors, made_by))
+    captions = sorted({clip["caption"] for clip in clips} | {""})
+    states = bases.map(lambda base: torch.cat([base.encode_prompt([c]).cpu() for c in captions]).contiguous())
+    with writing(out / "texts.safetensors") as file:
+        file.write(save({"audio": states.audio, "video": states.video}))
+    index = {key: settings[key] for key in ("fps", "seconds", "size")}
+    write_json({**index, "made_by": made_by, "captions": captions, "clips": clips}, out / INDEX)
+    return len(clips)
+
+
+@dataclass(frozen=True)
+class EncodedClips(LatentArrays):
+    """Encoded clips of a folder, their latents read from the disk as they are drawn."""
+
+    fps: float
+    texts: dict[str, int]
+    states: AV[Tensor]
+
+    def text(self, captions: Sequence[str]) -> AV[Tensor]:
+        """The bases' states of captions of these clips, or empty ones."""
+        rows = [self.texts[caption] for caption in captions]
+        return self.states.map(lambda states: states[rows])
+
+
+def load_encoded(folder: Path, count: int, vaes: AV[Any]) -> EncodedClips:
+    """The first ``count`` clips (0: all) of a folder that :func:`encode` wrote.
+
+    Raises:
+        RequestError: The folder is not one, or other autoencoders than ``vaes`` made it.
+    """
+    if not (folder / INDEX).is_file():
+        raise RequestError([f"'{folder}' holds no {INDEX}; run kinetophone data encode first"])
+    index = json.loads((folder / INDEX).read_text())
+    found = {"audio": fingerprint(vaes.audio), "video": fingerprint(vaes.video)}
+    if index["made_by"] != found:
+        raise RequestError([f"'{folder}' was encoded with other bases; run kinetophone data encode again"])
+    clips = index["clips"][: count or None]
+    if not clips:
+        raise RequestError([f"'{folder}' holds no clip; manifest.jsonl of its source says why"])
+    where = [(folder / clip["shard"], clip["row"]) for clip in clips]
+    states = load_file(folder / "texts.safetensors")
+    return EncodedClips(
+        video=_Rows(where, "video"),
+        audio=_Rows(where, "audio"),
+        captions=[[clip["caption"]] for clip in clips],
+        strikes_s=[clip["events_s"] for clip in clips],
+        fps=index["fps"],
+        texts={caption: row for row, caption in enumerate(index["captions"])},
+        states=AV(audio=states["audio"], video=states["video"]),
+    )
+
+
+class _Rows:
+    """Rows of one tensor of several files, mapped: ``rows[index]`` is an array (len(index), ...)."""
+
+    def __init__(self, where: list[tuple[Path, int]], name: str) -> None:
+        files: dict[Path, Any] = {
+            path: safe_open(path, framework="np") for path in {path for path, _ in where}
+        }
+        self._slices: dict[Path, Any] = {path: file.get_slice(name) for path, file in files.items()}
+        self._files, self._where = files, where
+        one: Any = self._slices[where[0][0]]
+        self.shape = (len(where), *one.get_shape()[1:])
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        rows = (self._where[i] for i in index)
+        return np.stack([self._slices[path][row] for path, row in rows])
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+
+
+def _frames(jpg: bytes, size: int) -> np.ndarray:
+    strip: Any = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(strip[..., ::-1]).reshape(-1, size, size, 3)
+
+
+def _samples(wav: bytes) -> np.ndarray:
+    with wave.open(io.BytesIO(wav)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767

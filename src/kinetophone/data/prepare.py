@@ -1,0 +1,174 @@
+"""Videos of any kind to clips of one kind: ``kinetophone data prepare``.
+
+The output folder holds shards ``clips-00000.tar`` (a clip: ``jpg``, its frames one below the other;
+``wav``, 16 kHz mono; ``json``, caption, source and times of events), ``manifest.jsonl`` with a line for every
+source, and ``prepare.json``. A worker makes a whole shard, which gets its name when it is whole: a run that
+is killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import wave
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kinetophone.data.shards import add, write_json, writing
+from kinetophone.data.sources import Source
+from kinetophone.errors import MediaError, RequestError
+from kinetophone.media.timing import ClipTime
+from kinetophone.progress import track
+
+if TYPE_CHECKING:
+    from kinetophone.media import Clip
+
+SAMPLE_RATE = 16_000
+SILENCE_DB = -60.0  # root mean square of a clip, below full scale
+_SOURCES_PER_SHARD = 16
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How videos are cut: frame rate, length and size of every clip."""
+
+    fps: float = 8
+    seconds: float = 4
+    size: int = 256
+
+    @property
+    def time(self) -> ClipTime:
+        """Raises ValueError where the length is no whole number of frames."""
+        return ClipTime.from_seconds(self.seconds, self.fps, SAMPLE_RATE)
+
+
+def prepare(sources: list[Source], out: Path, cut: Cut, workers: int | None = None) -> list[dict[str, Any]]:
+    """Cut ``sources`` into clips; returns the manifest, a dict a source.
+
+    Raises:
+        RequestError: ``out`` holds clips that were cut otherwise or from other sources.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {**asdict(cut), "sources": [source.name for source in sources]}
+    described = out / "prepare.json"
+    if described.exists():
+        if json.loads(described.read_text()) != settings:
+            raise RequestError(
+                [f"'{out}' holds clips of other settings or sources; name another folder, or remove it"]
+            )
+    else:
+        write_json(settings, described)
+    groups = {
+        g: sources[i : i + _SOURCES_PER_SHARD]
+        for g, i in enumerate(range(0, len(sources), _SOURCES_PER_SHARD))
+    }
+    to_do = {g: group for g, group in groups.items() if not _part(out, g).exists()}
+    if to_do:
+        work = partial(_make_shard, out, cut)
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for _ in track(pool.map(work, to_do, to_do.values()), len(to_do), "preparing shards"):
+                pass
+    manifest = [json.loads(line) for g in groups for line in _part(out, g).read_text().splitlines()]
+    with writing(out / "manifest.jsonl") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in manifest).encode())
+    return manifest
+
+
+def _part(out: Path, group: int) -> Path:
+    """A shard's part of the manifest; it is there once the shard is."""
+    return out / "parts" / f"{group:05d}.jsonl"
+
+
+def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    rows = []
+    with writing(out / f"clips-{group:05d}.tar") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for number, source in enumerate(sources):
+            row: dict[str, Any] = {"source": source.name, "clips": [], "rejected": [], "reason": None}
+            try:
+                _cut_source(tar, f"{group:05d}-{number:03d}", source, cut, row)
+            except (MediaError, OSError, ValueError) as error:
+                row["reason"] = str(error).replace(str(source.picture), source.name)
+            except Exception as error:  # one strange file must not stop the rest
+                row["reason"] = f"{type(error).__name__}: {error}"
+            if not row["clips"] and row["reason"] is None:
+                row["reason"] = "; ".join(f"{r['start_s']:g} s: {r['reason']}" for r in row["rejected"])
+            rows.append(row)
+    _part(out, group).parent.mkdir(exist_ok=True)
+    with writing(_part(out, group)) as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: dict[str, Any]) -> None:
+    """Add the clips of one file, cut end to end from its start, and note them in ``row``."""
+    if source.caption is None:
+        raise ValueError("has no caption: name a table, put a .txt file beside it, or give one for all")
+    clip, time = _read(source, cut), cut.time
+    windows = len(clip.video) // time.frames
+    if not windows:
+        raise ValueError(f"is {clip.duration_s:.2f} s long, shorter than a clip of {cut.seconds:g} s")
+    for number in range(windows):
+        first = number * time.frames
+        sound = clip.audio[clip.time.sample_at(first) :][: time.samples]
+        start_s = clip.time.frame_time_s(first)
+        level = 20 * np.log10(max(float(np.sqrt(np.mean(np.square(sound)))), 1e-10))
+        if level < SILENCE_DB:
+            row["rejected"].append({"start_s": start_s, "reason": f"silent ({level:.0f} dB)"})
+            continue
+        about = {
+            "caption": source.caption,
+            "source": source.name,
+            "start_s": start_s,
+            "events_s": [round(t - start_s, 4) for t in source.events_s if 0 <= t - start_s < cut.seconds],
+        }
+        members = {
+            "jpg": _strip(clip.video[first : first + time.frames]),
+            "wav": _wav(sound),
+            "json": json.dumps(about).encode(),
+        }
+        row["clips"].append(f"{key}-{number:04d}")
+        add(tar, row["clips"][-1], members)
+
+
+def _read(source: Source, cut: Cut) -> Clip:
+    from kinetophone.media.clip import Clip, fit_audio
+    from kinetophone.media.read import read_clip, read_picture, read_sound
+
+    size = (cut.size, cut.size)
+    if source.sound is None:
+        return read_clip(source.picture, fps=cut.fps, size=size, sample_rate=SAMPLE_RATE)
+    picture = read_picture(source.picture, fps=cut.fps, size=size)
+    time = ClipTime(Fraction(picture.fps), len(picture.frames), SAMPLE_RATE)
+    sound = read_sound(source.sound, sample_rate=SAMPLE_RATE)
+    return Clip(picture.frames, picture.fps, fit_audio(sound.waveform, time.samples), SAMPLE_RATE)
+
+
+def _strip(frames: np.ndarray) -> bytes:
+    import cv2
+
+    strip = np.ascontiguousarray(frames.reshape(-1, *frames.shape[2:])[..., ::-1])
+    done, encoded = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not done:
+        raise ValueError(f"{len(frames)} frames of {frames.shape[1]} px are too many for one picture")
+    return encoded.tobytes()
+
+
+def _wav(samples: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((samples * 32767).round().astype("<i2").tobytes())
+    return buffer.getvalue()

@@ -1,0 +1,184 @@
+"""What a recipe would train, found without weights: parameters, passes and memory, on the meta device.
+
+The tensors that a step keeps for its way back are counted as a real pass would keep them; what is computed
+and thrown away in between is not, nor are the autoencoders and text models (small beside the rest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kinetophone.av import AV
+from kinetophone.errors import UserError
+from kinetophone.joint.coupling import Coupling
+from kinetophone.joint.model import JointModel
+from kinetophone.training.recipe import Recipe
+
+# Configurations of the published pair, so that its recipe needs no network to be tried.
+_SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
+_MOTION = {"use_motion_mid_block": True, "motion_max_seq_length": 32, "motion_num_attention_heads": 8}
+_AUDIOLDM_M = {
+    "sample_size": 128,
+    "in_channels": 8,
+    "out_channels": 8,
+    "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+    "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+    "block_out_channels": (192, 384, 576, 960),
+    "cross_attention_dim": (192, 384, 576, 960),
+    "attention_head_dim": 8,
+    "class_embed_type": "simple_projection",
+    "projection_class_embeddings_input_dim": 512,
+    "class_embeddings_concat": True,
+}
+_KNOWN = {
+    ("SG161222/Realistic_Vision_V5.1_noVAE", "unet"): ("UNet2DConditionModel", _SD15),
+    ("guoyww/animatediff-motion-adapter-v1-5-2", ""): ("MotionAdapter", _MOTION),
+    ("cvssp/audioldm-m-full", "unet"): ("UNet2DConditionModel", _AUDIOLDM_M),
+}
+_VIDEO_FACTOR, _AUDIO_FACTOR, _FRAMES, _MEL_FRAMES, _MEL_BINS = 8, 4, 32, 400, 64
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Parameters trained and frozen, bytes for a process and for a clip, and clips of the whole training."""
+
+    trained: int
+    frozen: int
+    state_bytes: int
+    activation_bytes: int
+    steps: int
+    batch_size: int
+    clips_per_pass: int
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        return [
+            f"trained   {self.trained / 1e6:,.1f} M parameters",
+            f"frozen    {self.frozen / 1e6:,.1f} M parameters",
+            f"memory    {self.state_bytes / _GIB:.2f} GiB for weights, gradients, average and optimiser",
+            f"          {self.activation_bytes / _GIB:.2f} GiB kept on the way forward for each clip,",
+            f"          of which one process alone takes {self.clips_per_pass} at once",
+            f"steps     {self.steps:,} of {self.batch_size} clips: {self.steps * self.batch_size:,} clips",
+        ]
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """Build a coupling recipe's networks without their weights and count.
+
+    Raises:
+        UserError: for another stage, or if a base's configuration can't be found.
+    """
+    if recipe.stage != "coupling":
+        raise UserError(f"--dry-run is for recipes of the stage coupling; this one's is {recipe.stage}")
+    video, audio = _video_unet(recipe), _unet(recipe.bases.audio or f"{recipe.bundle}/audio")
+    with torch.device("meta"):
+        coupling = Coupling.for_unets(AV(audio=audio, video=video), **recipe.model)
+    for unet in (audio, video):
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(recipe.options.train_motion and unet is video and "motion" in name)
+    if recipe.loop.gradient_checkpointing:
+        for network in (audio, video, coupling):
+            network.enable_gradient_checkpointing()
+    model = JointModel(AV(audio=audio, video=video), coupling)
+    # The same count as training's: cross-attention to one token has weights that can't learn.
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    kept = _kept_bytes(model, recipe.data.size)
+    if recipe.loop.precision != "float32":
+        kept //= 2
+    # float32: the weight, its gradient, its average and AdamW's two moments (a byte each where 8-bit).
+    per_parameter = 12 + (2 if recipe.loop.optimizer == "adamw8bit" else 8)
+    return Estimate(
+        trained=trained,
+        frozen=total - trained,
+        state_bytes=trained * per_parameter + (total - trained) * 4,
+        activation_bytes=kept,
+        steps=recipe.loop.steps,
+        batch_size=recipe.loop.batch_size,
+        clips_per_pass=recipe.loop.batch_size // recipe.loop.accumulate,
+    )
+
+
+def _unet(source: str, subfolder: str = "unet") -> Any:
+    import diffusers
+
+    settings: Any
+    if (source, subfolder) in _KNOWN:
+        name, settings = _KNOWN[source, subfolder]
+    else:
+        try:
+            # It only reads: any class would do.
+            settings = diffusers.UNet2DConditionModel.load_config(source, subfolder=subfolder or None)
+        except OSError as error:
+            raise UserError(
+                f"there is no configuration of '{source}' here or on the Hub, so it can't be built: "
+                "train or copy the bases there, or name others under 'bases'"
+            ) from error
+        name = str(settings["_class_name"])
+    kind = getattr(diffusers, name)
+    with torch.device("meta"):
+        return kind.from_config(dict(settings))
+
+
+def _video_unet(recipe: Recipe) -> Any:
+    from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+
+    from kinetophone.bases.animatediff import MOTION_ADAPTER
+
+    unet = _unet(recipe.bases.video or str(Path(recipe.bundle) / "video"))
+    if not isinstance(unet, UNet2DConditionModel):
+        return unet
+    adapter = _unet(recipe.bases.motion_adapter or MOTION_ADAPTER, "")
+    assert isinstance(adapter, MotionAdapter)
+    with torch.device("meta"):
+        return UNetMotionModel.from_unet2d(unet, adapter, load_weights=False)
+
+
+def _kept_bytes(model: JointModel, size: int) -> int:
+    """Bytes of the tensors that a training pass over one clip keeps for the way back, parameters apart."""
+    video, audio = model.unets.video.config, model.unets.audio.config
+    side = max(size // _VIDEO_FACTOR, 2 ** (len(video.block_out_channels) - 1))
+    length = _MEL_FRAMES // _AUDIO_FACTOR
+    length += -length % model.audio_multiple
+    context = video.cross_attention_dim
+    width = context if isinstance(context, int) else context[-1]
+    labels = audio.projection_class_embeddings_input_dim or audio.block_out_channels[0] * 4
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, device="meta")
+
+    latents = AV(
+        audio=zeros(1, audio.in_channels, length, _MEL_BINS // _AUDIO_FACTOR),
+        video=zeros(1, video.in_channels, _FRAMES, side, side),
+    )
+    timesteps = AV.both(torch.zeros(1, dtype=torch.long, device="meta"))
+    text = AV(audio=zeros(1, labels), video=zeros(1, 77, width))
+    weights = {_storage(p) for p in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = _storage(tensor)
+        if address not in weights and address not in kept:
+            kept[address] = tensor.untyped_storage().nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        alive.extend(_tensors(model(latents, timesteps, text, model.features(latents, timesteps, latents))))
+    return sum(kept.values())
+
+
+def _tensors(pair: AV[Tensor]) -> Iterable[Tensor]:
+    return (pair.audio, pair.video)
+
+
+def _storage(tensor: Tensor | nn.Parameter) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,88 @@
+"""What a recipe may say under ``options``, one dataclass per sort of stage. Defaults: the published training.
+
+No torch here: a recipe is checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def share(default: float) -> Any:
+    """A field in 0 … 1."""
+    return field(default=default, metadata={"least": 0, "most": 1})
+
+
+def positive(default: Any = None) -> Any:
+    """A field above 0, required where no default is given."""
+    if default is None:
+        return field(metadata={"above": 0})
+    return field(default=default, metadata={"above": 0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """For stages without any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentNoiseOptions:
+    """Of the video autoencoder: ``latent_noise`` is the deviation of the noise on its latents in training."""
+
+    latent_noise: float = field(default=0.1, metadata={"least": 0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Of the text encoders: tokens known, and tokens of a caption."""
+
+    vocabulary: int = positive()
+    length: int = positive()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """``text_dropout``: share of captions that are emptied, for classifier-free guidance."""
+
+    text_dropout: float = share(0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptions(ImageOptions):
+    """``snr_gamma``: γ of min-SNR weights, as in ``noise_loss``; infinite: the plain mean squared error."""
+
+    snr_gamma: float = positive(math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionOptions(DiffusionOptions):
+    """``train``: only the motion modules, as AnimateDiff was trained, or all of the U-Net."""
+
+    train: Literal["motion", "all"] = "motion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CouplingOptions(DiffusionOptions):
+    """Of the coupling (arXiv 2409.17550, section 3, and later work).
+
+    Attributes:
+        self_conditioning: Share of batches whose connectors see an estimate of the clean latents.
+        connector_dropout: Share of samples whose inserted blocks are off, for each U-Net by itself: what
+            cross-modal guidance needs.
+        aligned_share: Share of batches whose connector levels lie near the sampler's path instead of
+            anywhere.
+        noise_levels: Levels of the two U-Nets: "independent", "shared" by both, or "mixed", shared by about
+            half of the samples.
+        one_clean: Share of samples of which one modality is given: the other U-Net's connector reads it
+            clean, and it carries no loss (audio to video, video to audio).
+        train_motion: Also train the motion modules of the video base.
+    """
+
+    self_conditioning: float = share(0.5)
+    connector_dropout: float = share(0.0)
+    aligned_share: float = share(0.0)
+    noise_levels: Literal["independent", "shared", "mixed"] = "independent"
+    one_clean: float = share(0.0)
+    train_motion: bool = False

@@ -1,0 +1,125 @@
+"""Several processes learn what one does: DDP and FSDP2 over gloo on CPUs, by ``accelerate launch``."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from kinetophone.errors import UserError
+from kinetophone.request import BUNDLES
+from kinetophone.training import checkpoints, run
+from kinetophone.training.loop import train
+from kinetophone.training.processes import Processes
+from toy_training import Toy, config
+
+TOY = Path(__file__).parents[1] / "toy_training.py"
+DDP, FSDP2 = ["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]
+
+
+def launch(kind, *command):
+    """Two processes; ``--multi_gpu`` is accelerate's word for DDP also where the devices are CPUs."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    usual = [
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *kind,
+        *usual,
+        "--main_process_port",
+        port,
+    ]
+    done = subprocess.run(
+        [*launcher, *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def last_state(out):
+    return checkpoints.load(checkpoints.find(out)[-1])
+
+
+def same(one, two, tolerance):
+    assert one["step"] == two["step"]
+    for key in ("weights", "ema"):
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=tolerance)
+
+
+def test_accumulated_parts_are_the_batch(tmp_path):
+    train(Toy(), config(), tmp_path / "whole")
+    train(Toy(), config(accumulate=4), tmp_path / "parts")
+    same(last_state(tmp_path / "whole"), last_state(tmp_path / "parts"), 1e-5)
+
+
+@pytest.mark.parametrize("kind", [DDP, FSDP2], ids=["DDP", "FSDP2"])
+def test_two_processes_with_half_the_batch_each_learn_what_one_does(tmp_path, kind):
+    whole = Toy()
+    train(whole, config(), tmp_path / "one")
+    launch(kind, TOY, tmp_path / "two")
+    same(last_state(tmp_path / "one"), last_state(tmp_path / "two"), 1e-5)
+    exported = torch.load(tmp_path / "two" / "exported.pt", weights_only=True)
+    torch.testing.assert_close(exported, whole.exported, rtol=0, atol=1e-5)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    train(Toy(), config(), tmp_path / "one")
+    train(Toy(), config(), tmp_path / "mixed", stop_at=7)
+    launch(FSDP2, TOY, tmp_path / "mixed", "--accumulate", "2")
+    checkpoints.find(tmp_path / "mixed")[-1].unlink()
+    train(Toy(), config(), tmp_path / "mixed")
+    same(last_state(tmp_path / "one"), last_state(tmp_path / "mixed"), 1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_out(tmp_path):
+    with pytest.raises(UserError, match=r"8 can't be shared out to 3 processes .* make it a multiple of 3"):
+        train(Toy(), config(), tmp_path, processes=Processes(count=3))
+
+
+def test_deepspeed_is_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="launch with FSDP"):
+        Processes.join("cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [DDP, FSDP2], ids=["DDP", "FSDP2"])
+def test_two_processes_learn_the_coupling_that_one_does(tmp_path, kind):
+    """The shipped bases, every option that draws random numbers, ``kinetophone train`` itself."""
+    shutil.copytree(BUNDLES / "hits", tmp_path / "bundle")
+    recipe = {
+        "stage": "coupling",
+        "data": {"count": 8, "size": 32, "cache": str(tmp_path / "cache")},
+        "bundle": str(tmp_path / "bundle"),
+        "model": {"channel_mult": [1], "num_blocks": [1], "connector_channels": 32, "head_dim": 32},
+        "options": {
+            "connector_dropout": 0.1, "aligned_share": 0.5, "noise_levels": "mixed", "one_clean": 0.3,
+        },
+        "loop": {"steps": 20, "batch_size": 4, "lr": 2e-4, "warmup": 2, "sample_every": 0, "threads": 1},
+    }  # fmt: skip
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    run(path, tmp_path / "one")
+    launch(kind, "-m", "kinetophone", "train", path, "--out", tmp_path / "two")
+    same(last_state(tmp_path / "one"), last_state(tmp_path / "two"), 1e-5)
