@@ -251,7 +251,7 @@ def test_evaluate_generated_beside_the_true_clips(
         (["bundle", "--workers", 0], "workers is 0; it must be at least 1"),
         (["bundle", "--metrics", "fid"], "metric 'fid' is unknown; there are hits, fvd, fad, clap, clip"),
         (["bundle", "--metrics", "fvd", "--reference", "b"], "metric fvd needs --i3d FILE"),
-        (["bundle", "--metrics", "hits"], "metric hits needs --reference DIR"),
+        (["bundle", "--metrics", "hits"], "metric hits needs --captions FILE, --reference DIR, or both"),
         (["bundle", "--reference", "b"], "--reference is for the metrics hits, fvd, fad and clap"),
         (["--generate", 3, "--report", "r.html"], "--reference, --captions, --metrics and --report are for"),
     ],

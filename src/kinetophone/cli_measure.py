@@ -163,13 +163,16 @@ def _extractor(
     ]
     problems += [
         f"metric {name} needs --reference DIR"
-        for name in ("hits", "fvd", "fad")
+        for name in ("fvd", "fad")
         if name in wanted and reference is None
     ]
     if "clip" in wanted and captions is None:
         problems.append("metric clip needs --captions FILE")
-    if "clap" in wanted and captions is None and reference is None:
-        problems.append("metric clap needs --captions FILE, --reference DIR, or both")
+    problems += [
+        f"metric {name} needs --captions FILE, --reference DIR, or both"
+        for name in ("hits", "clap")
+        if name in wanted and captions is None and reference is None
+    ]
     if reference is not None and not {"hits", "fvd", "fad", "clap"} & set(wanted):
         problems.append("--reference is for the metrics hits, fvd, fad and clap; name one with --metrics")
     if problems:

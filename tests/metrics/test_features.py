@@ -16,7 +16,7 @@ from kinetophone.errors import RequestError, UserError
 from kinetophone.media import Clip
 from kinetophone.metrics.evaluate import ClipEvents, detect
 from kinetophone.metrics.features import Extractor, i3d_features, vggish_features, vggish_log_mel
-from kinetophone.metrics.quality import distances
+from kinetophone.metrics.quality import distances, material_agreement
 
 MakeClip = Callable[..., Clip]
 BUNDLE = Path(kinetophone.__file__).parent / "bundles" / "hits"
@@ -115,6 +115,16 @@ def test_other_clips_of_one_world_are_nearer_than_noise() -> None:
         assert near[name].frechet < far[name].frechet
         assert near[name].kernel < far[name].kernel
         assert near[name].warning is not None
+
+
+def test_the_material_is_that_of_the_caption() -> None:
+    clips = procedural(0, 10)
+    captions = {f"{index}.mp4": hits.make_scene("val", index)[1] for index in range(10)}
+    found = material_agreement(reduced(clips, Extractor(hits=str(BUNDLE))), captions)
+    assert len(found) == 2
+    for agreed in found.values():
+        assert agreed.shuffled is not None
+        assert agreed.value > agreed.shuffled + 0.3
 
 
 def test_too_few_clips_for_a_distance(make_struck_clip: MakeClip) -> None:

@@ -35,7 +35,8 @@ class Extractor:
     """What to compute of each clip; a path or id that is None leaves its features out.
 
     Attributes:
-        hits: Folder of a bundle: ``hits_video`` (1, 256), ``hits_audio`` (1, 128).
+        hits: Folder of a bundle: ``hits_video`` (1, 256), ``hits_audio`` (1, 128), and the materials' logits
+            ``hits_seen``, ``hits_heard`` (1, 5).
         i3d: TorchScript file of the I3D network: ``fvd`` (1, D) of the first 16 frames, and ``fvd_whole``
             (windows, D).
         vggish: TorchScript file of the VGGish network: ``vggish`` (windows, 128).
@@ -105,8 +106,15 @@ def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
             sound = resample_sound(sound, clip.sample_rate, SAMPLE_RATE)
         whole = torch.from_numpy(sound[: len(sound) // HOP * HOP])[None]
         heard = judge.nets["sound"].features(sound_input(log_mel(whole)))
+        logits_seen = judge.nets["picture"].head(seen).mean(0, keepdim=True)
+        logits_heard = judge.nets["sound"].head(heard)
     video = torch.cat([seen.mean(0), seen.diff(dim=0).abs().mean(0)])[None]
-    return {"hits_video": _array(video), "hits_audio": _array(heard)}
+    return {
+        "hits_video": _array(video),
+        "hits_audio": _array(heard),
+        "hits_seen": _array(logits_seen),
+        "hits_heard": _array(logits_heard),
+    }
 
 
 def i3d_features(frames: Frames, path: str) -> dict[str, np.ndarray]:

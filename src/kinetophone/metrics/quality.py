@@ -63,10 +63,39 @@ def agreements(
         "CLAP text-audio": ("clap_audio", extractor.clap),
         "CLIP text-frame": ("clip_frames", extractor.clip),
     }
-    return {
+    found = {
         name: agreement(clips, captions, kind, source, seed=seed)
         for name, (kind, source) in models.items()
         if source is not None and captions
+    }
+    if extractor.hits is not None and captions:
+        found |= material_agreement(clips, captions, seed=seed)
+    return found
+
+
+def material_agreement(
+    clips: Sequence[ClipEvents], captions: Mapping[str, str], *, seed: int = 0
+) -> dict[str, Control]:
+    """How often the ``hits`` classifiers see and hear the material the caption names.
+
+    Clips whose caption names none of their five materials are left out.
+    """
+    from kinetophone.metrics.hits import NAMES, material_named
+
+    by_stem = {Path(name).stem: material_named(text) for name, text in captions.items()}
+    known = [clip for clip in clips if by_stem.get(Path(clip.name).stem) is not None]
+    if not known:
+        return {}
+    asked = [str(by_stem[Path(clip.name).stem]) for clip in known]
+    kinds = {"material seen is the caption's": "hits_seen", "material heard is the caption's": "hits_heard"}
+    return {
+        name: shuffled_control(
+            lambda logits, material: float(NAMES[int(logits.argmax())] == material),
+            [clip.features[kind] for clip in known],
+            asked,
+            seed,
+        )
+        for name, kind in kinds.items()
     }
 
 

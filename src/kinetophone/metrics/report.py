@@ -233,7 +233,7 @@ def _strip(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> s
         parts.append(_line(x(onset), wave_top + _WAVE / 2, x(contact), curve_top + _CURVE, _MATCH, 4))
     parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, _ONSET, 2) for t in row["onsets_s"]]
     parts += [_line(x(t), curve_top, x(t), bottom, _CONTACT, 2) for t in row["contacts_s"]]
-    for second in range(int(seconds) + 1):
+    for second in range(int(seconds - 0.03 * seconds) + 1):  # one at the very end would be cut off
         corner = f'x="{x(second) + 2}" y="{bottom + 11}"'
         parts.append(f'<text {corner} font-size="10" fill="#555c66">{second} s</text>')
     label = html.escape(f"{row['name']}: frames, waveform with onsets, contact curve with contacts")
