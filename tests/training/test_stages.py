@@ -1,12 +1,14 @@
 """Every shipped recipe, shrunk to two steps on eight clips, run in order to a bundle that makes a clip."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from kinetophone.media.read import read_clip
 from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
 from kinetophone.training import diffusion
@@ -56,6 +58,15 @@ def bundle(tmp_path_factory):
 def test_every_stage_writes_something_to_look_at_or_listen_to(bundle):
     for name in ("video-autoencoder", "audio-autoencoder", "image", "motion", "audio", "vocoder", "coupling"):
         assert list((bundle.parent / "runs" / name).glob("sample-2*")), name
+
+
+def test_the_couplings_samples_are_playable_and_their_synchrony_is_measured(bundle):
+    folder = bundle.parent / "runs" / "coupling-2" / "validation"
+    assert len(list(folder.glob("2-*.mp4"))) == len(diffusion.SAMPLE_PROMPTS)
+    clip = read_clip(folder / "2-0.mp4")
+    assert (len(clip.video), len(clip.audio)) == (32, 64_000)
+    metrics = json.loads((folder / "2.json").read_text())["metrics"]
+    assert {"value", "interval", "n", "shuffled"} <= set(metrics["event_f1"])
 
 
 def test_the_recipes_make_a_bundle_that_makes_a_clip(bundle):

@@ -27,7 +27,8 @@ from kinetophone.errors import RequestError
 from kinetophone.joint.clocks import DEFAULT_GAMMA, T_MAX, local_grids
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
-from kinetophone.media.timing import as_fps
+from kinetophone.media.clip import Clip, fit_audio
+from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.request import BundleSpec
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.guidance import guided
@@ -46,6 +47,7 @@ from kinetophone.training.diffusion import (
 )
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
+from kinetophone.training.validation import validate
 
 GUIDANCE = AV(audio=2.0, video=2.0)  # of samples, and the bundle's default
 
@@ -196,7 +198,7 @@ class CouplingStage:
         )  # fmt: skip
         return {"loss": losses.audio + losses.video, "audio": losses.audio, "video": losses.video}
 
-    def sample(self, folder: Path, step: int) -> None:
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
         prompts = self.prompts
         shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
         text, empty = self._text(prompts), self._text([""] * len(prompts))
@@ -214,7 +216,14 @@ class CouplingStage:
             rows += [strip[..., ::-1], picture]
         cv2.imwrite(str(folder / f"sample-{step}.png"), np.concatenate(rows))
         with torch.no_grad():
-            save_wav(self.bases.audio.vocoder.cpu()(mel).flatten(), folder / f"sample-{step}.wav")
+            sound = self.bases.audio.vocoder.cpu()(mel)
+        save_wav(sound.flatten(), folder / f"sample-{step}.wav")
+        time = ClipTime(self.fps, frames.shape[1], self.bases.audio.sample_rate)
+        clips = [
+            Clip(video, time.fps, fit_audio(audio, time.samples), time.sample_rate)
+            for video, audio in zip(frames, sound.clamp(-1, 1).numpy(), strict=True)
+        ]
+        return validate(clips, folder, step)
 
     def export(self) -> None:
         self.coupling.save_pretrained(self.bundle / "coupling")

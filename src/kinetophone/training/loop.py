@@ -44,8 +44,8 @@ class Stage(Protocol):
         Divisible stages (``recipe.STAGES``) take a third argument, the part of the batch to compute, a slice.
         """
 
-    def sample(self, folder: Path, step: int) -> None:
-        """Write what the model makes now (pictures, sounds) into ``folder``."""
+    def sample(self, folder: Path, step: int) -> Mapping[str, float] | None:
+        """Write what the model makes now (pictures, sounds) into ``folder``; numbers about it, if any."""
 
     def export(self) -> None:
         """Save the components in their ordinary layout; called with the averaged weights loaded."""
@@ -258,7 +258,9 @@ def train(
                     monitor.report(done, run.skipped)
             sampled = bool(config.sample_every) and done % config.sample_every == 0
             if sampled or done == config.steps:
-                _show(stage, run, out, done, processes, sample=bool(config.sample_every))
+                measured = _show(stage, run, out, done, processes, sample=bool(config.sample_every))
+                if monitor and measured:
+                    monitor.measured(measured, done)
             if done % config.checkpoint_every == 0 or done == end:
                 state = run.state(done) | {"made_by": made_by}
                 if processes.first:
@@ -269,17 +271,21 @@ def train(
     processes.wait()
 
 
-def _show(stage: Stage, run: _Run, out: Path, step: int, processes: Processes, *, sample: bool) -> None:
+def _show(
+    stage: Stage, run: _Run, out: Path, step: int, processes: Processes, *, sample: bool
+) -> Mapping[str, float]:
     """Sample and export with the averaged weights, in the first process; the others wait."""
     run.ema.swap()
+    measured: Mapping[str, float] | None = None
     with gathered(stage):
         if processes.first:
             if sample:
                 with torch.no_grad():
-                    stage.sample(out, step)
+                    measured = stage.sample(out, step)
             stage.export()
         processes.wait()
     run.ema.swap()
+    return measured or {}
 
 
 def _optimizer(parameters: list[nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class Monitor:
             self.say(f"{done}/{self.config.steps}  {text}  {clips:.1f} clips/s  {left:.1f} min left")
         self.sums, self.seen, self.clock = {}, 0, now
 
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """Put further numbers of a step beside the losses in TensorBoard."""
+    def measured(self, values: Mapping[str, float], step: int) -> None:
+        """Show what was measured on the samples of a step, in TensorBoard too."""
+        self.say(f"{step}/{self.config.steps}  " + "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
         if self.writer:
             for key, value in values.items():
                 self.writer.add_scalar(key, value, step)
