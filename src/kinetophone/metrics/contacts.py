@@ -13,7 +13,8 @@ things are measured that an impact does in one frame and a muscle does not:
   half the picture between two frames is beyond any optical flow, but it is seen to come and to stay.
 
 Each is averaged over the picture, divided by its mean over the clip, and the three are added: no weights
-are fitted. How far a peak must stand out was chosen on procedural clips with known strikes.
+are fitted. How far a peak must stand out was chosen on procedural clips with known strikes; which cues to
+add, by physics and by looking at a dozen real clips, so on those the detector is at its best.
 """
 
 from __future__ import annotations

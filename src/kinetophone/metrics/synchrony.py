@@ -2,7 +2,8 @@
 
 The picture's curve is the contact curve (``kinetophone.metrics.contacts``), the sound's its onset strength
 (``kinetophone.metrics.detectors``). Their correlation over time lags says more of one clip than a
-handful of matched peaks does, and gives the lag. Settings were chosen on procedural clips with known delays.
+handful of matched peaks does, and gives the lag. The blur and the square root were chosen with procedural
+clips of known delay and a dozen real clips in view.
 """
 
 from __future__ import annotations
