@@ -23,11 +23,11 @@ def make(tmp_path_factory):
     root = tmp_path_factory.mktemp("coupling")
     shutil.copytree(BUNDLES / "hits", root / "bundle")
 
-    def build(options, **loop):
+    def build(options, size=32, **loop):
         recipe = Recipe(
             stage="coupling",
             name="tiny",
-            data=DataConfig(count=4, size=32, cache=str(root / "cache")),
+            data=DataConfig(count=4, size=size, cache=str(root / "cache")),
             loop=LoopConfig(steps=1, batch_size=4, lr=1e-3, threads=1, **loop),
             bundle=str(root / "bundle"),
             continued=True,
@@ -62,7 +62,7 @@ def test_gradient_checkpointing_changes_no_gradient(make):
 
 
 def test_motion_modules_learn_if_asked(make):
-    stage = make(CouplingOptions(train_motion=True))
+    stage = make(CouplingOptions(train_motion=True), size=64)
     loss(stage)["loss"].backward()
     learns = {name for name, p in stage.trained["motion"].named_parameters() if p.grad is not None}
     assert learns

@@ -67,7 +67,10 @@ class CouplingStage:
         )
         for base in (self.bases.audio, self.bases.video):
             base.unet.requires_grad_(False)
-            channels_last(base.unet)
+            # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out to motion
+            # modules before them.
+            if base is self.bases.audio or not recipe.options.train_motion:
+                channels_last(base.unet)
         self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
         unets: AV[nn.Module] = self.bases.map(lambda base: base.unet)
         self.coupling = (

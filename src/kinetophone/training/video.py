@@ -115,7 +115,9 @@ class MotionStage(_VideoStage):
         unet = load_component(self.bundle / "video", "unet") if recipe.continued else self._from_image_model()
         if recipe.options.train == "motion":
             unet.freeze_unet2d_params()
-        self.unet: Any = channels_last(unet).to(self.device)
+        else:  # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out
+            unet = channels_last(unet)
+        self.unet: Any = unet.to(self.device)
         if recipe.loop.gradient_checkpointing:
             save_memory([self.unet])
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
