@@ -49,7 +49,8 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
 from kinetophone.training.validation import validate
 
-GUIDANCE = AV(audio=2.0, video=2.0)  # of samples, and the bundle's default
+GUIDANCE = AV(audio=3.0, video=2.0)  # of samples, and the bundle's default
+GUIDANCE_SYNC = 6.0  # the bundle's default, chosen on val prompts (docs/experiments.md)
 
 
 class CouplingStage:
@@ -207,7 +208,8 @@ class CouplingStage:
         text, empty = self._text(prompts), self._text([""] * len(prompts))
         grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
-        z = sample_joint(guided(self.model, text, empty, GUIDANCE), noise, grids, self.schedules)
+        predict = guided(self.model, text, empty, GUIDANCE, sync=AV.both(GUIDANCE_SYNC))
+        z = sample_joint(predict, noise, grids, self.schedules)
         frames = self.bases.video.decode(z.video.cpu())
         mel = self.bases.audio.decode_mel(z.audio.cpu())
         rows = []
@@ -245,7 +247,7 @@ class CouplingStage:
             max_frames=frames,
             defaults={
                 "steps": diffusion.SAMPLE_STEPS, "gamma": DEFAULT_GAMMA, "guidance_audio": GUIDANCE.audio,
-                "guidance_video": GUIDANCE.video, "negative_prompt": "",
+                "guidance_video": GUIDANCE.video, "guidance_sync": GUIDANCE_SYNC, "negative_prompt": "",
             },
             bases={
                 name: {key: value for key, value in base.reference.items() if value is not None}
