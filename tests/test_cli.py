@@ -245,6 +245,7 @@ def test_evaluate_generated_beside_the_true_clips(
         (["nowhere"], "'nowhere' is not a folder"),
         (["bundle"], "'bundle' holds no clip; looked for"),
         (["--generate", 0], "generate is 0; it must be at least 1"),
+        (["--generate", 3, "--split", "all"], "split is 'all'; it must be one of train, val, test"),
         (["--generate", 3, "--bundle", "nonesuch"], "unknown bundle 'nonesuch'"),
         (["--generate", 3, "--bundle", "bundle", "--gamma", 0], "gamma is 0; it must be above 0"),
         (["bundle", "--json", "bundle"], "'bundle' is a folder; name a file in it"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kinetophone.cli_make import GuidanceAudio, GuidanceSync, GuidanceVideo
 from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError
 
@@ -53,11 +54,17 @@ def evaluate(
         ),
     ] = None,
     generate_count: Annotated[
-        int | None, typer.Option("--generate", help="Instead, generate clips from this many test prompts.")
+        int | None, typer.Option("--generate", help="Instead, generate clips from this many hits prompts.")
     ] = None,
+    split: Annotated[
+        str, typer.Option(help="Prompts of --generate: val to choose by, test to report.")
+    ] = "test",
     bundle: Annotated[str, typer.Option(help="Model for --generate and classifiers for hits.")] = "hits",
     steps: Annotated[int | None, typer.Option(help="Sampling steps for --generate.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Timestep adjustment for --generate.")] = None,
+    guidance_audio: GuidanceAudio = None,
+    guidance_video: GuidanceVideo = None,
+    guidance_sync: GuidanceSync = None,
     device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
     uncoupled: Annotated[
         bool,
@@ -90,9 +97,15 @@ def evaluate(
         else:
             assert generate_count is not None
             check_at_least_one("generate", generate_count)
-            options = given(steps=steps, gamma=gamma)
+            options = given(
+                steps=steps,
+                gamma=gamma,
+                guidance_audio=guidance_audio,
+                guidance_video=guidance_video,
+                guidance_sync=guidance_sync,
+            )
             for name, made in _evaluate_generated(
-                generate_count, bundle, device, uncoupled, keep, seed, workers, options
+                generate_count, split, bundle, device, uncoupled, keep, seed, workers, options
             ).items():
                 _print_report(name, made.synchrony)
                 _print_materials(made.materials)
@@ -240,6 +253,7 @@ def _evaluate_folder(
 
 def _evaluate_generated(
     count: int,
+    split: str,
     bundle: str,
     device: str | None,
     uncoupled: bool,
@@ -248,9 +262,12 @@ def _evaluate_generated(
     workers: int | None,
     options: dict[str, Any],
 ) -> dict[str, GeneratedReport]:
-    """Generated clips of the test prompts, beside the true clips those prompts describe."""
+    """Generated clips of a split's prompts, beside the true clips those prompts describe."""
+    from kinetophone.data.hits import SPLITS
     from kinetophone.request import BundleSpec, GenerateRequest
 
+    if split not in SPLITS:
+        raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
     GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, **options).validate()
     from kinetophone.metrics.generated import evaluate_generated
     from kinetophone.pipeline import Kinetophone
@@ -262,6 +279,7 @@ def _evaluate_generated(
         pipe,
         spec.folder,
         count,
+        split=split,
         size=spec.size,
         uncoupled=uncoupled,
         seed=seed,

@@ -1,4 +1,4 @@
-"""Measuring the model itself: clips generated from ``hits`` test prompts, beside what to compare them with.
+"""Measuring the model itself: clips generated from ``hits`` prompts, beside what to compare them with.
 
 Three sets of the same prompts: joint samples, samples with the coupling switched off (each base alone, same
 seeds), and the true clips. Synchrony of each, with its shuffled control; and how often the material seen, the
@@ -53,6 +53,7 @@ def evaluate_generated(
     folder: Path | None,
     count: int,
     *,
+    split: str = "test",
     size: int = 64,
     uncoupled: bool = False,
     seed: int = 0,
@@ -66,7 +67,8 @@ def evaluate_generated(
     Args:
         pipe: the model.
         folder: its bundle, with the classifiers; without them materials are not judged.
-        count: the first ``count`` clips of the test split give the prompts.
+        count: the first ``count`` clips of ``split`` give the prompts.
+        split: "test" to report, "val" to choose settings by.
         size: side of the true clips, in pixels.
         uncoupled: measure samples with the coupling switched off, too.
         seed: of the first clip, the shuffles and the bootstrap.
@@ -78,7 +80,7 @@ def evaluate_generated(
     Returns:
         Reports by set: "generated", "uncoupled" (if asked for) and "true".
     """
-    true = [make_clip("test", i, size) for i in range(count)]
+    true = [make_clip(split, i, size) for i in range(count)]
     prompts = [clip.caption for clip in true]
     sets = {"generated": pipe(prompts, seed=seed, progress=progress, **options)}
     if uncoupled:
