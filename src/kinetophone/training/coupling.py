@@ -49,7 +49,7 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
 from kinetophone.training.validation import validate
 
-GUIDANCE = AV(audio=3.0, video=2.0)  # of samples, and the bundle's default
+GUIDANCE = AV(audio=3.5, video=2.0)  # of samples, and the bundle's default
 GUIDANCE_SYNC = 6.0  # the bundle's default, chosen on val prompts (docs/experiments.md)
 
 
