@@ -306,8 +306,8 @@ class Kinetophone(Bundle):
             audio=(channels, total.audio, bins),
             video=self.bases.video.latent_shape(total.video, self.spec.size),
         )
-        known = [m for m in MODALITIES if given and getattr(given, m) and getattr(given, m).complete]
-        only = AV(audio="audio", video="video").swap()
+        complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
+        only = complete[0] if complete else None  # the modality whose other one is all there
         negative = self._text([settings.negative_prompt] * len(prompts))
         predicts = [
             guided(
@@ -317,7 +317,7 @@ class Kinetophone(Bundle):
                 settings.guidance,
                 sync=settings.sync,
                 coupled=settings.coupled,
-                only=getattr(only, known[0]) if known else None,
+                only=only,
             )
             for window in windows
         ]

@@ -7,7 +7,6 @@ at 16 kHz; latents float (B, C, L, M), time first, scaled; text (B, D).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kinetophone.bases.base import Base
 from kinetophone.bases.components import (
     decode_latents,
     encode_latents,
     execution_device,
     load_components,
-    save_component,
     tokenize,
 )
 from kinetophone.bases.hub import Source
@@ -31,7 +30,7 @@ _CLIPS_AT_ONCE = 8
 
 
 @dataclass
-class AudioLDM:
+class AudioLDM(Base):
     """The frozen audio model and what turns text and sound into its inputs and back.
 
     ``reference`` says where it came from, so that a coupling can be saved without its bases.
@@ -75,22 +74,6 @@ class AudioLDM:
                 ]
             )
         return cls(**parts, reference={"name": source.name, "revision": source.revision})
-
-    @property
-    def networks(self) -> dict[str, torch.nn.Module]:
-        """The components that have weights, by name."""
-        return {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "vocoder")}
-
-    def to(self, device: torch.device | str) -> AudioLDM:
-        """Move every network to ``device``."""
-        for network in self.networks.values():
-            network.to(device)
-        return self
-
-    def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Write every component in diffusers layout, networks as ``dtype``."""
-        for name in self.COMPONENTS:
-            save_component(getattr(self, name), Path(folder) / name, dtype)
 
     @property
     def sample_rate(self) -> int:

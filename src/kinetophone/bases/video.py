@@ -6,18 +6,17 @@ Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T, h, w), scaled; tex
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kinetophone.bases.base import Base
 from kinetophone.bases.components import (
     decode_latents,
     encode_latents,
     execution_device,
-    save_component,
     tokenize,
 )
 
@@ -25,7 +24,7 @@ _PIXELS_AT_ONCE = 64 * 64 * 64  # decoded together: 64 frames of 64 px, 4 of 256
 
 
 @dataclass
-class VideoBase:
+class VideoBase(Base):
     """A frozen video model and what turns text and frames into its inputs and back.
 
     ``reference`` says where it came from, so that a coupling can be saved without its bases.
@@ -45,22 +44,6 @@ class VideoBase:
         "tokenizer": (),
         "scheduler": (),
     }
-
-    @property
-    def networks(self) -> dict[str, torch.nn.Module]:
-        """The components that have weights, by name."""
-        return {name: getattr(self, name) for name in ("unet", "vae", "text_encoder")}
-
-    def to(self, device: torch.device | str) -> VideoBase:
-        """Move every network to ``device``."""
-        for network in self.networks.values():
-            network.to(device)
-        return self
-
-    def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Write every component in diffusers layout, networks as ``dtype``."""
-        for name in self.COMPONENTS:
-            save_component(getattr(self, name), Path(folder) / name, dtype)
 
     @property
     def factor(self) -> int:

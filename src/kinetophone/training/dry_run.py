@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetophone.av import AV
+from kinetophone.bases.published import AUDIO_UNET
 from kinetophone.errors import UserError
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
@@ -23,23 +24,10 @@ from kinetophone.training.recipe import Recipe
 # Configurations of the published pair, so that its recipe needs no network to be tried.
 _SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
 _MOTION = {"use_motion_mid_block": True, "motion_max_seq_length": 32, "motion_num_attention_heads": 8}
-_AUDIOLDM_M = {
-    "sample_size": 128,
-    "in_channels": 8,
-    "out_channels": 8,
-    "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
-    "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
-    "block_out_channels": (192, 384, 576, 960),
-    "cross_attention_dim": (192, 384, 576, 960),
-    "attention_head_dim": 8,
-    "class_embed_type": "simple_projection",
-    "projection_class_embeddings_input_dim": 512,
-    "class_embeddings_concat": True,
-}
 _KNOWN = {
     ("SG161222/Realistic_Vision_V5.1_noVAE", "unet"): ("UNet2DConditionModel", _SD15),
     ("guoyww/animatediff-motion-adapter-v1-5-2", ""): ("MotionAdapter", _MOTION),
-    ("cvssp/audioldm-m-full", "unet"): ("UNet2DConditionModel", _AUDIOLDM_M),
+    ("cvssp/audioldm-m-full", "unet"): ("UNet2DConditionModel", AUDIO_UNET),
 }
 _VIDEO_FACTOR, _AUDIO_FACTOR, _FRAMES, _MEL_FRAMES, _MEL_BINS = 8, 4, 32, 400, 64
 _GIB = 2**30

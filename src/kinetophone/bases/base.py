@@ -1,0 +1,34 @@
+"""What every base is, whatever it makes: named components, some of them networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+from torch import nn
+
+from kinetophone.bases.components import save_component
+
+
+class Base:
+    """A frozen model made of the components that ``COMPONENTS`` names, each with the classes it may have."""
+
+    COMPONENTS: ClassVar[dict[str, tuple[str, ...]]]
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The components that have weights, by name."""
+        parts = {name: getattr(self, name) for name in self.COMPONENTS}
+        return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every network to ``device``."""
+        for network in self.networks.values():
+            network.to(device)
+        return self
+
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Write every component in diffusers layout, networks as ``dtype``."""
+        for name in self.COMPONENTS:
+            save_component(getattr(self, name), Path(folder) / name, dtype)
