@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kinetophone.av import AV
 
@@ -16,7 +16,8 @@ class SamplingOptions(TypedDict, total=False):
 
     Attributes:
         steps: Denoising steps, 1 to 1000.
-        gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound.
+        gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound. "auto" is the
+            bundle's own, from ``kinetophone gamma``.
         guidance_audio: Classifier-free guidance scale of the sound; 1 is none.
         guidance_video: The same of the picture.
         guidance_sync: Cross-modal guidance scale; 1 is none, above 1 each modality follows the other
@@ -26,7 +27,7 @@ class SamplingOptions(TypedDict, total=False):
     """
 
     steps: int
-    gamma: float
+    gamma: float | Literal["auto"]
     guidance_audio: float
     guidance_video: float
     guidance_sync: float
@@ -51,7 +52,7 @@ class Settings:
         values = {**spec.defaults, **{k: v for k, v in options.items() if v is not None}}
         return cls(
             steps=int(values["steps"]),
-            gamma=float(values["gamma"]),
+            gamma=spec.gamma(values["gamma"]),
             guidance=AV(audio=float(values["guidance_audio"]), video=float(values["guidance_video"])),
             sync=AV.both(float(values["guidance_sync"])),
             negative_prompt=values["negative_prompt"],

@@ -1,0 +1,63 @@
+"""The commands that study a coupling: ``gamma``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kinetophone.cli_make import Device
+from kinetophone.cli_shared import given, quiet_libraries, user_errors
+from kinetophone.errors import RequestError
+
+
+def gamma(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name or folder.", show_default=False)],
+    count: Annotated[int, typer.Option(help="Number of clips to measure on, from 2.")] = 64,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of kinetophone data encode; val clips of hits where not given."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--store", help="Write it into the bundle's kinetophone.json, for γ auto.")
+    ] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the map to write, .png.")] = None,
+    device: Device = None,
+) -> None:
+    """Choose γ: measure how much sound and picture tell of each other at all pairs of noise levels."""
+    with user_errors():
+        if count < 2:
+            raise RequestError([f"count is {count}; it must be at least 2"])
+        from kinetophone.request import BundleSpec, check_writable
+
+        folder = BundleSpec.read(bundle).folder
+        assert folder is not None
+        for path in (json_path, plot, folder / "kinetophone.json" if keep else None):
+            if path is not None:
+                check_writable(path)
+        from kinetophone.auto_gamma import draw, find_gamma, store
+        from kinetophone.bundle import Bundle as Loaded
+        from kinetophone.data.shards import write_json
+
+        quiet_libraries()
+        choice, _, results = find_gamma(Loaded.from_pretrained(bundle, **given(device=device)), count, data)
+        typer.echo(f"{choice.clips} clips; nats gained by sound, by picture, and behind the best")
+        for row in zip(choice.gammas, choice.nats.audio, choice.nats.video, choice.behind,
+                       choice.behind_error, strict=True):  # fmt: skip
+            typer.echo("γ {:5.2f}  {:7.2f}  {:7.2f}  {:6.2f} ± {:.2f}".format(*row))
+        typer.echo(
+            f"sound first {choice.limits[0]:.2f}, picture first {choice.limits[1]:.2f} nats; "
+            f"best γ {choice.best:.2f}; auto {choice.gamma:.2f}"
+        )
+        if json_path is not None:
+            json_path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(results, json_path)
+            typer.echo(json_path)
+        if plot is not None:
+            draw(results, plot)
+            typer.echo(plot)
+        if keep:
+            store(folder, choice.gamma)
+            typer.echo(folder / "kinetophone.json")
