@@ -55,6 +55,8 @@ def test_a_plain_request_gets_the_bundles_time(bundle: Path) -> None:
         ({"gamma": float("inf")}, "gamma is inf; it must be above 0"),
         ({"gamma": "best"}, "gamma is 'best'; it must be a number above 0, or auto"),
         ({"gamma": "auto"}, "bundle '.*' has no automatic γ; find it with: kinetophone gamma "),
+        ({"snr_offset": float("nan")}, "snr-offset is nan; it must be finite"),
+        ({"snr_offset": 0.0, "gamma": 1.5}, "give gamma or snr-offset, not both"),
         ({"guidance_audio": -1.0}, "guidance-audio is -1; it must be at least 0"),
         ({"guidance_video": -0.5}, r"guidance-video is -0\.5; it must be at least 0"),
         ({"seed": -1}, "seed is -1; it must be 0 to"),

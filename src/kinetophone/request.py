@@ -282,6 +282,7 @@ class GenerateRequest:
         fps: Frames per second.
         steps: Number of sampling steps, 1 to 1000.
         gamma: Timestep adjustment, above 0; 1 keeps both clocks equal; "auto" is the bundle's own.
+        snr_offset: Instead of gamma, see :func:`kinetophone.joint.clocks.snr_grids`.
         guidance_audio: Classifier-free guidance of the sound, at least 0.
         guidance_video: The same of the picture.
         guidance_sync: Cross-modal guidance, at least 0.
@@ -295,6 +296,7 @@ class GenerateRequest:
     fps: float | Fraction | None = None
     steps: int | None = None
     gamma: float | Literal["auto"] | None = None
+    snr_offset: float | None = None
     guidance_audio: float | None = None
     guidance_video: float | None = None
     guidance_sync: float | None = None
@@ -347,6 +349,10 @@ class GenerateRequest:
             problems.append(f"gamma is '{gamma}'; it must be a number above 0, or auto")
         elif not (gamma is None or gamma == "auto" or (math.isfinite(gamma) and gamma > 0)):
             problems.append(f"gamma is {self.gamma:g}; it must be above 0 (1 keeps both clocks equal)")
+        if self.snr_offset is not None and not math.isfinite(self.snr_offset):
+            problems.append(f"snr-offset is {self.snr_offset:g}; it must be finite (0 matches both)")
+        if self.snr_offset is not None and self.gamma is not None:
+            problems.append("give gamma or snr-offset, not both")
         for name in ("guidance_audio", "guidance_video", "guidance_sync"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):

@@ -348,9 +348,6 @@ def matched_ff_mult(unets: AV[Any], like: Coupling, **settings: Any) -> float:
     small, large = (trainable(Coupling.for_unets(unets, ff_mult=mult, **settings)) for mult in (1.0, 2.0))
     mult = 1 + (trainable(like) - small) / (large - small)  # parameters grow linearly
     if mult < 1 / 8:
-        raise RequestError(
-            [
-                f"with ff_mult 1 this coupling has {small:,} parameters, more than the {trainable(like):,} to match"
-            ]
-        )
+        sizes = f"{small:,} parameters, more than the {trainable(like):,} to be matched"
+        raise RequestError([f"with ff_mult 1 this coupling has {sizes}"])
     return round(mult, 2)

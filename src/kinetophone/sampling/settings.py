@@ -18,6 +18,7 @@ class SamplingOptions(TypedDict, total=False):
         steps: Denoising steps, 1 to 1000.
         gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound. "auto" is the
             bundle's own, from ``kinetophone gamma``.
+        snr_offset: Instead of gamma: how much the picture's log SNR lies above the sound's at every step.
         guidance_audio: Classifier-free guidance scale of the sound; 1 is none.
         guidance_video: The same of the picture.
         guidance_sync: Cross-modal guidance scale; 1 is none, above 1 each modality follows the other
@@ -28,6 +29,7 @@ class SamplingOptions(TypedDict, total=False):
 
     steps: int
     gamma: float | Literal["auto"]
+    snr_offset: float
     guidance_audio: float
     guidance_video: float
     guidance_sync: float
@@ -41,6 +43,7 @@ class Settings:
 
     steps: int
     gamma: float
+    snr_offset: float | None
     guidance: AV[float]
     sync: AV[float]
     negative_prompt: str
@@ -53,6 +56,7 @@ class Settings:
         return cls(
             steps=int(values["steps"]),
             gamma=spec.gamma(values["gamma"]),
+            snr_offset=values.get("snr_offset"),
             guidance=AV(audio=float(values["guidance_audio"]), video=float(values["guidance_video"])),
             sync=AV.both(float(values["guidance_sync"])),
             negative_prompt=values["negative_prompt"],
