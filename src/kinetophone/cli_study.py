@@ -1,4 +1,4 @@
-"""The commands that study a coupling: ``gamma``."""
+"""The commands that study a coupling: ``gamma``, ``experiment``."""
 
 from __future__ import annotations
 
@@ -61,3 +61,58 @@ def gamma(
         if keep:
             store(folder, choice.gamma)
             typer.echo(folder / "kinetophone.json")
+
+
+def experiment(
+    paths: Annotated[list[Path], typer.Argument(help="Experiments, YAML files.", show_default=False)],
+    prompts: Annotated[
+        int | None, typer.Option(help="Number of prompts instead of the file's; kept apart.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed instead of the file's; may be given again.")
+    ] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given again.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no cell later than this; what is done stays.")
+    ] = None,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of the detectors.")] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Make nothing new, only the tables of what is there.")
+    ] = False,
+) -> None:
+    """Train, sample and measure a grid of couplings, settings and seeds; go on where it stopped."""
+    with user_errors():
+        import time
+
+        from kinetophone.study.experiment import load_experiment
+
+        chosen = [load_experiment(path, prompts, seed or None) for path in paths]
+        for one in chosen:
+            if unknown := sorted(set(row or ()) - one.rows.keys()):
+                raise RequestError(
+                    [f"{one.name} has no row {', '.join(unknown)}; it has {', '.join(one.rows)}"]
+                )
+        from kinetophone.study.cells import check_recipes, make
+        from kinetophone.study.table import write
+
+        quiet_libraries()
+        cells = [cell for one in chosen for cell in one.cells() if not row or cell.row in row]
+        for cell in cells:
+            check_recipes(cell)
+        ends = time.monotonic() + 60 * minutes if minutes is not None else None
+        for cell in [] if collect else cells:
+            where = f"{cell.experiment.name}: {cell.row}, seed {cell.seed}"
+            if cell.result() is not None:
+                typer.echo(f"{where}: there already")
+                continue
+            if ends is not None and time.monotonic() > ends:
+                typer.echo(f"{where}: left for another time")
+                continue
+            typer.echo(f"{where}: making it")
+            found = make(cell, device=device, workers=workers)["synchrony"]["event_f1"]
+            typer.echo(f"{where}: event F1 {found['value']:.3f}, shuffled {found['shuffled']:.3f}")
+            write(cell.experiment)
+        for one in chosen:
+            write(one)
+            typer.echo(one.results / "table.md")

@@ -167,10 +167,10 @@ def load_recipe(path: Path | str) -> Recipe:
     elif "stage" in raw:
         options = raw.get("options", {})
         if isinstance(options, dict):
-            raw = {**raw, "options": _parse(STAGES[stage].options, options, "options.", problems)}
+            raw = {**raw, "options": parse_fields(STAGES[stage].options, options, "options.", problems)}
         else:
             problems.append("'options' must hold keys and values")
-    recipe = _parse(Recipe, {"name": path.stem, **raw}, "", problems)
+    recipe = parse_fields(Recipe, {"name": path.stem, **raw}, "", problems)
     if recipe is not None:
         problems += _check(recipe)
     if problems:
@@ -178,7 +178,7 @@ def load_recipe(path: Path | str) -> Recipe:
     return typing.cast(Recipe, recipe)
 
 
-def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> Any:
+def parse_fields(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> Any:
     """An instance of ``kind``, or None once there is a problem."""
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -195,7 +195,7 @@ def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> 
         value, hint = raw[name], hints[name]
         if dataclasses.is_dataclass(hint):
             if isinstance(value, dict):
-                values[name] = _parse(typing.cast(type, hint), value, f"{where}{name}.", problems)
+                values[name] = parse_fields(typing.cast(type, hint), value, f"{where}{name}.", problems)
             else:
                 problems.append(f"'{where}{name}' must hold keys and values")
             continue

@@ -1,0 +1,238 @@
+"""The table of an experiment: its cells put together, with intervals, paired differences and a plot.
+
+A value of a row is the mean over its seeds and prompts. Its interval is bootstrapped over prompts, each
+prompt's value being its mean over seeds; how far seeds differ is shown beside it as the range of their means,
+since three seeds are too few for an interval. A difference from the baseline pairs prompt with prompt and
+seed with seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinetophone.data.shards import write_json
+from kinetophone.metrics.control import bootstrap_interval
+from kinetophone.study.experiment import RESULTS, Experiment
+
+SYNCHRONY = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
+MARGIN = "<!-- Written by kinetophone experiment; changes made by hand are lost. -->"
+
+
+def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
+    """Results that are there and not out of date, by row."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in experiment.rows}
+    for cell in experiment.cells():
+        result = cell.result()
+        if result is not None:
+            found[cell.row].append(result)
+    return found
+
+
+def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Everything in the table, ready for JSON."""
+    rows = {}
+    for name, cells in results.items():
+        if cells:
+            rows[name] = _row(cells, results[experiment.baseline] if name != experiment.baseline else [])
+            rows[name]["groups"] = {
+                group: _mean(_by_prompt(cells, "event_f1", materials))
+                for group, materials in experiment.groups.items()
+            }
+    return {
+        "experiment": experiment.name,
+        "question": experiment.question,
+        "baseline": experiment.baseline,
+        "split": experiment.split,
+        "prompts": experiment.prompts,
+        "seeds_wanted": experiment.seeds,
+        "missing": {
+            name: sorted(set(experiment.seeds) - {cell["seed"] for cell in cells})
+            for name, cells in results.items()
+            if len(cells) < len(experiment.seeds)
+        },
+        "rows": rows,
+    }
+
+
+def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
+    names = cells[0]["distances"].keys()
+    return {
+        "seeds": [cell["seed"] for cell in cells],
+        "parameters": cells[0]["parameters"],
+        "sampling": cells[0]["sampling"],
+        "unscored": sum(cell["unscored"] for cell in cells),
+        **{
+            measure: _mean(_by_prompt(cells, measure))
+            | {
+                "shuffled": float(np.mean([cell["synchrony"][measure]["shuffled"] for cell in cells])),
+                "by_seed": [cell["synchrony"][measure]["value"] for cell in cells],
+                "difference": _difference(cells, baseline, measure),
+            }
+            for measure in SYNCHRONY
+        },
+        **{name: [cell["distances"][name]["frechet"] for cell in cells] for name in names},
+        **{
+            side: float(np.mean([clip[side] == clip["material"] for cell in cells for clip in cell["clips"]]))
+            for side in ("seen", "heard")
+        },
+    }
+
+
+def _by_prompt(
+    cells: list[dict[str, Any]], measure: str, materials: Sequence[str] | None = None
+) -> np.ndarray:
+    """Mean over seeds of each prompt that every seed has a score of."""
+    scores = [_scores(cell, measure, materials) for cell in cells]
+    common = sorted(set.intersection(*(set(of_seed) for of_seed in scores)))
+    return np.array([np.mean([of_seed[clip] for of_seed in scores]) for clip in common])
+
+
+def _scores(cell: dict[str, Any], measure: str, materials: Sequence[str] | None = None) -> dict[int, float]:
+    return {
+        clip["clip"]: clip[measure]
+        for clip in cell["clips"]
+        if materials is None or clip["material"] in materials
+    }
+
+
+def _difference(
+    cells: list[dict[str, Any]], baseline: list[dict[str, Any]], measure: str
+) -> dict[str, Any] | None:
+    """Row minus baseline over the seeds that both have."""
+    others = {cell["seed"]: cell for cell in baseline}
+    pairs = [(cell, others[cell["seed"]]) for cell in cells if cell["seed"] in others]
+    if not pairs:
+        return None
+    gains = []
+    for cell, other in pairs:
+        ours, theirs = _scores(cell, measure), _scores(other, measure)
+        gains.append({clip: ours[clip] - theirs[clip] for clip in ours.keys() & theirs.keys()})
+    common = sorted(set.intersection(*(set(gain) for gain in gains)))
+    by_prompt = np.array([np.mean([gain[clip] for gain in gains]) for clip in common])
+    return _mean(by_prompt) | {"by_seed": [float(np.mean(list(gain.values()))) for gain in gains]}
+
+
+def _mean(by_prompt: np.ndarray) -> dict[str, Any]:
+    if not len(by_prompt):
+        return {"value": None, "interval": None, "n": 0}
+    interval = bootstrap_interval(by_prompt, 0)
+    return {
+        "value": float(by_prompt.mean()),
+        "interval": [interval.low, interval.high],
+        "n": len(by_prompt),
+    }
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table as a section of ``docs/results.md``."""
+    distances = [key for key in ("hits-FVD", "hits-FAD") if any(key in row for row in table["rows"].values())]
+    groups = sorted({group for row in table["rows"].values() for group in row["groups"]})
+    columns = [
+        "row", "seeds", "event F1", "by seed", "shuffled", f"minus {table['baseline']}", "synchrony",
+        *[f"F1, {group}" for group in groups], *distances, "seen", "heard", "parameters",
+    ]  # fmt: skip
+    lines = [
+        f"## {table['experiment']}",
+        "",
+        table["question"],
+        "",
+        f"{table['prompts']} prompts of `{table['split']}`, event F1 at one frame, 8 fps; 95 % intervals over "
+        "prompts, range over seeds; differences are paired. Seen and heard: share of clips whose material "
+        "is the prompt's (chance 0.2).",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+    ]
+    for name, row in table["rows"].items():
+        f1, difference = row["event_f1"], row["event_f1"]["difference"]
+        cells = [
+            name,
+            str(len(row["seeds"])),
+            _with_interval(f1),
+            _range(f1["by_seed"]),
+            f"{f1['shuffled']:.3f}",
+            "" if difference is None else _with_interval(difference, sign="+"),
+            f"{row['synchrony']['value']:.3f}",
+            *[_with_interval(row["groups"][group]) for group in groups],
+            *[_range(row[key]) for key in distances],
+            f"{row['seen']:.3f}",
+            f"{row['heard']:.3f}",
+            f"{row['parameters'] / 1e6:.2f} M",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    if not table["rows"]:
+        lines.append("| nothing yet |" + " |" * (len(columns) - 1))
+    if table["missing"]:
+        absent = "; ".join(
+            f"{name}: {', '.join(map(str, seeds))}" for name, seeds in table["missing"].items()
+        )
+        lines += ["", f"**Not made yet**, seeds of {absent}."]
+    lines += ["", f"![{table['experiment']}](results/{table['experiment']}/plot.png)", ""]
+    return "\n".join(lines)
+
+
+def _with_interval(mean: dict[str, Any], sign: str = "") -> str:
+    if mean["value"] is None:
+        return ""
+    low, high = mean["interval"]
+    return f"{mean['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.3f}", f"{max(values):.3f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
+    """Event F1 with its shuffled control, and the distances, by row or along an option of sampling."""
+    from matplotlib.figure import Figure
+
+    rows = table["rows"]
+    distances = [key for key in ("hits-FVD", "hits-FAD") if all(key in row for row in rows.values())]
+    figure = Figure(figsize=(5 * (1 + len(distances)), 4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, 1 + len(distances)))
+    along = experiment.along
+    numeric = along and all(isinstance(row["sampling"].get(along), int | float) for row in rows.values())
+    places = [float(row["sampling"][along]) if numeric else k for k, row in enumerate(rows.values())]
+    order = np.argsort(places)
+    x, values = np.array(places)[order], [list(rows.values())[i] for i in order]
+    names = [list(rows)[i] for i in order]
+    style = "o-" if numeric else "o"
+    f1 = [row["event_f1"] for row in values]
+    means = np.array([one["value"] for one in f1])
+    ends = np.array([one["interval"] for one in f1]).T
+    axes[0].errorbar(x, means, np.abs(ends - means), fmt=style, capsize=3, label="event F1")
+    axes[0].plot(x, [one["shuffled"] for one in f1], "k_", markersize=12, label="shuffled")
+    axes[0].set(ylim=(0, 1), title="event F1, 95 % over prompts")
+    axes[0].legend()
+    for axis, key in zip(axes[1:], distances, strict=True):
+        for place, row in zip(x, values, strict=True):
+            axis.plot([place] * len(row[key]), row[key], "C0o")
+        axis.set(ylim=(0, None), title=f"{key}, each seed")
+    for axis in axes:
+        if numeric:
+            axis.set(xlabel=along)
+        else:
+            axis.set_xticks(x, names, rotation=30, ha="right")
+    figure.savefig(path, dpi=100)
+
+
+def write(experiment: Experiment) -> dict[str, Any]:
+    """Write table, plot and section of what is there, and ``docs/results.md`` of all sections."""
+    table = summary(experiment, collect(experiment))
+    folder = experiment.results
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(table, folder / "table.json")
+    (folder / "table.md").write_text(markdown(table), encoding="utf-8")
+    if table["rows"]:
+        plot(experiment, table, folder / "plot.png")
+    sections = [path.read_text(encoding="utf-8") for path in sorted(RESULTS.glob("*/table.md"))]
+    head = (
+        f"{MARGIN}\n\n# Results\n\nEvery table is `kinetophone experiment recipes/experiments/NAME.yaml`.\n\n"
+    )
+    (RESULTS.parent / "results.md").write_text(head + "\n".join(sections), encoding="utf-8")
+    return table
