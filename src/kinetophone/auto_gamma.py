@@ -138,6 +138,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes[2].fill_between(choice["gammas"], total - error, total + error, color="k", alpha=0.15)
     axes[2].axvline(choice["gamma"], color="r")
     axes[2].set(title=f"gained along the path, {choice['clips']} clips", xlabel="γ", ylabel="nats a clip")
+    axes[2].set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    axes[2].minorticks_off()
     axes[2].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -41,6 +41,15 @@ class LatentArrays:
         texts = [self.captions[i][int(rng.integers(len(self.captions[i])))] for i in index]
         return index, texts
 
+    def only(self, index: list[int]) -> LatentArrays:
+        """The clips of ``index`` alone."""
+        return LatentArrays(
+            self.video[index],
+            self.audio[index],
+            [self.captions[i] for i in index],
+            [self.strikes_s[i] for i in index],
+        )
+
 
 def captions_of(split: str, index: int) -> list[str]:
     """The clip's own caption, then others of the same scene."""

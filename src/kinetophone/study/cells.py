@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinetophone.auto_gamma import find_gamma, store
+from kinetophone.av import MODALITIES
 from kinetophone.data.hits import FPS, SAMPLE_RATE, HitsClip, make_clip
 from kinetophone.data.shards import write_json
 from kinetophone.media.clip import Clip
@@ -18,8 +19,7 @@ from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
 from kinetophone.metrics.hits import NAMES
 from kinetophone.metrics.quality import distances, material_agreement
-from kinetophone.request import CONFIG_NAME
-from kinetophone.study.experiment import NOISE_SEEDS_APART, RUNS, Cell, write_recipe
+from kinetophone.study.experiment import NOISE_SEEDS_APART, Cell, merged, write_recipe
 from kinetophone.training.checkpoints import revision
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ AUTO_GAMMA_CLIPS = 64
 
 
 def check_recipes(cell: Cell) -> None:
-    """Write the cell's recipes and check them.
+    """Check the cell's recipes, as ``kinetophone train`` would.
 
     Raises:
         RequestError: one can't be used.
     """
-    for number, raw in enumerate(cell.recipes):
-        write_recipe(raw | {"bundle": str(_bundle(cell))}, _recipe_path(cell, number))
+    for number in range(len(cell.recipes)):
+        _write_recipe(cell, number)
 
 
 def train(cell: Cell, device: str | None = None) -> Path:
@@ -44,35 +44,53 @@ def train(cell: Cell, device: str | None = None) -> Path:
         return cell.experiment.bundle_folder
     from kinetophone import training
 
-    folder = _bundle(cell)
     source = cell.experiment.bundle_folder.resolve()
-    if not (folder / CONFIG_NAME).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / CONFIG_NAME, folder / CONFIG_NAME)
-    moving = any(raw.get("options", {}).get("train_motion") for raw in cell.recipes)
-    for name in ("audio", "video", "classifiers"):
-        if not (folder / name).exists():
-            if name == "video" and moving:  # its motion modules are written anew
-                shutil.copytree(source / name, folder / name)
-            else:
-                (folder / name).symlink_to(source / name, target_is_directory=True)
-    if cell.recipes[0].get("continued") and not (folder / "coupling").exists():
-        shutil.copytree(source / "coupling", folder / "coupling")
     for number, raw in enumerate(cell.recipes):
-        run = _recipe_path(cell, number).parent
+        run = cell.folder(number)
+        bundle = run / "bundle"
         if (run / "trained").exists():
             continue
-        changes = {"bundle": str(folder)} | ({"loop": raw["loop"] | {"device": device}} if device else {})
-        write_recipe(raw | changes, run / "recipe.yaml")
-        training.run(run / "recipe.yaml", out=run)
+        bundle.mkdir(parents=True, exist_ok=True)
+        for name in ("audio", "video", "classifiers"):
+            if (bundle / name).exists():
+                continue
+            if name == "video" and raw.get("options", {}).get("train_motion"):  # it is written to
+                shutil.copytree(source / name, bundle / name)
+            else:
+                (bundle / name).symlink_to(source / name, target_is_directory=True)
+        if number and not (bundle / "coupling").exists():
+            start_from(cell.folder(0) / "bundle" / "coupling", raw, bundle)
+        training.run(_write_recipe(cell, number, device), out=run)
         (run / "trained").touch()
-    return folder
+    return cell.folder(len(cell.recipes) - 1) / "bundle"
+
+
+def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
+    """Write a coupling into ``bundle`` that is fresh but for its connectors, which are another's."""
+    import torch
+
+    from kinetophone.bundle import load_coupling
+    from kinetophone.joint.coupling import Coupling
+
+    known = load_coupling(connectors, torch.float32)
+    settings = {**known.config, **raw["model"]}
+    flags = settings.pop("with_connector", None)
+    if flags is not None:
+        settings |= {"audio_with_connector": flags, "video_with_connector": flags}
+    with torch.random.fork_rng():
+        torch.manual_seed(raw["loop"]["seed"])
+        coupling = Coupling(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    for name in MODALITIES:
+        fresh, trained = (getattr(c, f"connector_out_{name}") for c in (coupling, known))
+        fresh.load_state_dict(trained.state_dict())
+    coupling.save_pretrained(bundle / "coupling")
 
 
 def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -> dict[str, Any]:
     """Train, sample and measure one cell, and write its result."""
     import torch
 
+    from kinetophone.bundle import load_coupling
     from kinetophone.joint.coupling import trainable
     from kinetophone.pipeline import Kinetophone
 
@@ -85,14 +103,16 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
     judges = str(experiment.bundle_folder)
     reference = reference_events(experiment.split, experiment.prompts, pipe.spec.size, judges, workers)
     prompts = [clip.caption for clip in true]
+    coupled = sampling.get("coupled", True)
+    parameters = trainable(load_coupling(folder, torch.float32)) if coupled else 0
     clips = pipe(prompts, seed=cell.seed * NOISE_SEEDS_APART, progress=True, **sampling)
     found = {
         "row": cell.row,
         "seed": cell.seed,
         "key": cell.key,
         "sampling": sampling,
-        "parameters": trainable(pipe.coupling),
-        "recipes": cell.recipes,
+        "parameters": parameters,
+        "recipes": list(cell.recipes),
         "date": datetime.now(UTC).date().isoformat(),
         "revision": revision(),
         "torch": torch.__version__,
@@ -185,9 +205,12 @@ def _auto_gamma(pipe: Bundle, folder: Path) -> float:
     return choice.gamma
 
 
-def _bundle(cell: Cell) -> Path:
-    return RUNS / cell.training_key / "bundle"
-
-
-def _recipe_path(cell: Cell, number: int) -> Path:
-    return RUNS / cell.training_key / f"{number}-{cell.recipes[number]['name']}" / "recipe.yaml"
+def _write_recipe(cell: Cell, number: int, device: str | None = None) -> Path:
+    """Write a recipe of the cell into its folder, and check it."""
+    raw, run = cell.recipes[number], cell.folder(number)
+    changes: dict[str, Any] = {"bundle": str(run / "bundle")}
+    if number:
+        changes["continued"] = True
+    if device:
+        changes["loop"] = {"device": device}
+    return write_recipe(merged(raw, changes), run / "recipe.yaml")

@@ -23,6 +23,10 @@ from kinetophone.training.recipe import load_recipe, parse_fields
 
 RUNS = Path("runs/experiments")
 RESULTS = Path("docs/results")
+# What of a coupling's settings shapes its connectors.
+CONNECTOR_SETTINGS = (
+    "connector_input", "connector_channels", "channel_mult", "num_blocks", "feature_norm", "temporal_norm",
+)  # fmt: skip
 # Of a seed's prompts: far enough apart that two seeds share no noise.
 NOISE_SEEDS_APART = 100_000
 
@@ -32,8 +36,8 @@ class Row:
     """One line of the table.
 
     Attributes:
-        train: Changes to the experiment's recipes: ``model`` to those that do not continue another, all else
-            to the last one.
+        train: Changes to the recipe of the coupling. Those of ``data``, and of the settings of ``model`` that
+            shape connectors, hold for the recipe of the connectors too.
         sampling: Options of sampling, as :class:`kinetophone.sampling.settings.SamplingOptions` has them.
     """
 
@@ -49,8 +53,11 @@ class Experiment:
         name: Of the file, without suffix.
         question: What it answers; heads the table.
         bundle: Where the frozen bases are, and the coupling of rows that train none.
-        train: Recipes to train one after another, each a path, or a mapping with the path as ``recipe`` and
-            changes. Without any, all rows sample the bundle's own coupling.
+        model: Settings of the coupling that all rows share.
+        train: Recipe of the coupling: the path as ``recipe``, and changes. Without it, all rows sample the
+            bundle's own coupling.
+        connectors: Recipe of connectors that couplings start from, in the same form. Trained once, with the
+            first seed, for all rows that do not change it.
         baseline: Name of the row that the others are compared with.
         rows: By name.
         seeds: Of training and of the noise sampled from.
@@ -66,7 +73,9 @@ class Experiment:
     baseline: str
     rows: dict[str, Any]
     bundle: str = "runs/hits"
-    train: list[Any] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    connectors: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     prompts: int = positive(256)
     split: str = "test"
@@ -81,13 +90,23 @@ class Experiment:
 
     def cells(self) -> Iterator[Cell]:
         """All cells, all rows of a seed before the next seed: a table is whole as early as can be."""
-        weights = fingerprint(self.bundle_folder, coupling=False)
+        bases = fingerprint(self.bundle_folder, coupling=False)
+        whole = fingerprint(self.bundle_folder, coupling=True)
         for seed in self.seeds:
             for name, row in self.rows.items():
                 sampling = {**self.sampling, **row.sampling}
-                recipes = [] if sampling.get("coupled") is False else self._recipes(row, seed)
-                made_of = weights if recipes else fingerprint(self.bundle_folder, coupling=True)
-                yield Cell(self, name, seed, sampling, recipes, made_of)
+                if not self.train or sampling.get("coupled") is False:
+                    yield Cell(self, name, seed, sampling, (), whole)
+                    continue
+                model = merged(self.model, row.train.get("model", {}))
+                recipe = _recipe(self.train, merged(row.train, {"model": model}), seed)
+                if not self.connectors:
+                    yield Cell(self, name, seed, sampling, (recipe,), bases)
+                    continue
+                shape = {key: value for key, value in model.items() if key in CONNECTOR_SETTINGS}
+                shared = {"model": shape, "data": row.train.get("data", {}), "continued": False}
+                first = _recipe(self.connectors, shared, self.seeds[0])
+                yield Cell(self, name, seed, sampling, (first, recipe), bases)
 
     @property
     def bundle_folder(self) -> Path:
@@ -95,44 +114,46 @@ class Experiment:
         assert folder is not None
         return folder
 
-    def _recipes(self, row: Row, seed: int) -> list[dict[str, Any]]:
-        import yaml
 
-        found = []
-        for number, entry in enumerate(self.train):
-            changes = {"recipe": entry} if isinstance(entry, str) else dict(entry)
-            path = Path(changes.pop("recipe"))
-            raw = merged({"name": path.stem, **yaml.safe_load(path.read_text())}, changes)
-            own = {key: value for key, value in row.train.items() if key != "model"}
-            if number == len(self.train) - 1:
-                raw = merged(raw, own)
-            if not raw.get("continued"):
-                raw = merged(raw, {"model": row.train.get("model", {})})
-            # No samples: they export half-trained weights, which would pass for trained ones.
-            found.append(merged(raw, {"loop": {"seed": seed, "sample_every": 0}}))
-        return found
+def _recipe(entry: dict[str, Any], changes: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A recipe with the experiment's and a row's changes."""
+    import yaml
+
+    path = Path(entry["recipe"])
+    raw = merged({"name": path.stem, **yaml.safe_load(path.read_text())}, entry)
+    del raw["recipe"]
+    # No samples: they export half-trained weights, which would pass for trained ones.
+    return merged(merged(raw, changes), {"loop": {"seed": seed, "sample_every": 0}})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row with one seed."""
+    """One row with one seed.
+
+    Attributes:
+        recipes: What is trained, in order: nothing, the coupling, or the connectors and then the coupling.
+        weights: Hash of the weights that this starts from.
+    """
 
     experiment: Experiment
     row: str
     seed: int
     sampling: dict[str, Any]
-    recipes: list[dict[str, Any]]
+    recipes: tuple[dict[str, Any], ...]
     weights: str
 
-    @property
-    def training_key(self) -> str:
-        """Hash of what its coupling follows from: cells that train alike share it."""
-        return _hash([self.recipes, self.weights])
+    def folder(self, number: int) -> Path:
+        """Where its recipe ``number`` is trained, named after what its weights follow from.
+
+        Cells that train alike share it.
+        """
+        key = _hash([self.recipes[: number + 1], self.weights])
+        return RUNS / f"{self.recipes[number]['name']}-{key}"
 
     @property
     def key(self) -> str:
         """Hash of what its result follows from."""
-        return _hash([self.training_key, self.sampling, self.experiment.split, self.seed])
+        return _hash([self.recipes, self.weights, self.sampling, self.experiment.split, self.seed])
 
     @property
     def path(self) -> Path:
@@ -197,6 +218,12 @@ def _problems(experiment: Experiment) -> list[str]:
         problems.append(f"'split' must be {' or '.join(SPLITS)}, got {experiment.split!r}")
     if experiment.prompts < 4:
         problems.append(f"'prompts' is {experiment.prompts}; distances need at least 4")
+    for key in ("train", "connectors"):
+        entry = getattr(experiment, key)
+        if entry and not Path(str(entry.get("recipe"))).is_file():
+            problems.append(f"'{key}.recipe' is {entry.get('recipe')!r}, which is no file")
+    if experiment.connectors and not experiment.train:
+        problems.append("'connectors' are for a coupling that is trained; give 'train', too")
     for name, row in experiment.rows.items():
         options = {**experiment.sampling, **row.sampling}
         unknown = sorted(options.keys() - SamplingOptions.__annotations__.keys())
@@ -216,8 +243,8 @@ def _problems(experiment: Experiment) -> list[str]:
     return problems
 
 
-def write_recipe(raw: dict[str, Any], path: Path) -> None:
-    """Write a cell's recipe and check it, as ``kinetophone train`` would.
+def write_recipe(raw: dict[str, Any], path: Path) -> Path:
+    """Write a recipe and check it, as ``kinetophone train`` would; returns ``path``.
 
     Raises:
         RequestError: it can't be used.
@@ -230,6 +257,7 @@ def write_recipe(raw: dict[str, Any], path: Path) -> None:
         load_recipe(path)
     except ValueError as error:
         raise RequestError([str(error)]) from error
+    return path
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

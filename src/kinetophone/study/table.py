@@ -140,9 +140,9 @@ def markdown(table: dict[str, Any]) -> str:
         "",
         table["question"],
         "",
-        f"{table['prompts']} prompts of `{table['split']}`, event F1 at one frame, 8 fps; 95 % intervals over "
-        "prompts, range over seeds; differences are paired. Seen and heard: share of clips whose material "
-        "is the prompt's (chance 0.2).",
+        f"{table['prompts']} prompts of `{table['split']}`, event F1 at one frame, 8 fps; 95 % intervals "
+        "over prompts, range over seeds; differences are paired. Seen and heard: share of clips whose "
+        "material is the prompt's (chance 0.2).",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
@@ -191,33 +191,39 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
     """Event F1 with its shuffled control, and the distances, by row or along an option of sampling."""
     from matplotlib.figure import Figure
 
-    rows = table["rows"]
-    distances = [key for key in ("hits-FVD", "hits-FAD") if all(key in row for row in rows.values())]
+    along = experiment.along
+    rows = {
+        name: row
+        for name, row in table["rows"].items()
+        if not along or isinstance(row["sampling"].get(along), int | float)
+    }
+    others = {name: row for name, row in table["rows"].items() if name not in rows}
+    distances = [key for key in ("hits-FVD", "hits-FAD") if all(key in row for row in table["rows"].values())]
     figure = Figure(figsize=(5 * (1 + len(distances)), 4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 1 + len(distances)))
-    along = experiment.along
-    numeric = along and all(isinstance(row["sampling"].get(along), int | float) for row in rows.values())
-    places = [float(row["sampling"][along]) if numeric else k for k, row in enumerate(rows.values())]
+    places = [float(row["sampling"][along]) if along else k for k, row in enumerate(rows.values())]
     order = np.argsort(places)
     x, values = np.array(places)[order], [list(rows.values())[i] for i in order]
-    names = [list(rows)[i] for i in order]
-    style = "o-" if numeric else "o"
     f1 = [row["event_f1"] for row in values]
     means = np.array([one["value"] for one in f1])
-    ends = np.array([one["interval"] for one in f1]).T
-    axes[0].errorbar(x, means, np.abs(ends - means), fmt=style, capsize=3, label="event F1")
+    ends = np.array([one["interval"] for one in f1]).reshape(-1, 2).T
+    axes[0].errorbar(x, means, np.abs(ends - means), fmt="o-" if along else "o", capsize=3, label="event F1")
     axes[0].plot(x, [one["shuffled"] for one in f1], "k_", markersize=12, label="shuffled")
     axes[0].set(ylim=(0, 1), title="event F1, 95 % over prompts")
-    axes[0].legend()
+    for number, (name, row) in enumerate(others.items()):
+        axes[0].axhline(row["event_f1"]["value"], color=f"C{number + 1}", linestyle="--", label=name)
+    axes[0].legend(fontsize="small")
     for axis, key in zip(axes[1:], distances, strict=True):
         for place, row in zip(x, values, strict=True):
             axis.plot([place] * len(row[key]), row[key], "C0o")
+        for number, row in enumerate(others.values()):
+            axis.axhline(np.mean(row[key]), color=f"C{number + 1}", linestyle="--")
         axis.set(ylim=(0, None), title=f"{key}, each seed")
     for axis in axes:
-        if numeric:
+        if along:
             axis.set(xlabel=along)
         else:
-            axis.set_xticks(x, names, rotation=30, ha="right")
+            axis.set_xticks(x, [list(rows)[i] for i in order], rotation=30, ha="right")
     figure.savefig(path, dpi=100)
 
 

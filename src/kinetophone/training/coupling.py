@@ -102,7 +102,10 @@ class CouplingStage:
             return encoded
         self.fps, self.prompts = Fraction(FPS), list(SAMPLE_PROMPTS)
         clips = load_clips(self.recipe)
-        return load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
+        latents = load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
+        if not data.materials:
+            return latents
+        return latents.only([i for i, s in enumerate(clips.scenes) if s["material"] in data.materials])
 
     def _thaw_motion(self, unet: nn.Module) -> None:
         modules = [p for name, p in unet.named_parameters() if "motion" in name]
@@ -208,11 +211,12 @@ class CouplingStage:
         text = self._text(texts)
         x0_hat = None
         if estimated:
+            x, level = (seen, t_con) if options.estimate_at == "connector" else (noisy, t)
             with torch.no_grad():
-                eps = self.model(seen, t_con, text, self.model.features(seen, t_con, None))
-                x0_hat = seen.map(
+                eps = self.model(x, level, text, self.model.features(seen, level, None))
+                x0_hat = x.map(
                     lambda x, e, s, level: clean_estimate(x, e, s.alpha(level).to(x.device)),
-                    eps, self.schedules, t_con,
+                    eps, self.schedules, level,
                 )  # fmt: skip
                 if given is not None:
                     x0_hat = x0_hat.map(_where, given, clean)

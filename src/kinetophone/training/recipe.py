@@ -67,6 +67,7 @@ class DataConfig:
         count: Take the first so many; needed for hits, all of a folder where not given.
         split: Of hits.
         size: Height and width of hits' frames, in pixels; a folder's clips have theirs.
+        materials: Of hits, for the coupling and its connectors: take clips of these materials alone.
         cache: Folder that hits are rendered and encoded into.
     """
 
@@ -74,6 +75,7 @@ class DataConfig:
     count: int = field(default=0, metadata={"least": 0})
     split: Literal["train", "val", "test"] = "train"
     size: int = positive(64)
+    materials: list[str] = field(default_factory=list)
     cache: str = "cache"
 
 
@@ -232,6 +234,15 @@ def _check(recipe: Recipe) -> list[str]:
     problems, loop = [], recipe.loop
     if recipe.data.source == "hits" and not recipe.data.count:
         problems.append("'data.count' is missing: say how many clips of hits to train on")
+    if recipe.data.materials:
+        from kinetophone.data.hits.scene import MATERIALS
+
+        if unknown := [material for material in recipe.data.materials if material not in MATERIALS]:
+            problems.append(f"'data.materials': {', '.join(unknown)} is none of {', '.join(MATERIALS)}")
+        if recipe.data.source != "hits" or recipe.stage not in ("connectors", "coupling"):
+            problems.append(
+                "'data.materials' is for hits and the stages connectors and coupling; leave it out"
+            )
     if recipe.stage != "coupling":
         if recipe.data.source != "hits":
             problems.append(f"'data.source' must be hits for the stage {recipe.stage}")
