@@ -14,7 +14,7 @@ from kinetophone import __version__, cli_data
 from kinetophone.cli_make import extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
 from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
-from kinetophone.cli_study import experiment, gamma
+from kinetophone.cli_study import experiment, gamma, limits
 from kinetophone.errors import RequestError, UserError
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
-for command in (generate, sound, picture, extend, evaluate, compare, gamma, experiment):
+for command in (generate, sound, picture, extend, evaluate, compare, gamma, experiment, limits):
     app.command()(command)
 
 

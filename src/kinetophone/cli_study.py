@@ -1,4 +1,4 @@
-"""The commands that study a coupling: ``gamma``, ``experiment``."""
+"""The commands that study a coupling: ``gamma``, ``experiment``, ``limits``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kinetophone.cli_make import Device
+from kinetophone.cli_make import Device, Steps
 from kinetophone.cli_shared import given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError
 
@@ -116,3 +116,40 @@ def experiment(
         for one in chosen:
             write(one)
             typer.echo(one.results / "table.md")
+
+
+def limits(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name or folder.", show_default=False)] = "hits",
+    count: Annotated[int, typer.Option(help="Number of prompts, from 4.")] = 256,
+    out: Annotated[
+        Path, typer.Option(help="Folder for NAME-COUNT.json and .md; sets it holds are not made again.")
+    ] = Path("docs/results/limits"),
+    split: Annotated[str, typer.Option(help="Of hits: test to report, val to look.")] = "test",
+    steps: Steps = None,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of the detectors.")] = None,
+) -> None:
+    """Say which part of a bundle limits it: put the truth in for one part at a time."""
+    with user_errors():
+        from kinetophone.data.hits.scene import SPLITS
+        from kinetophone.request import BundleSpec, GenerateRequest, check_writable
+
+        if count < 4:
+            raise RequestError([f"count is {count}; distances need at least 4"])
+        if split not in SPLITS:
+            raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
+        GenerateRequest(prompts=("a",), bundle=bundle, steps=steps).validate()
+        folder = BundleSpec.read(bundle).folder
+        assert folder is not None
+        path = out / f"{Path(bundle).name}-{count}.json"
+        check_writable(path)
+        from kinetophone.pipeline import Kinetophone
+        from kinetophone.study.limits import limits as find_limits
+        from kinetophone.study.limits import markdown
+
+        quiet_libraries()
+        pipe = Kinetophone.from_pretrained(bundle, **given(device=device))
+        found = find_limits(pipe, folder, count, path, split=split, workers=workers, **given(steps=steps))
+        path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+        typer.echo(markdown(found))
+        typer.echo(path)

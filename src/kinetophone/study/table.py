@@ -70,7 +70,7 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
             | {
                 "shuffled": float(np.mean([cell["synchrony"][measure]["shuffled"] for cell in cells])),
                 "by_seed": [cell["synchrony"][measure]["value"] for cell in cells],
-                "difference": _difference(cells, baseline, measure),
+                "difference": difference(cells, baseline, measure),
             }
             for measure in SYNCHRONY
         },
@@ -99,7 +99,7 @@ def _scores(cell: dict[str, Any], measure: str, materials: Sequence[str] | None 
     }
 
 
-def _difference(
+def difference(
     cells: list[dict[str, Any]], baseline: list[dict[str, Any]], measure: str
 ) -> dict[str, Any] | None:
     """Row minus baseline over the seeds that both have."""
@@ -148,17 +148,17 @@ def markdown(table: dict[str, Any]) -> str:
         "|" + "---|" * len(columns),
     ]
     for name, row in table["rows"].items():
-        f1, difference = row["event_f1"], row["event_f1"]["difference"]
+        f1, gain = row["event_f1"], row["event_f1"]["difference"]
         cells = [
             name,
             str(len(row["seeds"])),
-            _with_interval(f1),
-            _range(f1["by_seed"]),
+            with_interval(f1),
+            seed_range(f1["by_seed"]),
             f"{f1['shuffled']:.3f}",
-            "" if difference is None else _with_interval(difference, sign="+"),
+            "" if gain is None else with_interval(gain, sign="+"),
             f"{row['synchrony']['value']:.3f}",
-            *[_with_interval(row["groups"][group]) for group in groups],
-            *[_range(row[key]) for key in distances],
+            *[with_interval(row["groups"][group]) for group in groups],
+            *[seed_range(row[key]) for key in distances],
             f"{row['seen']:.3f}",
             f"{row['heard']:.3f}",
             f"{row['parameters'] / 1e6:.2f} M",
@@ -175,14 +175,14 @@ def markdown(table: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _with_interval(mean: dict[str, Any], sign: str = "") -> str:
+def with_interval(mean: dict[str, Any], sign: str = "") -> str:
     if mean["value"] is None:
         return ""
     low, high = mean["interval"]
     return f"{mean['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def _range(values: list[float]) -> str:
+def seed_range(values: list[float]) -> str:
     low, high = f"{min(values):.3f}", f"{max(values):.3f}"
     return low if low == high else f"{low} to {high}"
 
