@@ -14,7 +14,7 @@ from kinetophone.errors import RequestError
 
 def gamma(
     bundle: Annotated[str, typer.Argument(help="A bundle's name or folder.", show_default=False)],
-    count: Annotated[int, typer.Option(help="Number of clips to measure on, from 2.")] = 64,
+    count: Annotated[int, typer.Option(help="Number of clips to measure on, from 2.")] = 32,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of kinetophone data encode; val clips of hits where not given."),

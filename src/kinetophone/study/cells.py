@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinetophone.auto_gamma import find_gamma, store
+from kinetophone.auto_gamma import find_gamma
 from kinetophone.av import MODALITIES
 from kinetophone.data.hits import FPS, SAMPLE_RATE, HitsClip, make_clip
 from kinetophone.data.shards import write_json
@@ -19,13 +20,13 @@ from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
 from kinetophone.metrics.hits import NAMES
 from kinetophone.metrics.quality import distances, material_agreement
-from kinetophone.study.experiment import NOISE_SEEDS_APART, Cell, merged, write_recipe
+from kinetophone.study.experiment import NOISE_SEEDS_APART, RUNS, Cell, fingerprint, merged, write_recipe
 from kinetophone.training.checkpoints import revision
 
 if TYPE_CHECKING:
     from kinetophone.bundle import Bundle
 
-AUTO_GAMMA_CLIPS = 64
+AUTO_GAMMA_CLIPS = 32
 
 
 def check_recipes(cell: Cell) -> None:
@@ -98,7 +99,7 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
     sampling, experiment = dict(cell.sampling), cell.experiment
     pipe = Kinetophone.from_pretrained(folder, device=device)
     if sampling.get("gamma") == "auto":
-        sampling["gamma"] = _auto_gamma(pipe, folder)
+        sampling["gamma"] = auto_gamma(pipe, folder)
     true = true_clips(experiment.split, experiment.prompts, pipe.spec.size)
     judges = str(experiment.bundle_folder)
     reference = reference_events(experiment.split, experiment.prompts, pipe.spec.size, judges, workers)
@@ -195,14 +196,14 @@ def as_clip(clip: HitsClip) -> Clip:
     return Clip(video=clip.video, fps=FPS, audio=clip.audio, sample_rate=SAMPLE_RATE)
 
 
-def _auto_gamma(pipe: Bundle, folder: Path) -> float:
-    """The bundle's automatic γ, found and kept where it has none."""
-    if pipe.spec.auto_gamma is not None:
-        return pipe.spec.auto_gamma
-    choice, _, results = find_gamma(pipe, AUTO_GAMMA_CLIPS)
-    write_json(results, folder / "gamma.json")
-    store(folder, choice.gamma)
-    return choice.gamma
+def auto_gamma(pipe: Bundle, folder: Path) -> float:
+    """The automatic γ of the weights in ``folder``; found once, and kept among the runs."""
+    path = RUNS / f"gamma-{fingerprint(folder, coupling=True)}.json"
+    if not path.is_file():
+        _, _, results = find_gamma(pipe, AUTO_GAMMA_CLIPS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(results, path)
+    return float(json.loads(path.read_text())["choice"]["gamma"])
 
 
 def _write_recipe(cell: Cell, number: int, device: str | None = None) -> Path:
