@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kinetophone.metrics.compare import Comparison
     from kinetophone.metrics.evaluate import Report
     from kinetophone.metrics.features import Extractor
-    from kinetophone.metrics.generated import Agreement, GeneratedReport
+    from kinetophone.metrics.generated import Agreement, GeneratedReport, Task
     from kinetophone.metrics.quality import Quality
 
 
@@ -56,6 +56,13 @@ def evaluate(
     generate_count: Annotated[
         int | None, typer.Option("--generate", help="Instead, generate clips from this many hits prompts.")
     ] = None,
+    task: Annotated[
+        Literal["both", "sound", "picture", "extend"],
+        typer.Option(
+            help="With --generate: both from the text, the sound of true pictures, the picture of true "
+            "sounds, or what follows the first 1.5 s of true clips."
+        ),
+    ] = "both",
     split: Annotated[
         str, typer.Option(help="Prompts of --generate: val to choose by, test to report.")
     ] = "test",
@@ -105,7 +112,7 @@ def evaluate(
                 guidance_sync=guidance_sync,
             )
             for name, made in _evaluate_generated(
-                generate_count, split, bundle, device, uncoupled, keep, seed, workers, options
+                generate_count, task, split, bundle, device, uncoupled, keep, seed, workers, options
             ).items():
                 _print_report(name, made.synchrony)
                 _print_materials(made.materials)
@@ -253,6 +260,7 @@ def _evaluate_folder(
 
 def _evaluate_generated(
     count: int,
+    task: Task,
     split: str,
     bundle: str,
     device: str | None,
@@ -279,6 +287,7 @@ def _evaluate_generated(
         pipe,
         spec.folder,
         count,
+        task=task,
         split=split,
         size=spec.size,
         uncoupled=uncoupled,
@@ -304,20 +313,12 @@ def _print_report(name: str, report: Report) -> None:
     table = Table(title=f"{name}: {report.clips} clips, scored: {rates}; tolerance one frame, 95 % intervals")
     for column in ("measure", "value", "interval", "shuffled", "its range", "above", "its interval", "n"):
         table.add_column(column, justify="left" if column == "measure" else "right")
-    for measure, row in report.metrics.items():
+    against_truth = {f"{name} (against truth)": row for name, row in report.detectors.items()}
+    for measure, row in {**report.metrics, **against_truth}.items():
         cells = (
-            row.value,
-            row.interval,
-            row.shuffled,
-            row.shuffled_range,
-            row.above,
-            row.above_interval,
-            row.n,
-        )
+            row.value, row.interval, row.shuffled, row.shuffled_range, row.above, row.above_interval, row.n
+        )  # fmt: skip
         table.add_row(measure, *map(_cell, cells))
-    for measure, mean in report.detectors.items():
-        cells = (mean.value, mean.interval, None, None, None, None, mean.n)
-        table.add_row(f"{measure} (against truth)", *map(_cell, cells))
     if report.lag is not None:
         cells = (report.lag.value, report.lag.interval, None, None, None, None, report.lag.n)
         table.add_row("lag of the sound, s", *map(_cell, cells))

@@ -23,6 +23,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from kinetophone.av import AV
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.media.write import check_suffix
@@ -285,7 +286,7 @@ class GenerateRequest:
         snr_offset: Instead of gamma, see :func:`kinetophone.joint.clocks.snr_grids`.
         guidance_audio: Classifier-free guidance of the sound, at least 0.
         guidance_video: The same of the picture.
-        guidance_sync: Cross-modal guidance, at least 0.
+        guidance_sync: Cross-modal guidance, of both or of each, at least 0.
         seed: Of the first clip, at least 0.
         output: File to write.
     """
@@ -299,7 +300,7 @@ class GenerateRequest:
     snr_offset: float | None = None
     guidance_audio: float | None = None
     guidance_video: float | None = None
-    guidance_sync: float | None = None
+    guidance_sync: float | AV[float] | None = None
     seed: int = 0
     output: str | os.PathLike[str] | None = None
 
@@ -353,10 +354,14 @@ class GenerateRequest:
             problems.append(f"snr-offset is {self.snr_offset:g}; it must be finite (0 matches both)")
         if self.snr_offset is not None and self.gamma is not None:
             problems.append("give gamma or snr-offset, not both")
-        for name in ("guidance_audio", "guidance_video", "guidance_sync"):
-            value = getattr(self, name)
+        sync = self.guidance_sync
+        syncs = (sync.audio, sync.video) if isinstance(sync, AV) else (sync,)
+        for option, value in (
+            ("guidance-audio", self.guidance_audio),
+            ("guidance-video", self.guidance_video),
+            *(("guidance-sync", scale) for scale in syncs),
+        ):
             if value is not None and not (math.isfinite(value) and value >= 0):
-                option = name.replace("_", "-")
                 problems.append(
                     f"{option} is {value:g}; it must be at least 0 (1 leaves the prediction as it is)"
                 )

@@ -20,7 +20,15 @@ from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
 from kinetophone.metrics.hits import NAMES
 from kinetophone.metrics.quality import distances, material_agreement
-from kinetophone.study.experiment import NOISE_SEEDS_APART, RUNS, Cell, fingerprint, merged, write_recipe
+from kinetophone.study.experiment import (
+    NOISE_SEEDS_APART,
+    RUNS,
+    Cell,
+    as_options,
+    fingerprint,
+    merged,
+    write_recipe,
+)
 from kinetophone.training.checkpoints import revision
 
 if TYPE_CHECKING:
@@ -106,7 +114,7 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
     prompts = [clip.caption for clip in true]
     coupled = sampling.get("coupled", True)
     parameters = trainable(load_coupling(folder, torch.float32)) if coupled else 0
-    clips = pipe(prompts, seed=cell.seed * NOISE_SEEDS_APART, progress=True, **sampling)
+    clips = pipe(prompts, seed=cell.seed * NOISE_SEEDS_APART, progress=True, **as_options(sampling))
     found = {
         "row": cell.row,
         "seed": cell.seed,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.request import BundleSpec, GenerateRequest
 from kinetophone.sampling.settings import SamplingOptions
@@ -230,6 +231,7 @@ def _problems(experiment: Experiment) -> list[str]:
         problems += [f"'rows.{name}': unknown option of sampling '{key}'" for key in unknown]
         if row.train and not experiment.train:
             problems.append(f"'rows.{name}.train': the experiment names no recipe to change")
+        options = as_options(options)
         numbers = {k: v for k, v in options.items() if k not in ("negative_prompt", "coupled", *unknown)}
         if numbers.get("gamma") == "auto":
             del numbers["gamma"]  # found when the cell is made
@@ -258,6 +260,12 @@ def write_recipe(raw: dict[str, Any], path: Path) -> Path:
     except ValueError as error:
         raise RequestError([str(error)]) from error
     return path
+
+
+def as_options(sampling: dict[str, Any]) -> dict[str, Any]:
+    """Options of sampling as a YAML has them, as the pipeline takes them: one scale for each is a pair."""
+    sync = sampling.get("guidance_sync")
+    return {**sampling, "guidance_sync": AV(**sync)} if isinstance(sync, dict) else dict(sampling)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -157,13 +157,13 @@ class CouplingStage:
     ) -> AV[Tensor]:
         """Levels of what the connectors read.
 
-        Anywhere, or where the sampler would be when the *other* U-Net is at its ``t`` under some γ around the
-        default.
+        Anywhere, or where the sampler would be when the *other* U-Net is at its ``t`` under some γ between
+        0.37 and 2.7: either modality may lead.
         """
         batch = len(t.audio)
         if rng.random() >= self.recipe.options.aligned_share:
             return AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
-        gamma = DEFAULT_GAMMA * float(np.exp(rng.uniform(-0.5, 0.5)))
+        gamma = float(np.exp(rng.uniform(-1, 1)))
         as_levels = AV(audio=t.video / T_MAX, video=t.audio / T_MAX)
         local = AV(audio=as_levels.audio ** (1 / gamma), video=as_levels.video**gamma)
         return local.map(lambda u: (u * T_MAX).long().clamp(0, T_MAX - 1))
