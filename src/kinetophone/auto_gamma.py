@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.data.domains import domain as domain_of
 from kinetophone.errors import RequestError
 from kinetophone.progress import track
 from kinetophone.sampling.guidance import guided
@@ -27,21 +28,22 @@ if TYPE_CHECKING:
 _AT_ONCE = 8
 
 
-def map_bundle(bundle: Bundle, clips: int, data: Path | None = None) -> InformationMap:
+def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str = "hits") -> InformationMap:
     """The map of a bundle's coupling, without guidance.
 
     Args:
         bundle: loaded.
         clips: how many clips it is measured on.
         data: a folder that ``kinetophone data encode`` wrote for the same bases; clips of the val split of
-            ``hits`` where not given.
+            ``domain`` where not given.
+        domain: a procedural one.
 
     Raises:
         RequestError: if the folder holds fewer clips.
     """
     parts, first = [], 0
     batches = -(-clips // _AT_ONCE)
-    for captions, clean in track(_batches(bundle, clips, data), batches, "measuring the map"):
+    for captions, clean in track(_batches(bundle, clips, data, domain), batches, "measuring the map"):
         text: AV[Tensor] = bundle.bases.map(lambda base, texts=captions: base.encode_prompt(texts))
         parts.append(
             measure(
@@ -57,7 +59,9 @@ def map_bundle(bundle: Bundle, clips: int, data: Path | None = None) -> Informat
     return InformationMap.joined(parts)
 
 
-def _batches(bundle: Bundle, clips: int, data: Path | None) -> Iterator[tuple[list[str], AV[Tensor]]]:
+def _batches(
+    bundle: Bundle, clips: int, data: Path | None, domain: str
+) -> Iterator[tuple[list[str], AV[Tensor]]]:
     """Captions and clean latents, a few clips at a time."""
     if data is not None:
         from kinetophone.data.encode import load_encoded
@@ -73,8 +77,7 @@ def _batches(bundle: Bundle, clips: int, data: Path | None) -> Iterator[tuple[li
                 latents.map(lambda source, i=index: torch.from_numpy(source[i]).float().to(bundle.device)),
             )
         return
-    from kinetophone.data.hits import make_clip
-
+    make_clip = domain_of(domain).make_clip
     for start in range(0, clips, _AT_ONCE):
         made = [make_clip("val", i, bundle.spec.size) for i in range(start, min(start + _AT_ONCE, clips))]
         sound = torch.from_numpy(np.stack([clip.audio for clip in made]))
@@ -86,10 +89,10 @@ def _batches(bundle: Bundle, clips: int, data: Path | None) -> Iterator[tuple[li
 
 
 def find_gamma(
-    bundle: Bundle, clips: int, data: Path | None = None
+    bundle: Bundle, clips: int, data: Path | None = None, domain: str = "hits"
 ) -> tuple[GammaChoice, InformationMap, dict[str, Any]]:
     """The choice, the map it is from, and both as plain numbers for JSON."""
-    found = map_bundle(bundle, clips, data)
+    found = map_bundle(bundle, clips, data, domain)
     choice = choose_gamma(found, bundle.schedules)
     return choice, found, {"choice": asdict(choice), "map": found.to_dict()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,8 +17,11 @@ def gamma(
     count: Annotated[int, typer.Option(help="Number of clips to measure on, from 2.")] = 32,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of kinetophone data encode; val clips of hits where not given."),
+        typer.Option(help="Folder of kinetophone data encode; val clips of a domain where not given."),
     ] = None,
+    domain: Annotated[
+        Literal["hits", "bows"], typer.Option(help="Procedural clips to measure on, without --data.")
+    ] = "hits",
     keep: Annotated[
         bool, typer.Option("--store", help="Write it into the bundle's kinetophone.json, for γ auto.")
     ] = False,
@@ -42,7 +45,9 @@ def gamma(
         from kinetophone.data.shards import write_json
 
         quiet_libraries()
-        choice, _, results = find_gamma(Loaded.from_pretrained(bundle, **given(device=device)), count, data)
+        choice, _, results = find_gamma(
+            Loaded.from_pretrained(bundle, **given(device=device)), count, data, domain
+        )
         typer.echo(f"{choice.clips} clips; nats gained by sound, by picture, and behind the best")
         for row in zip(choice.gammas, choice.nats.audio, choice.nats.video, choice.behind,
                        choice.behind_error, strict=True):  # fmt: skip
@@ -94,6 +99,7 @@ def experiment(
                     [f"{one.name} has no row {', '.join(unknown)}; it has {', '.join(one.rows)}"]
                 )
         from kinetophone.study.cells import check_recipes, make
+        from kinetophone.study.measures import MAIN
         from kinetophone.study.table import write
 
         quiet_libraries()
@@ -110,8 +116,9 @@ def experiment(
                 typer.echo(f"{where}: left for another time")
                 continue
             typer.echo(f"{where}: making it")
-            found = make(cell, device=device, workers=workers)["synchrony"]["event_f1"]
-            typer.echo(f"{where}: event F1 {found['value']:.3f}, shuffled {found['shuffled']:.3f}")
+            measure = MAIN[cell.experiment.domain]
+            found = make(cell, device=device, workers=workers)["synchrony"][measure]
+            typer.echo(f"{where}: {measure} {found['value']:.3f}, shuffled {found['shuffled']:.3f}")
             write(cell.experiment)
         for one in chosen:
             write(one)

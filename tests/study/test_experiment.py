@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from kinetophone.cli import app
 from kinetophone.errors import RequestError
-from kinetophone.study import table
+from kinetophone.study import measures, table
 from kinetophone.study.experiment import Experiment, Row, load_experiment, merged
 
 ROOT = Path(__file__).parents[2]
@@ -154,16 +154,19 @@ def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(here: Path) 
     assert not (here / "docs").exists()
 
 
+MEASURES = ("event_f1", "synchrony")
+
+
 def result_of(row: str, seed: int, scores: list[float]) -> dict[str, Any]:
     clips = [
         {"clip": i, "material": "metal" if i % 2 else "wood", "seen": "metal", "heard": "wood"}
-        | dict.fromkeys(table.SYNCHRONY, score)
+        | dict.fromkeys(MEASURES, score)
         for i, score in enumerate(scores)
     ]
     mean = {"value": float(np.mean(scores)), "shuffled": 0.1, "above": 0.0, "n": len(scores)}
     return {
         "row": row, "seed": seed, "sampling": {"gamma": 1.5}, "parameters": 10, "unscored": 0,
-        "synchrony": dict.fromkeys(table.SYNCHRONY, mean), "clips": clips,
+        "synchrony": dict.fromkeys(MEASURES, mean), "clips": clips,
         "distances": {"hits-FVD": {"frechet": 2.0 + seed, "kernel": 0.1}},
     }  # fmt: skip
 
@@ -193,3 +196,14 @@ def test_differences_are_paired_by_prompt_and_seed() -> None:
     text = table.markdown(found)
     assert "+0.100 (+0.100 to +0.100)" in text
     assert "| 2.000 to 3.000 |" in text
+
+
+def test_clips_of_bows_are_measured_by_their_curves() -> None:
+    true = [measures.as_clip(clip) for clip in measures.true_clips("bows", "val", 4, 64)]
+    found = measures.measured(true, "bows", "val", "no judges")
+    assert found["synchrony"]["sustained"]["value"] > 0.9
+    assert found["synchrony"]["sustained"]["value"] - found["synchrony"]["sustained"]["shuffled"] > 0.5
+    experiment = Experiment(name="x", question="?", baseline="one", rows={"one": Row()}, domain="bows")
+    about = {"row": "one", "seed": 0, "sampling": {}, "parameters": 10}
+    text = table.markdown(table.summary(experiment, {"one": [about | found]}))
+    assert "| row | seeds | sustained |" in text

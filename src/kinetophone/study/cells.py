@@ -5,21 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinetophone.auto_gamma import find_gamma
 from kinetophone.av import MODALITIES
-from kinetophone.data.hits import FPS, SAMPLE_RATE, HitsClip, make_clip
 from kinetophone.data.shards import write_json
-from kinetophone.media.clip import Clip
-from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
-from kinetophone.metrics.features import Extractor
-from kinetophone.metrics.hits import NAMES
-from kinetophone.metrics.quality import distances, material_agreement
 from kinetophone.study.experiment import (
     NOISE_SEEDS_APART,
     RUNS,
@@ -29,6 +21,7 @@ from kinetophone.study.experiment import (
     merged,
     write_recipe,
 )
+from kinetophone.study.measures import measured, true_clips
 from kinetophone.training.checkpoints import revision
 
 if TYPE_CHECKING:
@@ -107,10 +100,9 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
     sampling, experiment = dict(cell.sampling), cell.experiment
     pipe = Kinetophone.from_pretrained(folder, device=device)
     if sampling.get("gamma") == "auto":
-        sampling["gamma"] = auto_gamma(pipe, folder)
-    true = true_clips(experiment.split, experiment.prompts, pipe.spec.size)
+        sampling["gamma"] = auto_gamma(pipe, folder, experiment.domain)
+    true = true_clips(experiment.domain, experiment.split, experiment.prompts, pipe.spec.size)
     judges = str(experiment.bundle_folder)
-    reference = reference_events(experiment.split, experiment.prompts, pipe.spec.size, judges, workers)
     prompts = [clip.caption for clip in true]
     coupled = sampling.get("coupled", True)
     parameters = trainable(load_coupling(folder, torch.float32)) if coupled else 0
@@ -126,89 +118,18 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
         "revision": revision(),
         "torch": torch.__version__,
         "machine": f"{platform.processor() or platform.machine()}, {pipe.device}",
-        **measured(clips, true, reference, judges, workers),
+        **measured(clips, experiment.domain, experiment.split, judges, workers),
     }
     cell.path.parent.mkdir(parents=True, exist_ok=True)
     write_json(found, cell.path)
     return found
 
 
-def measured(
-    clips: Sequence[Clip],
-    true: Sequence[HitsClip],
-    reference: Sequence[ClipEvents],
-    judges: str,
-    workers: int | None = None,
-) -> dict[str, Any]:
-    """Synchrony with its control, distances from the true clips, and every clip's own scores.
-
-    Args:
-        clips: one per true clip, in their order.
-        true: the clips whose captions were the prompts.
-        reference: events and features of true clips, see :func:`reference_events`.
-        judges: folder of the bundle whose classifiers judge.
-        workers: processes of the detectors.
-    """
-    found = detect(clips, workers=workers, features=Extractor(hits=judges))
-    report = score(found)
-    scored = [item for item in found if isinstance(item, ClipEvents)]
-    captions = {str(i): clip.caption for i, clip in enumerate(true)}
-    rows = {row["name"]: row for row in report.rows}
-    quality = distances(scored, reference)
-    agreed = material_agreement(scored, captions)
-    return {
-        "prompts": len(clips),
-        "unscored": len(report.unscored),
-        "synchrony": {
-            name: {
-                "value": control.value,
-                "shuffled": control.shuffled,
-                "above": control.above,
-                "n": control.n,
-            }
-            for name, control in report.metrics.items()
-        },
-        "distances": {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in quality.items()},
-        "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
-        "clips": [
-            {
-                "clip": int(item.name),
-                "material": true[int(item.name)].scene.material,
-                **{name: round(float(rows[item.name][name]), 4) for name in METRICS},
-                "seen": NAMES[int(item.features["hits_seen"].argmax())],
-                "heard": NAMES[int(item.features["hits_heard"].argmax())],
-            }
-            for item in scored
-        ],
-    }
-
-
-@lru_cache(maxsize=2)
-def true_clips(split: str, count: int, size: int) -> list[HitsClip]:
-    """The clips whose captions are the prompts."""
-    return [make_clip(split, i, size) for i in range(count)]
-
-
-@lru_cache(maxsize=2)
-def reference_events(
-    split: str, count: int, size: int, judges: str, workers: int | None = None
-) -> tuple[ClipEvents, ...]:
-    """Events and features of the true clips."""
-    clips = [as_clip(clip) for clip in true_clips(split, count, size)]
-    found = detect(clips, workers=workers, features=Extractor(hits=judges))
-    return tuple(item for item in found if isinstance(item, ClipEvents))
-
-
-def as_clip(clip: HitsClip) -> Clip:
-    """A true clip as any other."""
-    return Clip(video=clip.video, fps=FPS, audio=clip.audio, sample_rate=SAMPLE_RATE)
-
-
-def auto_gamma(pipe: Bundle, folder: Path) -> float:
+def auto_gamma(pipe: Bundle, folder: Path, domain: str) -> float:
     """The automatic γ of the weights in ``folder``; found once, and kept among the runs."""
     path = RUNS / f"gamma-{fingerprint(folder, coupling=True)}.json"
     if not path.is_file():
-        _, _, results = find_gamma(pipe, AUTO_GAMMA_CLIPS)
+        _, _, results = find_gamma(pipe, AUTO_GAMMA_CLIPS, domain=domain)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(results, path)
     return float(json.loads(path.read_text())["choice"]["gamma"])

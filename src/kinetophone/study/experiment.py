@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
@@ -63,7 +63,8 @@ class Experiment:
         rows: By name.
         seeds: Of training and of the noise sampled from.
         prompts: Number of prompts, the first of ``split``.
-        split: Of hits.
+        split: Of the domain.
+        domain: "hits" or "bows": where the prompts are from, and how synchrony is measured.
         sampling: Options of all rows.
         along: Option of sampling that a plot has along its axis, if any.
         groups: Sets of materials that the table also gives apart, by name.
@@ -80,6 +81,7 @@ class Experiment:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     prompts: int = positive(256)
     split: str = "test"
+    domain: Literal["hits", "bows"] = "hits"
     sampling: dict[str, Any] = field(default_factory=dict)
     along: str = ""
     groups: dict[str, Any] = field(default_factory=dict)

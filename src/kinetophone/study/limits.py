@@ -21,14 +21,14 @@ from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import log_mel
 from kinetophone.media.read import Picture, Sound
 from kinetophone.progress import track
-from kinetophone.study.cells import as_clip, measured, reference_events, true_clips
 from kinetophone.study.experiment import fingerprint
+from kinetophone.study.measures import MAIN, as_clip, measured, right, true_clips
 from kinetophone.study.table import difference, with_interval
 
 if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
 
-MEASURE = "event_f1"
+MEASURE = MAIN["hits"]
 
 
 @dataclass(frozen=True)
@@ -122,20 +122,19 @@ def limits(
         **sampling: options of sampling.
 
     Returns:
-        ``sets`` by name, as :func:`kinetophone.study.cells.measured` gives them, and ``parts``: how much
+        ``sets`` by name, as :func:`kinetophone.study.measures.measured` gives them, and ``parts``: how much
         event F1 each loses, paired by clip, with a 95 % interval.
     """
     made_of = [fingerprint(bundle, coupling=True), count, split, sampling]
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("made_of") != made_of:
         found = {"made_of": made_of, "sets": {}}
-    true = true_clips(split, count, pipe.spec.size)
-    reference = reference_events(split, count, pipe.spec.size, str(bundle), workers)
+    true = true_clips("hits", split, count, pipe.spec.size)
     for name, make in makers(pipe, **sampling).items():
         if name in found["sets"]:
             continue
         clips = [make(clip, i) for i, clip in enumerate(track(true, count, name))]
-        found["sets"][name] = measured(clips, true, reference, str(bundle), workers)
+        found["sets"][name] = measured(clips, "hits", split, str(bundle), workers)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, path)
     sets = {name: [result | {"seed": 0}] for name, result in found["sets"].items()}
@@ -150,16 +149,13 @@ def markdown(found: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, result in found["sets"].items():
         f1, clips = result["synchrony"][MEASURE], result["clips"]
-        right = {
-            side: np.mean([clip[side] == clip["material"] for clip in clips]) for side in ("seen", "heard")
-        }
         cells = [
             name,
             f"{f1['value']:.3f}",
             f"{f1['shuffled']:.3f}",
             f"{result['synchrony']['synchrony']['value']:.3f}",
             *[f"{result['distances'][key]['frechet']:.2f}" for key in ("hits-FVD", "hits-FAD")],
-            *[f"{share:.3f}" for share in right.values()],
+            *[f"{right(clips, side):.3f}" for side in ("seen", "heard")],
             str(f1["n"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -17,8 +17,9 @@ import numpy as np
 from kinetophone.data.shards import write_json
 from kinetophone.metrics.control import bootstrap_interval
 from kinetophone.study.experiment import RESULTS, Experiment
+from kinetophone.study.measures import MAIN, right
 
-SYNCHRONY = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
+SYNCHRONY = ("event_f1", "contact_f1", "synchrony", "av_align_svg", "sustained")
 MARGIN = "<!-- Written by kinetophone experiment; changes made by hand are lost. -->"
 
 
@@ -39,13 +40,14 @@ def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]])
         if cells:
             rows[name] = _row(cells, results[experiment.baseline] if name != experiment.baseline else [])
             rows[name]["groups"] = {
-                group: _mean(_by_prompt(cells, "event_f1", materials))
+                group: _mean(_by_prompt(cells, MAIN[experiment.domain], materials))
                 for group, materials in experiment.groups.items()
             }
     return {
         "experiment": experiment.name,
         "question": experiment.question,
         "baseline": experiment.baseline,
+        "measure": MAIN[experiment.domain],
         "split": experiment.split,
         "prompts": experiment.prompts,
         "seeds_wanted": experiment.seeds,
@@ -73,10 +75,11 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
                 "difference": difference(cells, baseline, measure),
             }
             for measure in SYNCHRONY
+            if measure in cells[0]["synchrony"]
         },
         **{name: [cell["distances"][name]["frechet"] for cell in cells] for name in names},
         **{
-            side: float(np.mean([clip[side] == clip["material"] for cell in cells for clip in cell["clips"]]))
+            side: right([clip for cell in cells for clip in cell["clips"]], side)
             for side in ("seen", "heard")
         },
     }
@@ -129,18 +132,19 @@ def _mean(by_prompt: np.ndarray) -> dict[str, Any]:
 
 def markdown(table: dict[str, Any]) -> str:
     """The table as a section of ``docs/results.md``."""
-    distances = [key for key in ("hits-FVD", "hits-FAD") if any(key in row for row in table["rows"].values())]
-    groups = sorted({group for row in table["rows"].values() for group in row["groups"]})
+    measure, rows = table["measure"], table["rows"].values()
+    distances = [key for key in ("hits-FVD", "hits-FAD") if any(key in row for row in rows)]
+    groups = sorted({group for row in rows for group in row["groups"]})
     columns = [
-        "row", "seeds", "event F1", "by seed", "shuffled", f"minus {table['baseline']}", "synchrony",
-        *[f"F1, {group}" for group in groups], *distances, "seen", "heard", "parameters",
+        "row", "seeds", measure, "by seed", "shuffled", f"minus {table['baseline']}",
+        *[f"{measure}, {group}" for group in groups], *distances, "seen", "heard", "parameters",
     ]  # fmt: skip
     lines = [
         f"## {table['experiment']}",
         "",
         table["question"],
         "",
-        f"{table['prompts']} prompts of `{table['split']}`, event F1 at one frame, 8 fps; 95 % intervals "
+        f"{table['prompts']} prompts of `{table['split']}`, 8 fps, event F1 at one frame; 95 % intervals "
         "over prompts, range over seeds; differences are paired. Seen and heard: share of clips whose "
         "material is the prompt's (chance 0.2).",
         "",
@@ -148,28 +152,24 @@ def markdown(table: dict[str, Any]) -> str:
         "|" + "---|" * len(columns),
     ]
     for name, row in table["rows"].items():
-        f1, gain = row["event_f1"], row["event_f1"]["difference"]
+        main, gain = row[measure], row[measure]["difference"]
         cells = [
             name,
             str(len(row["seeds"])),
-            with_interval(f1),
-            seed_range(f1["by_seed"]),
-            f"{f1['shuffled']:.3f}",
+            with_interval(main),
+            seed_range(main["by_seed"]),
+            f"{main['shuffled']:.3f}",
             "" if gain is None else with_interval(gain, sign="+"),
-            f"{row['synchrony']['value']:.3f}",
             *[with_interval(row["groups"][group]) for group in groups],
             *[seed_range(row[key]) for key in distances],
-            f"{row['seen']:.3f}",
-            f"{row['heard']:.3f}",
+            *["" if row[side] is None else f"{row[side]:.3f}" for side in ("seen", "heard")],
             f"{row['parameters'] / 1e6:.2f} M",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    if not table["rows"]:
+    if not rows:
         lines.append("| nothing yet |" + " |" * (len(columns) - 1))
     if table["missing"]:
-        absent = "; ".join(
-            f"{name}: {', '.join(map(str, seeds))}" for name, seeds in table["missing"].items()
-        )
+        absent = "; ".join(f"{name}: {', '.join(map(str, of))}" for name, of in table["missing"].items())
         lines += ["", f"**Not made yet**, seeds of {absent}."]
     lines += ["", f"![{table['experiment']}](results/{table['experiment']}/plot.png)", ""]
     return "\n".join(lines)
@@ -188,7 +188,7 @@ def seed_range(values: list[float]) -> str:
 
 
 def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
-    """Event F1 with its shuffled control, and the distances, by row or along an option of sampling."""
+    """Synchrony with its shuffled control, and the distances, by row or along an option of sampling."""
     from matplotlib.figure import Figure
 
     along = experiment.along
@@ -204,14 +204,15 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
     places = [float(row["sampling"][along]) if along else k for k, row in enumerate(rows.values())]
     order = np.argsort(places)
     x, values = np.array(places)[order], [list(rows.values())[i] for i in order]
-    f1 = [row["event_f1"] for row in values]
-    means = np.array([one["value"] for one in f1])
-    ends = np.array([one["interval"] for one in f1]).reshape(-1, 2).T
-    axes[0].errorbar(x, means, np.abs(ends - means), fmt="o-" if along else "o", capsize=3, label="event F1")
-    axes[0].plot(x, [one["shuffled"] for one in f1], "k_", markersize=12, label="shuffled")
-    axes[0].set(ylim=(0, 1), title="event F1, 95 % over prompts")
+    measure = table["measure"]
+    main = [row[measure] for row in values]
+    means = np.array([one["value"] for one in main])
+    ends = np.array([one["interval"] for one in main]).reshape(-1, 2).T
+    axes[0].errorbar(x, means, np.abs(ends - means), fmt="o-" if along else "o", capsize=3, label=measure)
+    axes[0].plot(x, [one["shuffled"] for one in main], "k_", markersize=12, label="shuffled")
+    axes[0].set(ylim=(min(0, means.min(initial=0)), 1), title=f"{measure}, 95 % over prompts")
     for number, (name, row) in enumerate(others.items()):
-        axes[0].axhline(row["event_f1"]["value"], color=f"C{number + 1}", linestyle="--", label=name)
+        axes[0].axhline(row[measure]["value"], color=f"C{number + 1}", linestyle="--", label=name)
     axes[0].legend(fontsize="small")
     for axis, key in zip(axes[1:], distances, strict=True):
         for place, row in zip(x, values, strict=True):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kinetophone.av import AV
 from kinetophone.bases.components import load_network
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.data.domains import DOMAINS
 from kinetophone.data.encode import EncodedClips, load_encoded
 from kinetophone.data.hits import FPS
 from kinetophone.data.latents import LatentArrays, load_latents
@@ -44,6 +45,7 @@ from kinetophone.training.diffusion import (
     noise_loss,
     plain_attention,
     random_timesteps,
+    sample_prompts,
     save_memory,
     standard_normal,
 )
@@ -96,11 +98,11 @@ class CouplingStage:
 
     def _load_latents(self, vaes: AV[Any]) -> LatentArrays:
         data = self.recipe.data
-        if data.source != "hits":
+        if data.source not in DOMAINS:
             encoded = load_encoded(Path(data.source), data.count, vaes)
             self.fps, self.prompts = as_fps(encoded.fps), sorted(encoded.texts)[1 : 1 + len(SAMPLE_PROMPTS)]
             return encoded
-        self.fps, self.prompts = Fraction(FPS), list(SAMPLE_PROMPTS)
+        self.fps, self.prompts = Fraction(FPS), sample_prompts(data.source)
         clips = load_clips(self.recipe)
         latents = load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
         if not data.materials:

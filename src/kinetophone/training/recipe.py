@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kinetophone.data.domains import DOMAINS
 from kinetophone.training.options import (
     CouplingOptions,
     DiffusionOptions,
@@ -63,12 +64,12 @@ class DataConfig:
     """The clips trained on.
 
     Attributes:
-        source: "hits", the procedural clips, or a folder that ``kinetophone data encode`` wrote.
-        count: Take the first so many; needed for hits, all of a folder where not given.
-        split: Of hits.
-        size: Height and width of hits' frames, in pixels; a folder's clips have theirs.
+        source: A procedural domain, "hits" or "bows", or a folder that ``kinetophone data encode`` wrote.
+        count: Take the first so many; needed for a domain, all of a folder where not given.
+        split: Of a domain.
+        size: Height and width of a domain's frames, in pixels; a folder's clips have theirs.
         materials: Of hits, for the coupling and its connectors: take clips of these materials alone.
-        cache: Folder that hits are rendered and encoded into.
+        cache: Folder that a domain's clips are rendered and encoded into.
     """
 
     source: str = "hits"
@@ -232,8 +233,8 @@ def _value(value: Any, hint: Any, limits: typing.Mapping[str, float], where: str
 def _check(recipe: Recipe) -> list[str]:
     """What single fields can't tell."""
     problems, loop = [], recipe.loop
-    if recipe.data.source == "hits" and not recipe.data.count:
-        problems.append("'data.count' is missing: say how many clips of hits to train on")
+    if recipe.data.source in DOMAINS and not recipe.data.count:
+        problems.append(f"'data.count' is missing: say how many clips of {recipe.data.source} to train on")
     if recipe.data.materials:
         from kinetophone.data.hits.scene import MATERIALS
 
@@ -244,8 +245,8 @@ def _check(recipe: Recipe) -> list[str]:
                 "'data.materials' is for hits and the stages connectors and coupling; leave it out"
             )
     if recipe.stage != "coupling":
-        if recipe.data.source != "hits":
-            problems.append(f"'data.source' must be hits for the stage {recipe.stage}")
+        if recipe.data.source not in DOMAINS:
+            problems.append(f"'data.source' must be {' or '.join(DOMAINS)} for the stage {recipe.stage}")
         if recipe.bases != BasesConfig():
             problems.append("'bases' are for the stage coupling; leave them out")
     if not STAGES[recipe.stage].divisible:
