@@ -13,10 +13,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from kinetophone.av import AV
 from kinetophone.cli import app
 from kinetophone.errors import RequestError
+from kinetophone.request import BundleSpec
 from kinetophone.study import measures, table
-from kinetophone.study.experiment import Experiment, Row, load_experiment, merged
+from kinetophone.study.experiment import Experiment, Row, as_options, load_experiment, merged
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes" / "experiments").glob("*.yaml"))
@@ -84,6 +86,24 @@ def test_rows_that_train_alike_share_it(here: Path) -> None:
     assert cells["other connectors", 0].folder(0) != one.folder(0)
     assert cells["other data", 0].recipes[0]["data"] == cells["other data", 0].recipes[1]["data"]
     assert [cell.seed for cell in experiment.cells()] == [0] * 5 + [1] * 5
+    # A seed that is asked for by itself is the same cell.
+    alone = list(dataclasses.replace(experiment, seeds=[1]).cells())
+    assert [cell.key for cell in alone] == [cell.key for cell in experiment.cells() if cell.seed == 1]
+
+
+def test_a_row_is_sampled_as_the_bundle_is_but_for_what_it_says(here: Path) -> None:
+    rows = {
+        "own": {},
+        "clock": {"sampling": {"snr_offset": 1}},
+        "each": {"sampling": {"guidance_sync": {"audio": 1, "video": 3}}},
+    }
+    path = changed(here, rows=rows, baseline="own", sampling={"steps": 2})
+    experiment = load_experiment(path)
+    own, clock, of_each = (experiment.options(row) for row in experiment.rows.values())
+    defaults = BundleSpec.read("hits").defaults
+    assert own == {**defaults, "steps": 2}
+    assert "gamma" not in clock
+    assert as_options(of_each)["guidance_sync"] == AV(audio=1, video=3)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

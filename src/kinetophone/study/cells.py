@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from kinetophone.auto_gamma import find_gamma
 from kinetophone.av import MODALITIES
 from kinetophone.data.shards import write_json
@@ -50,21 +52,28 @@ def train(cell: Cell, device: str | None = None) -> Path:
     for number, raw in enumerate(cell.recipes):
         run = cell.folder(number)
         bundle = run / "bundle"
-        if (run / "trained").exists():
-            continue
         bundle.mkdir(parents=True, exist_ok=True)
-        for name in ("audio", "video", "classifiers"):
-            if (bundle / name).exists():
+        with FileLock(run / "lock"):  # two grids at once may want the same coupling
+            if (run / "trained").exists():
                 continue
-            if name == "video" and raw.get("options", {}).get("train_motion"):  # it is written to
-                shutil.copytree(source / name, bundle / name)
-            else:
-                (bundle / name).symlink_to(source / name, target_is_directory=True)
-        if number and not (bundle / "coupling").exists():
-            start_from(cell.folder(0) / "bundle" / "coupling", raw, bundle)
-        training.run(_write_recipe(cell, number, device), out=run)
-        (run / "trained").touch()
+            moving = raw.get("options", {}).get("train_motion")
+            _link_bases(source, bundle, own_video=bool(moving))
+            if number and not (bundle / "coupling").exists():
+                start_from(cell.folder(0) / "bundle" / "coupling", raw, bundle)
+            training.run(_write_recipe(cell, number, device), out=run)
+            (run / "trained").touch()
     return cell.folder(len(cell.recipes) - 1) / "bundle"
+
+
+def _link_bases(source: Path, bundle: Path, *, own_video: bool) -> None:
+    """Give a cell's bundle the frozen bases; its own copy of the video base where that is trained, too."""
+    for name in ("audio", "video", "classifiers"):
+        if (bundle / name).exists() or not (source / name).is_dir():
+            continue
+        if name == "video" and own_video:
+            shutil.copytree(source / name, bundle / name)
+        else:
+            (bundle / name).symlink_to(source / name, target_is_directory=True)
 
 
 def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:

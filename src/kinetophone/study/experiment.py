@@ -28,6 +28,7 @@ RESULTS = Path("docs/results")
 CONNECTOR_SETTINGS = (
     "connector_input", "connector_channels", "channel_mult", "num_blocks", "feature_norm", "temporal_norm",
 )  # fmt: skip
+CONNECTOR_SEED = 0  # all rows and seeds start from the same connectors
 # Of a seed's prompts: far enough apart that two seeds share no noise.
 NOISE_SEEDS_APART = 100_000
 
@@ -57,15 +58,15 @@ class Experiment:
         model: Settings of the coupling that all rows share.
         train: Recipe of the coupling: the path as ``recipe``, and changes. Without it, all rows sample the
             bundle's own coupling.
-        connectors: Recipe of connectors that couplings start from, in the same form. Trained once, with the
-            first seed, for all rows that do not change it.
+        connectors: Recipe of connectors that couplings start from, in the same form. Trained once, for all
+            seeds and all rows that do not change it.
         baseline: Name of the row that the others are compared with.
         rows: By name.
         seeds: Of training and of the noise sampled from.
         prompts: Number of prompts, the first of ``split``.
         split: Of the domain.
         domain: "hits" or "bows": where the prompts are from, and how synchrony is measured.
-        sampling: Options of all rows.
+        sampling: Options of all rows; the bundle's own hold for what neither they nor a row say.
         along: Option of sampling that a plot has along its axis, if any.
         groups: Sets of materials that the table also gives apart, by name.
     """
@@ -97,7 +98,7 @@ class Experiment:
         whole = fingerprint(self.bundle_folder, coupling=True)
         for seed in self.seeds:
             for name, row in self.rows.items():
-                sampling = {**self.sampling, **row.sampling}
+                sampling = self.options(row)
                 if not self.train or sampling.get("coupled") is False:
                     yield Cell(self, name, seed, sampling, (), whole)
                     continue
@@ -108,8 +109,15 @@ class Experiment:
                     continue
                 shape = {key: value for key, value in model.items() if key in CONNECTOR_SETTINGS}
                 shared = {"model": shape, "data": row.train.get("data", {}), "continued": False}
-                first = _recipe(self.connectors, shared, self.seeds[0])
+                first = _recipe(self.connectors, shared, CONNECTOR_SEED)
                 yield Cell(self, name, seed, sampling, (first, recipe), bases)
+
+    def options(self, row: Row) -> dict[str, Any]:
+        """How a row is sampled: what it says, else the experiment, else the bundle."""
+        chosen = {**BundleSpec.read(self.bundle).defaults, **self.sampling, **row.sampling}
+        if "snr_offset" in chosen:
+            chosen.pop("gamma")
+        return chosen
 
     @property
     def bundle_folder(self) -> Path:
@@ -228,7 +236,7 @@ def _problems(experiment: Experiment) -> list[str]:
     if experiment.connectors and not experiment.train:
         problems.append("'connectors' are for a coupling that is trained; give 'train', too")
     for name, row in experiment.rows.items():
-        options = {**experiment.sampling, **row.sampling}
+        options = experiment.options(row)
         unknown = sorted(options.keys() - SamplingOptions.__annotations__.keys())
         problems += [f"'rows.{name}': unknown option of sampling '{key}'" for key in unknown]
         if row.train and not experiment.train:
