@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from kinetophone.av import AV
 from kinetophone.cli import app
+from kinetophone.data.hits import make_scene
 from kinetophone.errors import RequestError
+from kinetophone.metrics.hits import count_named
 from kinetophone.request import BundleSpec
 from kinetophone.study import measures, table
 from kinetophone.study.experiment import Experiment, Row, as_options, load_experiment, merged
@@ -227,3 +229,20 @@ def test_clips_of_bows_are_measured_by_their_curves() -> None:
     about = {"row": "one", "seed": 0, "sampling": {}, "parameters": 10}
     text = table.markdown(table.summary(experiment, {"one": [about | found]}))
     assert "| row | seeds | sustained |" in text
+
+
+def test_counts_are_of_what_prompts_name() -> None:
+    for split in ("val", "test"):
+        for i in range(200):
+            scene, text = make_scene(split, i)
+            named = count_named(text)
+            assert named in (None, len(scene.strikes)), text
+    texts = {"a drum is hit twice": 2, "hits it 4 times": 4, "three times": 3, "one time": 1, "hits it": None}
+    assert {text: count_named(text) for text in texts} == texts
+    clips = [
+        {"asked": 3, "onsets": 2, "strikes": 4},
+        {"asked": 3, "onsets": 3, "strikes": 5},
+        {"asked": None},
+    ]
+    assert measures.count_right(clips) == 0.5
+    assert measures.count_right([{"asked": None}]) is None

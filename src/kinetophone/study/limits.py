@@ -22,7 +22,7 @@ from kinetophone.media.mel import log_mel
 from kinetophone.media.read import Picture, Sound
 from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint
-from kinetophone.study.measures import MAIN, as_clip, measured, right, true_clips
+from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
 from kinetophone.study.table import difference, with_interval
 
 if TYPE_CHECKING:
@@ -145,7 +145,18 @@ def limits(
 
 def markdown(found: dict[str, Any]) -> str:
     """Both tables, and which part loses most."""
-    columns = ("set", "event F1", "shuffled", "synchrony", "hits-FVD", "hits-FAD", "seen", "heard", "n")
+    columns = (
+        "set",
+        "event F1",
+        "shuffled",
+        "synchrony",
+        "hits-FVD",
+        "hits-FAD",
+        "seen",
+        "heard",
+        "count",
+        "n",
+    )
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, result in found["sets"].items():
         f1, clips = result["synchrony"][MEASURE], result["clips"]
@@ -156,6 +167,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"{result['synchrony']['synchrony']['value']:.3f}",
             *[f"{result['distances'][key]['frechet']:.2f}" for key in ("hits-FVD", "hits-FAD")],
             *[f"{right(clips, side):.3f}" for side in ("seen", "heard")],
+            "" if (count := count_right(clips)) is None else f"{count:.3f}",
             str(f1["n"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -14,7 +14,7 @@ from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, shuffled_control
 from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
-from kinetophone.metrics.hits import NAMES
+from kinetophone.metrics.hits import NAMES, count_named
 from kinetophone.metrics.quality import distances, material_agreement
 from kinetophone.metrics.sustained import correlation, loudness_curve, motion_curve
 
@@ -93,6 +93,9 @@ def _of_hits(
                 **{name: round(float(rows[item.name][name]), 4) for name in METRICS},
                 "seen": NAMES[int(item.features["hits_seen"].argmax())],
                 "heard": NAMES[int(item.features["hits_heard"].argmax())],
+                "asked": count_named(true[int(item.name)].caption),
+                "onsets": len(item.onsets_s),
+                "strikes": len(item.strikes_s),
             }
             for item in scored
         ],
@@ -103,6 +106,16 @@ def right(clips: Sequence[dict[str, Any]], side: str) -> float | None:
     """Share of clips whose material, "seen" or "heard", is the prompt's; None where it is not judged."""
     judged = [clip[side] == clip["material"] for clip in clips if side in clip]
     return float(np.mean(judged)) if judged else None
+
+
+def count_right(clips: Sequence[dict[str, Any]]) -> float | None:
+    """Share of clips whose prompt names a number of strikes and that have it, within 1, seen and heard."""
+    asked = [clip for clip in clips if clip.get("asked") is not None]
+    if not asked:
+        return None
+    return float(
+        np.mean([all(abs(clip[key] - clip["asked"]) <= 1 for key in ("onsets", "strikes")) for clip in asked])
+    )
 
 
 def _plain(control: Control) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from kinetophone.data.shards import write_json
 from kinetophone.metrics.control import bootstrap_interval
 from kinetophone.study.experiment import RESULTS, Experiment
-from kinetophone.study.measures import MAIN, right
+from kinetophone.study.measures import MAIN, count_right, right
 
 SYNCHRONY = ("event_f1", "contact_f1", "synchrony", "av_align_svg", "sustained")
 MARGIN = "<!-- Written by kinetophone experiment; changes made by hand are lost. -->"
@@ -62,6 +62,7 @@ def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]])
 
 def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
     names = cells[0]["distances"].keys()
+    clips = [clip for cell in cells for clip in cell["clips"]]
     return {
         "seeds": [cell["seed"] for cell in cells],
         "parameters": cells[0]["parameters"],
@@ -78,10 +79,9 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
             if measure in cells[0]["synchrony"]
         },
         **{name: [cell["distances"][name]["frechet"] for cell in cells] for name in names},
-        **{
-            side: right([clip for cell in cells for clip in cell["clips"]], side)
-            for side in ("seen", "heard")
-        },
+        "seen": right(clips, "seen"),
+        "heard": right(clips, "heard"),
+        "count": count_right(clips),
     }
 
 
@@ -137,7 +137,8 @@ def markdown(table: dict[str, Any]) -> str:
     groups = sorted({group for row in rows for group in row["groups"]})
     columns = [
         "row", "seeds", measure, "by seed", "shuffled", f"minus {table['baseline']}",
-        *[f"{measure}, {group}" for group in groups], *distances, "seen", "heard", "parameters",
+        *[f"{measure}, {group}" for group in groups], *distances, "seen", "heard", "count",
+        "parameters",
     ]  # fmt: skip
     lines = [
         f"## {table['experiment']}",
@@ -146,7 +147,8 @@ def markdown(table: dict[str, Any]) -> str:
         "",
         f"{table['prompts']} prompts of `{table['split']}`, 8 fps, event F1 at one frame; 95 % intervals "
         "over prompts, range over seeds; differences are paired. Seen and heard: share of clips whose "
-        "material is the prompt's (chance 0.2).",
+        "material is the prompt's (chance 0.2). Count: of the prompts that name a number of strikes, the "
+        "share whose clip has it, within 1, seen and heard.",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
@@ -162,7 +164,7 @@ def markdown(table: dict[str, Any]) -> str:
             "" if gain is None else with_interval(gain, sign="+"),
             *[with_interval(row["groups"][group]) for group in groups],
             *[seed_range(row[key]) for key in distances],
-            *["" if row[side] is None else f"{row[side]:.3f}" for side in ("seen", "heard")],
+            *["" if row[key] is None else f"{row[key]:.3f}" for key in ("seen", "heard", "count")],
             f"{row['parameters'] / 1e6:.2f} M",
         ]
         lines.append("| " + " | ".join(cells) + " |")
