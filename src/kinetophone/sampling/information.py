@@ -14,7 +14,7 @@ errors are then a gradient: arXiv cs/0412108), so the difference between two γ 
 information a coupling gets across on the one path.
 
 Why not gain over the coupling switched off: inserted blocks also improve their U-Net by themselves, whatever
-the other modality is. That part is on the map too (``adapted``), and says nothing about γ.
+the other modality is (on the map: alone against coupled to pure noise). That says nothing about γ.
 
 Shape legend: N clips, n noise levels; index ``[clip, own level, level of the other]``.
 """
@@ -63,11 +63,6 @@ class InformationMap:
     def gain(self) -> AV[np.ndarray]:
         """Error that knowing the other takes away, against its being pure noise, (N, n, n)."""
         return self.coupled.map(lambda coupled: coupled[:, :, -1:] - coupled)
-
-    @property
-    def adapted(self) -> AV[np.ndarray]:
-        """Error that the inserted blocks take away while the other is pure noise, (N, n)."""
-        return self.alone.map(lambda alone, coupled: alone - coupled[:, :, -1], self.coupled)
 
     def to_dict(self) -> dict[str, Any]:
         """Means over clips, ready for JSON."""
