@@ -138,6 +138,8 @@ def test_generate_several_with_sheets(
         ("a bowl", ["--guidance-video", -1], "guidance-video is -1; it must be at least 0"),
         ("a bowl", ["--steps", 0], "steps is 0; it must be 1 to 1000"),
         ("a bowl", ["--gamma", 0], "gamma is 0; it must be above 0"),
+        ("a bowl", ["--gamma", "auto"], "bundle '.*' has no automatic γ; find it with: kinetophone gamma"),
+        ("a bowl", ["--gamma", "fast"], "gamma is 'fast'; it must be a number above 0, or auto"),
         ("a bowl", ["--count", 0], "count is 0; it must be at least 1"),
     ],
 )

@@ -51,6 +51,14 @@ def test_the_coupling_changes_both_modalities(pipe):
     assert np.abs(joint.audio - apart.audio).max() > 1e-3
 
 
+def test_clocks_by_log_snr_are_others_than_those_by_gamma(pipe):
+    matched, ahead, adjusted = (
+        pipe(PROMPTS[0], steps=3, **clock)[0].audio for clock in ({"snr_offset": 0}, {"snr_offset": 2}, {})
+    )
+    assert np.abs(matched - ahead).max() > 1e-3
+    assert np.abs(matched - adjusted).max() > 1e-3
+
+
 def test_the_networks_learn_nothing_while_sampling(pipe):
     assert not any(p.requires_grad for p in pipe.model.parameters())
 

@@ -14,6 +14,7 @@ from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.media import ClipTime
 from kinetophone.request import BundleSpec, GenerateRequest, available_bundles, check_output
+from kinetophone.sampling.settings import Settings
 
 CONFIG = {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16_000, "anything": "else"}
 
@@ -53,6 +54,10 @@ def test_a_plain_request_gets_the_bundles_time(bundle: Path) -> None:
         ({"steps": 1001}, "steps is 1001; it must be 1 to 1000"),
         ({"gamma": 0.0}, "gamma is 0; it must be above 0"),
         ({"gamma": float("inf")}, "gamma is inf; it must be above 0"),
+        ({"gamma": "best"}, "gamma is 'best'; it must be a number above 0, or auto"),
+        ({"gamma": "auto"}, "bundle '.*' has no automatic γ; find it with: kinetophone gamma "),
+        ({"snr_offset": float("nan")}, "snr-offset is nan; it must be finite"),
+        ({"snr_offset": 0.0, "gamma": 1.5}, "give gamma or snr-offset, not both"),
         ({"guidance_sync": AV(audio=2.0, video=-1.0)}, "guidance-sync is -1; it must be at least 0"),
         ({"guidance_audio": -1.0}, "guidance-audio is -1; it must be at least 0"),
         ({"guidance_video": -0.5}, r"guidance-video is -0\.5; it must be at least 0"),
@@ -128,6 +133,15 @@ def test_a_bundle_can_allow_more_lengths_and_rates(tmp_path: Path) -> None:
         spec.time(2.5)
     with pytest.raises(RequestError, match=r"fps is 30; .* makes clips at 8, 12\.5 fps"):
         spec.time(fps=30)
+
+
+def test_gamma_auto_is_the_bundles_own(tmp_path: Path) -> None:
+    spec = BundleSpec.read(write_bundle(tmp_path / "b", auto_gamma=0.8))
+    assert (spec.gamma("auto"), spec.gamma(2)) == (0.8, 2.0)
+    GenerateRequest(prompts=("a",), bundle=spec, gamma="auto").validate()
+    assert Settings.of(spec, {"gamma": "auto"}).gamma == 0.8
+    spec.write(tmp_path / "b")
+    assert BundleSpec.read(tmp_path / "b").auto_gamma == 0.8
 
 
 def test_outputs_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

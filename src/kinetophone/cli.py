@@ -13,8 +13,9 @@ import typer
 from kinetophone import __version__, cli_data
 from kinetophone.cli_make import extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
-from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
-from kinetophone.errors import RequestError, UserError
+from kinetophone.cli_shared import given, quiet_libraries, user_errors
+from kinetophone.cli_study import experiment, gamma, limits
+from kinetophone.errors import UserError
 
 app = typer.Typer(
     help="Sounding video: picture and sound generated together, in sync.",
@@ -26,7 +27,7 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
-for command in (generate, sound, picture, extend, evaluate, compare):
+for command in (generate, sound, picture, extend, evaluate, compare, gamma, experiment, limits):
     app.command()(command)
 
 
@@ -129,26 +130,7 @@ def reference(
         typer.echo(convert_reference(source, out, allow_pickle=allow_pickle, **bases))
 
 
-@data.command()
-def hits(
-    out: Annotated[Path, typer.Option(help="Folder for the clips, captions.csv and events.json.")],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    count: Annotated[int, typer.Option(help="Number of clips.")] = 100,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
-) -> None:
-    """Write clips of the procedural data set: a tool strikes things, with exact strike times."""
-    with user_errors():
-        check_at_least_one("count", count)
-        if size < 32 or size % 8:
-            raise RequestError([f"size is {size}; it must be a multiple of 8 and at least 32, such as 64"])
-        from kinetophone.data.hits import SPLITS
-        from kinetophone.data.hits.write import write_split
-
-        if split not in SPLITS:
-            raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
-        write_split(split, count, out, size)
-        typer.echo(out)
-
-
+data.command()(user_errors()(cli_data.hits))
+data.command()(user_errors()(cli_data.bows))
 data.command()(user_errors()(cli_data.prepare))
 data.command()(user_errors()(cli_data.encode))

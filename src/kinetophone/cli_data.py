@@ -1,4 +1,8 @@
-"""``kinetophone data prepare`` and ``data encode``: from a folder of videos to what a coupling trains on."""
+"""The commands under ``kinetophone data``.
+
+``hits`` and ``bows`` write clips of the procedural domains; ``prepare`` and ``encode`` lead from a folder of
+videos to what a coupling trains on.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,37 @@ from typing import Annotated
 
 import typer
 
+from kinetophone.cli_shared import check_at_least_one
 from kinetophone.data.sources import Layout
 from kinetophone.errors import RequestError
+
+Out = Annotated[Path, typer.Option(help="Folder for the clips, captions.csv and events.json.")]
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+Count = Annotated[int, typer.Option(help="Number of clips.")]
+Size = Annotated[int, typer.Option(help="Height and width in pixels.")]
+
+
+def hits(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
+    """Write clips of the procedural data set: a tool strikes things, with exact strike times."""
+    _write("hits", out, split, count, size)
+
+
+def bows(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
+    """Write clips of the second one: a bow is drawn over a string, with the exact curve of its speed."""
+    _write("bows", out, split, count, size)
+
+
+def _write(domain: str, out: Path, split: str, count: int, size: int) -> None:
+    check_at_least_one("count", count)
+    if size < 32 or size % 8:
+        raise RequestError([f"size is {size}; it must be a multiple of 8 and at least 32, such as 64"])
+    from kinetophone.data import bows, hits
+    from kinetophone.data.hits.write import write_split
+
+    if split not in hits.SPLITS:
+        raise RequestError([f"split is '{split}'; it must be one of {', '.join(hits.SPLITS)}"])
+    write_split(split, count, out, size, (hits if domain == "hits" else bows).make_clip)
+    typer.echo(out)
 
 
 def prepare(

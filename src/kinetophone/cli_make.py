@@ -23,9 +23,23 @@ Output = Annotated[
 Bundle = Annotated[str, typer.Option(help="Model: a bundle's name, folder or Hub id.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same clip.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; more is slower and finer.")]
+
+
+def _gamma(text: str) -> float | str:
+    """A number as one; anything else is the request's to refuse."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 Gamma = Annotated[
-    float | None,
-    typer.Option(help="Timestep adjustment between sound and picture; 1 is none."),
+    Any,
+    typer.Option(
+        parser=_gamma,
+        metavar="FLOAT|auto",
+        help="Timestep adjustment between sound and picture; 1 is none, auto the bundle's own.",
+    ),
 ]
 GuidanceAudio = Annotated[
     float | None, typer.Option(help="How closely the sound follows the prompt; 1 is no guidance.")

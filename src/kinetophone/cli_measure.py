@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinetophone.cli_make import GuidanceAudio, GuidanceSync, GuidanceVideo
+from kinetophone.cli_make import Gamma, GuidanceAudio, GuidanceSync, GuidanceVideo
 from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError
 
@@ -68,7 +68,7 @@ def evaluate(
     ] = "test",
     bundle: Annotated[str, typer.Option(help="Model for --generate and classifiers for hits.")] = "hits",
     steps: Annotated[int | None, typer.Option(help="Sampling steps for --generate.")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Timestep adjustment for --generate.")] = None,
+    gamma: Gamma = None,
     guidance_audio: GuidanceAudio = None,
     guidance_video: GuidanceVideo = None,
     guidance_sync: GuidanceSync = None,

@@ -23,7 +23,7 @@ from torch import Tensor
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bundle import Bundle
 from kinetophone.errors import RequestError
-from kinetophone.joint.clocks import local_grids
+from kinetophone.joint.clocks import local_grids, snr_grids
 from kinetophone.keep import Stretches, check_stretches, kept_frames, kept_latents, spliced
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import HOP
@@ -322,7 +322,10 @@ class Kinetophone(Bundle):
             for window in windows
         ]
         schedulers = self.bases.map(lambda base: base.scheduler)
-        grids = local_grids(schedulers, settings.steps, settings.gamma, self.spec.sampling)
+        if settings.snr_offset is None:
+            grids = local_grids(schedulers, settings.steps, settings.gamma, self.spec.sampling)
+        else:
+            grids = snr_grids(schedulers, settings.steps, settings.snr_offset)
         noise = initial_noise(shapes, seeds, device=self.device)
         return sample_joint(windowed(windows, predicts), noise, grids, self.schedules, callback, given)
 

@@ -71,6 +71,7 @@ class BundleSpec:
         max_frames: Longest length.
         frame_step: Lengths are ``min_frames`` plus a multiple of this.
         sampling: "trailing" or "reference": spacing of the timesteps and where sampling ends.
+        auto_gamma: What γ "auto" is, from ``kinetophone gamma``; None where that was not run.
         defaults: ``steps``, ``gamma``, the three guidance scales and ``negative_prompt``.
         bases: Arguments that load the "audio" and the "video" base; empty where they are in the folder.
     """
@@ -86,6 +87,7 @@ class BundleSpec:
     max_frames: int
     frame_step: int = 1
     sampling: Literal["trailing", "reference"] = "trailing"
+    auto_gamma: float | None = None
     defaults: dict[str, Any] = field(default_factory=lambda: dict(PUBLISHED_DEFAULTS))
     bases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -113,6 +115,7 @@ class BundleSpec:
                 max_frames=int(config.get("max_frames", frames)),
                 frame_step=int(config.get("frame_step", 1)),
                 sampling=_one_of(config.get("sampling", "trailing"), ("trailing", "reference")),
+                auto_gamma=None if config.get("auto_gamma") is None else float(config["auto_gamma"]),
                 defaults={**PUBLISHED_DEFAULTS, **config.get("defaults", {})},
                 bases=dict(config.get("bases", {})),
             )
@@ -128,9 +131,24 @@ class BundleSpec:
             del settings[key]
         settings["fps"] = _plain(self.fps)
         settings["fps_choices"] = [_plain(choice) for choice in self.fps_choices]
-        if not self.bases:
-            del settings["bases"]
+        for key in ("auto_gamma", "bases"):
+            if not settings[key]:
+                del settings[key]
         (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def gamma(self, asked: float | Literal["auto"]) -> float:
+        """The γ that is meant: a number as it is, "auto" as this bundle's own.
+
+        Raises:
+            RequestError: "auto" is asked for and the bundle has none.
+        """
+        if asked != "auto":
+            return float(asked)
+        if self.auto_gamma is None:
+            raise RequestError(
+                [f"bundle '{self.name}' has no automatic γ; find it with: kinetophone gamma {self.name}"]
+            )
+        return self.auto_gamma
 
     def time(self, seconds: float | Fraction | None = None, fps: float | Fraction | None = None) -> ClipTime:
         """The time of a clip of ``seconds`` at ``fps``; the trained length and rate where not given.
@@ -264,7 +282,8 @@ class GenerateRequest:
         seconds: Length in seconds.
         fps: Frames per second.
         steps: Number of sampling steps, 1 to 1000.
-        gamma: Timestep adjustment, above 0; 1 keeps both clocks equal.
+        gamma: Timestep adjustment, above 0; 1 keeps both clocks equal; "auto" is the bundle's own.
+        snr_offset: Instead of gamma, see :func:`kinetophone.joint.clocks.snr_grids`.
         guidance_audio: Classifier-free guidance of the sound, at least 0.
         guidance_video: The same of the picture.
         guidance_sync: Cross-modal guidance, of both or of each, at least 0.
@@ -277,7 +296,8 @@ class GenerateRequest:
     seconds: float | Fraction | None = None
     fps: float | Fraction | None = None
     steps: int | None = None
-    gamma: float | None = None
+    gamma: float | Literal["auto"] | None = None
+    snr_offset: float | None = None
     guidance_audio: float | None = None
     guidance_video: float | None = None
     guidance_sync: float | AV[float] | None = None
@@ -297,6 +317,8 @@ class GenerateRequest:
         time = None
         try:
             spec = self.bundle if isinstance(self.bundle, BundleSpec) else BundleSpec.read(self.bundle)
+            if self.gamma == "auto":
+                spec.gamma("auto")
             time = spec.time(self.seconds, self.fps)
         except RequestError as error:
             problems += error.problems
@@ -323,8 +345,15 @@ class GenerateRequest:
         problems = []
         if self.steps is not None and not 1 <= self.steps <= _MOST_STEPS:
             problems.append(f"steps is {self.steps}; it must be 1 to {_MOST_STEPS}")
-        if self.gamma is not None and not (math.isfinite(self.gamma) and self.gamma > 0):
+        gamma: Any = self.gamma
+        if isinstance(gamma, str) and gamma != "auto":
+            problems.append(f"gamma is '{gamma}'; it must be a number above 0, or auto")
+        elif not (gamma is None or gamma == "auto" or (math.isfinite(gamma) and gamma > 0)):
             problems.append(f"gamma is {self.gamma:g}; it must be above 0 (1 keeps both clocks equal)")
+        if self.snr_offset is not None and not math.isfinite(self.snr_offset):
+            problems.append(f"snr-offset is {self.snr_offset:g}; it must be finite (0 matches both)")
+        if self.snr_offset is not None and self.gamma is not None:
+            problems.append("give gamma or snr-offset, not both")
         sync = self.guidance_sync
         syncs = (sync.audio, sync.video) if isinstance(sync, AV) else (sync,)
         for option, value in (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +12,9 @@ from torch import nn
 from kinetophone.joint.attention import SelfAttention
 from kinetophone.joint.cmc_pe import CMCPEBlock, ConditionedSelfAttention
 from kinetophone.joint.cross_attention import CrossAttentionBlock
+from kinetophone.joint.timed_attention import TimedCrossAttentionBlock, rotated, step_times
 
-BLOCKS = (CMCPEBlock, CrossAttentionBlock)
+BLOCKS = (CMCPEBlock, partial(CMCPEBlock, window=1), CrossAttentionBlock, TimedCrossAttentionBlock)
 
 
 @pytest.fixture(autouse=True)
@@ -18,21 +22,21 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def feature_of(block: type[nn.Module], batch: int, steps: int = 4) -> torch.Tensor:
-    return torch.randn(batch, 24, steps) if block is CMCPEBlock else torch.randn(batch, 1, 24)
+def feature_of(block: Callable[..., nn.Module], batch: int, steps: int = 4) -> torch.Tensor:
+    return torch.randn(batch, 1, 24) if block is CrossAttentionBlock else torch.randn(batch, 24, steps)
 
 
 @pytest.mark.parametrize("make", BLOCKS)
 @pytest.mark.parametrize(("shape", "frames"), [((2, 32, 6, 3), None), ((2 * 5, 32, 3, 2), 5)])
 def test_a_fresh_block_is_the_identity(
-    make: type[nn.Module], shape: tuple[int, ...], frames: int | None
+    make: Callable[..., nn.Module], shape: tuple[int, ...], frames: int | None
 ) -> None:
     x = torch.randn(shape)
     assert torch.equal(make(32, 24, 8)(x, feature_of(make, 2), frames), x)
 
 
 @pytest.mark.parametrize("make", BLOCKS)
-def test_memory_format_and_batch_do_not_matter(make: type[nn.Module]) -> None:
+def test_memory_format_and_batch_do_not_matter(make: Callable[..., nn.Module]) -> None:
     block, x, feature = make(32, 24, 8), torch.randn(2 * 5, 32, 3, 2), feature_of(make, 2)
     nn.init.normal_(block.proj_out.weight)
     expected = block(x, feature, 5)
@@ -61,14 +65,39 @@ def test_encoding_holds_each_feature_step() -> None:
     assert not torch.allclose(encoding[:, 2], encoding[:, 3])
 
 
-def test_cmc_pe_can_tell_when_and_cross_attention_cannot() -> None:
-    x = torch.randn(2 * 4, 32, 2, 2)
-    for make, timed in ((CMCPEBlock, True), (CrossAttentionBlock, False)):
-        block = make(32, 24, 8)
-        nn.init.normal_(block.proj_out.weight)
-        same_frames = x[:1].expand(8, -1, -1, -1)  # nothing in the map itself tells the frames apart
-        out = block(same_frames, feature_of(make, 2), 4).unflatten(0, (2, 4))
-        assert torch.allclose(out[:, 0], out[:, 3], atol=1e-5) != timed
+@pytest.mark.parametrize("make", BLOCKS)
+def test_who_can_tell_when(make: Callable[..., nn.Module]) -> None:
+    block, x = make(32, 24, 8), torch.randn(1, 32, 2, 2)
+    nn.init.normal_(block.proj_out.weight)
+    same_frames = x.expand(8, -1, -1, -1)  # nothing in the map itself tells the frames apart
+    out = block(same_frames, feature_of(make, 2), 4).unflatten(0, (2, 4))
+    assert torch.allclose(out[:, 0], out[:, 3], atol=1e-5) == (make is CrossAttentionBlock)
+
+
+def test_an_encoding_is_made_of_its_window_alone() -> None:
+    for window in (0, 1, 2):
+        attention = ConditionedSelfAttention(32, 24, 8, window)
+        attention.norm = nn.Identity()  # its statistics are of the whole clip
+        feature = torch.randn(1, 24, 9)
+        changed = feature.clone()
+        changed[..., 4] += 1
+        moved = (attention.encoding(changed, 9) - attention.encoding(feature, 9)).abs().amax(2)[0] > 0
+        assert moved.tolist() == [abs(step - 4) <= window for step in range(9)]
+
+
+def test_a_window_makes_a_block_no_larger() -> None:
+    sizes = [sum(p.numel() for p in CMCPEBlock(64, 48, 8, window).parameters()) for window in range(4)]
+    assert max(sizes) / min(sizes) < 1.02
+
+
+def test_rotations_depend_on_differences_of_time_alone() -> None:
+    q, k = torch.randn(2, 1, 8)
+    times = torch.tensor([0.5])
+    at = [float(rotated(q, times + shift) @ rotated(k, times + shift + 0.3).T) for shift in (0.0, 1.7, 3.1)]
+    assert at == pytest.approx([at[0]] * 3, abs=1e-5)
+    assert step_times(4, 16, q).tolist() == [0.25, 0.75, 1.25, 1.75]
+    # Steps of two rates are on one axis: a frame's middle is the middle of the two steps that fill it.
+    torch.testing.assert_close(step_times(12, 6, q).reshape(6, 2).mean(1), step_times(6, 6, q))
 
 
 def test_single_token_attention_has_no_use_for_queries_and_keys() -> None:

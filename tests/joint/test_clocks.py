@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kinetophone.av import AV
 from kinetophone.errors import UserError
 from kinetophone.joint import reference
-from kinetophone.joint.clocks import T_MAX, local_grids, local_times
+from kinetophone.joint.clocks import T_MAX, local_grids, local_times, log_snr_of, snr_grids
 
 SCHEDULERS = reference.schedulers()
 gammas = st.floats(0.1, 10)
@@ -99,3 +99,46 @@ def test_unknown_spacing_and_other_clocks() -> None:
     short = AV(audio=DDIMScheduler(num_train_timesteps=100), video=SCHEDULERS.video)
     with pytest.raises(ValueError, match="audio scheduler has num_train_timesteps 100"):
         local_grids(short, 4)
+
+
+def matching_gamma(t_audio: int) -> float | None:
+    """γ that makes both equally noisy at a time of the sound; None where the picture is never so noisy."""
+    log_snr = SCHEDULERS.map(log_snr_of)
+    wanted = log_snr.audio[t_audio]
+    if wanted < log_snr.video[-1]:
+        return None
+    t_video = np.interp(wanted, log_snr.video[::-1], np.arange(T_MAX)[::-1])
+    return math.log(t_video / T_MAX) / math.log(t_audio / T_MAX)
+
+
+def test_what_gamma_would_match_the_published_schedules() -> None:
+    for t_audio in (50, 100, 200, 300):
+        assert 0.87 < matching_gamma(t_audio) < 0.925
+    expected = {500: 0.86, 700: 0.67, 850: 0.12}
+    assert {t: round(matching_gamma(t), 2) for t in expected} == expected
+    assert matching_gamma(862) is not None
+    assert matching_gamma(865) is None
+
+
+@given(steps=st.integers(1, T_MAX), offset=st.floats(-20, 20))
+def test_snr_grids_start_at_the_top_and_fall_strictly(steps: int, offset: float) -> None:
+    grids = snr_grids(SCHEDULERS, steps, offset)
+    for grid in (grids.audio, grids.video):
+        assert len(grid) == steps
+        assert grid[0] == T_MAX - 1
+        assert grid[-1] >= 0
+        assert (grid.diff() < 0).all()
+
+
+@pytest.mark.parametrize("offset", [-1.0, 0.0, 1.5])
+def test_snr_grids_keep_their_offset_where_both_schedules_reach(offset: float) -> None:
+    grids, log_snr = snr_grids(SCHEDULERS, 25, offset), SCHEDULERS.map(log_snr_of)
+    found = log_snr.video[grids.video] - log_snr.audio[grids.audio]
+    both = (grids.audio < 850) & (grids.video < 950) & (grids.audio > 60) & (grids.video > 60)
+    assert both.sum() > 15
+    assert found[both] == pytest.approx(np.full(int(both.sum()), offset), abs=0.05)
+
+
+def test_an_offset_must_be_finite() -> None:
+    with pytest.raises(UserError, match="the offset of log SNR is inf: it must be finite"):
+        snr_grids(SCHEDULERS, 25, math.inf)

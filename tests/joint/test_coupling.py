@@ -11,9 +11,11 @@ import torch
 
 from kinetophone.av import AV
 from kinetophone.bases import published
+from kinetophone.bundle import load_coupling
 from kinetophone.errors import RequestError
-from kinetophone.joint.coupling import Coupling
+from kinetophone.joint.coupling import Coupling, matched_ff_mult, trainable
 from kinetophone.joint.model import JointModel
+from kinetophone.request import BUNDLES
 
 
 def test_sites_are_where_the_flags_say(unets: AV[Any], fresh: Callable[..., Coupling]) -> None:
@@ -40,7 +42,33 @@ def test_the_published_size() -> None:
     assert round(sum(p.numel() for p in baseline.parameters() if not p.requires_grad) / 1e6, 1) == 19.6
 
 
-@pytest.mark.parametrize("coupling", ["cmc_pe", "cross_attention"])
+COMPARED = ("cross_attention", "timed_cross_attention")
+
+
+@pytest.mark.parametrize("coupling", COMPARED)
+def test_couplings_can_be_made_equally_large(
+    coupling: str, unets: AV[Any], fresh: Callable[..., Coupling]
+) -> None:
+    settings = {"connector_channels": 32, "channel_mult": [2], "num_blocks": [1], "head_dim": 16}
+    like = fresh(unets)
+    mult = matched_ff_mult(unets, like, coupling=coupling, **settings)
+    assert trainable(fresh(unets, coupling=coupling, ff_mult=mult)) == pytest.approx(
+        trainable(like), rel=0.02
+    )
+    with pytest.raises(RequestError, match=r"with ff_mult 1 this coupling has .* parameters, more than the"):
+        matched_ff_mult(unets, like, coupling=coupling, **settings | {"connector_channels": 512})
+
+
+def test_a_window_adds_no_parameters(unets: AV[Any], fresh: Callable[..., Coupling]) -> None:
+    assert trainable(fresh(unets, window=2)) == pytest.approx(trainable(fresh(unets)), rel=0.02)
+
+
+def test_the_shipped_coupling_is_what_it_was() -> None:
+    coupling = load_coupling(BUNDLES / "hits", torch.float32)
+    assert (coupling.config.window, coupling.config.ff_mult) == (0, 4.0)
+
+
+@pytest.mark.parametrize("coupling", ["cmc_pe", *COMPARED])
 def test_save_and_load_is_bit_identical(
     coupling: str, unets: AV[Any], inputs: Any, trained: Callable[..., JointModel], tmp_path: Path
 ) -> None:
@@ -54,8 +82,8 @@ def test_save_and_load_is_bit_identical(
     saved = model.coupling.state_dict()
     assert list(loaded.state_dict()) == list(saved)
     assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
-    trainable = [[p.requires_grad for p in c.parameters()] for c in (model.coupling, loaded)]
-    assert trainable[0] == trainable[1]
+    learns = [[p.requires_grad for p in c.parameters()] for c in (model.coupling, loaded)]
+    assert learns[0] == learns[1]
     with torch.no_grad():
         outputs = []
         for one in (model, JointModel(unets, loaded)):
@@ -113,6 +141,14 @@ def test_self_conditioning_is_read_only_by_x_pred(
         ({"head_dim": 0}, "head_dim is 0"),
         ({"channel_mult": [1, 2]}, r"channel_mult \[1, 2\] and num_blocks \[1\] must have one entry per"),
         ({"num_blocks": [0]}, "must be positive"),
+        ({"window": -1}, "window is -1: it must be 0 or more"),
+        ({"ff_mult": 8.0}, "ff_mult is 8.0, which the coupling 'cmc_pe' does not have"),
+        (
+            {"coupling": "cross_attention", "window": 1},
+            "window is 1, which the coupling 'cross_attention' does",
+        ),
+        ({"coupling": "cross_attention", "ff_mult": 0.0}, "ff_mult is 0.0: it must be positive"),
+        ({"coupling": "timed_cross_attention", "head_dim": 1}, "head_dim is 1: rotary times turn pairs"),
     ],
 )
 def test_impossible_settings_are_explained(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kinetophone.av import AV
+from kinetophone.data.hits import make_scene
 from kinetophone.request import BUNDLES
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import DataConfig, LoopConfig, Recipe
@@ -24,11 +25,11 @@ def make(tmp_path_factory):
     root = tmp_path_factory.mktemp("coupling")
     shutil.copytree(BUNDLES / "hits", root / "bundle")
 
-    def build(options, size=32, **loop):
+    def build(options, size=32, materials=(), **loop):
         recipe = Recipe(
             stage="coupling",
             name="tiny",
-            data=DataConfig(count=4, size=size, cache=str(root / "cache")),
+            data=DataConfig(count=4, size=size, materials=list(materials), cache=str(root / "cache")),
             loop=LoopConfig(steps=1, batch_size=4, lr=1e-3, threads=1, **loop),
             bundle=str(root / "bundle"),
             continued=True,
@@ -90,6 +91,37 @@ def test_a_given_modality_is_read_clean_and_carries_no_loss(make, monkeypatch):
     assert seen["timesteps"].audio.tolist() == [0] * 4
     index, _ = stage.latents.draw(np.random.default_rng(0), 4)
     torch.testing.assert_close(seen["latents"].audio, torch.from_numpy(stage.latents.audio[index]).float())
+
+
+def test_estimates_are_made_where_the_option_says(make, monkeypatch):
+    levels = {}
+    for place in ("connector", "unet"):
+        stage = make(CouplingOptions(self_conditioning=1.0, estimate_at=place))
+        calls = levels.setdefault(place, [])
+        features = stage.model.features
+
+        def spy(latents, timesteps, x0_hat, features=features, calls=calls):
+            calls.append((timesteps.audio.tolist(), x0_hat is not None))
+            return features(latents, timesteps, x0_hat)
+
+        monkeypatch.setattr(stage.model, "features", spy)
+        with torch.no_grad():
+            loss(stage)
+    (first, _), (own, estimated) = levels["connector"]
+    assert first == own
+    assert estimated
+    (first, _), (again, _) = levels["unet"]
+    assert first != again == own
+
+
+def test_only_clips_of_the_materials_asked_for_are_drawn(make):
+    every, some = make(CouplingOptions()), make(CouplingOptions(), materials=["wood", "drum"])
+    scenes = [make_scene("train", i)[0].material for i in range(4)]
+    kept = [i for i, material in enumerate(scenes) if material in ("wood", "drum")]
+    assert 0 < len(kept) < 4
+    assert len(some.latents) == len(kept)
+    np.testing.assert_array_equal(some.latents.audio, every.latents.audio[kept])
+    assert some.latents.captions == [every.latents.captions[i] for i in kept]
 
 
 def test_what_is_given_is_never_both(make):

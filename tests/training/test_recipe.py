@@ -59,7 +59,18 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
         (HEAD.format("clip-text"), r"'options\.length' is missing"),
         (HEAD.format("audio") + "options: [a]", "'options' must hold keys and values"),
         (HEAD.format("audoi"), "did you mean 'audio'"),
-        (LOOP.format("vocoder", "accumulate: 2"), "is for the stages image, motion, audio, coupling"),
+        (
+            HEAD.format("coupling").replace("4}", "4, materials: [stone]}", 1),
+            r"'data\.materials': stone is none of metal, wood, glass, drum, cloth",
+        ),
+        (
+            HEAD.format("audio").replace("4}", "4, materials: [wood]}", 1),
+            r"'data\.materials' is for hits and the stages connectors and coupling; leave it out",
+        ),
+        (
+            LOOP.format("vocoder", "accumulate: 2"),
+            "is for the stages image, motion, audio, connectors, coupling",
+        ),
         (LOOP.format("audio", "accumulate: 3"), "batch_size' 4 is no multiple of 'loop.accumulate' 3"),
         (LOOP.format("audio", "precision: half"), "must be float32 or bfloat16 or float16, got 'half'"),
         (LOOP.format("audio", "warmup: -1"), r"'loop\.warmup' must be 0 or more, got -1"),

@@ -101,3 +101,16 @@ def test_only_the_coupling_is_trained_in_the_coupling_stage(bundle):
         for p in unet.parameters()
     )
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage.coupling.parameters())
+
+
+def test_recipes_train_on_bows_too(tmp_path):
+    for name in ("video-autoencoder", "audio-autoencoder", "clip-text", "image"):
+        recipe = shrunk(name, tmp_path)
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source="bows"))
+        stage = build_stage(recipe)
+        train(stage, dataclasses.replace(recipe.loop, sample_every=0), tmp_path / "runs" / name)
+    captions = stage.latents.captions
+    assert all("bow" in text for of_clip in captions for text in of_clip)
+    assert len(stage.latents.strikes_s[0]) % 2 == 0  # starts and stops
+    cached = {path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()}
+    assert cached == {"bows"}

@@ -1,4 +1,4 @@
-"""Rendered ``hits`` clips as memory-mapped arrays: what the base models' trainings read.
+"""Rendered clips of a procedural domain as memory-mapped arrays: what the base models' trainings read.
 
 A folder holds ``video.npy`` uint8 (N, 32, S, S, 3), ``mel.npy`` float16 (N, 400, 64), ``audio.npy`` int16
 (N, 64000) and ``scenes.json`` (captions, strike times, attributes). Rendering is resumed where it stopped.
@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from kinetophone.data.hits import FRAMES, SAMPLE_RATE, SECONDS, make_clip
+from kinetophone.data.domains import domain as domain_of
+from kinetophone.data.domains import moments_s
+from kinetophone.data.hits import FRAMES, SAMPLE_RATE, SECONDS
 from kinetophone.progress import track
 
 MEL_FRAMES = 400
@@ -26,20 +28,27 @@ _CHUNK = 50
 
 @dataclass(frozen=True)
 class ClipArrays:
-    """Clips of one split, index i being clip i of ``hits``."""
+    """Clips of one split, index i being clip i of the domain."""
 
     video: np.ndarray
     mel: np.ndarray
     audio: np.ndarray
     scenes: list[dict[str, Any]]
+    domain: str = "hits"
 
     def __len__(self) -> int:
         return len(self.scenes)
 
+    def moments_s(self, index: int) -> list[float]:
+        """When something happens in a clip, which trainings look at more often."""
+        return moments_s(self.scenes[index])
 
-def load_hits(folder: Path, split: str, count: int, size: int = 64, workers: int | None = None) -> ClipArrays:
+
+def load_rendered(
+    domain: str, folder: Path, split: str, count: int, size: int = 64, workers: int | None = None
+) -> ClipArrays:
     """Render the first ``count`` clips of ``split`` into ``folder`` unless they are there, and map them."""
-    root = Path(folder) / f"hits-{split}-{size}-{count}"
+    root = Path(folder) / f"{domain}-{split}-{size}-{count}"
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "video": ((count, FRAMES, size, size, 3), np.uint8),
         "mel": ((count, MEL_FRAMES, 64), np.float16),
@@ -51,7 +60,7 @@ def load_hits(folder: Path, split: str, count: int, size: int = 64, workers: int
             np.lib.format.open_memmap(root / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
     starts = [s for s in range(0, count, _CHUNK) if not (root / f"scenes-{s}.json").exists()]
     if starts:
-        render = partial(_render_chunk, root, split, count, size)
+        render = partial(_render_chunk, domain, root, split, count, size)
         with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
             for _ in track(pool.map(render, starts), len(starts), f"rendering {split} clips"):
                 pass
@@ -61,10 +70,10 @@ def load_hits(folder: Path, split: str, count: int, size: int = 64, workers: int
         for s in json.loads((root / f"scenes-{start}.json").read_text())
     ]
     maps = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in shapes}
-    return ClipArrays(**maps, scenes=scenes)
+    return ClipArrays(**maps, scenes=scenes, domain=domain)
 
 
-def _render_chunk(root: Path, split: str, count: int, size: int, start: int) -> None:
+def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, start: int) -> None:
     import cv2
     import torch
 
@@ -75,7 +84,7 @@ def _render_chunk(root: Path, split: str, count: int, size: int, start: int) -> 
     video, mel, audio = (np.load(root / f"{name}.npy", mmap_mode="r+") for name in ("video", "mel", "audio"))
     scenes = []
     for i in range(start, min(start + _CHUNK, count)):
-        clip = make_clip(split, i, size)
+        clip = domain_of(domain).make_clip(split, i, size)
         video[i] = clip.video
         audio[i] = np.round(clip.audio * 32767)
         mel[i] = log_mel(torch.from_numpy(clip.audio)[None])[0].numpy()

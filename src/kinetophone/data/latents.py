@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinetophone.av import AV, MODALITIES
 from kinetophone.data.arrays import ClipArrays
-from kinetophone.data.hits.captions import caption
-from kinetophone.data.hits.scene import sample_scene, scene_rng
+from kinetophone.data.domains import domain
 from kinetophone.progress import track
 
 CAPTIONS_PER_CLIP = 4
@@ -30,7 +30,7 @@ class LatentArrays:
     video: Any  # NumPy arrays, or what gives such for an array of indices
     audio: Any
     captions: list[list[str]]
-    strikes_s: list[list[float]]
+    strikes_s: list[list[float]]  # or whatever else happens in a clip
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -41,22 +41,30 @@ class LatentArrays:
         texts = [self.captions[i][int(rng.integers(len(self.captions[i])))] for i in index]
         return index, texts
 
+    def only(self, index: list[int]) -> LatentArrays:
+        """The clips of ``index`` alone."""
+        return LatentArrays(
+            self.video[index],
+            self.audio[index],
+            [self.captions[i] for i in index],
+            [self.strikes_s[i] for i in index],
+        )
 
-def captions_of(split: str, index: int) -> list[str]:
-    """The clip's own caption, then others of the same scene."""
-    rng = scene_rng(split, index)
-    scene = sample_scene(rng)
-    return [caption(scene, rng) for _ in range(CAPTIONS_PER_CLIP)]
 
-
-def load_captions(split: str, count: int, folder: Path) -> list[list[str]]:
-    """The captions of the first ``count`` clips of a split, kept in ``folder`` once they were made."""
-    path = folder / f"captions-{split}-{count}.json"
+def load_captions(clips: ClipArrays, split: str, folder: Path) -> list[list[str]]:
+    """Captions of each clip, its own first, kept in ``folder`` once they were made."""
+    path = folder / f"{_prefix(clips)}captions-{split}-{len(clips)}.json"
     if not path.exists():
+        captions_of = domain(clips.domain).captions_of
         part = path.with_suffix(".part")
-        part.write_text(json.dumps([captions_of(split, i) for i in range(count)]))
+        part.write_text(json.dumps([captions_of(split, i, CAPTIONS_PER_CLIP) for i in range(len(clips))]))
         part.replace(path)
     return json.loads(path.read_text())
+
+
+def _prefix(clips: ClipArrays) -> str:
+    """Of files in a cache that domains share."""
+    return "" if clips.domain == "hits" else f"{clips.domain}-"
 
 
 def fingerprint(vae: Any) -> str:
@@ -80,17 +88,17 @@ def load_latents(
     """
     folder.mkdir(parents=True, exist_ok=True)
     empty = np.zeros((len(clips), 0), np.float16)
-    video = empty if video_vae is None else _encode(video_vae, clips.video, folder, "video", split)
-    audio = empty if audio_vae is None else _encode(audio_vae, clips.mel, folder, "audio", split)
-    return LatentArrays(
-        video, audio, load_captions(split, len(clips), folder), [s["strikes_s"] for s in clips.scenes]
-    )
+    places = AV(*(folder / f"{_prefix(clips)}latents-{name}-{split}-{len(clips)}" for name in MODALITIES))
+    video = empty if video_vae is None else _encode(video_vae, clips.video, places.video, "video")
+    audio = empty if audio_vae is None else _encode(audio_vae, clips.mel, places.audio, "audio")
+    moments = [clips.moments_s(i) for i in range(len(clips))]
+    return LatentArrays(video, audio, load_captions(clips, split, folder), moments)
 
 
-def _encode(vae: Any, source: np.ndarray, folder: Path, name: str, split: str) -> np.ndarray:
+def _encode(vae: Any, source: np.ndarray, place: Path, name: str) -> np.ndarray:
     from kinetophone.bases.components import encode_latents
 
-    path = folder / f"latents-{name}-{split}-{len(source)}-{fingerprint(vae)}.npy"
+    path = place.with_name(f"{place.name}-{fingerprint(vae)}.npy")
     if not path.exists():
         vae = vae.eval().to(memory_format=torch.channels_last)
         parts = []

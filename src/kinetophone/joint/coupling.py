@@ -26,8 +26,15 @@ from kinetophone.errors import RequestError
 from kinetophone.joint.cmc_pe import CMCPEBlock
 from kinetophone.joint.connectors import FRAME_SHIFT_GROUPS, AudioConnector, NormAxis, VideoConnector
 from kinetophone.joint.cross_attention import CrossAttentionBlock
+from kinetophone.joint.timed_attention import TimedCrossAttentionBlock
 
-BLOCKS = {"cmc_pe": CMCPEBlock, "cross_attention": CrossAttentionBlock}
+# The block of each coupling, and the setting of its own that it takes.
+BLOCKS: dict[str, tuple[type[nn.Module], str]] = {
+    "cmc_pe": (CMCPEBlock, "window"),
+    "cross_attention": (CrossAttentionBlock, "ff_mult"),
+    "timed_cross_attention": (TimedCrossAttentionBlock, "ff_mult"),
+}
+OWN_DEFAULTS = {"window": 0, "ff_mult": 4.0}
 CONNECTOR_INPUTS = ("x_pred", "x_cur")
 NORM_AXES = ("time", "channel")
 
@@ -78,7 +85,8 @@ class Coupling(ModelMixin, ConfigMixin):
         video_widths: ``block_out_channels`` of the video U-Net.
         audio_with_connector: per level of the audio U-Net, whether its blocks are conditioned.
         video_with_connector: per level of the video U-Net, whether its blocks are conditioned.
-        coupling: "cmc_pe" (the method) or "cross_attention" (the CoDi-style baseline).
+        coupling: "cmc_pe" (the method), "cross_attention" (the CoDi-style baseline: one token), or
+            "timed_cross_attention" (to the whole time series, with rotary times).
         connector_input: "x_pred", the noisy latent and the last clean estimate, or "x_cur", the latent alone.
         connector_channels: feature channels K.
         channel_mult: width of each connector level, in units of the first width of its U-Net.
@@ -89,6 +97,9 @@ class Coupling(ModelMixin, ConfigMixin):
             always normalised over its channels.
         temporal_norm: axis of the statistics in the video connector's temporal attention; "time" as in the
             published checkpoint.
+        window: of CMC-PE: feature steps before and after that an encoding is made of.
+        ff_mult: of the cross-attentions: inner width of the blocks' feed-forward, in units of their width.
+            How to make them as large as a CMC-PE coupling is: :func:`matched_ff_mult`.
 
     Raises:
         RequestError: if settings contradict one another, with all contradictions.
@@ -114,6 +125,8 @@ class Coupling(ModelMixin, ConfigMixin):
         head_dim: int = 8,
         feature_norm: NormAxis = "channel",
         temporal_norm: NormAxis = "channel",
+        window: int = 0,
+        ff_mult: float = 4.0,
     ) -> None:
         super().__init__()
         problems = self._problems()
@@ -121,6 +134,8 @@ class Coupling(ModelMixin, ConfigMixin):
             raise RequestError(problems)
         self.gradient_checkpointing = False
         inputs = 2 if connector_input == "x_pred" else 1
+        make_block, own = BLOCKS[coupling]
+        own_setting: dict[str, Any] = {own: self.config[own]}
         # In the order of the published parameter list.
         for modality, widths, flags in (
             ("video", video_widths, video_with_connector),
@@ -128,7 +143,7 @@ class Coupling(ModelMixin, ConfigMixin):
         ):
             stages = {"down": nn.ModuleDict(), "up": nn.ModuleDict()}
             for site in sites_of(modality, widths, flags):
-                block = BLOCKS[coupling](site.channels, connector_channels, head_dim)
+                block = make_block(site.channels, connector_channels, head_dim, **own_setting)
                 stages[site.stage][str(site.index)] = nn.ModuleList([block])
             self.add_module(f"connector_in_{modality}", nn.ModuleList(stages.values()))
         self.connector_out_video = VideoConnector(
@@ -192,7 +207,7 @@ class Coupling(ModelMixin, ConfigMixin):
             x0_hat: estimates of the clean latents, as the latents; None is zeros. Unused with "x_cur".
 
         Returns:
-            CMC-PE: time series (B, K, T'). Cross-attention: one token (B, 1, K).
+            Time series (B, K, T'); for "cross_attention" one token (B, 1, K).
         """
         inputs = latents
         if self.config.connector_input == "x_pred":
@@ -269,6 +284,19 @@ class Coupling(ModelMixin, ConfigMixin):
         for key, allowed in choices.items():
             if config[key] not in allowed:
                 problems.append(f"{key} is {config[key]!r}, not one of {', '.join(map(repr, allowed))}")
+        for key, default in OWN_DEFAULTS.items():
+            if config[key] < 0 or (key == "ff_mult" and not config[key]):
+                problems.append(
+                    f"{key} is {config[key]}: it must be {'0 or more' if not default else 'positive'}"
+                )
+            elif config[key] != default and BLOCKS.get(config.coupling, (None, key))[1] != key:
+                problems.append(
+                    f"{key} is {config[key]}, which the coupling {config.coupling!r} does not have"
+                )
+        if config.coupling == "timed_cross_attention" and config.head_dim % 2:
+            problems.append(
+                f"head_dim is {config.head_dim}: rotary times turn pairs of channels, make it even"
+            )
         for modality in MODALITIES:
             widths, flags = config[f"{modality}_widths"], config[f"{modality}_with_connector"]
             if len(widths) != len(flags):
@@ -299,3 +327,27 @@ class Coupling(ModelMixin, ConfigMixin):
                 f"{FRAME_SHIFT_GROUPS}, which the frame shift needs"
             )
         return problems
+
+
+def trainable(module: nn.Module) -> int:
+    """Number of parameters that learn: the dead queries and keys of a single-token attention do not count."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def matched_ff_mult(unets: AV[Any], like: Coupling, **settings: Any) -> float:
+    """The ``ff_mult`` with which a cross-attention has as many parameters that learn as ``like``.
+
+    Args:
+        unets: the base U-Nets.
+        like: the coupling to be compared with.
+        **settings: of the cross-attention, as in :meth:`Coupling.for_unets`.
+
+    Raises:
+        RequestError: if it has more than ``like`` with hardly any feed-forward at all.
+    """
+    small, large = (trainable(Coupling.for_unets(unets, ff_mult=mult, **settings)) for mult in (1.0, 2.0))
+    mult = 1 + (trainable(like) - small) / (large - small)  # parameters grow linearly
+    if mult < 1 / 8:
+        sizes = f"{small:,} parameters, more than the {trainable(like):,} to be matched"
+        raise RequestError([f"with ff_mult 1 this coupling has {sizes}"])
+    return round(mult, 2)

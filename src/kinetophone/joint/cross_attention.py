@@ -38,10 +38,10 @@ class SingleTokenAttention(nn.Module):
 class CrossAttentionLayers(nn.Module):
     """The usual pre-norm transformer layer: self-attention, cross-attention, feed-forward."""
 
-    def __init__(self, channels: int, feature_channels: int, head_dim: int) -> None:
+    def __init__(self, channels: int, feature_channels: int, head_dim: int, ff_mult: float = 4.0) -> None:
         super().__init__()
         self.attn1 = SelfAttention(channels, head_dim)
-        self.ff = FeedForward(channels)
+        self.ff = FeedForward(channels, inner_dim=round(ff_mult * channels))
         self.attn2 = SingleTokenAttention(channels, feature_channels)
         self.norm1 = nn.LayerNorm(channels)
         self.norm2 = nn.LayerNorm(channels).requires_grad_(False)  # feeds only attn2.to_q
@@ -62,11 +62,12 @@ class CrossAttentionBlock(InsertedBlock):
         channels: width C of the site's map.
         feature_channels: width K of the feature.
         head_dim: width of an attention head.
+        ff_mult: inner width of the feed-forward, in units of C: where this block is widened.
 
     Raises:
         ValueError: if heads of that width do not fill the channels.
     """
 
-    def __init__(self, channels: int, feature_channels: int, head_dim: int) -> None:
-        layers = CrossAttentionLayers(channels, feature_channels, head_dim)
+    def __init__(self, channels: int, feature_channels: int, head_dim: int, ff_mult: float = 4.0) -> None:
+        layers = CrossAttentionLayers(channels, feature_channels, head_dim, ff_mult)
         super().__init__(channels, layers, norm_over_frames=False)

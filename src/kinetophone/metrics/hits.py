@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinetophone.data.hits.captions import NUMBERS
 from kinetophone.data.hits.scene import MATERIALS
 from kinetophone.media.clip import Clip
 from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
@@ -66,6 +67,19 @@ def material_named(prompt: str) -> str | None:
     keys |= {"cushion": "cloth", "pillow": "cloth"}
     found = {material for word, material in keys.items() if word in words}
     return found.pop() if len(found) == 1 else None
+
+
+def count_named(prompt: str) -> int | None:
+    """How many strikes a prompt asks for; None where it does not say."""
+    words = prompt.lower().replace(",", " ").split()
+    single = {"once": 1, "twice": 2}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in single:
+            return single[word]
+        if following in ("time", "times"):
+            known = {**{number: i for i, number in enumerate(NUMBERS)}, **{str(i): i for i in range(10)}}
+            return known.get(word)
+    return None
 
 
 class MaterialJudge:

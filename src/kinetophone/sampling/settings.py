@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kinetophone.av import AV
 
@@ -16,7 +16,9 @@ class SamplingOptions(TypedDict, total=False):
 
     Attributes:
         steps: Denoising steps, 1 to 1000.
-        gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound.
+        gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound. "auto" is the
+            bundle's own, from ``kinetophone gamma``.
+        snr_offset: Instead of gamma: how much the picture's log SNR lies above the sound's at every step.
         guidance_audio: Classifier-free guidance scale of the sound; 1 is none.
         guidance_video: The same of the picture.
         guidance_sync: Cross-modal guidance scale, of both or of each; 1 is none, above 1 a modality follows
@@ -26,7 +28,8 @@ class SamplingOptions(TypedDict, total=False):
     """
 
     steps: int
-    gamma: float
+    gamma: float | Literal["auto"]
+    snr_offset: float
     guidance_audio: float
     guidance_video: float
     guidance_sync: float | AV[float]
@@ -40,6 +43,7 @@ class Settings:
 
     steps: int
     gamma: float
+    snr_offset: float | None
     guidance: AV[float]
     sync: AV[float]
     negative_prompt: str
@@ -51,7 +55,8 @@ class Settings:
         values = {**spec.defaults, **{k: v for k, v in options.items() if v is not None}}
         return cls(
             steps=int(values["steps"]),
-            gamma=float(values["gamma"]),
+            gamma=spec.gamma(values["gamma"]),
+            snr_offset=values.get("snr_offset"),
             guidance=AV(audio=float(values["guidance_audio"]), video=float(values["guidance_video"])),
             sync=_of_each(values["guidance_sync"]),
             negative_prompt=values["negative_prompt"],

@@ -28,6 +28,7 @@ from kinetophone.training.diffusion import (
     plain_attention,
     random_timesteps,
     sample_base,
+    sample_prompts,
     save_memory,
     save_scheduler,
     standard_normal,
@@ -84,7 +85,7 @@ class AudioStage:
         return {"loss": noise_loss(eps, noise, min_snr(self.schedule.alpha(t), options.snr_gamma))}
 
     def sample(self, folder: Path, step: int) -> None:
-        text = self._text(list(SAMPLE_PROMPTS))
+        text = self._text(sample_prompts(self.recipe.data.source))
         shape = (len(SAMPLE_PROMPTS), *self.latents.audio.shape[1:])
         z = sample_base(
             lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule

@@ -43,7 +43,7 @@ class VideoAutoencoder:
             i = int(rng.integers(len(self.clips)))
             count = self.clips.video.shape[1]
             if rng.random() < 0.5:
-                strike = rng.choice(self.clips.scenes[i]["strikes_s"])
+                strike = rng.choice(self.clips.moments_s(i))
                 k = min(max(round(strike * 8) + int(rng.integers(-1, 2)), 0), count - 1)
             else:
                 k = int(rng.integers(count))
@@ -96,7 +96,7 @@ class AudioAutoencoder:
             i = int(rng.integers(len(self.clips)))
             start = int(rng.integers(0, self.clips.mel.shape[1] - crop + 1))
             if rng.random() < 0.5:
-                strike = rng.choice(self.clips.scenes[i]["strikes_s"]) * 100
+                strike = rng.choice(self.clips.moments_s(i)) * 100
                 start = int(np.clip(strike - rng.uniform(0.1, 0.9) * crop, 0, self.clips.mel.shape[1] - crop))
             mels.append(self.clips.mel[i, start : start + crop])
         x = torch.from_numpy(np.stack(mels)).float()[:, None]

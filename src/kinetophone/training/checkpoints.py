@@ -105,14 +105,14 @@ def describe(recipe: Any, processes: int) -> dict[str, Any]:
             versions[name] = metadata.version(name)
     return {
         "recipe": asdict(recipe) if is_dataclass(recipe) and not isinstance(recipe, type) else {},
-        "revision": _revision(),
+        "revision": revision(),
         "versions": versions,
         "seed": recipe.loop.seed,
         "processes": processes,
     }
 
 
-def _revision() -> str | None:
+def revision() -> str | None:
     """Git revision of this code, ``+`` where files differ from it; None outside a repository."""
     import subprocess
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kinetophone.av import AV
 from kinetophone.bases.components import load_network
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.data.domains import DOMAINS
 from kinetophone.data.encode import EncodedClips, load_encoded
 from kinetophone.data.hits import FPS
 from kinetophone.data.latents import LatentArrays, load_latents
@@ -44,6 +45,7 @@ from kinetophone.training.diffusion import (
     noise_loss,
     plain_attention,
     random_timesteps,
+    sample_prompts,
     save_memory,
     standard_normal,
 )
@@ -96,13 +98,16 @@ class CouplingStage:
 
     def _load_latents(self, vaes: AV[Any]) -> LatentArrays:
         data = self.recipe.data
-        if data.source != "hits":
+        if data.source not in DOMAINS:
             encoded = load_encoded(Path(data.source), data.count, vaes)
             self.fps, self.prompts = as_fps(encoded.fps), sorted(encoded.texts)[1 : 1 + len(SAMPLE_PROMPTS)]
             return encoded
-        self.fps, self.prompts = Fraction(FPS), list(SAMPLE_PROMPTS)
+        self.fps, self.prompts = Fraction(FPS), sample_prompts(data.source)
         clips = load_clips(self.recipe)
-        return load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
+        latents = load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
+        if not data.materials:
+            return latents
+        return latents.only([i for i, s in enumerate(clips.scenes) if s["material"] in data.materials])
 
     def _thaw_motion(self, unet: nn.Module) -> None:
         modules = [p for name, p in unet.named_parameters() if "motion" in name]
@@ -208,11 +213,12 @@ class CouplingStage:
         text = self._text(texts)
         x0_hat = None
         if estimated:
+            x, level = (seen, t_con) if options.estimate_at == "connector" else (noisy, t)
             with torch.no_grad():
-                eps = self.model(seen, t_con, text, self.model.features(seen, t_con, None))
-                x0_hat = seen.map(
+                eps = self.model(x, level, text, self.model.features(seen, level, None))
+                x0_hat = x.map(
                     lambda x, e, s, level: clean_estimate(x, e, s.alpha(level).to(x.device)),
-                    eps, self.schedules, t_con,
+                    eps, self.schedules, level,
                 )  # fmt: skip
                 if given is not None:
                     x0_hat = x0_hat.map(_where, given, clean)

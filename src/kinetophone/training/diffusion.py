@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from kinetophone.data.domains import domain
 from kinetophone.joint.clocks import T_MAX
 from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
 
@@ -37,6 +38,13 @@ SAMPLE_PROMPTS = (
     "someone taps a yellow cushion with a hammer",
     "a drumstick bangs a golden metal pot once",
 )
+
+
+def sample_prompts(source: str) -> list[str]:
+    """What samples are made of while training on ``source``, a procedural domain."""
+    if source == "hits":
+        return list(SAMPLE_PROMPTS)
+    return [domain(source).make_scene("val", i)[1] for i in range(len(SAMPLE_PROMPTS))]
 
 
 def make_scheduler(modality: str) -> DDIMScheduler:

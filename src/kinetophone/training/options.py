@@ -69,6 +69,8 @@ class CouplingOptions(DiffusionOptions):
 
     Attributes:
         self_conditioning: Share of batches whose connectors see an estimate of the clean latents.
+        estimate_at: Noise level of that estimate: the "connector"'s, where sampling makes it, or the
+            "unet"'s, as in the published code.
         connector_dropout: Share of samples whose inserted blocks are off, for each U-Net by itself: what
             cross-modal guidance needs.
         aligned_share: Share of batches whose connector levels lie near the sampler's path instead of
@@ -85,6 +87,7 @@ class CouplingOptions(DiffusionOptions):
     """
 
     self_conditioning: float = share(0.5)
+    estimate_at: Literal["connector", "unet"] = "connector"
     connector_dropout: float = share(0.0)
     aligned_share: float = share(0.0)
     noise_levels: Literal["independent", "shared", "mixed"] = "independent"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kinetophone.data.domains import DOMAINS
 from kinetophone.training.options import (
     CouplingOptions,
     DiffusionOptions,
@@ -63,17 +64,19 @@ class DataConfig:
     """The clips trained on.
 
     Attributes:
-        source: "hits", the procedural clips, or a folder that ``kinetophone data encode`` wrote.
-        count: Take the first so many; needed for hits, all of a folder where not given.
-        split: Of hits.
-        size: Height and width of hits' frames, in pixels; a folder's clips have theirs.
-        cache: Folder that hits are rendered and encoded into.
+        source: A procedural domain, "hits" or "bows", or a folder that ``kinetophone data encode`` wrote.
+        count: Take the first so many; needed for a domain, all of a folder where not given.
+        split: Of a domain.
+        size: Height and width of a domain's frames, in pixels; a folder's clips have theirs.
+        materials: Of hits, for the coupling and its connectors: take clips of these materials alone.
+        cache: Folder that a domain's clips are rendered and encoded into.
     """
 
     source: str = "hits"
     count: int = field(default=0, metadata={"least": 0})
     split: Literal["train", "val", "test"] = "train"
     size: int = positive(64)
+    materials: list[str] = field(default_factory=list)
     cache: str = "cache"
 
 
@@ -168,10 +171,10 @@ def load_recipe(path: Path | str) -> Recipe:
     elif "stage" in raw:
         options = raw.get("options", {})
         if isinstance(options, dict):
-            raw = {**raw, "options": _parse(STAGES[stage].options, options, "options.", problems)}
+            raw = {**raw, "options": parse_fields(STAGES[stage].options, options, "options.", problems)}
         else:
             problems.append("'options' must hold keys and values")
-    recipe = _parse(Recipe, {"name": path.stem, **raw}, "", problems)
+    recipe = parse_fields(Recipe, {"name": path.stem, **raw}, "", problems)
     if recipe is not None:
         problems += _check(recipe)
     if problems:
@@ -179,7 +182,7 @@ def load_recipe(path: Path | str) -> Recipe:
     return typing.cast(Recipe, recipe)
 
 
-def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> Any:
+def parse_fields(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> Any:
     """An instance of ``kind``, or None once there is a problem."""
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -196,7 +199,7 @@ def _parse(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> 
         value, hint = raw[name], hints[name]
         if dataclasses.is_dataclass(hint):
             if isinstance(value, dict):
-                values[name] = _parse(typing.cast(type, hint), value, f"{where}{name}.", problems)
+                values[name] = parse_fields(typing.cast(type, hint), value, f"{where}{name}.", problems)
             else:
                 problems.append(f"'{where}{name}' must hold keys and values")
             continue
@@ -230,11 +233,20 @@ def _value(value: Any, hint: Any, limits: typing.Mapping[str, float], where: str
 def _check(recipe: Recipe) -> list[str]:
     """What single fields can't tell."""
     problems, loop = [], recipe.loop
-    if recipe.data.source == "hits" and not recipe.data.count:
-        problems.append("'data.count' is missing: say how many clips of hits to train on")
+    if recipe.data.source in DOMAINS and not recipe.data.count:
+        problems.append(f"'data.count' is missing: say how many clips of {recipe.data.source} to train on")
+    if recipe.data.materials:
+        from kinetophone.data.hits.scene import MATERIALS
+
+        if unknown := [material for material in recipe.data.materials if material not in MATERIALS]:
+            problems.append(f"'data.materials': {', '.join(unknown)} is none of {', '.join(MATERIALS)}")
+        if recipe.data.source != "hits" or recipe.stage not in ("connectors", "coupling"):
+            problems.append(
+                "'data.materials' is for hits and the stages connectors and coupling; leave it out"
+            )
     if recipe.stage != "coupling":
-        if recipe.data.source != "hits":
-            problems.append(f"'data.source' must be hits for the stage {recipe.stage}")
+        if recipe.data.source not in DOMAINS:
+            problems.append(f"'data.source' must be {' or '.join(DOMAINS)} for the stage {recipe.stage}")
         if recipe.bases != BasesConfig():
             problems.append("'bases' are for the stage coupling; leave them out")
     if not STAGES[recipe.stage].divisible:

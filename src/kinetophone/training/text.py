@@ -61,7 +61,7 @@ class TextContrast(ABC):
     def __init__(self, recipe: Recipe, tower: nn.Module) -> None:
         self.recipe = recipe
         self.clips = load_clips(recipe)
-        captions = load_captions(recipe.data.split, len(self.clips), Path(recipe.data.cache))
+        captions = load_captions(self.clips, recipe.data.split, Path(recipe.data.cache))
         options = recipe.options
         self.tokenizer = train_tokenizer(
             [c for four in captions for c in four], options.vocabulary, options.length

@@ -30,6 +30,7 @@ from kinetophone.training.diffusion import (
     plain_attention,
     random_timesteps,
     sample_base,
+    sample_prompts,
     save_memory,
     save_scheduler,
     standard_normal,
@@ -95,7 +96,7 @@ class ImageStage(_VideoStage):
         return {"loss": F.mse_loss(eps.float(), noise)}
 
     def sample(self, folder: Path, step: int) -> None:
-        prompts = [p for p in SAMPLE_PROMPTS for _ in range(2)]
+        prompts = [p for p in sample_prompts(self.recipe.data.source) for _ in range(2)]
         text = self._text(prompts)
         shape = (len(prompts), *self.latents.video.shape[1:2], *self.latents.video.shape[3:])
         z = sample_base(
@@ -152,7 +153,7 @@ class MotionStage(_VideoStage):
         return {"loss": noise_loss(eps, noise, min_snr(self.schedule.alpha(t), options.snr_gamma))}
 
     def sample(self, folder: Path, step: int) -> None:
-        text = self._text(list(SAMPLE_PROMPTS))
+        text = self._text(sample_prompts(self.recipe.data.source))
         shape = (len(SAMPLE_PROMPTS), *self.latents.video.shape[1:])
         z = sample_base(
             lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule

@@ -55,7 +55,7 @@ class VocoderStage:
         for _ in range(self.recipe.loop.batch_size):
             i = int(rng.integers(len(self.clips)))
             last = self.clips.mel.shape[1] - self.CROP
-            strike = rng.choice(self.clips.scenes[i]["strikes_s"]) * SAMPLE_RATE / HOP
+            strike = rng.choice(self.clips.moments_s(i)) * SAMPLE_RATE / HOP
             start = int(np.clip(strike - rng.uniform(-0.3, 0.8) * self.CROP, 0, last))
             mels.append(self.clips.mel[i, start : start + self.CROP])
             waves.append(self.clips.audio[i, start * HOP : (start + self.CROP) * HOP])

@@ -26,6 +26,7 @@ __all__ = [
     "TOOLS",
     "HitsClip",
     "Scene",
+    "captions_of",
     "make_clip",
     "make_scene",
 ]
@@ -61,6 +62,13 @@ def make_scene(split: str, index: int) -> tuple[Scene, str]:
     rng = scene_rng(split, index)
     scene = sample_scene(rng)
     return scene, caption(scene, rng)
+
+
+def captions_of(split: str, index: int, count: int) -> list[str]:
+    """The clip's own caption, then others of the same scene."""
+    rng = scene_rng(split, index)
+    scene = sample_scene(rng)
+    return [caption(scene, rng) for _ in range(count)]
 
 
 def make_clip(split: str, index: int, size: int = 64) -> HitsClip:

@@ -1,0 +1,33 @@
+"""The procedural domains by name: ``hits`` and ``bows``.
+
+Each is a package with ``make_clip``, ``make_scene`` and ``captions_of``, and the constants FPS, FRAMES,
+SECONDS, SAMPLE_RATE.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from kinetophone.errors import RequestError
+
+DOMAINS = ("hits", "bows")
+
+
+def domain(name: str) -> Any:
+    """The package of a domain.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    if name not in DOMAINS:
+        raise RequestError([f"there is no domain '{name}'; there are {', '.join(DOMAINS)}"])
+    return importlib.import_module(f"kinetophone.data.{name}")
+
+
+def moments_s(events: Mapping[str, Any]) -> list[float]:
+    """When something happens in a clip, from its ``events()``: strikes; a bow's starts and stops."""
+    if "strikes_s" in events:
+        return list(events["strikes_s"])
+    return sorted([*events["onsets_s"], *events["offsets_s"]])

@@ -1,0 +1,1 @@
+"""Experiments: grids of couplings, settings and seeds, and what limits a bundle."""

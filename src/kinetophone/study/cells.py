@@ -1,0 +1,155 @@
+"""Making a cell of an experiment: train its coupling, sample, measure."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from kinetophone.auto_gamma import find_gamma
+from kinetophone.av import MODALITIES
+from kinetophone.data.shards import write_json
+from kinetophone.study.experiment import (
+    NOISE_SEEDS_APART,
+    RUNS,
+    Cell,
+    as_options,
+    fingerprint,
+    merged,
+    write_recipe,
+)
+from kinetophone.study.measures import measured, true_clips
+from kinetophone.training.checkpoints import revision
+
+if TYPE_CHECKING:
+    from kinetophone.bundle import Bundle
+
+AUTO_GAMMA_CLIPS = 32
+
+
+def check_recipes(cell: Cell) -> None:
+    """Check the cell's recipes, as ``kinetophone train`` would.
+
+    Raises:
+        RequestError: one can't be used.
+    """
+    for number in range(len(cell.recipes)):
+        _write_recipe(cell, number)
+
+
+def train(cell: Cell, device: str | None = None) -> Path:
+    """The folder of the cell's bundle, its coupling trained unless that is done; goes on where it stopped."""
+    if not cell.recipes:
+        return cell.experiment.bundle_folder
+    from kinetophone import training
+
+    source = cell.experiment.bundle_folder.resolve()
+    for number, raw in enumerate(cell.recipes):
+        run = cell.folder(number)
+        bundle = run / "bundle"
+        bundle.mkdir(parents=True, exist_ok=True)
+        with FileLock(run / "lock"):  # two grids at once may want the same coupling
+            if (run / "trained").exists():
+                continue
+            moving = raw.get("options", {}).get("train_motion")
+            _link_bases(source, bundle, own_video=bool(moving))
+            if number and not (bundle / "coupling").exists():
+                start_from(cell.folder(0) / "bundle" / "coupling", raw, bundle)
+            training.run(_write_recipe(cell, number, device), out=run)
+            (run / "trained").touch()
+    return cell.folder(len(cell.recipes) - 1) / "bundle"
+
+
+def _link_bases(source: Path, bundle: Path, *, own_video: bool) -> None:
+    """Give a cell's bundle the frozen bases; its own copy of the video base where that is trained, too."""
+    for name in ("audio", "video", "classifiers"):
+        if (bundle / name).exists() or not (source / name).is_dir():
+            continue
+        if name == "video" and own_video:
+            shutil.copytree(source / name, bundle / name)
+        else:
+            (bundle / name).symlink_to(source / name, target_is_directory=True)
+
+
+def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
+    """Write a coupling into ``bundle`` that is fresh but for its connectors, which are another's."""
+    import torch
+
+    from kinetophone.bundle import load_coupling
+    from kinetophone.joint.coupling import Coupling
+
+    known = load_coupling(connectors, torch.float32)
+    settings = {**known.config, **raw["model"]}
+    flags = settings.pop("with_connector", None)
+    if flags is not None:
+        settings |= {"audio_with_connector": flags, "video_with_connector": flags}
+    with torch.random.fork_rng():
+        torch.manual_seed(raw["loop"]["seed"])
+        coupling = Coupling(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    for name in MODALITIES:
+        fresh, trained = (getattr(c, f"connector_out_{name}") for c in (coupling, known))
+        fresh.load_state_dict(trained.state_dict())
+    coupling.save_pretrained(bundle / "coupling")
+
+
+def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -> dict[str, Any]:
+    """Train, sample and measure one cell, and write its result."""
+    import torch
+
+    from kinetophone.bundle import load_coupling
+    from kinetophone.joint.coupling import trainable
+    from kinetophone.pipeline import Kinetophone
+
+    folder = train(cell, device)
+    sampling, experiment = dict(cell.sampling), cell.experiment
+    pipe = Kinetophone.from_pretrained(folder, device=device)
+    if sampling.get("gamma") == "auto":
+        sampling["gamma"] = auto_gamma(pipe, folder, experiment.domain)
+    true = true_clips(experiment.domain, experiment.split, experiment.prompts, pipe.spec.size)
+    judges = str(experiment.bundle_folder)
+    prompts = [clip.caption for clip in true]
+    coupled = sampling.get("coupled", True)
+    parameters = trainable(load_coupling(folder, torch.float32)) if coupled else 0
+    clips = pipe(prompts, seed=cell.seed * NOISE_SEEDS_APART, progress=True, **as_options(sampling))
+    found = {
+        "row": cell.row,
+        "seed": cell.seed,
+        "key": cell.key,
+        "sampling": sampling,
+        "parameters": parameters,
+        "recipes": list(cell.recipes),
+        "date": datetime.now(UTC).date().isoformat(),
+        "revision": revision(),
+        "torch": torch.__version__,
+        "machine": f"{platform.processor() or platform.machine()}, {pipe.device}",
+        **measured(clips, experiment.domain, experiment.split, judges, workers),
+    }
+    cell.path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(found, cell.path)
+    return found
+
+
+def auto_gamma(pipe: Bundle, folder: Path, domain: str) -> float:
+    """The automatic γ of the weights in ``folder``; found once, and kept among the runs."""
+    path = RUNS / f"gamma-{fingerprint(folder, coupling=True)}.json"
+    if not path.is_file():
+        _, _, results = find_gamma(pipe, AUTO_GAMMA_CLIPS, domain=domain)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(results, path)
+    return float(json.loads(path.read_text())["choice"]["gamma"])
+
+
+def _write_recipe(cell: Cell, number: int, device: str | None = None) -> Path:
+    """Write a recipe of the cell into its folder, and check it."""
+    raw, run = cell.recipes[number], cell.folder(number)
+    changes: dict[str, Any] = {"bundle": str(run / "bundle")}
+    if number:
+        changes["continued"] = True
+    if device:
+        changes["loop"] = {"device": device}
+    return write_recipe(merged(raw, changes), run / "recipe.yaml")

@@ -1,0 +1,301 @@
+"""What an experiment is: one YAML of rows, each a way to train and a way to sample, each with several seeds.
+
+A row and a seed make a *cell*. Its result is a small JSON under ``docs/results/<experiment>/``, named after
+row, seed and number of prompts, that is kept in the repository: an experiment is resumed from those. A cell's
+key is a hash of everything its result follows from; a result with another key is out of date and made again.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kinetophone.av import AV
+from kinetophone.errors import RequestError
+from kinetophone.request import BundleSpec, GenerateRequest
+from kinetophone.sampling.settings import SamplingOptions
+from kinetophone.training.options import positive
+from kinetophone.training.recipe import load_recipe, parse_fields
+
+RUNS = Path("runs/experiments")
+RESULTS = Path("docs/results")
+# What of a coupling's settings shapes its connectors.
+CONNECTOR_SETTINGS = (
+    "connector_input", "connector_channels", "channel_mult", "num_blocks", "feature_norm", "temporal_norm",
+)  # fmt: skip
+CONNECTOR_SEED = 0  # all rows and seeds start from the same connectors
+# Of a seed's prompts: far enough apart that two seeds share no noise.
+NOISE_SEEDS_APART = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        train: Changes to the recipe of the coupling. Those of ``data``, and of the settings of ``model`` that
+            shape connectors, hold for the recipe of the connectors too.
+        sampling: Options of sampling, as :class:`kinetophone.sampling.settings.SamplingOptions` has them.
+    """
+
+    train: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An experiment.
+
+    Attributes:
+        name: Of the file, without suffix.
+        question: What it answers; heads the table.
+        bundle: Where the frozen bases are, and the coupling of rows that train none.
+        model: Settings of the coupling that all rows share.
+        train: Recipe of the coupling: the path as ``recipe``, and changes. Without it, all rows sample the
+            bundle's own coupling.
+        connectors: Recipe of connectors that couplings start from, in the same form. Trained once, for all
+            seeds and all rows that do not change it.
+        baseline: Name of the row that the others are compared with.
+        rows: By name.
+        seeds: Of training and of the noise sampled from.
+        prompts: Number of prompts, the first of ``split``.
+        split: Of the domain.
+        domain: "hits" or "bows": where the prompts are from, and how synchrony is measured.
+        sampling: Options of all rows; the bundle's own hold for what neither they nor a row say.
+        along: Option of sampling that a plot has along its axis, if any.
+        groups: Sets of materials that the table also gives apart, by name.
+    """
+
+    name: str
+    question: str
+    baseline: str
+    rows: dict[str, Any]
+    bundle: str = "runs/hits"
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    connectors: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    prompts: int = positive(256)
+    split: str = "test"
+    domain: Literal["hits", "bows"] = "hits"
+    sampling: dict[str, Any] = field(default_factory=dict)
+    along: str = ""
+    groups: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        """Folder of the cells' results."""
+        return RESULTS / self.name
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, all rows of a seed before the next seed: a table is whole as early as can be."""
+        bases = fingerprint(self.bundle_folder, coupling=False)
+        whole = fingerprint(self.bundle_folder, coupling=True)
+        for seed in self.seeds:
+            for name, row in self.rows.items():
+                sampling = self.options(row)
+                if not self.train or sampling.get("coupled") is False:
+                    yield Cell(self, name, seed, sampling, (), whole)
+                    continue
+                model = merged(self.model, row.train.get("model", {}))
+                recipe = _recipe(self.train, merged(row.train, {"model": model}), seed)
+                if not self.connectors:
+                    yield Cell(self, name, seed, sampling, (recipe,), bases)
+                    continue
+                shape = {key: value for key, value in model.items() if key in CONNECTOR_SETTINGS}
+                shared = {"model": shape, "data": row.train.get("data", {}), "continued": False}
+                first = _recipe(self.connectors, shared, CONNECTOR_SEED)
+                yield Cell(self, name, seed, sampling, (first, recipe), bases)
+
+    def options(self, row: Row) -> dict[str, Any]:
+        """How a row is sampled: what it says, else the experiment, else the bundle."""
+        chosen = {**BundleSpec.read(self.bundle).defaults, **self.sampling, **row.sampling}
+        if "snr_offset" in chosen:
+            chosen.pop("gamma")
+        return chosen
+
+    @property
+    def bundle_folder(self) -> Path:
+        folder = BundleSpec.read(self.bundle).folder
+        assert folder is not None
+        return folder
+
+
+def _recipe(entry: dict[str, Any], changes: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A recipe with the experiment's and a row's changes."""
+    import yaml
+
+    path = Path(entry["recipe"])
+    raw = merged({"name": path.stem, **yaml.safe_load(path.read_text())}, entry)
+    del raw["recipe"]
+    # No samples: they export half-trained weights, which would pass for trained ones.
+    return merged(merged(raw, changes), {"loop": {"seed": seed, "sample_every": 0}})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row with one seed.
+
+    Attributes:
+        recipes: What is trained, in order: nothing, the coupling, or the connectors and then the coupling.
+        weights: Hash of the weights that this starts from.
+    """
+
+    experiment: Experiment
+    row: str
+    seed: int
+    sampling: dict[str, Any]
+    recipes: tuple[dict[str, Any], ...]
+    weights: str
+
+    def folder(self, number: int) -> Path:
+        """Where its recipe ``number`` is trained, named after what its weights follow from.
+
+        Cells that train alike share it.
+        """
+        key = _hash([self.recipes[: number + 1], self.weights])
+        return RUNS / f"{self.recipes[number]['name']}-{key}"
+
+    @property
+    def key(self) -> str:
+        """Hash of what its result follows from."""
+        return _hash([self.recipes, self.weights, self.sampling, self.experiment.split, self.seed])
+
+    @property
+    def path(self) -> Path:
+        """Its result."""
+        return self.experiment.results / f"{self.row}-seed{self.seed}-{self.experiment.prompts}.json"
+
+    def result(self) -> dict[str, Any] | None:
+        """Its result, if there is one that is not out of date."""
+        if not self.path.is_file():
+            return None
+        found = json.loads(self.path.read_text(encoding="utf-8"))
+        return found if found["key"] == self.key else None
+
+
+def load_experiment(path: Path, prompts: int | None = None, seeds: list[int] | None = None) -> Experiment:
+    """Read and check an experiment, its recipes and its rows; every problem is told at once.
+
+    Args:
+        path: the YAML.
+        prompts: instead of the file's.
+        seeds: instead of the file's.
+
+    Raises:
+        RequestError: it can't be used.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise RequestError([f"there is no experiment at {path}: those there are lie in recipes/experiments/"])
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RequestError([f"{path} is not valid YAML: {error}"]) from error
+    if not isinstance(raw, dict):
+        raise RequestError([f"{path} must hold keys and values, such as 'question: …'"])
+    raw |= {key: value for key, value in (("prompts", prompts), ("seeds", seeds)) if value is not None}
+    problems: list[str] = []
+    rows = raw.get("rows")
+    if isinstance(rows, dict):
+        parsed = {}
+        for name, row in rows.items():
+            found: list[str] = []
+            parsed[str(name)] = parse_fields(Row, row or {}, f"rows.{name}.", found)
+            problems += found
+        raw = {**raw, "rows": parsed}
+    experiment = parse_fields(Experiment, {"name": path.stem, **raw}, "", problems)
+    if not problems:
+        problems += _problems(experiment)
+    if problems:
+        raise RequestError([f"{path}: {problem}" for problem in problems])
+    return experiment
+
+
+def _problems(experiment: Experiment) -> list[str]:
+    """What single fields can't tell."""
+    from kinetophone.data.hits.scene import MATERIALS, SPLITS
+
+    problems = []
+    if experiment.baseline not in experiment.rows:
+        problems.append(f"'baseline' is {experiment.baseline!r}, which is no row")
+    if experiment.split not in SPLITS:
+        problems.append(f"'split' must be {' or '.join(SPLITS)}, got {experiment.split!r}")
+    if experiment.prompts < 4:
+        problems.append(f"'prompts' is {experiment.prompts}; distances need at least 4")
+    for key in ("train", "connectors"):
+        entry = getattr(experiment, key)
+        if entry and not Path(str(entry.get("recipe"))).is_file():
+            problems.append(f"'{key}.recipe' is {entry.get('recipe')!r}, which is no file")
+    if experiment.connectors and not experiment.train:
+        problems.append("'connectors' are for a coupling that is trained; give 'train', too")
+    for name, row in experiment.rows.items():
+        options = experiment.options(row)
+        unknown = sorted(options.keys() - SamplingOptions.__annotations__.keys())
+        problems += [f"'rows.{name}': unknown option of sampling '{key}'" for key in unknown]
+        if row.train and not experiment.train:
+            problems.append(f"'rows.{name}.train': the experiment names no recipe to change")
+        options = as_options(options)
+        numbers = {k: v for k, v in options.items() if k not in ("negative_prompt", "coupled", *unknown)}
+        if numbers.get("gamma") == "auto":
+            del numbers["gamma"]  # found when the cell is made
+        try:
+            GenerateRequest(prompts=("a",), bundle=experiment.bundle, **numbers).validate()
+        except RequestError as error:
+            problems += [f"'rows.{name}': {problem}" for problem in error.problems]
+    for name, materials in experiment.groups.items():
+        unknown = [str(m) for m in materials if m not in MATERIALS]
+        problems += [f"'groups.{name}': unknown material {m!r}" for m in unknown]
+    return problems
+
+
+def write_recipe(raw: dict[str, Any], path: Path) -> Path:
+    """Write a recipe and check it, as ``kinetophone train`` would; returns ``path``.
+
+    Raises:
+        RequestError: it can't be used.
+    """
+    import yaml
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    try:
+        load_recipe(path)
+    except ValueError as error:
+        raise RequestError([str(error)]) from error
+    return path
+
+
+def as_options(sampling: dict[str, Any]) -> dict[str, Any]:
+    """Options of sampling as a YAML has them, as the pipeline takes them: one scale for each is a pair."""
+    sync = sampling.get("guidance_sync")
+    return {**sampling, "guidance_sync": AV(**sync)} if isinstance(sync, dict) else dict(sampling)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` put in, mappings within mappings."""
+    out = copy.deepcopy(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merged(out[key], value) if both else copy.deepcopy(value)
+    return out
+
+
+def fingerprint(folder: Path, *, coupling: bool) -> str:
+    """Hash of a bundle's weights, those of its coupling only if asked for."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        part = path.relative_to(folder).parts[0]
+        if part in ("audio", "video") or (coupling and part == "coupling"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,178 @@
+"""What limits a bundle: truth put in for one part at a time.
+
+Each set is one clip per prompt. From the true clips down, every set has one part more of the bundle in it;
+what is lost from one to the next is that part's doing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from kinetophone.data.hits import HitsClip
+from kinetophone.data.shards import write_json
+from kinetophone.media.clip import Clip, fit_audio
+from kinetophone.media.mel import log_mel
+from kinetophone.media.read import Picture, Sound
+from kinetophone.progress import track
+from kinetophone.study.experiment import fingerprint
+from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
+from kinetophone.study.table import difference, with_interval
+
+if TYPE_CHECKING:
+    from kinetophone.pipeline import Kinetophone
+
+MEASURE = MAIN["hits"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the bundle: what is lost between a set without it and one with it.
+
+    Attributes:
+        name: What it is.
+        without: Set in which the truth stands in for it.
+        having: The same with the part.
+    """
+
+    name: str
+    without: str
+    having: str
+
+
+PARTS = (
+    Part("video autoencoder", "true", "video autoencoder"),
+    Part("vocoder", "true", "vocoder"),
+    Part("audio autoencoder", "vocoder", "audio autoencoder, vocoder"),
+    Part("sound for a picture", "audio autoencoder, vocoder", "true picture, sound made"),
+    Part("picture for a sound", "video autoencoder", "true sound, picture made"),
+    Part("both at once, after the sound", "true picture, sound made", "both made"),
+    Part("both at once, after the picture", "true sound, picture made", "both made"),
+)
+
+
+def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
+    """How each set's clip is made of a true clip and its number (the seed of its noise)."""
+    audio, video = pipe.bases.audio, pipe.bases.video
+
+    def with_sound(clip: HitsClip, waveform: np.ndarray) -> Clip:
+        true = as_clip(clip)
+        sound = fit_audio(waveform, len(true.audio))
+        return Clip(video=true.video, fps=true.fps, audio=sound, sample_rate=true.sample_rate)
+
+    def round_trip(clip: HitsClip) -> np.ndarray:
+        return video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
+
+    def through_vocoder(clip: HitsClip) -> np.ndarray:
+        with torch.no_grad():
+            mel = log_mel(torch.from_numpy(clip.audio)[None]).to(pipe.device)
+            return audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
+
+    def through_both(clip: HitsClip) -> np.ndarray:
+        latents = audio.encode(torch.from_numpy(clip.audio)[None])
+        return audio.decode(latents, len(clip.audio))[0]
+
+    def seen(clip: HitsClip, frames: np.ndarray) -> Clip:
+        true = as_clip(clip)
+        return Clip(video=frames, fps=true.fps, audio=true.audio, sample_rate=true.sample_rate)
+
+    def sound_made(clip: HitsClip, seed: int) -> Clip:
+        return pipe.sound(Picture(clip.video, as_clip(clip).fps), clip.caption, seed=seed, **sampling)
+
+    def picture_made(clip: HitsClip, seed: int) -> Clip:
+        sound = Sound(clip.audio, as_clip(clip).sample_rate)
+        return pipe.picture(sound, clip.caption, seed=seed, **sampling)
+
+    return {
+        "true": lambda clip, seed: as_clip(clip),
+        "video autoencoder": lambda clip, seed: seen(clip, round_trip(clip)),
+        "vocoder": lambda clip, seed: with_sound(clip, through_vocoder(clip)),
+        "audio autoencoder, vocoder": lambda clip, seed: with_sound(clip, through_both(clip)),
+        "true picture, sound made": sound_made,
+        "true sound, picture made": picture_made,
+        "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **sampling)[0],
+    }
+
+
+def limits(
+    pipe: Kinetophone,
+    bundle: Path,
+    count: int,
+    path: Path,
+    *,
+    split: str = "test",
+    workers: int | None = None,
+    **sampling: Any,
+) -> dict[str, Any]:
+    """Make and measure every set, and rank the parts; what ``path`` holds already is not made again.
+
+    Args:
+        pipe: the loaded bundle.
+        bundle: its folder, with the classifiers.
+        count: number of prompts, the first of ``split``, at least 4.
+        path: JSON to write after each set.
+        split: of hits.
+        workers: processes of the detectors.
+        **sampling: options of sampling.
+
+    Returns:
+        ``sets`` by name, as :func:`kinetophone.study.measures.measured` gives them, and ``parts``: how much
+        event F1 each loses, paired by clip, with a 95 % interval.
+    """
+    made_of = [fingerprint(bundle, coupling=True), count, split, sampling]
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if found.get("made_of") != made_of:
+        found = {"made_of": made_of, "sets": {}}
+    true = true_clips("hits", split, count, pipe.spec.size)
+    for name, make in makers(pipe, **sampling).items():
+        if name in found["sets"]:
+            continue
+        clips = [make(clip, i) for i, clip in enumerate(track(true, count, name))]
+        found["sets"][name] = measured(clips, "hits", split, str(bundle), workers)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(found, path)
+    sets = {name: [result | {"seed": 0}] for name, result in found["sets"].items()}
+    found["parts"] = {part.name: difference(sets[part.without], sets[part.having], MEASURE) for part in PARTS}
+    write_json(found, path)
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Both tables, and which part loses most."""
+    columns = (
+        "set",
+        "event F1",
+        "shuffled",
+        "synchrony",
+        "hits-FVD",
+        "hits-FAD",
+        "seen",
+        "heard",
+        "count",
+        "n",
+    )
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name, result in found["sets"].items():
+        f1, clips = result["synchrony"][MEASURE], result["clips"]
+        cells = [
+            name,
+            f"{f1['value']:.3f}",
+            f"{f1['shuffled']:.3f}",
+            f"{result['synchrony']['synchrony']['value']:.3f}",
+            *[f"{result['distances'][key]['frechet']:.2f}" for key in ("hits-FVD", "hits-FAD")],
+            *[f"{right(clips, side):.3f}" for side in ("seen", "heard")],
+            "" if (count := count_right(clips)) is None else f"{count:.3f}",
+            str(f1["n"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| part | event F1 it loses |", "|---|---|"]
+    ranked = sorted(found["parts"].items(), key=lambda item: -item[1]["value"])
+    lines += [f"| {name} | {with_interval(lost, sign='+')} |" for name, lost in ranked]
+    lines += ["", f"What loses most: **{ranked[0][0]}**.", ""]
+    return "\n".join(lines)

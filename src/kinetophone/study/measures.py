@@ -1,0 +1,135 @@
+"""What is measured of a cell's clips: synchrony with its control, distances, and every clip's own scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from kinetophone.data.domains import domain as domain_of
+from kinetophone.data.hits import FPS, SAMPLE_RATE
+from kinetophone.media.clip import Clip
+from kinetophone.metrics.control import Control, shuffled_control
+from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
+from kinetophone.metrics.features import Extractor
+from kinetophone.metrics.hits import NAMES, count_named
+from kinetophone.metrics.quality import distances, material_agreement
+from kinetophone.metrics.sustained import correlation, loudness_curve, motion_curve
+
+# The measure of synchrony that stands for a domain.
+MAIN = {"hits": "event_f1", "bows": "sustained"}
+
+
+@lru_cache(maxsize=2)
+def true_clips(domain: str, split: str, count: int, size: int) -> list[Any]:
+    """The clips whose captions are the prompts."""
+    return [domain_of(domain).make_clip(split, i, size) for i in range(count)]
+
+
+def as_clip(clip: Any) -> Clip:
+    """A true clip as any other."""
+    return Clip(video=clip.video, fps=FPS, audio=clip.audio, sample_rate=SAMPLE_RATE)
+
+
+def measured(
+    clips: Sequence[Clip],
+    domain: str,
+    split: str,
+    judges: str,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Measure clips made of the first prompts of a split.
+
+    Args:
+        clips: one per true clip, in their order.
+        domain: "hits" or "bows".
+        split: whose captions were the prompts.
+        judges: folder of the bundle whose classifiers judge; for hits.
+        workers: processes of the detectors; for hits.
+    """
+    true = true_clips(domain, split, len(clips), clips[0].video.shape[1])
+    return _of_hits(clips, true, split, judges, workers) if domain == "hits" else _of_bows(clips, true)
+
+
+def _of_bows(clips: Sequence[Clip], true: Sequence[Any]) -> dict[str, Any]:
+    heard, seen = [loudness_curve(clip) for clip in clips], [motion_curve(clip) for clip in clips]
+    each = [correlation(*pair) for pair in zip(heard, seen, strict=True)]
+    return {
+        "prompts": len(clips),
+        "unscored": 0,
+        "synchrony": {"sustained": _plain(shuffled_control(correlation, heard, seen, 0))},
+        "distances": {},
+        "materials": {},
+        "clips": [
+            {"clip": i, "material": clip.scene.instrument, "sustained": round(value, 4)}
+            for i, (clip, value) in enumerate(zip(true, each, strict=True))
+        ],
+    }
+
+
+def _of_hits(
+    clips: Sequence[Clip], true: Sequence[Any], split: str, judges: str, workers: int | None
+) -> dict[str, Any]:
+    reference = _reference(split, len(true), true[0].video.shape[1], judges, workers)
+    found = detect(clips, workers=workers, features=Extractor(hits=judges))
+    report = score(found)
+    scored = [item for item in found if isinstance(item, ClipEvents)]
+    captions = {str(i): clip.caption for i, clip in enumerate(true)}
+    rows = {row["name"]: row for row in report.rows}
+    quality = distances(scored, reference)
+    agreed = material_agreement(scored, captions)
+    return {
+        "prompts": len(clips),
+        "unscored": len(report.unscored),
+        "synchrony": {name: _plain(control) for name, control in report.metrics.items()},
+        "distances": {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in quality.items()},
+        "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
+        "clips": [
+            {
+                "clip": int(item.name),
+                "material": true[int(item.name)].scene.material,
+                **{name: round(float(rows[item.name][name]), 4) for name in METRICS},
+                "seen": NAMES[int(item.features["hits_seen"].argmax())],
+                "heard": NAMES[int(item.features["hits_heard"].argmax())],
+                "asked": count_named(true[int(item.name)].caption),
+                "onsets": len(item.onsets_s),
+                "strikes": len(item.strikes_s),
+            }
+            for item in scored
+        ],
+    }
+
+
+def right(clips: Sequence[dict[str, Any]], side: str) -> float | None:
+    """Share of clips whose material, "seen" or "heard", is the prompt's; None where it is not judged."""
+    judged = [clip[side] == clip["material"] for clip in clips if side in clip]
+    return float(np.mean(judged)) if judged else None
+
+
+def count_right(clips: Sequence[dict[str, Any]]) -> float | None:
+    """Share of clips whose prompt names a number of strikes and that have it, within 1, seen and heard."""
+    asked = [clip for clip in clips if clip.get("asked") is not None]
+    if not asked:
+        return None
+    return float(
+        np.mean([all(abs(clip[key] - clip["asked"]) <= 1 for key in ("onsets", "strikes")) for clip in asked])
+    )
+
+
+def _plain(control: Control) -> dict[str, Any]:
+    return {
+        "value": control.value,
+        "shuffled": control.shuffled,
+        "above": control.above,
+        "n": control.n,
+    }
+
+
+@lru_cache(maxsize=2)
+def _reference(split: str, count: int, size: int, judges: str, workers: int | None) -> tuple[ClipEvents, ...]:
+    """Events and features of the true clips of hits."""
+    clips = [as_clip(clip) for clip in true_clips("hits", split, count, size)]
+    found = detect(clips, workers=workers, features=Extractor(hits=judges))
+    return tuple(item for item in found if isinstance(item, ClipEvents))

@@ -1,0 +1,247 @@
+"""The table of an experiment: its cells put together, with intervals, paired differences and a plot.
+
+A value of a row is the mean over its seeds and prompts. Its interval is bootstrapped over prompts, each
+prompt's value being its mean over seeds; how far seeds differ is shown beside it as the range of their means,
+since three seeds are too few for an interval. A difference from the baseline pairs prompt with prompt and
+seed with seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinetophone.data.shards import write_json
+from kinetophone.metrics.control import bootstrap_interval
+from kinetophone.study.experiment import RESULTS, Experiment
+from kinetophone.study.measures import MAIN, count_right, right
+
+SYNCHRONY = ("event_f1", "contact_f1", "synchrony", "av_align_svg", "sustained")
+MARGIN = "<!-- Written by kinetophone experiment; changes made by hand are lost. -->"
+
+
+def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
+    """Results that are there and not out of date, by row."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in experiment.rows}
+    for cell in experiment.cells():
+        result = cell.result()
+        if result is not None:
+            found[cell.row].append(result)
+    return found
+
+
+def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Everything in the table, ready for JSON."""
+    rows = {}
+    for name, cells in results.items():
+        if cells:
+            rows[name] = _row(cells, results[experiment.baseline] if name != experiment.baseline else [])
+            rows[name]["groups"] = {
+                group: _mean(_by_prompt(cells, MAIN[experiment.domain], materials))
+                for group, materials in experiment.groups.items()
+            }
+    return {
+        "experiment": experiment.name,
+        "question": experiment.question,
+        "baseline": experiment.baseline,
+        "measure": MAIN[experiment.domain],
+        "split": experiment.split,
+        "prompts": experiment.prompts,
+        "seeds_wanted": experiment.seeds,
+        "missing": {
+            name: sorted(set(experiment.seeds) - {cell["seed"] for cell in cells})
+            for name, cells in results.items()
+            if len(cells) < len(experiment.seeds)
+        },
+        "rows": rows,
+    }
+
+
+def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
+    names = cells[0]["distances"].keys()
+    clips = [clip for cell in cells for clip in cell["clips"]]
+    return {
+        "seeds": [cell["seed"] for cell in cells],
+        "parameters": cells[0]["parameters"],
+        "sampling": cells[0]["sampling"],
+        "unscored": sum(cell["unscored"] for cell in cells),
+        **{
+            measure: _mean(_by_prompt(cells, measure))
+            | {
+                "shuffled": float(np.mean([cell["synchrony"][measure]["shuffled"] for cell in cells])),
+                "by_seed": [cell["synchrony"][measure]["value"] for cell in cells],
+                "difference": difference(cells, baseline, measure),
+            }
+            for measure in SYNCHRONY
+            if measure in cells[0]["synchrony"]
+        },
+        **{name: [cell["distances"][name]["frechet"] for cell in cells] for name in names},
+        "seen": right(clips, "seen"),
+        "heard": right(clips, "heard"),
+        "count": count_right(clips),
+    }
+
+
+def _by_prompt(
+    cells: list[dict[str, Any]], measure: str, materials: Sequence[str] | None = None
+) -> np.ndarray:
+    """Mean over seeds of each prompt that every seed has a score of."""
+    scores = [_scores(cell, measure, materials) for cell in cells]
+    common = sorted(set.intersection(*(set(of_seed) for of_seed in scores)))
+    return np.array([np.mean([of_seed[clip] for of_seed in scores]) for clip in common])
+
+
+def _scores(cell: dict[str, Any], measure: str, materials: Sequence[str] | None = None) -> dict[int, float]:
+    return {
+        clip["clip"]: clip[measure]
+        for clip in cell["clips"]
+        if materials is None or clip["material"] in materials
+    }
+
+
+def difference(
+    cells: list[dict[str, Any]], baseline: list[dict[str, Any]], measure: str
+) -> dict[str, Any] | None:
+    """Row minus baseline over the seeds that both have."""
+    others = {cell["seed"]: cell for cell in baseline}
+    pairs = [(cell, others[cell["seed"]]) for cell in cells if cell["seed"] in others]
+    if not pairs:
+        return None
+    gains = []
+    for cell, other in pairs:
+        ours, theirs = _scores(cell, measure), _scores(other, measure)
+        gains.append({clip: ours[clip] - theirs[clip] for clip in ours.keys() & theirs.keys()})
+    common = sorted(set.intersection(*(set(gain) for gain in gains)))
+    by_prompt = np.array([np.mean([gain[clip] for gain in gains]) for clip in common])
+    return _mean(by_prompt) | {"by_seed": [float(np.mean(list(gain.values()))) for gain in gains]}
+
+
+def _mean(by_prompt: np.ndarray) -> dict[str, Any]:
+    if not len(by_prompt):
+        return {"value": None, "interval": None, "n": 0}
+    interval = bootstrap_interval(by_prompt, 0)
+    return {
+        "value": float(by_prompt.mean()),
+        "interval": [interval.low, interval.high],
+        "n": len(by_prompt),
+    }
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table as a section of ``docs/results.md``."""
+    measure, rows = table["measure"], table["rows"].values()
+    distances = [key for key in ("hits-FVD", "hits-FAD") if any(key in row for row in rows)]
+    groups = sorted({group for row in rows for group in row["groups"]})
+    columns = [
+        "row", "seeds", measure, "by seed", "shuffled", f"minus {table['baseline']}",
+        *[f"{measure}, {group}" for group in groups], *distances, "seen", "heard", "count",
+        "parameters",
+    ]  # fmt: skip
+    lines = [
+        f"## {table['experiment']}",
+        "",
+        table["question"],
+        "",
+        f"{table['prompts']} prompts of `{table['split']}`, 8 fps, event F1 at one frame; 95 % intervals "
+        "over prompts, range over seeds; differences are paired. Seen and heard: share of clips whose "
+        "material is the prompt's (chance 0.2). Count: of the prompts that name a number of strikes, the "
+        "share whose clip has it, within 1, seen and heard.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+    ]
+    for name, row in table["rows"].items():
+        main, gain = row[measure], row[measure]["difference"]
+        cells = [
+            name,
+            str(len(row["seeds"])),
+            with_interval(main),
+            seed_range(main["by_seed"]),
+            f"{main['shuffled']:.3f}",
+            "" if gain is None else with_interval(gain, sign="+"),
+            *[with_interval(row["groups"][group]) for group in groups],
+            *[seed_range(row[key]) for key in distances],
+            *["" if row[key] is None else f"{row[key]:.3f}" for key in ("seen", "heard", "count")],
+            f"{row['parameters'] / 1e6:.2f} M",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    if not rows:
+        lines.append("| nothing yet |" + " |" * (len(columns) - 1))
+    if table["missing"]:
+        absent = "; ".join(f"{name}: {', '.join(map(str, of))}" for name, of in table["missing"].items())
+        lines += ["", f"**Not made yet**, seeds of {absent}."]
+    lines += ["", f"![{table['experiment']}](results/{table['experiment']}/plot.png)", ""]
+    return "\n".join(lines)
+
+
+def with_interval(mean: dict[str, Any], sign: str = "") -> str:
+    if mean["value"] is None:
+        return ""
+    low, high = mean["interval"]
+    return f"{mean['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def seed_range(values: list[float]) -> str:
+    low, high = f"{min(values):.3f}", f"{max(values):.3f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
+    """Synchrony with its shuffled control, and the distances, by row or along an option of sampling."""
+    from matplotlib.figure import Figure
+
+    along = experiment.along
+    rows = {
+        name: row
+        for name, row in table["rows"].items()
+        if not along or isinstance(row["sampling"].get(along), int | float)
+    }
+    others = {name: row for name, row in table["rows"].items() if name not in rows}
+    distances = [key for key in ("hits-FVD", "hits-FAD") if all(key in row for row in table["rows"].values())]
+    figure = Figure(figsize=(5 * (1 + len(distances)), 4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, 1 + len(distances)))
+    places = [float(row["sampling"][along]) if along else k for k, row in enumerate(rows.values())]
+    order = np.argsort(places)
+    x, values = np.array(places)[order], [list(rows.values())[i] for i in order]
+    measure = table["measure"]
+    main = [row[measure] for row in values]
+    means = np.array([one["value"] for one in main])
+    ends = np.array([one["interval"] for one in main]).reshape(-1, 2).T
+    axes[0].errorbar(x, means, np.abs(ends - means), fmt="o-" if along else "o", capsize=3, label=measure)
+    axes[0].plot(x, [one["shuffled"] for one in main], "k_", markersize=12, label="shuffled")
+    axes[0].set(ylim=(min(0, means.min(initial=0)), 1), title=f"{measure}, 95 % over prompts")
+    for number, (name, row) in enumerate(others.items()):
+        axes[0].axhline(row[measure]["value"], color=f"C{number + 1}", linestyle="--", label=name)
+    axes[0].legend(fontsize="small")
+    for axis, key in zip(axes[1:], distances, strict=True):
+        for place, row in zip(x, values, strict=True):
+            axis.plot([place] * len(row[key]), row[key], "C0o")
+        for number, row in enumerate(others.values()):
+            axis.axhline(np.mean(row[key]), color=f"C{number + 1}", linestyle="--")
+        axis.set(ylim=(0, None), title=f"{key}, each seed")
+    for axis in axes:
+        if along:
+            axis.set(xlabel=along)
+        else:
+            axis.set_xticks(x, [list(rows)[i] for i in order], rotation=30, ha="right")
+    figure.savefig(path, dpi=100)
+
+
+def write(experiment: Experiment) -> dict[str, Any]:
+    """Write table, plot and section of what is there, and ``docs/results.md`` of all sections."""
+    table = summary(experiment, collect(experiment))
+    folder = experiment.results
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(table, folder / "table.json")
+    (folder / "table.md").write_text(markdown(table), encoding="utf-8")
+    if table["rows"]:
+        plot(experiment, table, folder / "plot.png")
+    sections = [path.read_text(encoding="utf-8") for path in sorted(RESULTS.glob("*/table.md"))]
+    head = (
+        f"{MARGIN}\n\n# Results\n\nEvery table is `kinetophone experiment recipes/experiments/NAME.yaml`.\n\n"
+    )
+    (RESULTS.parent / "results.md").write_text(head + "\n".join(sections), encoding="utf-8")
+    return table

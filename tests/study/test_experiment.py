@@ -1,0 +1,248 @@
+"""Experiments: the path from a recipe to a table, what resumes and what is out of date, and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from kinetophone.av import AV
+from kinetophone.cli import app
+from kinetophone.data.hits import make_scene
+from kinetophone.errors import RequestError
+from kinetophone.metrics.hits import count_named
+from kinetophone.request import BundleSpec
+from kinetophone.study import measures, table
+from kinetophone.study.experiment import Experiment, Row, as_options, load_experiment, merged
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "recipes" / "experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the recipes."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def changed(here: Path, **changes: Any) -> Path:
+    path = here / "changed.yaml"
+    raw = yaml.safe_load((here / "recipes" / "experiments" / "debug.yaml").read_text())
+    path.write_text(yaml.safe_dump({**raw, **changes}, sort_keys=False))
+    return path
+
+
+def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
+    rows = {"cmc_pe": {}, "bases": {"sampling": {"coupled": False}}}
+    path = changed(here, rows=rows, sampling={"steps": 1})
+    first = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])
+    assert first.exit_code == 0, first.output
+    results = here / "docs" / "results" / "changed"
+    names = {"cmc_pe-seed0-4.json", "bases-seed0-4.json", "table.json", "table.md", "plot.png"}
+    assert {file.name for file in results.iterdir()} == names
+    summary = json.loads((results / "table.json").read_text())
+    assert summary["missing"] == {}
+    row = summary["rows"]["cmc_pe"]
+    assert row["parameters"] == 3_594_824
+    assert row["event_f1"]["n"] == 4
+    assert summary["rows"]["bases"]["event_f1"]["difference"]["n"] == 4
+    assert "| bases | 1 |" in (here / "docs" / "results.md").read_text()
+
+    times = {file: file.stat().st_mtime_ns for file in results.glob("*-seed0-4.json")}
+    again = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])
+    assert again.output.count("there already") == 2
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+
+    # Other settings of sampling: the results are out of date, and the table does not show them.
+    path = changed(here, rows=rows, sampling={"steps": 2})
+    collected = CliRunner().invoke(app, ["experiment", str(path), "--collect"])
+    assert collected.exit_code == 0, collected.output
+    assert json.loads((results / "table.json").read_text())["rows"] == {}
+    assert "**Not made yet**, seeds of cmc_pe: 0; bases: 0." in (results / "table.md").read_text()
+
+
+def test_rows_that_train_alike_share_it(here: Path) -> None:
+    rows = {
+        "one": {},
+        "other clock": {"sampling": {"gamma": 2.0}},
+        "wide": {"train": {"model": {"coupling": "cross_attention", "ff_mult": 8.01}}},
+        "other connectors": {"train": {"model": {"temporal_norm": "time"}}},
+        "other data": {"train": {"data": {"count": 16}}},
+    }
+    experiment = load_experiment(changed(here, rows=rows, baseline="one", seeds=[0, 1]))
+    cells = {(cell.row, cell.seed): cell for cell in experiment.cells()}
+    one = cells["one", 0]
+    assert cells["other clock", 0].folder(1) == one.folder(1)
+    assert cells["other clock", 0].key != one.key
+    assert cells["wide", 0].folder(0) == one.folder(0) == cells["one", 1].folder(0)
+    assert cells["wide", 0].folder(1) != one.folder(1) != cells["one", 1].folder(1)
+    assert cells["other connectors", 0].folder(0) != one.folder(0)
+    assert cells["other data", 0].recipes[0]["data"] == cells["other data", 0].recipes[1]["data"]
+    assert [cell.seed for cell in experiment.cells()] == [0] * 5 + [1] * 5
+    # A seed that is asked for by itself is the same cell.
+    alone = list(dataclasses.replace(experiment, seeds=[1]).cells())
+    assert [cell.key for cell in alone] == [cell.key for cell in experiment.cells() if cell.seed == 1]
+
+
+def test_a_row_is_sampled_as_the_bundle_is_but_for_what_it_says(here: Path) -> None:
+    rows = {
+        "own": {},
+        "clock": {"sampling": {"snr_offset": 1}},
+        "each": {"sampling": {"guidance_sync": {"audio": 1, "video": 3}}},
+    }
+    path = changed(here, rows=rows, baseline="own", sampling={"steps": 2})
+    experiment = load_experiment(path)
+    own, clock, of_each = (experiment.options(row) for row in experiment.rows.values())
+    defaults = BundleSpec.read("hits").defaults
+    assert own == {**defaults, "steps": 2}
+    assert "gamma" not in clock
+    assert as_options(of_each)["guidance_sync"] == AV(audio=1, video=3)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_experiments_can_be_run(path: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = yaml.safe_load(path.read_text())
+    experiment = load_experiment(_with_shipped_bundle(here, path, raw))
+    from kinetophone.study.cells import check_recipes
+
+    for cell in dataclasses.replace(experiment, seeds=experiment.seeds[:1]).cells():
+        check_recipes(cell)
+    if path.stem != "debug":
+        assert len(experiment.seeds) >= 3
+        assert experiment.prompts >= 256
+        assert experiment.split == "test"
+
+
+def _with_shipped_bundle(here: Path, path: Path, raw: dict[str, Any]) -> Path:
+    """The experiment as it is, but with the bundle that is in every checkout."""
+    out = here / path.name
+    out.write_text(yaml.safe_dump({**raw, "bundle": "hits"}, sort_keys=False))
+    return out
+
+
+def test_equally_large_couplings_in_the_shipped_comparison(here: Path) -> None:
+    from kinetophone.av import AV
+    from kinetophone.bases.load import load_audio_base, load_video_base
+    from kinetophone.joint.coupling import Coupling, trainable
+    from kinetophone.request import BUNDLES
+
+    path = here / "recipes" / "experiments" / "1-couplings.yaml"
+    experiment = load_experiment(_with_shipped_bundle(here, path, yaml.safe_load(path.read_text())))
+    bases = AV(load_audio_base(BUNDLES / "hits" / "audio"), load_video_base(BUNDLES / "hits" / "video"))
+    unets = bases.map(lambda base: base.unet)
+
+    def size(row: str) -> int:
+        model = merged(experiment.model, experiment.rows[row].train.get("model", {}))
+        return trainable(Coupling.for_unets(unets, **model))
+
+    for row in ("cross_attention_wide", "timed_cross_attention", "window_1", "window_2"):
+        assert size(row) == pytest.approx(size("cmc_pe"), rel=0.02), row
+
+
+def test_all_problems_are_told_at_once(here: Path) -> None:
+    rows = {"a": {"sampling": {"gama": 1, "steps": 0}}, "b": {"trian": {}}}
+    with pytest.raises(RequestError) as raised:
+        load_experiment(changed(here, rows=rows))
+    assert "unknown key 'rows.b.trian' (did you mean 'rows.b.train'?)" in str(raised.value)
+    rows["b"] = {}
+    with pytest.raises(RequestError) as raised:
+        load_experiment(changed(here, rows=rows, prompts=2, groups={"x": ["stone"]}, split="tset"))
+    text = str(raised.value)
+    for part in (
+        "'baseline' is 'cmc_pe', which is no row",
+        "'rows.a': unknown option of sampling 'gama'",
+        "'rows.a': steps is 0",
+        "'prompts' is 2; distances need at least 4",
+        "unknown material 'stone'",
+        "'split' must be train or val or test",
+    ):
+        assert part in text, part
+
+
+def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(here: Path) -> None:
+    rows = {"cmc_pe": {"train": {"options": {"one_claen": 0.5}}}}
+    result = CliRunner().invoke(app, ["experiment", str(changed(here, rows=rows))])
+    assert result.exit_code == 2
+    assert "unknown key 'options.one_claen' (did you mean 'options.one_clean'?)" in result.stderr
+    assert not (here / "docs").exists()
+
+
+MEASURES = ("event_f1", "synchrony")
+
+
+def result_of(row: str, seed: int, scores: list[float]) -> dict[str, Any]:
+    clips = [
+        {"clip": i, "material": "metal" if i % 2 else "wood", "seen": "metal", "heard": "wood"}
+        | dict.fromkeys(MEASURES, score)
+        for i, score in enumerate(scores)
+    ]
+    mean = {"value": float(np.mean(scores)), "shuffled": 0.1, "above": 0.0, "n": len(scores)}
+    return {
+        "row": row, "seed": seed, "sampling": {"gamma": 1.5}, "parameters": 10, "unscored": 0,
+        "synchrony": dict.fromkeys(MEASURES, mean), "clips": clips,
+        "distances": {"hits-FVD": {"frechet": 2.0 + seed, "kernel": 0.1}},
+    }  # fmt: skip
+
+
+def test_differences_are_paired_by_prompt_and_seed() -> None:
+    rng = np.random.default_rng(0)
+    base = [rng.random(40), rng.random(40)]
+    results = {
+        "old": [result_of("old", seed, list(base[seed])) for seed in (0, 1)],
+        "new": [result_of("new", seed, list(base[seed] + 0.1)) for seed in (0, 1)],
+        "none": [],
+    }
+    experiment = Experiment(
+        name="x", question="?", baseline="old", rows=dict.fromkeys(results, Row()), seeds=[0, 1, 2],
+        groups={"metal": ["metal"]},
+    )  # fmt: skip
+    found = table.summary(experiment, results)
+    difference = found["rows"]["new"]["event_f1"]["difference"]
+    assert difference["value"] == pytest.approx(0.1)
+    assert difference["interval"] == pytest.approx([0.1, 0.1])  # the prompts' spread is gone
+    low, high = found["rows"]["new"]["event_f1"]["interval"]
+    assert high - low > 0.05
+    assert found["rows"]["old"]["event_f1"]["difference"] is None
+    assert found["rows"]["old"]["groups"]["metal"]["n"] == 20
+    assert found["rows"]["old"]["seen"] == 0.5
+    assert found["missing"] == {"old": [2], "new": [2], "none": [0, 1, 2]}
+    text = table.markdown(found)
+    assert "+0.100 (+0.100 to +0.100)" in text
+    assert "| 2.000 to 3.000 |" in text
+
+
+def test_clips_of_bows_are_measured_by_their_curves() -> None:
+    true = [measures.as_clip(clip) for clip in measures.true_clips("bows", "val", 4, 64)]
+    found = measures.measured(true, "bows", "val", "no judges")
+    assert found["synchrony"]["sustained"]["value"] > 0.9
+    assert found["synchrony"]["sustained"]["value"] - found["synchrony"]["sustained"]["shuffled"] > 0.5
+    experiment = Experiment(name="x", question="?", baseline="one", rows={"one": Row()}, domain="bows")
+    about = {"row": "one", "seed": 0, "sampling": {}, "parameters": 10}
+    text = table.markdown(table.summary(experiment, {"one": [about | found]}))
+    assert "| row | seeds | sustained |" in text
+
+
+def test_counts_are_of_what_prompts_name() -> None:
+    for split in ("val", "test"):
+        for i in range(200):
+            scene, text = make_scene(split, i)
+            named = count_named(text)
+            assert named in (None, len(scene.strikes)), text
+    texts = {"a drum is hit twice": 2, "hits it 4 times": 4, "three times": 3, "one time": 1, "hits it": None}
+    assert {text: count_named(text) for text in texts} == texts
+    clips = [
+        {"asked": 3, "onsets": 2, "strikes": 4},
+        {"asked": 3, "onsets": 3, "strikes": 5},
+        {"asked": None},
+    ]
+    assert measures.count_right(clips) == 0.5
+    assert measures.count_right([{"asked": None}]) is None
