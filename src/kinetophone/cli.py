@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kinetophone import __version__, cli_data
+from kinetophone import __version__, cli_app, cli_data
 from kinetophone.cli_make import extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
 from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
@@ -26,7 +26,7 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
-for command in (generate, sound, picture, extend, evaluate, compare):
+for command in (generate, sound, picture, extend, evaluate, compare, cli_app.app):
     app.command()(command)
 
 
