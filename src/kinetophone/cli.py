@@ -102,6 +102,26 @@ def pack(
         typer.echo(out)
 
 
+@app.command()
+def push(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name or folder.", show_default=False)],
+    repository: Annotated[str, typer.Argument(help="Hub id, such as you/hits.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+) -> None:
+    """Upload a bundle with its model card to the Hugging Face Hub."""
+    with user_errors():
+        from kinetophone.push import bundle_files
+        from kinetophone.push import push as push_bundle
+
+        if dry_run:
+            folder, files = bundle_files(bundle)
+            for file in files:
+                typer.echo(f"{(folder / file).stat().st_size:>12,}  {file}")
+            return
+        typer.echo(push_bundle(bundle, repository, private=private))
+
+
 @convert.command()
 def reference(
     source: Annotated[Path, typer.Argument(help="The authors' pipeline folder.", show_default=False)],

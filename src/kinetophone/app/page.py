@@ -101,9 +101,9 @@ def _task_tab(room: _Room, task: TaskName) -> None:
                 start = gr.Button(TITLES[task], variant="primary", min_width=120)
                 cancel = gr.Button("Cancel", min_width=120)
         with gr.Column(min_width=300):
-            film = gr.Video(label="Result", interactive=False, autoplay=False)
+            film = gr.Video(label="Result", interactive=False, height=320)
             view = gr.HTML(label="Progress and strip", elem_classes="view")
-            files = gr.File(label="Downloads", file_count="multiple", interactive=False)
+            files = gr.File(label="Downloads", file_count="multiple", interactive=False, height=130)
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
     _examples(room, task, prompt, upload)

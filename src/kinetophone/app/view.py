@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from kinetophone.av import AV
     from kinetophone.media.clip import Clip
 
-# What is drawn as events in the picture: (curve, its events, F1, what they are called).
+# What is drawn as events in the picture: (curve, its events, F1, what it is for).
 DETECTORS = {
-    "strikes": ("flow", "strikes_s", "event_f1", "strikes (bursts of the flow; made for hits clips)"),
-    "contacts": ("contact", "contacts_s", "contact_f1", "contacts (made for any footage)"),
+    "strikes": ("flow", "strikes_s", "event_f1", "strikes: bursts of the flow, for hits clips"),
+    "contacts": (
+        "contact",
+        "contacts_s",
+        "contact_f1",
+        "contacts: where motion stops or turns, for any footage",
+    ),
 }
 _PREVIEW_PX = 640
 _FLOOR, _CEILING = -11.5, 2.0  # of a log-mel: its clamp, and what is as loud as clips get
@@ -63,7 +68,7 @@ def result_html(clip: Clip, found: dict[str, Any], detector: str) -> str:
         found: what :func:`kinetophone.app.tasks.measure` gave.
         detector: "strikes" or "contacts".
     """
-    curve, events, score, called = DETECTORS[detector]
+    curve, events, score, _ = DETECTORS[detector]
     matches = event_f1(found["onsets_s"], found[events], 1.0 / found["fps"])
     label = f"frames, waveform with onsets, {curve} curve with {detector}"
     strip = strip_svg(clip, found[curve], found["onsets_s"], found[events], label)
@@ -72,6 +77,6 @@ def result_html(clip: Clip, found: dict[str, Any], detector: str) -> str:
         f'<figure style="margin:0">{strip}<figcaption><b>{name} {found[score]:.2f}</b>: '
         f"{matches.hits} matches within one frame of {matches.predicted} "
         f'<span style="color:{ONSET}">onsets heard</span> and {matches.true} '
-        f'<span style="color:{EVENT}">{called} seen</span>. One clip has no control: '
+        f'<span style="color:{EVENT}">{detector} seen</span>. One clip has no control: '
         "chance can be 0.2 and more.</figcaption></figure>"
     )
