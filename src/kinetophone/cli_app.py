@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -29,4 +30,4 @@ def app(
         check_installed()
         check_at_least_one("upload-mb", upload_mb)
         limits = Limits(upload_mb=upload_mb, longest_s=longest, job_s=job_limit)
-        serve(load_pipeline(bundle, device), limits, host, port)
+        serve(partial(load_pipeline, bundle, device), limits, host, port)

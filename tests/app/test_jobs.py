@@ -83,6 +83,15 @@ def test_a_job_that_was_cancelled_while_it_waited_never_starts() -> None:
     assert not started.is_set()
 
 
+def test_a_job_that_nobody_watches_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinetophone.app.jobs.ABANDONED_S", 0.2)
+    ended = threading.Event()
+    left = Jobs(60).run(counting(10**6, ended))
+    next(item for item in left if item is not None)
+    assert ended.wait(10)
+    left.close()
+
+
 def test_the_time_limit_stops_the_job_and_is_named() -> None:
     ended = threading.Event()
     with pytest.raises(TimeLimitError, match=r"took longer than 0\.05 s and was stopped"):

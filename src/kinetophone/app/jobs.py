@@ -12,6 +12,7 @@ from typing import Any
 from kinetophone.errors import UserError
 
 POLL_S = 0.5  # a job that says nothing lets its watcher look around this often
+ABANDONED_S = 10.0  # a watcher that has not come back for so long never will
 
 
 class TimeLimitError(UserError):
@@ -43,7 +44,8 @@ class Jobs:
     def run(self, work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
         """Run ``work(report)`` in a thread and watch it.
 
-        Closing the iterator cancels the job: its next ``report`` does not return. So does the time limit. The
+        Closing the iterator cancels the job: its next ``report`` does not return. So does the time limit, and
+        an iterator that is left alone (as Gradio leaves those of events it cancels for their session). The
         next job starts when this one's thread has ended.
 
         Args:
@@ -60,8 +62,10 @@ class Jobs:
         said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         cancelled = threading.Event()
 
+        seen_at = time.monotonic()
+
         def report(value: Any) -> None:
-            if cancelled.is_set():
+            if cancelled.is_set() or time.monotonic() - seen_at > ABANDONED_S:
                 raise _Cancelled
             said.put(("report", value))
 
@@ -80,6 +84,7 @@ class Jobs:
         deadline = float("inf")
         try:
             while True:
+                seen_at = time.monotonic()
                 try:
                     kind, value = said.get(timeout=POLL_S)
                 except queue.Empty:

@@ -162,12 +162,14 @@ def _field(room: _Room, task: TaskName, name: str) -> Any:
     if name == "keep":
         return gr.Textbox(label=_LABELS[name], min_width=280)
     spec = room.pipe.spec
-    own = f"{float(spec.frames / spec.fps):g}" if name == "seconds" else f"{spec.defaults[name]:g}"
+    own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
+    # A scale of each modality is a dictionary in a bundle's description.
+    said = ", ".join(f"{value:g}" for value in (own.values() if isinstance(own, dict) else (own,)))
     if task == "extend" and name == "seconds":
         return gr.Number(label="Seconds of the result", value=8, min_width=130)
     whole = 0 if name == "steps" else None
     return gr.Number(
-        label=_LABELS[name], value=None, placeholder=f"auto ({own})", precision=whole, min_width=130
+        label=_LABELS[name], value=None, placeholder=f"auto ({said})", precision=whole, min_width=130
     )
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,11 @@ def check_installed() -> None:
         raise UserError("the app needs Gradio: pip install 'kinetophone[app]'")
 
 
-def serve(pipe: Kinetophone, limits: Limits, host: str, port: int) -> None:
+def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int) -> None:
     """Serve the page until interrupted (Ctrl-C, SIGTERM).
 
     Args:
-        pipe: the model.
+        load: makes the model; called when the temporary folder is there, for libraries that write to one.
         limits: what one user may ask for.
         host: address to listen on.
         port: 0 takes any free one.
@@ -44,7 +45,9 @@ def serve(pipe: Kinetophone, limits: Limits, host: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="kinetophone-app-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         # Gradio reads these when it is imported: nothing is written elsewhere, nothing is sent anywhere.
+        tempfile.tempdir = str(folder)
         os.environ |= {
+            "TMPDIR": str(folder),
             "GRADIO_TEMP_DIR": str(folder / "files"),
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_EXAMPLES_CACHE": str(folder / "examples-cache"),
@@ -57,7 +60,7 @@ def serve(pipe: Kinetophone, limits: Limits, host: str, port: int) -> None:
 
         results = folder / "results"
         results.mkdir()
-        page = build_page(pipe, limits, results, write_examples(folder / "examples"))
+        page = build_page(load(), limits, results, write_examples(folder / "examples"))
         fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
         try:
             _, url, _ = page.launch(
