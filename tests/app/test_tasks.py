@@ -27,7 +27,14 @@ def pipe() -> Kinetophone:
 
 def test_a_result_has_its_files_and_its_settings_make_it_again(pipe: Kinetophone, tmp_path: Path) -> None:
     asked = Settings.of(
-        {"task": "generate", "prompt": "a drum", "seed": 3, "steps": 3, "negative_prompt": ""}
+        {
+            "task": "generate",
+            "prompt": "a drum",
+            "seed": 3,
+            "steps": "3",
+            "gamma": "auto",
+            "negative_prompt": "",
+        }
     )
     steps: list[Step] = []
     made = perform(pipe, asked, None, Limits(), tmp_path, steps.append)

@@ -17,7 +17,18 @@ import gradio as gr
 
 from kinetophone.app.examples import PROMPTS
 from kinetophone.app.jobs import Done, Jobs
-from kinetophone.app.tasks import FIELDS, SCORES, TAKES, TASKS, Result, Settings, Step, TaskName, perform
+from kinetophone.app.tasks import (
+    AUTO,
+    FIELDS,
+    SCORES,
+    TAKES,
+    TASKS,
+    Result,
+    Settings,
+    Step,
+    TaskName,
+    perform,
+)
 from kinetophone.app.tasks import measure as measure_clip
 from kinetophone.app.uploads import Limits, read_upload
 from kinetophone.app.view import DETECTORS, preview_html, progress_html, result_html, waiting_html
@@ -35,12 +46,12 @@ TITLES: dict[TaskName, str] = {
 }
 _LABELS = {
     "seconds": "Seconds",
-    "keep": "Keep (stretches such as 0-1.5, 3-4; all if empty)",
+    "keep": "Keep, seconds",
     "steps": "Steps",
-    "gamma": "γ: picture ahead of sound",
-    "guidance_audio": "Guidance, sound",
-    "guidance_video": "Guidance, picture",
-    "guidance_sync": "Guidance, cross-modal",
+    "gamma": "γ",
+    "guidance_audio": "Sound guidance",
+    "guidance_video": "Picture guidance",
+    "guidance_sync": "Cross guidance",
 }
 _COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
 _KEPT_S = 3600  # files of users are deleted after this
@@ -92,7 +103,7 @@ def _task_tab(room: _Room, task: TaskName) -> None:
             prompt = gr.Textbox(label="Prompt", lines=2, placeholder=PROMPTS[0])
             inputs: dict[str, Any] = {"upload": upload} if upload else {}
             inputs |= {"prompt": prompt, "seed": gr.Number(label="Seed", value=0, precision=0, minimum=0)}
-            with gr.Accordion("Settings (empty: the model's own)", open=task == "extend"):
+            with gr.Accordion("Settings (empty: auto, the model's own)", open=task == "extend"):
                 with gr.Row():
                     inputs |= {name: _field(room, task, name) for name in FIELDS[task]}
                 inputs["negative_prompt"] = gr.Textbox(label="Not wanted")
@@ -103,7 +114,7 @@ def _task_tab(room: _Room, task: TaskName) -> None:
         with gr.Column(min_width=300):
             film = gr.Video(label="Result", interactive=False, height=320)
             view = gr.HTML(label="Progress and strip", elem_classes="view")
-            files = gr.File(label="Downloads", file_count="multiple", interactive=False, height=130)
+            files = gr.File(label="Downloads", file_count="multiple", interactive=False, height=190)
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
     _examples(room, task, prompt, upload)
@@ -155,22 +166,22 @@ def _measure_tab(room: _Room) -> None:
 def _upload(kind: str | None) -> Any:
     if kind == "sound":
         return gr.Audio(label="Sound", sources=["upload"], type="filepath")
-    return gr.Video(label="Clip" if kind == "clip" else "Video", sources=["upload"]) if kind else None
+    label = "Clip" if kind == "clip" else "Video"
+    return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
 
 def _field(room: _Room, task: TaskName, name: str) -> Any:
+    """A text field, since one for numbers shows 0 where nothing was given."""
+    label, shown = _LABELS[name], {"max_lines": 1, "min_width": 130}
     if name == "keep":
-        return gr.Textbox(label=_LABELS[name], min_width=280)
+        return gr.Textbox(label=label, placeholder="all; or 0-1.5, 3-4", **shown)
+    if task == "extend" and name == "seconds":
+        return gr.Textbox(label=label, value="8", **shown)
     spec = room.pipe.spec
     own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
     # A scale of each modality is a dictionary in a bundle's description.
     said = ", ".join(f"{value:g}" for value in (own.values() if isinstance(own, dict) else (own,)))
-    if task == "extend" and name == "seconds":
-        return gr.Number(label="Seconds of the result", value=8, min_width=130)
-    whole = 0 if name == "steps" else None
-    return gr.Number(
-        label=_LABELS[name], value=None, placeholder=f"auto ({said})", precision=whole, min_width=130
-    )
+    return gr.Textbox(label=label, placeholder=f"{AUTO} ({said})", **shown)
 
 
 def _examples(room: _Room, task: TaskName, prompt: Any, upload: Any) -> None:

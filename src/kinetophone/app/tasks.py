@@ -39,6 +39,7 @@ FIELDS: dict[TaskName, tuple[str, ...]] = {
 _NOT_OPTIONS = ("task", "bundle", "kinetophone", "prompt", "seed", "seconds", "keep")
 
 SCORES = ("event_f1", "contact_f1", "synchrony", "av_align_svg")  # of METRICS, shown for one clip
+AUTO = "auto"  # a value that is left to the bundle
 PREVIEW_EVERY = 2  # steps: a preview costs a tenth of a step of the bundle that ships
 
 
@@ -63,13 +64,13 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Settings:
-        """Settings from plain values, empty texts counting as not given.
+        """Settings from plain values, numbers as text too; empty texts and "auto" count as not given.
 
         Raises:
             RequestError: A value is unknown or of the wrong kind; all of them are named.
         """
         try:
-            return cls(**{k: v for k, v in values.items() if v != "" or k == "prompt"})
+            return cls(**{k: v for k, v in values.items() if v not in ("", AUTO) or k == "prompt"})
         except ValidationError as error:
             raise RequestError(
                 f"{'.'.join(str(part) for part in e['loc'])}: {e['msg'].lower()}" for e in error.errors()
