@@ -44,7 +44,7 @@ _AAC_MAX_BIT_RATE = 160_000
 _AAC_FRAME = 1024  # samples
 
 # The rates AAC has a code for.
-_AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 
 # SMPTE 170M, one code for matrix, primaries and transfer: what the conversion below uses.
 _BT601 = 6
@@ -212,9 +212,9 @@ def _check_mp4(clip: Clip) -> None:
             f"the frames are {width}x{height}; H.264 needs an even width and height: "
             "crop or pad them, or write a .gif"
         )
-    if clip.sample_rate not in _AAC_SAMPLE_RATES:
+    if clip.sample_rate not in AAC_SAMPLE_RATES:
         raise MediaError(
-            f"AAC has no sample rate {clip.sample_rate} Hz; resample to one of {sorted(_AAC_SAMPLE_RATES)}"
+            f"AAC has no sample rate {clip.sample_rate} Hz; resample to one of {sorted(AAC_SAMPLE_RATES)}"
         )
 
 
