@@ -66,11 +66,14 @@ class CouplingStage:
                 named.video or self.bundle / "video", motion_adapter=named.motion_adapter or None
             ).to(self.device),
         )
+        trains = recipe.options.train
         for base in (self.bases.audio, self.bases.video):
-            base.unet.requires_grad_(False)
+            if trains == "scratch":
+                base.unet = type(base.unet).from_config(base.unet.config).to(self.device)
+            base.unet.requires_grad_(trains in ("all", "scratch"))
             # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out to motion
             # modules before them.
-            if base is self.bases.audio or not recipe.options.train_motion:
+            if base is self.bases.audio or trains != "motion":
                 channels_last(base.unet)
         self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
         unets: AV[nn.Module] = self.bases.map(lambda base: base.unet)
@@ -83,8 +86,10 @@ class CouplingStage:
         self.model = JointModel(unets, self.coupling).to(self.device)
         self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
         self.trained: dict[str, nn.Module] = {"coupling": self.coupling}
-        if recipe.options.train_motion:
+        if trains == "motion":
             self._thaw_motion(unets.video)
+        elif trains != "coupling":
+            self.trained |= {"audio": unets.audio, "video": unets.video}
         if recipe.loop.gradient_checkpointing:
             save_memory([unets.audio, unets.video, self.coupling])
 
@@ -102,11 +107,11 @@ class CouplingStage:
         modules = [p for name, p in unet.named_parameters() if "motion" in name]
         if not modules:
             raise RequestError(
-                [f"'options.train_motion': a {type(unet).__name__} has no motion modules; leave it out"]
+                [f"'options.train' motion: a {type(unet).__name__} has no motion modules; choose another"]
             )
         for parameter in modules:
             parameter.requires_grad_(True)
-        self.trained["motion"] = unet
+        self.trained["video"] = unet
 
     def _timesteps(self, batch: int, generator: torch.Generator) -> AV[Tensor]:
         """Levels of the two U-Nets."""
@@ -232,8 +237,8 @@ class CouplingStage:
 
     def export(self) -> None:
         self.coupling.save_pretrained(self.bundle / "coupling")
-        if self.recipe.options.train_motion:
-            self.bases.video.unet.save_pretrained(self.bundle / "video" / "unet")
+        for name in self.trained.keys() - {"coupling"}:
+            getattr(self.bases, name).unet.save_pretrained(self.bundle / name / "unet")
         _, _, frames, side, _ = self.latents.video.shape
         BundleSpec(
             name=self.bundle.name,

@@ -68,9 +68,11 @@ def estimate(recipe: Recipe) -> Estimate:
     video, audio = _video_unet(recipe), _unet(recipe.bases.audio or f"{recipe.bundle}/audio")
     with torch.device("meta"):
         coupling = Coupling.for_unets(AV(audio=audio, video=video), **recipe.model)
+    trains = recipe.options.train
     for unet in (audio, video):
         for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(recipe.options.train_motion and unet is video and "motion" in name)
+            motion = unet is video and "motion" in name
+            parameter.requires_grad_(trains in ("all", "scratch") or (trains == "motion" and motion))
     if recipe.loop.gradient_checkpointing:
         for network in (audio, video, coupling):
             network.enable_gradient_checkpointing()

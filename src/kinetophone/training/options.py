@@ -77,7 +77,8 @@ class CouplingOptions(DiffusionOptions):
             half of the samples.
         one_clean: Share of samples of which one modality is given: the other U-Net's connector reads it
             clean, and it carries no loss (audio to video, video to audio).
-        train_motion: Also train the motion modules of the video base.
+        train: What learns: the "coupling" alone, also the "motion" modules of the video base, or "all" of both
+            U-Nets; "scratch" is all, with U-Nets of random weights: what adapting the bases is compared with.
     """
 
     self_conditioning: float = share(0.5)
@@ -85,4 +86,4 @@ class CouplingOptions(DiffusionOptions):
     aligned_share: float = share(0.0)
     noise_levels: Literal["independent", "shared", "mixed"] = "independent"
     one_clean: float = share(0.0)
-    train_motion: bool = False
+    train: Literal["coupling", "motion", "all", "scratch"] = "coupling"
