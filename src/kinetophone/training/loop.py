@@ -102,8 +102,8 @@ class Ema:
             ours.copy_(live)
 
 
-class _Run:
-    """Everything a checkpoint holds, in this process's memory."""
+class Run:
+    """The weights, their average and the optimiser of a training: everything a checkpoint holds."""
 
     def __init__(self, stage: Stage, config: LoopConfig, processes: Processes) -> None:
         self.config = config
@@ -224,7 +224,7 @@ def train(
     if processes.first:
         checkpoints.clean(out, all_of_them=not resume)
     processes.wait()
-    run = _Run(stage, config, processes)
+    run = Run(stage, config, processes)
     found = checkpoints.find(out)
     start = 0
     changed: list[str] = []
@@ -272,7 +272,7 @@ def train(
 
 
 def _show(
-    stage: Stage, run: _Run, out: Path, step: int, processes: Processes, *, sample: bool
+    stage: Stage, run: Run, out: Path, step: int, processes: Processes, *, sample: bool
 ) -> Mapping[str, float]:
     """Sample and export with the averaged weights, in the first process; the others wait."""
     run.ema.swap()

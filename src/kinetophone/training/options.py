@@ -77,8 +77,8 @@ class CouplingOptions(DiffusionOptions):
             half of the samples.
         one_clean: Share of samples of which one modality is given: the other U-Net's connector reads it
             clean, and it carries no loss (audio to video, video to audio).
-        train: What learns: the "coupling" alone, also the "motion" modules of the video base, or "all" of both
-            U-Nets; "scratch" is all, with U-Nets of random weights: what adapting the bases is compared with.
+        train: What learns: the "coupling" alone, also the "motion" modules of the video base, or "all"
+            of both U-Nets; "scratch" is all, with U-Nets of random weights, to compare adapting with.
     """
 
     self_conditioning: float = share(0.5)
