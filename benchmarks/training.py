@@ -2,10 +2,11 @@
 
     python benchmarks/training.py --json training.json
 
-Clips of ``hits`` are written as mp4, prepared and encoded. Two trainings of the shipped bases' coupling, alike
-but for where clips come from, take turns in one process: "latents" reads what ``kinetophone data encode``
-wrote; "files" decodes the mp4 (the next batch in a thread while a step computes), and runs the autoencoders
-and the text models each time. Then the step from latents is profiled: CPU seconds by what is computed.
+Clips of ``hits`` are written as mp4, prepared and encoded. Two trainings of the shipped bases' coupling,
+alike but for where clips come from, take turns in one process: "latents" reads what ``kinetophone data
+encode`` wrote; "files" decodes the mp4 (the next batch in a thread while a step computes), and runs the
+autoencoders and the text models each time. Then the step from latents is profiled: CPU seconds by what is
+computed.
 
 All in one thread. CPU time is what counts on a machine that others use; wall-clock time is given too.
 """
