@@ -4,9 +4,9 @@
 
 A coupling of the shipped bases learns for 20 steps from 8 clips of ``hits``, with every option that draws
 random numbers, in one process, in one that accumulates two halves, and in two over gloo on CPUs. Printed is
-the largest difference of any weight. AdamW divides a gradient by its own size, so that a weight whose gradient
-is no more than rounding moves by up to the learning rate in either direction: in float32 the difference grows
-with the learning rate. The runs in float64 show whether anything but rounding is behind it.
+the largest difference of any weight. AdamW divides a gradient by its own size, so that a weight whose
+gradient is no more than rounding moves by up to the learning rate in either direction: in float32 the
+difference grows with the learning rate. The runs in float64 show whether anything but rounding is behind it.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def launch(kind: list[str], root: Path, out: Path) -> None:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port,
-        __file__, "--worker", str(root), str(out),
+        sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", port, __file__, "--worker", str(root), str(out),
     ]  # fmt: skip
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
