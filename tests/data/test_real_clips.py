@@ -27,11 +27,9 @@ def test_real_clips_and_difficult_files_are_prepared_encoded_and_trained_on(real
     for name in real:
         shutil.copy(real_clips / name, videos / name)
     write_difficult(videos)
+    names = (*real, *USED, *REJECTED)
     with (tmp_path / "captions.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerows(
-            [("file", "caption"), *((name, "a drumstick hits") for name in (*real, *USED, *REJECTED))]
-        )
+        csv.writer(file).writerows([("file", "caption"), *((name, "a drumstick hits") for name in names)])
 
     cut = ("--seconds", 1, "--size", 32, "--captions", tmp_path / "captions.csv", "--workers", 1)
     printed = command("data", "prepare", videos, clips, *cut)
