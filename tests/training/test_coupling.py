@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from kinetophone.av import AV
+from kinetophone.pipeline import Kinetophone
 from kinetophone.request import BUNDLES
 from kinetophone.training.options import CouplingOptions
-from kinetophone.training.recipe import DataConfig, LoopConfig, Recipe
+from kinetophone.training.recipe import BasesConfig, DataConfig, LoopConfig, Recipe
 from kinetophone.training.stages import build_stage
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -25,13 +26,14 @@ def make(tmp_path_factory):
     root = tmp_path_factory.mktemp("coupling")
     shutil.copytree(BUNDLES / "hits", root / "bundle")
 
-    def build(options, size=32, **loop):
+    def build(options, size=32, bases=None, **loop):
         recipe = Recipe(
             stage="coupling",
             name="tiny",
             data=DataConfig(count=4, size=size, cache=str(root / "cache")),
             loop=LoopConfig(steps=1, batch_size=4, lr=1e-3, threads=1, **loop),
             bundle=str(root / "bundle"),
+            bases=bases or BasesConfig(),
             continued=True,
             options=options,
         )
@@ -85,6 +87,20 @@ def test_the_bases_learn_if_asked_from_their_weights_or_from_none(make, train, t
     for name in ("audio", "video"):
         exported = load_file(tmp_path / name / UNET)
         assert torch.equal(exported["conv_in.weight"], stage.trained[name].conv_in.weight)
+
+
+def test_bases_named_by_the_recipe_are_written_whole_once_they_have_learned(make, tmp_path):
+    named = BasesConfig(audio=str(BUNDLES / "hits" / "audio"), video=str(BUNDLES / "hits" / "video"))
+    stage = make(CouplingOptions(train="motion"), bases=named)
+    with torch.no_grad():
+        for parameter in stage.bases.video.unet.parameters():
+            parameter.zero_()
+    stage.bundle = tmp_path
+    stage.export()
+    pipe = Kinetophone.from_pretrained(tmp_path, device="cpu")
+    assert not any(parameter.any() for parameter in pipe.bases.video.unet.parameters())
+    assert (tmp_path / "video" / "vae").is_dir()
+    assert not (tmp_path / "audio").exists()
 
 
 def test_a_given_modality_is_read_clean_and_carries_no_loss(make, monkeypatch):

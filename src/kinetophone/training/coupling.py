@@ -238,7 +238,11 @@ class CouplingStage:
     def export(self) -> None:
         self.coupling.save_pretrained(self.bundle / "coupling")
         for name in self.trained.keys() - {"coupling"}:
-            getattr(self.bases, name).unet.save_pretrained(self.bundle / name / "unet")
+            base = getattr(self.bases, name)
+            if getattr(self.recipe.bases, name):  # what it names has the U-Net that was, so all is written
+                base.save_pretrained(self.bundle / name)
+            else:
+                base.unet.save_pretrained(self.bundle / name / "unet")
         _, _, frames, side, _ = self.latents.video.shape
         BundleSpec(
             name=self.bundle.name,
@@ -257,7 +261,7 @@ class CouplingStage:
             bases={
                 name: {key: value for key, value in base.reference.items() if value is not None}
                 for name, base in (("audio", self.bases.audio), ("video", self.bases.video))
-                if getattr(self.recipe.bases, name)
+                if getattr(self.recipe.bases, name) and name not in self.trained
             },
         ).write(self.bundle)  # fmt: skip
 
