@@ -1,14 +1,15 @@
 """Is adapting frozen bases worth it? Three trainings with the same budget, measured as they go on ``hits``.
 
-    python benchmarks/efficiency.py --minutes 10 --json efficiency.json --plot efficiency.png
+    python benchmarks/efficiency.py --seconds 200 400 600 --json efficiency.json --plot efficiency.png
 
 The arms differ in what learns (``options.train`` of the coupling's recipe): a fresh coupling on the trained
 bases, a fresh coupling and the trained bases, or everything from random weights. Data, batch, learning rate
 and the coupling's architecture are the same. The budget is CPU time of the training steps, in one thread: on
 a machine that others use too, it stands for wall-clock time on a core of one's own. The arms take turns.
 
-A cell is a share of an arm's budget, and the evaluation after it: ``--clips`` val prompts, sampled as the
-bundle says. Cells that are in ``--out`` already are kept; ``--cells`` ends after so many new ones.
+A cell is an arm's training up to one of ``--seconds``, and the evaluation after it: ``--clips`` val prompts,
+sampled as the bundle says. Cells that are in ``--out`` already are kept; ``--cells`` ends after so many new
+ones.
 """
 
 from __future__ import annotations
@@ -207,8 +208,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=10, help="CPU minutes of training for each arm")
-    parser.add_argument("--moments", type=int, default=3, help="evaluations of each arm")
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[200, 400, 600], help="of training, at which to evaluate"
+    )
     parser.add_argument("--clips", type=int, default=32, help="val prompts of an evaluation")
     parser.add_argument("--count", type=int, default=12_000, help="clips to train on")
     parser.add_argument("--bundle", type=Path, default=BUNDLES / "hits", help="the trained bases")
@@ -226,9 +228,8 @@ def main() -> None:
         with (given.out / "cells.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         return
-    shares = [given.minutes * 60 * (i + 1) / given.moments for i in range(given.moments)]
     there = {(row["arm"], row["target_s"]) for row in results(given.out)}
-    missing = [(arm, s) for s in shares for arm in ARMS if (arm, s) not in there]
+    missing = [(arm, s) for s in given.seconds for arm in ARMS if (arm, s) not in there]
     for arm, target_s in missing[: given.cells]:
         subprocess.run([sys.executable, *sys.argv, "--cell", f"{arm}:{target_s}"], check=True)
         print(json.dumps(results(given.out)[-1]), flush=True)
