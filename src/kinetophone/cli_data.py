@@ -13,6 +13,7 @@ import typer
 
 from kinetophone.cli_shared import check_at_least_one
 from kinetophone.data.sources import Layout
+from kinetophone.data.sources import Split as PrepareSplit
 from kinetophone.errors import RequestError
 
 Out = Annotated[Path, typer.Option(help="Folder for the clips, captions.csv and events.json.")]
