@@ -94,6 +94,10 @@ def generate(
         float | None, typer.Option(help="Length, up to ten minutes; the bundle's where not given.")
     ] = None,
     count: Annotated[int, typer.Option(help="Number of clips; more than one are numbered.")] = 1,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Make a long clip window by window, each written as it is done."),
+    ] = False,
     device: Device = None,
     sheet: Sheet = False,
     negative_prompt: NegativePrompt = None,
@@ -110,14 +114,19 @@ def generate(
             guidance_sync=guidance_sync,
         )  # fmt: skip
         time = _check(text, bundle, output, seed, options, seconds=seconds, fps=fps)
+        if stream and (count > 1 or sheet or output.suffix.lower() != ".mp4"):
+            raise RequestError(["--stream writes one .mp4; leave --count and --sheet out"])
         pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-        clips = pipe(
-            [text] * count,
-            progress=True,
-            seed=seed,
-            **given(seconds=time.duration_s, fps=fps, negative_prompt=negative_prompt),
-            **options,
-        )
+        more = given(seconds=time.duration_s, fps=fps, negative_prompt=negative_prompt)
+        if stream:
+            from kinetophone.media.write import mp4_writer
+
+            with mp4_writer(output) as add:
+                for part in pipe.stream(text, progress=True, seed=seed, **more, **options):
+                    add(part, None)
+            typer.echo(output)
+            return
+        clips = pipe([text] * count, progress=True, seed=seed, **more, **options)
         for number, clip in enumerate(clips):
             path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
             _write(clip, path, sheet, prompt or text.at(0))  # type: ignore[union-attr]

@@ -10,8 +10,9 @@ clip.save("bowl.mp4")
 from __future__ import annotations
 
 import math
+import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Unpack
@@ -24,7 +25,15 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.bundle import Bundle
 from kinetophone.errors import RequestError
 from kinetophone.joint.clocks import local_grids, snr_grids
-from kinetophone.keep import Stretches, check_stretches, kept_frames, kept_latents, spliced
+from kinetophone.keep import (
+    MEETING_S,
+    Stretches,
+    check_stretches,
+    crossfaded,
+    kept_frames,
+    kept_latents,
+    spliced,
+)
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import HOP
 from kinetophone.media.read import (
@@ -43,7 +52,7 @@ from kinetophone.sampling.given import Given
 from kinetophone.sampling.guidance import guided
 from kinetophone.sampling.joint import Progress, initial_noise, sample_joint
 from kinetophone.sampling.settings import SamplingOptions, Settings
-from kinetophone.sampling.windows import Window, plan_windows, whole, windowed
+from kinetophone.sampling.windows import Window, carried, plan_windows, whole, window_seed, windowed
 
 BATCH = 8  # clips denoised together: more gain nothing on a CPU and cost memory
 
@@ -96,6 +105,64 @@ class Kinetophone(Bundle):
                     for v, a in zip(frames, sound, strict=True)
                 ]
         return clips
+
+    def stream(
+        self,
+        prompt: str | Script,
+        *,
+        seconds: float | Fraction,
+        fps: float | Fraction | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[Clip]:
+        """Make a long clip part by part, as its windows are done; memory does not grow with its length.
+
+        Each window continues the second half of the one before, where a call of the pipeline fuses all of
+        them in every step. So what is seen later never changes what was seen earlier.
+
+        Args:
+            prompt: what is to be seen and heard.
+            seconds: length of the whole.
+            fps: frame rate; the bundle's own if not given.
+            seed: of the noise.
+            progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
+
+        Yields:
+            Parts that follow one another without a gap; together they last ``seconds``.
+
+        Raises:
+            RequestError: if something can't be done, before anything is computed.
+        """
+        time = self._checked((prompt,), seconds, fps, seed, options)
+        settings = Settings.of(self.spec, options)
+        windows = self._windows(time)
+        one = replace(time, frames=windows[0].length.video)
+        given: AV[Given | None] | None = None
+        tail, done = np.empty(0, np.float32), 0
+        with step_bar(progress, settings.steps * len(windows), callback) as advance:
+            for k, window in enumerate(windows):
+                text = _text_at(prompt, window, time)
+                latents = self._sample((text,), one, [window_seed(seed, k)], settings, advance, given)
+                made, sound = self._decoded(latents, one)
+                upto = time.frames
+                if k + 1 < len(windows):
+                    following = windows[k + 1].start
+                    given = latents.map(carried, following.map(operator.sub, window.start))
+                    # The middle of what both windows have, where both know what lies on either side.
+                    upto = (following.video + window.end.video) // 2
+                first, length = window.start.video, time.sample_at(upto) - time.sample_at(done)
+                heard = sound[0, time.sample_at(done) - time.sample_at(first) :]
+                yield Clip(
+                    video=made[0, done - first : upto - first],
+                    fps=time.fps,
+                    audio=crossfaded(tail, heard[:length]),
+                    sample_rate=time.sample_rate,
+                )
+                tail, done = heard[length : length + round(MEETING_S * time.sample_rate)], upto
 
     def sound(
         self,
