@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -127,6 +128,17 @@ def test_the_middle_is_filled_in_and_each_track_may_keep_its_own(pipe: Kinetopho
 def test_what_cannot_be_kept(pipe: Kinetophone, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         pipe.extend(clip_of(1), "a bowl", **options)
+
+
+def test_an_animation_begins_with_the_image_and_depends_on_it(pipe: Kinetophone, tmp_path: Path) -> None:
+    image = movie(0.125, 8, 16, 16).frames[0]
+    clip = pipe.animate(image, "a bowl", steps=2)
+    assert (clip.video.shape, len(clip.audio)) == ((8, 16, 16, 3), 16_000)
+    np.testing.assert_array_equal(clip.video[0], image)
+    other = pipe.animate(movie(0.125, 8, 16, 16, 1).frames[0], "a bowl", steps=2)
+    assert not np.array_equal(clip.video[1:], other.video[1:])
+    PIL.Image.fromarray(image).save(tmp_path / "image.png")
+    np.testing.assert_array_equal(pipe.animate(tmp_path / "image.png", "a bowl", steps=2).video, clip.video)
 
 
 def test_a_stream_is_one_clip_in_parts(pipe: Kinetophone) -> None:

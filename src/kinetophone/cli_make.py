@@ -1,4 +1,4 @@
-"""The commands that make clips: generate, sound, picture, extend."""
+"""The commands that make clips: generate, sound, picture, animate, extend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
     from kinetophone.request import Script
 
-# What all four take.
+# What all of them take.
 Prompt = Annotated[str, typer.Argument(help="What is to be seen and heard.", show_default=False)]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="File to write: .mp4, .wav, .gif or .png (contact sheet).")
@@ -192,6 +192,43 @@ def picture(
             heard, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
         )
         _write(clip, output, sheet, prompt, heard.channels)
+
+
+def animate(
+    image: Annotated[
+        Path, typer.Argument(help="Image, or a video whose first frame to take.", show_default=False)
+    ],
+    prompt: Prompt,
+    output: Output,
+    bundle: Bundle = "hits",
+    seconds: Annotated[float | None, typer.Option(help="Length; the bundle's where not given.")] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    gamma: Gamma = None,
+    guidance_audio: GuidanceAudio = None,
+    guidance_video: GuidanceVideo = None,
+    guidance_sync: GuidanceSync = None,
+    device: Device = None,
+    sheet: Sheet = False,
+    negative_prompt: NegativePrompt = None,
+    dtype: Dtype = "float32",
+    offload: Offload = "none",
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Make a sounding clip that begins with an image."""
+    with user_errors():
+        options = given(
+            steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
+            guidance_sync=guidance_sync,
+        )  # fmt: skip
+        time = _check(prompt, bundle, output, seed, options, seconds=seconds)
+        from kinetophone.media.read import read_picture
+
+        first = read_picture(image).frames[0]
+        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+        more = given(seconds=time.duration_s, negative_prompt=negative_prompt)
+        clip = pipe.animate(first, prompt, seed=seed, progress=True, **more, **options)
+        _write(clip, output, sheet, prompt)
 
 
 def extend(

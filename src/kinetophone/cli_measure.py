@@ -116,6 +116,8 @@ def evaluate(
             ).items():
                 _print_report(name, made.synchrony)
                 _print_materials(made.materials)
+                for measure, mean in made.seams.items():
+                    typer.echo(f"seam, {measure}: {mean.value:.2f} ({_cell(mean.interval)}), n {mean.n}")
                 results[name] = made.to_dict()
         if json_path is not None:
             _write_json(results, json_path)

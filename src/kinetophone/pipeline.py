@@ -260,6 +260,48 @@ class Kinetophone(Bundle):
             sample_rate=own.sample_rate,
         )
 
+    def animate(
+        self,
+        image: str | os.PathLike[str] | np.ndarray,
+        prompt: str | Script,
+        *,
+        seconds: float | Fraction | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Clip:
+        """Make a sounding clip that begins with an image.
+
+        Args:
+            image: a file, or uint8 (H, W, 3); its middle is brought to the model's size.
+            prompt: what is to be seen and heard.
+            seconds: length; the bundle's own if not given.
+            seed: of the noise.
+            progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
+
+        Returns:
+            The clip; its first frame is the image.
+
+        Raises:
+            MediaError: if the file can't be read.
+            RequestError: if something else can't be done, before anything is computed.
+        """
+        time = self._checked((prompt,), seconds, None, seed, options)
+        shown = image if isinstance(image, np.ndarray) else read_picture(image).frames[0]
+        frames = resample_frames(shown[None], time.fps, time.fps, (self.spec.size, self.spec.size))
+        windows = self._windows(time)
+        first = torch.arange(whole(windows).video) == 0
+        given: AV[Given | None] = AV(audio=None, video=Given(self._encoded_frames(frames, windows), first))
+        settings = Settings.of(self.spec, options)
+        with step_bar(progress, settings.steps, callback) as advance:
+            latents = self._sample((prompt,), time, [seed], settings, advance, given)
+        made, sound = self._decoded(latents, time)
+        video = np.concatenate([frames, made[0, 1:]])
+        return Clip(video=video, fps=time.fps, audio=sound[0], sample_rate=time.sample_rate)
+
     def extend(
         self,
         clip: str | os.PathLike[str] | Clip,
@@ -330,7 +372,7 @@ class Kinetophone(Bundle):
         options: SamplingOptions,
     ) -> ClipTime:
         numbers: dict[str, Any] = {
-            k: v for k, v in options.items() if k not in ("negative_prompt", "coupled")
+            k: v for k, v in options.items() if k not in ("negative_prompt", "coupled", "replacement")
         }
         return GenerateRequest(
             prompts=prompts, bundle=self.spec, seconds=seconds, fps=fps, seed=seed, **numbers
@@ -381,6 +423,8 @@ class Kinetophone(Bundle):
             audio=(channels, total.audio, bins),
             video=self.bases.video.latent_shape(total.video, self.spec.size),
         )
+        if given is not None and settings.replacement:
+            given = given.map(lambda track: None if track is None else replace(track, clean=False))
         complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
         only = complete[0] if complete else None  # the modality whose other one is all there
         negative = self._text([settings.negative_prompt] * len(prompts))
