@@ -87,6 +87,16 @@ def test_only_what_is_missing_is_predicted(pipe: Kinetophone) -> None:
         hook.remove()
 
 
+def test_a_replaced_track_is_kept_but_never_enters_clean(pipe: Kinetophone) -> None:
+    levels: list[AV[int]] = []
+    clip = pipe.sound(
+        movie(1, 8, 16, 16), "a bowl", steps=3, replacement=True,
+        callback=lambda progress: levels.append(progress.timesteps),
+    )  # fmt: skip
+    assert all(level.video > 0 for level in levels)
+    assert not np.array_equal(clip.audio, pipe.sound(movie(1, 8, 16, 16), "a bowl", steps=3).audio)
+
+
 def clip_of(seconds: float) -> Clip:
     video, sound = movie(seconds, 8, 16, 16), noise(seconds, 16_000)
     return Clip(video=video.frames, fps=video.fps, audio=sound.waveform, sample_rate=16_000)

@@ -28,17 +28,8 @@ app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
 for command in (
-    generate,
-    sound,
-    picture,
-    animate,
-    extend,
-    evaluate,
-    compare,
-    gamma,
-    experiment,
-    limits,
-    cli_app.app,
+    *(generate, sound, picture, animate, extend),
+    *(evaluate, compare, gamma, experiment, limits, cli_app.app),
 ):
     app.command()(command)
 

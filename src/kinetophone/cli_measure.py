@@ -77,6 +77,13 @@ def evaluate(
         bool,
         typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
     ] = False,
+    replacement: Annotated[
+        bool,
+        typer.Option(
+            "--replacement",
+            help="With --task sound or picture, for comparison: what is given is noised to the clock's level.",
+        ),
+    ] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
     seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
@@ -110,6 +117,7 @@ def evaluate(
                 guidance_audio=guidance_audio,
                 guidance_video=guidance_video,
                 guidance_sync=guidance_sync,
+                replacement=replacement or None,
             )
             for name, made in _evaluate_generated(
                 generate_count, task, split, bundle, device, uncoupled, keep, seed, workers, options
