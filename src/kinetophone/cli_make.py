@@ -123,7 +123,7 @@ def generate(
 
             with mp4_writer(output) as add:
                 for part in pipe.stream(text, progress=True, seed=seed, **more, **options):
-                    add(part, None)
+                    add(part)
             typer.echo(output)
             return
         clips = pipe([text] * count, progress=True, seed=seed, **more, **options)

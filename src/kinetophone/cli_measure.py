@@ -81,7 +81,7 @@ def evaluate(
         bool,
         typer.Option(
             "--replacement",
-            help="With --task sound or picture, for comparison: what is given is noised to the clock's level.",
+            help="With --task sound or picture, for comparison: noise the given track to the clock's level.",
         ),
     ] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
