@@ -40,7 +40,7 @@ from kinetophone.metrics.control import (
 )
 from kinetophone.metrics.detectors import onset_strength, onsets_from_audio, strikes_from_flow
 from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
-from kinetophone.metrics.synchrony import best_lag, correlations, synchrony
+from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
 
 __all__ = ["ClipEvents", "Report", "Unscored", "detect", "evaluate", "find_clips", "read_truth", "score"]
 
@@ -102,18 +102,16 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class SetLag:
-    """How late the sound of a set of clips is: the lag at which their mean correlation is highest.
+    """How late the sound of a set of clips is, by the evidence of all of them.
 
     Attributes:
         value: Seconds, positive where the sound comes after the picture.
         interval: Its 95 % bootstrap interval over clips.
-        correlation: The mean correlation of the curves at that lag.
         n: Number of clips.
     """
 
     value: float
     interval: Interval
-    correlation: float
     n: int
 
 
@@ -297,7 +295,7 @@ def score(
         for name, measure in METRICS.items()
         if events
     }
-    correlation = np.array([correlations(clip.contact, clip.fps, clip.strength) for clip in events])
+    evidence = np.array([lag_evidence(clip.contact, clip.fps, clip.strength) for clip in events])
     rates = [f"{clip.fps:g}" for clip in events]
     return Report(
         clips=len(found),
@@ -307,8 +305,8 @@ def score(
         shuffles=shuffles,
         metrics=metrics,
         detectors=_against_truth(events, truth or {}, seed),
-        lag=_lag_of_set(correlation, seed),
-        rows=tuple(_row(clip, lags) for clip, lags in zip(events, correlation, strict=True)),
+        lag=_lag_of_set(evidence, seed),
+        rows=tuple(_row(clip, lags) for clip, lags in zip(events, evidence, strict=True)),
     )
 
 
@@ -329,27 +327,25 @@ def _against_truth(
     return {name: _mean(of_clips, seed) for name, of_clips in values.items()}
 
 
-def _lag_of_set(correlation: np.ndarray, seed: int) -> SetLag | None:
-    lag = best_lag(correlation.mean(axis=0)) if len(correlation) else None
+def _lag_of_set(evidence: np.ndarray, seed: int) -> SetLag | None:
+    lag = find_lag(evidence.sum(axis=0)) if len(evidence) else None
     if lag is None:
         return None
 
     def of_sample(sample: np.ndarray) -> float:
-        found = best_lag(sample.mean(axis=0))
+        found = find_lag(sample.sum(axis=0))
         return lag.lag_s if found is None else found.lag_s
 
-    return SetLag(
-        lag.lag_s, bootstrap_statistic(correlation, of_sample, seed), lag.correlation, len(correlation)
-    )
+    return SetLag(lag.lag_s, bootstrap_statistic(evidence, of_sample, seed), len(evidence))
 
 
-def _row(clip: ClipEvents, correlation: np.ndarray) -> dict[str, Any]:
-    lag = best_lag(correlation)
+def _row(clip: ClipEvents, evidence: np.ndarray) -> dict[str, Any]:
+    lag = find_lag(evidence)
     row = {name: value for name, value in asdict(clip).items() if name != "features"}
     row |= {name: measure(clip, clip) for name, measure in METRICS.items()}
     return row | {
         "lag_s": None if lag is None else lag.lag_s,
-        "lag_correlation": None if lag is None else lag.correlation,
+        "lag_interval": None if lag is None else asdict(lag.interval),
     }
 
 
