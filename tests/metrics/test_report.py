@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from kinetophone.media import Clip
+from kinetophone.metrics.control import Interval
 from kinetophone.metrics.evaluate import evaluate
+from kinetophone.metrics.quality import Desync, Quality
 from kinetophone.metrics.report import write_report
 
 MakeClip = Callable[..., Clip]
@@ -28,7 +30,9 @@ def page(tmp_path: Path, make_struck_clip: MakeClip) -> Path:
     (folder / "c.mp4").write_bytes(b"no film")
     report = evaluate([folder / name for name in ("a.mp4", "b.mp4", "c.mp4")])
     captions = {"a.mp4": "a <bowl> & a drum"}
-    return write_report({"clips": report.to_dict()}, folder, tmp_path / "report.html", captions=captions)
+    quality = Quality({}, {}, Desync(0.25, Interval(0.2, 0.3), n=2, short=2))
+    results = {"clips": report.to_dict(), "quality": quality.to_dict()}
+    return write_report(results, folder, tmp_path / "report.html", captions=captions)
 
 
 def test_it_is_one_file_with_everything_in_it(page: Path) -> None:
@@ -38,6 +42,7 @@ def test_it_is_one_file_with_everything_in_it(page: Path) -> None:
     assert "clips &lt;1&gt;" in text
     assert "a &lt;bowl&gt; &amp; a drum" in text
     assert "cannot be read as media" in text
+    assert "DeSync: 0.250 s (0.200 to 0.300), even guesses 1.05; n 2, 2 of them shorter" in text
     assert text.count("<svg") == 2
     assert text.count("<video") == 2
     for measure in ("av_align_svg", "av_align_2023", "av_align_2025", "contact_f1", "synchrony"):

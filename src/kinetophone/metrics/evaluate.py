@@ -131,7 +131,7 @@ class Report:
             ``audio_`` (onsets), ``video_`` (strikes of ``hits``) and ``contact_``, at one frame, and with
             ``_50ms`` and ``_100ms``.
         lag: How late the sound is; None where nothing correlates.
-        rows: The scores of each clip.
+        rows: The scores of each clip, its events, and its picture's curves, rounded.
     """
 
     clips: int
@@ -341,7 +341,9 @@ def _lag_of_set(evidence: np.ndarray, seed: int) -> SetLag | None:
 
 def _row(clip: ClipEvents, evidence: np.ndarray) -> dict[str, Any]:
     lag = find_lag(evidence)
-    row = {name: value for name, value in asdict(clip).items() if name != "features"}
+    row = {name: value for name, value in asdict(clip).items() if name not in ("features", "strength")}
+    # To be looked at; the scores were made from finer ones.
+    row |= {name: tuple(round(value, 3) for value in row[name]) for name in ("flow", "contact")}
     row |= {name: measure(clip, clip) for name, measure in METRICS.items()}
     return row | {
         "lag_s": None if lag is None else lag.lag_s,

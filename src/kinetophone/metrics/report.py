@@ -149,11 +149,17 @@ def _quality(quality: Mapping[str, Any] | None) -> str:
         warned = {name: row["warning"] for name, row in quality["distances"].items() if row["warning"]}
         lines += [f'<p class="note">{name}: {html.escape(text)}</p>' for name, text in warned.items()]
     if quality["semantics"]:
-        head = "".join(f"<th>{n}" for n in ("agreement", "value", "interval", "other captions", "n"))
-        lines.append(f"<h2>Agreement with the captions</h2><table><tr>{head}")
+        head = "".join(f"<th>{n}" for n in ("agreement", "value", "interval", "shuffled", "n"))
+        lines.append(f"<h2>Agreement</h2><table><tr>{head}")
         for name, row in quality["semantics"].items():
             lines.append(_table_row(name, [row[key] for key in ("value", "interval", "shuffled", "n")]))
         lines.append("</table>")
+    if quality.get("desync"):
+        off = quality["desync"]
+        lines.append(
+            f"<p>DeSync: {off['value']:.3f} s ({_cell(off['interval'])}), even guesses {off['chance']:.2f}; "
+            f"n {off['n']}, {off['short']} of them shorter than the network's window.</p>"
+        )
     return "".join(lines)
 
 

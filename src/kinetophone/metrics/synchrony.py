@@ -137,8 +137,8 @@ def _independent_samples(picture: NDArray[np.float64], sound: NDArray[np.float64
     scale = float((picture @ picture) * (sound @ sound))
     if scale < 1e-24:
         return 0.0
-    alike = np.correlate(picture, picture, "full") @ np.correlate(sound, sound, "full") / scale
-    return float(len(picture) / max(alike, 1.0))
+    alike = float(np.correlate(picture, picture, "full") @ np.correlate(sound, sound, "full")) / scale
+    return len(picture) / max(alike, 1.0)
 
 
 def _standing_out(curve: NDArray[np.float64]) -> NDArray[np.float64]:
