@@ -1,7 +1,8 @@
 """A report to look at: one HTML file without links, scripts or fonts from elsewhere.
 
 A table of all measures, the clips that could not be scored, the best and the worst to play, and a strip for
-every clip: its frames, its waveform with onsets, the contact curve with contacts, and lines where they match.
+every clip: its frames, its waveform with onsets, the contact curve with contacts, lines where they match, and
+the flow with the peaks that AV-Align counts.
 Clips are read again one at a time as the file is written, so memory does not grow with their number.
 """
 
@@ -29,8 +30,8 @@ _LARGEST_EMBEDDED = 8_000_000  # bytes; a larger film, or one browsers do not pl
 _BROWSER_SUFFIXES = (".mp4", ".m4v", ".webm")
 _EMBEDDED_SIDE = 360
 
-_WIDTH, _THUMBS, _WAVE, _CURVE = 1000, 12, 60, 60  # of a strip, in CSS pixels; number of frames
-_ONSET, _CONTACT, _MATCH = "#1b7f3b", "#c2255c", "#8a8f98"
+_WIDTH, _THUMBS, _WAVE, _CURVE, _FLOW = 1000, 12, 60, 60, 34  # of a strip, in CSS pixels; number of frames
+_ONSET, _CONTACT, _MATCH, _PEAK = "#1b7f3b", "#c2255c", "#8a8f98", "#7a5af0"
 
 _STYLE = """
 :root { color-scheme: light; font: 14px/1.45 system-ui, sans-serif; color: #1d2129; background: #fff }
@@ -46,7 +47,8 @@ video { width: 320px; max-height: 320px; background: #000 } svg { display: block
 
 _NOTE = f"""Every value stands beside that of shuffled pairs: one clip's sound with another's picture.
 Only what is above it is synchrony. In the strips: onsets heard <span style="color:{_ONSET}">green</span>,
-contacts seen <span style="color:{_CONTACT}">red</span>, a line where the two match within one frame.
+contacts seen <span style="color:{_CONTACT}">red</span>, a grey line where the two match within one frame;
+below, the mean flow and its <span style="color:{_PEAK}">peaks</span>, as AV-Align takes them.
 The best and the worst are ranked by {_RANKED_BY}, the correlation of the two curves."""
 
 
@@ -176,7 +178,10 @@ def _cell(value: Any) -> str:
 
 
 def _caption(row: Mapping[str, Any], captions: Mapping[str, str]) -> str:
-    lag = "no lag found" if row["lag_s"] is None else f"lag {1000 * row['lag_s']:+.0f} ms"
+    lag = "no lag found"
+    if row["lag_s"] is not None:
+        low, high = (1000 * row["lag_interval"][end] for end in ("low", "high"))
+        lag = f"lag {1000 * row['lag_s']:+.0f} ms ({low:+.0f} to {high:+.0f})"
     said = captions.get(row["name"], "")
     scores = f"synchrony {row['synchrony']:.2f}, contact F1 {row['contact_f1']:.2f}, {lag}"
     name = f"<b>{html.escape(row['name'])}</b>"
@@ -217,6 +222,7 @@ def _strip(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> s
     thumb_height = max(8, min(2 * each, each * clip.video.shape[1] / clip.video.shape[2]))
     wave_top, curve_top = thumb_height + 6, thumb_height + 6 + _WAVE
     bottom = curve_top + _CURVE
+    end = bottom + 4 + _FLOW
 
     def x(time_s: float) -> float:
         return round(_WIDTH * time_s / seconds, 1)
@@ -230,25 +236,32 @@ def _strip(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> s
             f'preserveAspectRatio="xMidYMid slice" href="{_jpeg(frame, 2 * round(each))}"/>'
         )
     parts.append(f'<path d="{_envelope(clip.audio, wave_top, _WAVE)}" fill="#9db4d0"/>')
-    curve = np.asarray(row["contact"], np.float64)
-    top = float(curve.max(initial=0.0)) or 1.0
-    heights = curve_top + _CURVE - 4 - (_CURVE - 8) * np.sqrt(np.maximum(curve, 0.0) / top)
-    points = " ".join(f"{x(i / row['fps'])},{y:.1f}" for i, y in enumerate(heights))
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
+    contact = _heights(np.sqrt(row["contact"]), bottom - 4, _CURVE - 8)
+    flow = _heights(np.asarray(row["flow"]), end - 2, _FLOW - 6)
+    for heights in (contact, flow):
+        points = " ".join(f"{x(frame / row['fps'])},{y:.1f}" for frame, y in enumerate(heights))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
+    for time_s in row["video_peaks_s"]:
+        y = flow[round(time_s * row["fps"])]
+        parts.append(f'<circle cx="{x(time_s)}" cy="{y:.1f}" r="2.4" fill="{_PEAK}"/>')
     for onset, contact in match_events(row["onsets_s"], row["contacts_s"], 1.0 / row["fps"]):
         parts.append(_line(x(onset), wave_top + _WAVE / 2, x(contact), curve_top + _CURVE, _MATCH, 4))
     parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, _ONSET, 2) for t in row["onsets_s"]]
     parts += [_line(x(t), curve_top, x(t), bottom, _CONTACT, 2) for t in row["contacts_s"]]
     for second in range(int(seconds - 0.03 * seconds) + 1):  # one at the very end would be cut off
-        corner = f'x="{x(second) + 2}" y="{bottom + 11}"'
+        corner = f'x="{x(second) + 2}" y="{end + 11:.1f}"'
         parts.append(f'<text {corner} font-size="10" fill="#555c66">{second} s</text>')
-    label = html.escape(f"{row['name']}: frames, waveform with onsets, contact curve with contacts")
-    opening = f'<svg viewBox="0 0 {_WIDTH} {bottom + 14:.0f}" role="img" aria-label="{label}">'
+    label = html.escape(f"{row['name']}: frames, waveform with onsets, contact curve with contacts, flow")
+    opening = f'<svg viewBox="0 0 {_WIDTH} {end + 14:.0f}" role="img" aria-label="{label}">'
     return f"<figure>{_caption(row, captions)}{opening}{''.join(parts)}</svg></figure>"
 
 
+def _heights(curve: np.ndarray, bottom: float, height: float) -> np.ndarray:
+    return bottom - height * curve / (float(curve.max(initial=0.0)) or 1.0)
+
+
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float) -> str:
-    look = f'stroke="{colour}" stroke-width="{width}" stroke-opacity="{0.35 if colour == _MATCH else 1}"'
+    look = f'stroke="{colour}" stroke-width="{width}" stroke-opacity="{0.6 if colour == _MATCH else 1}"'
     return f'<line x1="{x1}" y1="{y1:.1f}" x2="{x2}" y2="{y2:.1f}" {look}/>'
 
 

@@ -110,6 +110,8 @@ def _curves(
     from scipy.ndimage import gaussian_filter1d
 
     steps = min(len(strength), round(len(contact) / float(fps) * CURVE_RATE))
+    if steps == 0:
+        return np.zeros(0), np.zeros(0)
     times_s = np.arange(steps) / CURVE_RATE
     picture = np.interp(times_s, (np.arange(len(contact)) + late_frames) / float(fps), contact)
     picture, sound = _standing_out(picture), _standing_out(np.asarray(strength, np.float64)[:steps])
@@ -142,7 +144,7 @@ def _independent_samples(picture: NDArray[np.float64], sound: NDArray[np.float64
 
 
 def _standing_out(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(curve - np.median(curve), 0.0) if len(curve) else curve
+    return np.maximum(curve - np.median(curve), 0.0)
 
 
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
