@@ -317,12 +317,12 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 def json_text(content: Any, margin: str = "") -> str:
     """JSON that is easy to read and to compare: an entry of a list in a line, and what is short, too."""
     line = json.dumps(content)
-    if len(line) <= 100 or not isinstance(content, dict | list):
+    if len(line) <= 100 or not isinstance(content, dict | list | tuple):
         return line
     deeper = margin + " "
     if isinstance(content, dict):
         lines = [f"{json.dumps(key)}: {json_text(value, deeper)}" for key, value in content.items()]
         return "{\n" + ",\n".join(deeper + entry for entry in lines) + f"\n{margin}}}"
-    if not any(isinstance(entry, dict | list) for entry in content):
+    if not any(isinstance(entry, dict | list | tuple) for entry in content):
         return line
     return "[\n" + ",\n".join(deeper + json.dumps(entry) for entry in content) + f"\n{margin}]"

@@ -260,7 +260,7 @@ def script(path: str) -> Any:
     import torch
 
     if not Path(path).is_file():
-        raise OSError("there is no such file; give the network as TorchScript")
+        raise OSError(f"there is no file '{path}'; give the network as TorchScript")
     return torch.jit.load(os.fspath(path), map_location="cpu").eval()
 
 
