@@ -236,14 +236,14 @@ def _strip(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> s
             f'preserveAspectRatio="xMidYMid slice" href="{_jpeg(frame, 2 * round(each))}"/>'
         )
     parts.append(f'<path d="{_envelope(clip.audio, wave_top, _WAVE)}" fill="#9db4d0"/>')
-    contact = _heights(np.sqrt(row["contact"]), bottom - 4, _CURVE - 8)
-    flow = _heights(np.asarray(row["flow"]), end - 2, _FLOW - 6)
-    for heights in (contact, flow):
+    contact_heights = _heights(np.sqrt(row["contact"]), bottom - 4, _CURVE - 8)
+    flow_heights = _heights(np.asarray(row["flow"]), end - 2, _FLOW - 6)
+    for heights in (contact_heights, flow_heights):
         points = " ".join(f"{x(frame / row['fps'])},{y:.1f}" for frame, y in enumerate(heights))
         parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
     for time_s in row["video_peaks_s"]:
-        y = flow[round(time_s * row["fps"])]
-        parts.append(f'<circle cx="{x(time_s)}" cy="{y:.1f}" r="2.4" fill="{_PEAK}"/>')
+        height = flow_heights[round(time_s * row["fps"])]
+        parts.append(f'<circle cx="{x(time_s)}" cy="{height:.1f}" r="2.4" fill="{_PEAK}"/>')
     for onset, contact in match_events(row["onsets_s"], row["contacts_s"], 1.0 / row["fps"]):
         parts.append(_line(x(onset), wave_top + _WAVE / 2, x(contact), curve_top + _CURVE, _MATCH, 4))
     parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, _ONSET, 2) for t in row["onsets_s"]]
