@@ -16,6 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from kinetophone.av import AV
 from kinetophone.cli import app
 from kinetophone.media import Clip
 
@@ -90,6 +91,7 @@ def test_generate_several_with_sheets(
     run: Callable[..., Result], bundle: Path, pipeline: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     options = ["--count", 2, "--sheet", "--gamma", 1.5, "--guidance-audio", 2, "--guidance-video", 7]
+    options += ["--guidance-sync", "3,5.5"]
     more = ["--negative-prompt", "blur", "--device", "cpu", "--fps", 8, "--seconds", 4]
     result = run("generate", "a bowl", "-o", "clip.wav", "--bundle", bundle, *options, *more)
     assert result.exit_code == 0, result.output
@@ -110,6 +112,7 @@ def test_generate_several_with_sheets(
         "gamma": 1.5,
         "guidance_audio": 2.0,
         "guidance_video": 7.0,
+        "guidance_sync": AV(audio=3.0, video=5.5),
         "negative_prompt": "blur",
         "progress": True,
     }
@@ -131,6 +134,7 @@ def test_generate_several_with_sheets(
         ("a bowl", ["--seconds", 601], "seconds is 601; bundle 'bundle' makes clips of 4 to 600 s at 8 fps"),
         ("a bowl", ["--fps", -1], "fps is -1; it must be above 0"),
         ("a bowl", ["--guidance-audio", -1], "guidance-audio is -1; it must be at least 0"),
+        ("a bowl", ["--guidance-sync", "1,-2"], "guidance-sync is -2; it must be at least 0"),
         ("a bowl", ["--guidance-video", -1], "guidance-video is -1; it must be at least 0"),
         ("a bowl", ["--steps", 0], "steps is 0; it must be 1 to 1000"),
         ("a bowl", ["--gamma", 0], "gamma is 0; it must be above 0"),
@@ -314,6 +318,7 @@ def test_version(run: Callable[..., Result]) -> None:
 
 HELP = """
 import sys, time
+from kinetophone.av import AV
 from kinetophone.cli import app
 try:
     app(["generate", "--help"])

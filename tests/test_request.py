@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kinetophone import request
+from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.media import ClipTime
 from kinetophone.request import BundleSpec, GenerateRequest, available_bundles, check_output
@@ -52,6 +53,7 @@ def test_a_plain_request_gets_the_bundles_time(bundle: Path) -> None:
         ({"steps": 1001}, "steps is 1001; it must be 1 to 1000"),
         ({"gamma": 0.0}, "gamma is 0; it must be above 0"),
         ({"gamma": float("inf")}, "gamma is inf; it must be above 0"),
+        ({"guidance_sync": AV(audio=2.0, video=-1.0)}, "guidance-sync is -1; it must be at least 0"),
         ({"guidance_audio": -1.0}, "guidance-audio is -1; it must be at least 0"),
         ({"guidance_video": -0.5}, r"guidance-video is -0\.5; it must be at least 0"),
         ({"seed": -1}, "seed is -1; it must be 0 to"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
+from kinetophone.cli_shared import check_at_least_one, given, one_or_each, quiet_libraries, user_errors
 from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ GuidanceVideo = Annotated[
     float | None, typer.Option(help="How closely the picture follows the prompt; 1 is no guidance.")
 ]
 GuidanceSync = Annotated[
-    float | None, typer.Option(help="How closely sound and picture follow each other; 1 is no guidance.")
+    Any,
+    typer.Option(
+        parser=one_or_each,
+        metavar="NUMBER[,NUMBER]",
+        help="How closely sound and picture follow each other, or each of them; 1 is no guidance.",
+    ),
 ]
 NegativePrompt = Annotated[str | None, typer.Option(help="What is not wanted.")]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet beside each clip.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +15,7 @@ from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
     from kinetophone.metrics.features import Extractor
-    from kinetophone.metrics.generated import GeneratedReport
+    from kinetophone.metrics.generated import GeneratedReport, Task
 
 
 def evaluate(
@@ -60,6 +60,13 @@ def evaluate(
     generate_count: Annotated[
         int | None, typer.Option("--generate", help="Instead, generate clips from this many hits prompts.")
     ] = None,
+    task: Annotated[
+        Literal["both", "sound", "picture", "extend"],
+        typer.Option(
+            help="With --generate: both from the text, the sound of true pictures, the picture of true "
+            "sounds, or what follows the first 1.5 s of true clips."
+        ),
+    ] = "both",
     split: Annotated[
         str, typer.Option(help="Prompts of --generate: val to choose by, test to report.")
     ] = "test",
@@ -110,7 +117,7 @@ def evaluate(
                 guidance_sync=guidance_sync,
             )
             for name, made in _evaluate_generated(
-                generate_count, split, bundle, device, uncoupled, keep, seed, workers, options
+                generate_count, task, split, bundle, device, uncoupled, keep, seed, workers, options
             ).items():
                 print_report(name, made.synchrony)
                 print_materials(made.materials)
@@ -270,6 +277,7 @@ def _evaluate_folder(
 
 def _evaluate_generated(
     count: int,
+    task: Task,
     split: str,
     bundle: str,
     device: str | None,
@@ -296,6 +304,7 @@ def _evaluate_generated(
         pipe,
         spec.folder,
         count,
+        task=task,
         split=split,
         size=spec.size,
         uncoupled=uncoupled,

@@ -24,20 +24,12 @@ def print_report(name: str, report: Report) -> None:
     table = Table(title=f"{name}: {report.clips} clips, scored: {rates}; tolerance one frame, 95 % intervals")
     for column in ("measure", "value", "interval", "shuffled", "its range", "above", "its interval", "n"):
         table.add_column(column, justify="left" if column == "measure" else "right")
-    for measure, row in report.metrics.items():
+    against_truth = {f"{name} (against truth)": row for name, row in report.detectors.items()}
+    for measure, row in {**report.metrics, **against_truth}.items():
         cells = (
-            row.value,
-            row.interval,
-            row.shuffled,
-            row.shuffled_range,
-            row.above,
-            row.above_interval,
-            row.n,
-        )
+            row.value, row.interval, row.shuffled, row.shuffled_range, row.above, row.above_interval, row.n
+        )  # fmt: skip
         table.add_row(measure, *map(_cell, cells))
-    for measure, mean in report.detectors.items():
-        cells = (mean.value, mean.interval, None, None, None, None, mean.n)
-        table.add_row(f"{measure} (against truth)", *map(_cell, cells))
     if report.lag is not None:
         cells = (report.lag.value, report.lag.interval, None, None, None, None, report.lag.n)
         table.add_row("lag of the sound, s", *map(_cell, cells))

@@ -23,6 +23,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from kinetophone.av import AV
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.media.write import check_suffix
@@ -266,7 +267,7 @@ class GenerateRequest:
         gamma: Timestep adjustment, above 0; 1 keeps both clocks equal.
         guidance_audio: Classifier-free guidance of the sound, at least 0.
         guidance_video: The same of the picture.
-        guidance_sync: Cross-modal guidance, at least 0.
+        guidance_sync: Cross-modal guidance, of both or of each, at least 0.
         seed: Of the first clip, at least 0.
         output: File to write.
     """
@@ -279,7 +280,7 @@ class GenerateRequest:
     gamma: float | None = None
     guidance_audio: float | None = None
     guidance_video: float | None = None
-    guidance_sync: float | None = None
+    guidance_sync: float | AV[float] | None = None
     seed: int = 0
     output: str | os.PathLike[str] | None = None
 
@@ -324,10 +325,14 @@ class GenerateRequest:
             problems.append(f"steps is {self.steps}; it must be 1 to {_MOST_STEPS}")
         if self.gamma is not None and not (math.isfinite(self.gamma) and self.gamma > 0):
             problems.append(f"gamma is {self.gamma:g}; it must be above 0 (1 keeps both clocks equal)")
-        for name in ("guidance_audio", "guidance_video", "guidance_sync"):
-            value = getattr(self, name)
+        sync = self.guidance_sync
+        syncs = (sync.audio, sync.video) if isinstance(sync, AV) else (sync,)
+        for option, value in (
+            ("guidance-audio", self.guidance_audio),
+            ("guidance-video", self.guidance_video),
+            *(("guidance-sync", scale) for scale in syncs),
+        ):
             if value is not None and not (math.isfinite(value) and value >= 0):
-                option = name.replace("_", "-")
                 problems.append(
                     f"{option} is {value:g}; it must be at least 0 (1 leaves the prediction as it is)"
                 )

@@ -15,7 +15,7 @@ from kinetophone.joint import reference
 from kinetophone.joint.clocks import local_grids
 from kinetophone.joint.model import JointModel
 from kinetophone.sampling.ddim import NoiseSchedule
-from kinetophone.sampling.guidance import guided
+from kinetophone.sampling.guidance import SYNC_FROM, guided
 from kinetophone.sampling.joint import Predict, initial_noise, sample_joint
 
 SCHEDULERS = reference.schedulers()
@@ -114,6 +114,23 @@ def test_cross_modal_guidance_is_its_formula(model: JointModel, world: dict[str,
     close(one_sided, AV(audio=cond.audio, video=apart.video))
     alone = run(guided(model, world["cond"], None, AV.both(1.0), sync=sync, coupled=False), world)
     close(alone, apart)
+
+
+def test_cross_modal_guidance_costs_nothing_where_places_in_time_are_settled(
+    model: JointModel, world: dict[str, Any]
+) -> None:
+    batches: list[int] = []
+    hook = model.unet_video.conv_in.register_forward_pre_hook(lambda _m, args: batches.append(len(args[0])))
+    late = {
+        **world,
+        "timesteps": AV(audio=torch.tensor([SYNC_FROM] * 2), video=torch.tensor([SYNC_FROM - 1] * 2)),
+    }
+    eps = run(guided(model, world["cond"], None, AV.both(1.0), sync=AV.both(4.0)), late)
+    plain = run(guided(model, world["cond"], None, AV.both(1.0)), late)
+    hook.remove()
+    assert batches == [2 * 2, 2 * 2]
+    close(AV(audio=eps.video, video=eps.video), AV(audio=plain.video, video=plain.video))
+    assert relative_error(eps.audio, plain.audio) > 1e-2
 
 
 def test_a_sample_of_a_batch_is_the_single_run(model: JointModel, world: dict[str, Any]) -> None:

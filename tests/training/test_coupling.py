@@ -16,6 +16,7 @@ from kinetophone.training.stages import build_stage
 EVERYTHING = CouplingOptions(
     connector_dropout=0.3, aligned_share=0.5, noise_levels="mixed", one_clean=0.5, snr_gamma=5.0
 )
+RELATIVE = dataclasses.replace(EVERYTHING, relative=True, timestep_power=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,9 @@ def loss(stage, seed=0, *part):
     return stage.loss(np.random.default_rng(seed), torch.Generator().manual_seed(seed), *part)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_losses_of_two_halves_average_to_that_of_the_batch(make, seed):
-    stage = make(EVERYTHING)
+@pytest.mark.parametrize(("options", "seed"), [(EVERYTHING, 0), (EVERYTHING, 1), (RELATIVE, 2)])
+def test_the_losses_of_two_halves_average_to_that_of_the_batch(make, options, seed):
+    stage = make(options)
     with torch.no_grad():
         whole = loss(stage, seed)
         halves = [loss(stage, seed, part) for part in (slice(0, 2), slice(2, 4))]
@@ -97,6 +98,23 @@ def test_what_is_given_is_never_both(make):
     assert not (given.audio & given.video).any()
     assert float(given.audio.float().mean()) == pytest.approx(0.2, abs=0.02)
     assert float(given.video.float().mean()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_relative_weights_make_the_bases_alone_score_about_one_at_every_level(make):
+    stage = make(CouplingOptions(relative=True, connector_dropout=1.0))
+    errors = stage.errors.map(lambda e: e.numpy())
+    assert errors.audio.shape == errors.video.shape == (1000,)
+    assert errors.audio[50] > 10 * errors.audio[900]
+    with torch.no_grad():
+        mean = np.mean([float(loss(stage, seed)["loss"]) for seed in range(6)])
+    assert 1.5 < mean < 2.5  # one for each modality; connector_dropout 1 leaves the bases alone
+
+
+def test_a_power_below_one_draws_noisier_timesteps(make):
+    stage = make(CouplingOptions(timestep_power=0.5))
+    t = stage._timesteps(4000, torch.Generator().manual_seed(0))
+    assert float(t.audio.float().mean()) == pytest.approx(2 / 3 * 1000, abs=3)  # the density is 2u
+    assert float(t.video.float().mean()) == pytest.approx(2 / 3 * 1000, abs=3)
 
 
 @pytest.mark.parametrize(("levels", "same"), [("independent", 0.0), ("mixed", 0.5), ("shared", 1.0)])

@@ -29,6 +29,8 @@ ORDER = (
     "audio-2",
     "motion-2",
     "coupling-2",
+    "connectors",
+    "coupling-3",
     "picture-classifier",
     "sound-classifier",
 )

@@ -47,6 +47,19 @@ def zero_init(module: M) -> M:
     return module
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of queries (N, heads, S, width), keys, values; maybe biased logits.
+
+    torch's fused kernel, but for training on a CPU: there its way back takes two to seven times as long as
+    these three products. Elsewhere, at the published head width of 8, they would take twice the time and
+    three times the memory of the fused kernel.
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[None])
+
+
 class ResBlock(nn.Module):
     """2-D residual block conditioned on the timestep, as in guided-diffusion U-Nets.
 
@@ -160,7 +173,7 @@ class TemporalAttention(nn.Module):
             projected.unflatten(-1, (TEMPORAL_HEADS, -1)).transpose(1, 2)  # (N, heads, T, width)
             for projected in (self.to_q(x), *self.to_kv(x).chunk(2, dim=-1))
         )
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        attended = attention(q, k, v, bias)
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 

@@ -34,7 +34,6 @@ from kinetophone.metrics.contacts import contact_curve, contacts_from_curve
 from kinetophone.metrics.control import (
     Control,
     Interval,
-    bootstrap_interval,
     bootstrap_statistic,
     shuffled_control,
 )
@@ -92,15 +91,6 @@ class Unscored:
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
-    """A mean over clips with its 95 % bootstrap interval."""
-
-    value: float
-    interval: Interval
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class SetLag:
     """How late the sound of a set of clips is, by the evidence of all of them.
 
@@ -129,7 +119,7 @@ class Report:
             could be scored.
         detectors: F1, precision and recall of our detectors against the true events, where those are known:
             ``audio_`` (onsets), ``video_`` (strikes of ``hits``) and ``contact_``, at one frame, and with
-            ``_50ms`` and ``_100ms``.
+            ``_50ms`` and ``_100ms``; the control is the truth of other clips.
         lag: How late the sound is; None where nothing correlates.
         rows: The scores of each clip, its events, and its picture's curves, rounded.
     """
@@ -140,7 +130,7 @@ class Report:
     seed: int
     shuffles: int
     metrics: dict[str, Control] = field(default_factory=dict)
-    detectors: dict[str, Mean] = field(default_factory=dict)
+    detectors: dict[str, Control] = field(default_factory=dict)
     lag: SetLag | None = None
     rows: tuple[dict[str, Any], ...] = ()
 
@@ -304,27 +294,41 @@ def score(
         seed=seed,
         shuffles=shuffles,
         metrics=metrics,
-        detectors=_against_truth(events, truth or {}, seed),
+        detectors=_against_truth(events, truth or {}, seed, shuffles),
         lag=_lag_of_set(evidence, seed),
         rows=tuple(_row(clip, lags) for clip, lags in zip(events, evidence, strict=True)),
     )
 
 
 def _against_truth(
-    events: Sequence[ClipEvents], truth: Mapping[str, Sequence[float]], seed: int
-) -> dict[str, Mean]:
-    values: dict[str, list[float]] = {}
-    for clip in events:
-        true = truth_of(clip.name, truth)
-        if true is None:
-            continue
-        found = {"audio": clip.onsets_s, "video": clip.strikes_s, "contact": clip.contacts_s}
-        for suffix, tolerance_s in {"": 1.0 / clip.fps, "_50ms": 0.05, "_100ms": 0.1}.items():
-            for detector, times_s in found.items():
-                counts = event_f1(times_s, true, tolerance_s)
-                for measure in ("f1", "precision", "recall"):
-                    values.setdefault(f"{detector}_{measure}{suffix}", []).append(getattr(counts, measure))
-    return {name: _mean(of_clips, seed) for name, of_clips in values.items()}
+    events: Sequence[ClipEvents], truth: Mapping[str, Sequence[float]], seed: int, shuffles: int
+) -> dict[str, Control]:
+    pairs = [(clip, true) for clip in events if (true := truth_of(clip.name, truth)) is not None]
+    if not pairs:
+        return {}
+    clips, truths = [clip for clip, _ in pairs], [times_s for _, times_s in pairs]
+    detectors = {"audio": "onsets_s", "video": "strikes_s", "contact": "contacts_s"}
+    measures = {"f1": _f1, "precision": _precision, "recall": _recall}
+    found = {}
+    for suffix, tolerance_s in {"": None, "_50ms": 0.05, "_100ms": 0.1}.items():
+        for detector, events_of in detectors.items():
+            for name, measure in measures.items():
+                found[f"{detector}_{name}{suffix}"] = shuffled_control(
+                    partial(_agreement, measure, events_of, tolerance_s),
+                    truths, clips, np.random.default_rng(seed), shuffles=shuffles,
+                )  # fmt: skip
+    return found
+
+
+def _agreement(
+    measure: Callable[[EventScore], float],
+    events_of: str,
+    tolerance_s: float | None,
+    true_s: Sequence[float],
+    clip: ClipEvents,
+) -> float:
+    """How well what a detector found in a clip agrees with true times, its own or another clip's."""
+    return measure(event_f1(getattr(clip, events_of), true_s, tolerance_s or 1.0 / clip.fps))
 
 
 def _lag_of_set(evidence: np.ndarray, seed: int) -> SetLag | None:
@@ -353,10 +357,6 @@ def _row(clip: ClipEvents, evidence: np.ndarray) -> dict[str, Any]:
 
 def _rounded(values: Any) -> tuple[float, ...]:
     return tuple(round(float(value), 6) for value in values)
-
-
-def _mean(values: list[float], seed: int) -> Mean:
-    return Mean(float(np.mean(values)), bootstrap_interval(values, seed), len(values))
 
 
 def _detect_job(job: tuple[Clip | str | os.PathLike[str], str, Features | None]) -> ClipEvents | Unscored:

@@ -1,27 +1,33 @@
 """Measuring the model itself: clips generated from ``hits`` prompts, beside what to compare them with.
 
-Three sets of the same prompts: joint samples, samples with the coupling switched off (each base alone, same
-seeds), and the true clips. Synchrony of each, with its shuffled control; and how often the material seen, the
-material heard and the material asked for agree.
+Three sets of the same prompts: samples of a task, samples with the coupling switched off (each base alone,
+same seeds), and the true clips. Synchrony of each, with its shuffled control; and how often the material
+seen, that heard and that asked for agree. In a task where one true modality is given, what is made
+is scored against the true strikes, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from kinetophone.data.hits import FPS, SAMPLE_RATE, make_clip
 from kinetophone.media.clip import Clip
+from kinetophone.media.read import Picture, Sound
 from kinetophone.metrics.control import Interval, bootstrap_interval
 from kinetophone.metrics.evaluate import Report, evaluate
 from kinetophone.metrics.hits import MaterialJudge
+from kinetophone.progress import track
 
 if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
+
+Task = Literal["both", "sound", "picture", "extend"]
+KEPT_S = 1.5  # of a true clip, before what "extend" makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ def evaluate_generated(
     folder: Path | None,
     count: int,
     *,
+    task: Task = "both",
     split: str = "test",
     size: int = 64,
     uncoupled: bool = False,
@@ -68,6 +75,9 @@ def evaluate_generated(
         pipe: the model.
         folder: its bundle, with the classifiers; without them materials are not judged.
         count: the first ``count`` clips of ``split`` give the prompts.
+        task: what is made. "both": picture and sound from the text. "sound": the sound of the true picture.
+            "picture": the picture of the true sound. "extend": what follows the first ``KEPT_S`` seconds of
+            the true clip; only that is scored, of the true clips too.
         split: "test" to report, "val" to choose settings by.
         size: side of the true clips, in pixels.
         uncoupled: measure samples with the coupling switched off, too.
@@ -81,25 +91,59 @@ def evaluate_generated(
         Reports by set: "generated", "uncoupled" (if asked for) and "true".
     """
     true = [make_clip(split, i, size) for i in range(count)]
+    whole = [Clip(video=c.video, fps=FPS, audio=c.audio, sample_rate=SAMPLE_RATE) for c in true]
     prompts = [clip.caption for clip in true]
-    sets = {"generated": pipe(prompts, seed=seed, progress=progress, **options)}
+    sets = {"generated": _make(pipe, task, whole, prompts, seed, progress, options)}
     if uncoupled:
-        sets["uncoupled"] = pipe(prompts, seed=seed, progress=progress, coupled=False, **options)
+        off = {**options, "coupled": False}
+        sets["uncoupled"] = _make(pipe, task, whole, prompts, seed, progress, off)
     if keep is not None:
         for name, clips in sets.items():
             for i, clip in enumerate(clips):
                 clip.save(keep / name / f"{i:04d}.mp4")
-    sets["true"] = [Clip(video=c.video, fps=FPS, audio=c.audio, sample_rate=SAMPLE_RATE) for c in true]
+    sets["true"] = whole
     truth = {str(i): clip.events()["strikes_s"] for i, clip in enumerate(true)}
+    if task == "extend":
+        sets = {name: [_after(clip, KEPT_S) for clip in clips] for name, clips in sets.items()}
+        truth = {i: [t - KEPT_S for t in times if t >= KEPT_S] for i, times in truth.items()}
     judge = MaterialJudge(folder) if folder and (folder / "classifiers").is_dir() else None
     asked = [clip.scene.material for clip in true]
     reports = {}
     for name, clips in sets.items():
-        known = truth if name == "true" else None
+        known = truth if name == "true" or task in ("sound", "picture") else None
         synchrony = evaluate(clips, truth=known, seed=seed, workers=workers, progress=progress)
         materials = material_agreement(judge, clips, asked, seed) if judge else {}
         reports[name] = GeneratedReport(synchrony, materials)
     return reports
+
+
+def _make(
+    pipe: Kinetophone,
+    task: Task,
+    true: Sequence[Clip],
+    prompts: Sequence[str],
+    seed: int,
+    progress: bool,
+    options: dict[str, Any],
+) -> list[Clip]:
+    if task == "both":
+        return pipe(prompts, seed=seed, progress=progress, **options)
+    pairs = list(zip(true, prompts, strict=True))
+    made = []
+    for i, (clip, prompt) in enumerate(track(pairs, len(pairs), task) if progress else pairs):
+        if task == "sound":
+            made.append(pipe.sound(Picture(clip.video, clip.fps), prompt, seed=seed + i, **options))
+        elif task == "picture":
+            made.append(pipe.picture(Sound(clip.audio, clip.sample_rate), prompt, seed=seed + i, **options))
+        else:
+            kept: dict[str, Any] = {"seconds": clip.duration_s, "keep": [(0, KEPT_S)]}
+            made.append(pipe.extend(clip, prompt, seed=seed + i, **kept, **options))
+    return made
+
+
+def _after(clip: Clip, second: float) -> Clip:
+    frame, sample = round(second * clip.fps), round(second * clip.sample_rate)
+    return replace(clip, video=clip.video[frame:], audio=clip.audio[sample:])
 
 
 def material_agreement(

@@ -12,6 +12,10 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.joint.model import JointModel
 from kinetophone.sampling.joint import Predict
 
+# Cross-modal guidance acts from this timestep on. Below it everything has its place in time, and a pass with
+# the coupling off costs as much there as anywhere: docs/experiments.md has the scores with and without.
+SYNC_FROM = 300
+
 
 def guided(
     model: JointModel,
@@ -30,7 +34,8 @@ def guided(
         ε = u + guidance · (c - u) + (sync - 1) · (c - a)
 
     A modality's branches go through its U-Net in one batch; a scale of 1 skips the branch that it would
-    need. The connectors run once a step: their features depend on no text, so the branches share them.
+    need, and a is skipped below timestep ``SYNC_FROM``. The connectors run once a step: their features depend
+    on no text, so the branches share them.
 
     Args:
         model: the joint model.
@@ -49,21 +54,21 @@ def guided(
         ValueError: if guidance needs a ``text_uncond`` that is missing or of another shape.
     """
     _check_texts(text_cond, text_uncond, guidance)
-    branches: AV[list[str]] = guidance.map(
-        lambda scale, synchrony: [
-            *(["uncond"] if scale != 1 else []),
-            "cond",
-            *(["apart"] if coupled and synchrony != 1 else []),
-        ],
-        sync := sync or AV.both(1.0),
-    )
-    text: AV[Tensor] = text_cond.map(
-        lambda cond, uncond, names: torch.cat([uncond if name == "uncond" else cond for name in names]),
-        text_uncond or AV.both(None),
-        branches,
-    )
+    sync = sync or AV.both(1.0)
 
     def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        branches: AV[list[str]] = guidance.map(
+            lambda scale, synchrony, t: [
+                *(["uncond"] if scale != 1 else []),
+                "cond",
+                *(["apart"] if coupled and synchrony != 1 and int(t.max()) >= SYNC_FROM else []),
+            ],
+            sync, timesteps,
+        )  # fmt: skip
+        text: AV[Tensor] = text_cond.map(
+            lambda cond, uncond, names: torch.cat([uncond if name == "uncond" else cond for name in names]),
+            text_uncond or AV.both(None), branches,
+        )  # fmt: skip
         dtype = model.coupling.dtype
         latents = latents.map(lambda x: x.to(dtype))
         features, masks = None, None

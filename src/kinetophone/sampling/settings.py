@@ -19,8 +19,8 @@ class SamplingOptions(TypedDict, total=False):
         gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound.
         guidance_audio: Classifier-free guidance scale of the sound; 1 is none.
         guidance_video: The same of the picture.
-        guidance_sync: Cross-modal guidance scale; 1 is none, above 1 each modality follows the other
-            more closely.
+        guidance_sync: Cross-modal guidance scale, of both or of each; 1 is none, above 1 a modality follows
+            the other more closely.
         negative_prompt: What guidance leads away from.
         coupled: False samples each base by itself, without the connectors: for comparison.
     """
@@ -29,7 +29,7 @@ class SamplingOptions(TypedDict, total=False):
     gamma: float
     guidance_audio: float
     guidance_video: float
-    guidance_sync: float
+    guidance_sync: float | AV[float]
     negative_prompt: str
     coupled: bool
 
@@ -53,7 +53,14 @@ class Settings:
             steps=int(values["steps"]),
             gamma=float(values["gamma"]),
             guidance=AV(audio=float(values["guidance_audio"]), video=float(values["guidance_video"])),
-            sync=AV.both(float(values["guidance_sync"])),
+            sync=_of_each(values["guidance_sync"]),
             negative_prompt=values["negative_prompt"],
             coupled=bool(values.get("coupled", True)),
         )
+
+
+def _of_each(scale: float | AV[float] | dict[str, float]) -> AV[float]:
+    """One scale for both, or one of each, which a bundle's description holds as a dictionary."""
+    if isinstance(scale, dict):
+        scale = AV(**scale)
+    return scale.map(float) if isinstance(scale, AV) else AV.both(float(scale))

@@ -22,8 +22,10 @@ from kinetophone.training.diffusion import (
     channels_last,
     drop_texts,
     make_scheduler,
+    min_snr,
     noise_loss,
     noised,
+    plain_attention,
     random_timesteps,
     sample_base,
     save_memory,
@@ -53,6 +55,7 @@ class AudioStage:
             else UNet2DConditionModel(**recipe.model)
         )
         self.unet: Any = channels_last(unet).to(self.device)
+        plain_attention(self.unet)
         if recipe.loop.gradient_checkpointing:
             save_memory([self.unet])
         self.trained = {"unet": self.unet}
@@ -78,7 +81,7 @@ class AudioStage:
         t = random_timesteps(batch, generator)[part].to(self.device)
         xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
         eps = self._predict(xt, t, self._text(texts))
-        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), options.snr_gamma)}
+        return {"loss": noise_loss(eps, noise, min_snr(self.schedule.alpha(t), options.snr_gamma))}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(list(SAMPLE_PROMPTS))

@@ -40,16 +40,20 @@ from kinetophone.training.diffusion import (
     WHOLE,
     channels_last,
     drop_texts,
+    min_snr,
     noise_loss,
+    plain_attention,
     random_timesteps,
     save_memory,
     standard_normal,
 )
+from kinetophone.training.levels import base_errors
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
 from kinetophone.training.validation import validate
 
 GUIDANCE = AV(audio=3.5, video=2.0)  # of samples, and the bundle's default
+CLIPS_FOR_ERRORS = 32
 GUIDANCE_SYNC = 6.0  # the bundle's default, chosen on val prompts (docs/experiments.md)
 
 
@@ -68,6 +72,7 @@ class CouplingStage:
         )
         for base in (self.bases.audio, self.bases.video):
             base.unet.requires_grad_(False)
+            plain_attention(base.unet)
             # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out to motion
             # modules before them.
             if base is self.bases.audio or not recipe.options.train_motion:
@@ -85,6 +90,7 @@ class CouplingStage:
         self.trained: dict[str, nn.Module] = {"coupling": self.coupling}
         if recipe.options.train_motion:
             self._thaw_motion(unets.video)
+        self.errors = self._base_errors() if recipe.options.relative else None
         if recipe.loop.gradient_checkpointing:
             save_memory([unets.audio, unets.video, self.coupling])
 
@@ -108,9 +114,25 @@ class CouplingStage:
             parameter.requires_grad_(True)
         self.trained["motion"] = unet
 
+    def _base_errors(self) -> AV[Tensor]:
+        clips = slice(0, CLIPS_FOR_ERRORS)
+        text = self._text([captions[0] for captions in self.latents.captions[clips]])
+        clean: AV[Tensor] = AV(audio=self.latents.audio, video=self.latents.video).map(
+            lambda array: torch.from_numpy(np.array(array[clips])).float().to(self.device)
+        )
+        return base_errors(self.model, clean, text, self.schedules)
+
+    def _weights(self, t: AV[Tensor]) -> AV[Tensor]:
+        """Of the losses at levels ``t``."""
+        if self.errors is not None:
+            return t.map(lambda level, errors: 1 / errors[level.cpu()], self.errors)
+        gamma = self.recipe.options.snr_gamma
+        return t.map(lambda level, schedule: min_snr(schedule.alpha(level), gamma), self.schedules)
+
     def _timesteps(self, batch: int, generator: torch.Generator) -> AV[Tensor]:
         """Levels of the two U-Nets."""
-        t = AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
+        power = self.recipe.options.timestep_power
+        t = AV(random_timesteps(batch, generator, power), random_timesteps(batch, generator, power))
         levels = self.recipe.options.noise_levels
         if levels == "shared":
             return AV.both(t.audio)
@@ -132,13 +154,13 @@ class CouplingStage:
     ) -> AV[Tensor]:
         """Levels of what the connectors read.
 
-        Anywhere, or where the sampler would be when the *other* U-Net is at its ``t`` under some γ around the
-        default.
+        Anywhere, or where the sampler would be when the *other* U-Net is at its ``t`` under some γ between
+        0.37 and 2.7: either modality may lead.
         """
         batch = len(t.audio)
         if rng.random() >= self.recipe.options.aligned_share:
             return AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
-        gamma = DEFAULT_GAMMA * float(np.exp(rng.uniform(-0.5, 0.5)))
+        gamma = float(np.exp(rng.uniform(-1, 1)))
         as_levels = AV(audio=t.video / T_MAX, video=t.audio / T_MAX)
         local = AV(audio=as_levels.audio ** (1 / gamma), video=as_levels.video**gamma)
         return local.map(lambda u: (u * T_MAX).long().clamp(0, T_MAX - 1))
@@ -197,9 +219,8 @@ class CouplingStage:
         features = self.model.features(seen, t_con, x0_hat)
         eps = self.model(noisy, t, text, features, coupled)
         losses: AV[Tensor] = eps.map(
-            lambda e, n, s, level, known: noise_loss(e, n, s.alpha(level), options.snr_gamma, known),
-            noise, self.schedules, t, counts,
-        )  # fmt: skip
+            lambda e, n, weight, known: noise_loss(e, n, weight, known), noise, self._weights(t), counts
+        )
         return {"loss": losses.audio + losses.video, "audio": losses.audio, "video": losses.video}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:

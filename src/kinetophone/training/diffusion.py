@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from kinetophone.joint.clocks import T_MAX
@@ -62,26 +63,31 @@ def noised(x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, noise: Tensor)
     return add_noise(x, noise, schedule.alpha(timesteps).to(x.device)), noise
 
 
-def random_timesteps(batch: int, generator: torch.Generator) -> Tensor:
-    """Uniform over the trained timesteps, stratified over the batch so that losses vary less."""
+def random_timesteps(batch: int, generator: torch.Generator, power: float = 1.0) -> Tensor:
+    """T_MAX · u^power, u uniform, stratified over the batch so that losses vary less."""
     u = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
-    return (u * T_MAX).long().clamp(max=T_MAX - 1)
+    return (u**power * T_MAX).long().clamp(max=T_MAX - 1)
 
 
-def noise_loss(
-    eps: Tensor, noise: Tensor, alpha: Tensor, snr_gamma: float, counts: Tensor | None = None
-) -> Tensor:
-    """Mean squared error of predicted noise (B, ...), each sample weighted by min(SNR, γ) / SNR.
+def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Mean squared error of predicted noise (B, ...), each sample weighted by ``weight`` (B,).
 
-    The weight (arXiv 2303.09556) spares the nearly clean timesteps, whose noise nothing can predict.
-    ``alpha`` is ᾱ of each sample, (B,); samples where ``counts``, bool (B,), is False add nothing to the sum
-    but are counted in the mean, so that means over equal parts of a batch average to the batch's.
+    Samples where ``counts``, bool (B,), is False add nothing to the sum but are counted in the mean, so that
+    means over equal parts of a batch average to the batch's.
     """
-    error = (eps.float() - noise).square().flatten(1).mean(1)
+    error = (eps.float() - noise).square().flatten(1).mean(1) * weight.to(eps.device, torch.float32)
     if counts is not None:
         error = error * counts.to(error)
-    snr = (alpha / (1 - alpha)).to(error)
-    return (error * (snr.clamp(max=snr_gamma) / snr)).mean()
+    return error.mean()
+
+
+def min_snr(alpha: Tensor, gamma: float) -> Tensor:
+    """Weights min(SNR, γ) / SNR of samples at ᾱ (B,) (arXiv 2303.09556); γ infinite: all 1.
+
+    They spare the nearly clean timesteps, whose noise nothing can predict.
+    """
+    snr = alpha / (1 - alpha)
+    return snr.clamp(max=gamma) / snr
 
 
 def drop_texts(texts: list[str], rng: np.random.Generator, rate: float) -> list[str]:
@@ -101,6 +107,12 @@ def channels_last(module: nn.Module) -> nn.Module:
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return module
+
+
+def plain_attention(unet: Any) -> None:
+    """On a CPU, replace the fused attention of a U-Net that is trained (through): see ``joint.attention``."""
+    if unet.device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
 
 
 def sample_base(

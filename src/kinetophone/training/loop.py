@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kinetophone.errors import UserError
 from kinetophone.training import checkpoints
@@ -65,17 +64,11 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-@contextlib.contextmanager
-def _precision(config: LoopConfig) -> Iterator[None]:
+def _precision(config: LoopConfig) -> contextlib.AbstractContextManager[Any]:
     """Autocast to half precision where the recipe asks for it."""
-    device = config.device.split(":")[0]
-    with contextlib.ExitStack() as stack:
-        if config.precision != "float32":
-            stack.enter_context(torch.autocast(device, getattr(torch, config.precision)))
-            if device == "cpu":
-                # The fused kernel's backward pass in bfloat16 took a third of a step's time on a CPU.
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
+    if config.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(config.device.split(":")[0], getattr(torch, config.precision))
 
 
 class Ema:

@@ -51,6 +51,7 @@ STAGES = {
     "motion": StageInfo("video", "MotionStage", MotionOptions, divisible=True),
     "audio": StageInfo("audio", "AudioStage", DiffusionOptions, divisible=True),
     "vocoder": StageInfo("vocoder", "VocoderStage"),
+    "connectors": StageInfo("connectors", "ConnectorStage", divisible=True),
     "coupling": StageInfo("coupling", "CouplingStage", CouplingOptions, divisible=True),
     "picture-classifier": StageInfo("classifiers", "PictureClassifier"),
     "sound-classifier": StageInfo("classifiers", "SoundClassifier"),

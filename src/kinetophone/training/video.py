@@ -24,8 +24,10 @@ from kinetophone.training.diffusion import (
     channels_last,
     drop_texts,
     make_scheduler,
+    min_snr,
     noise_loss,
     noised,
+    plain_attention,
     random_timesteps,
     sample_base,
     save_memory,
@@ -66,6 +68,7 @@ class ImageStage(_VideoStage):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self.unet: Any = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
+        plain_attention(self.unet)
         if recipe.loop.gradient_checkpointing:
             save_memory([self.unet])
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
@@ -118,6 +121,7 @@ class MotionStage(_VideoStage):
         else:  # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out
             unet = channels_last(unet)
         self.unet: Any = unet.to(self.device)
+        plain_attention(self.unet)
         if recipe.loop.gradient_checkpointing:
             save_memory([self.unet])
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
@@ -145,7 +149,7 @@ class MotionStage(_VideoStage):
         t = random_timesteps(batch, generator)[part].to(self.device)
         xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
         eps = self._predict(xt, t, self._text(texts))
-        return {"loss": noise_loss(eps, noise, self.schedule.alpha(t), options.snr_gamma)}
+        return {"loss": noise_loss(eps, noise, min_snr(self.schedule.alpha(t), options.snr_gamma))}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(list(SAMPLE_PROMPTS))

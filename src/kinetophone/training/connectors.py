@@ -1,0 +1,101 @@
+"""Connectors before their coupling: each learns alone to foretell the other modality from its own latent.
+
+In a coupling's training a connector learns through a frozen U-Net, at the price of a pass through both and
+from a gradient that says little while the inserted blocks do nothing yet. What a feature has to say can be
+learned directly: which latents the other modality has at that moment. A head as small as what reads the
+feature in CMC-PE (``ConditionedSelfAttention.proj_c``) predicts them and is thrown away. The steps are some
+ten times as fast, and the coupling that is trained afterwards starts from features that carry the timing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
+from torch import Tensor, nn
+
+from kinetophone.av import AV
+from kinetophone.errors import RequestError
+from kinetophone.sampling.ddim import add_noise
+from kinetophone.training.coupling import CouplingStage
+from kinetophone.training.diffusion import WHOLE, random_timesteps, standard_normal
+from kinetophone.training.options import CouplingOptions
+from kinetophone.training.recipe import Recipe
+
+EPS = 1e-3  # of the latents' unit scale: some of them hardly ever change
+
+
+class ConnectorStage:
+    """Cross-modal prediction by both connectors of a coupling, at all noise levels; see the module."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.whole = CouplingStage(dataclasses.replace(recipe, options=CouplingOptions()))
+        coupling, latents = self.whole.coupling, self.whole.latents
+        if coupling.config.coupling == "cross_attention":
+            raise RequestError(
+                ["a cross_attention coupling has one token for all times, so its connectors can't foretell "
+                 "when: train it by the stage coupling alone"]
+            )  # fmt: skip
+        self.clean: AV = AV(audio=latents.audio, video=latents.video)
+        some: AV[Tensor] = self.clean.map(lambda x: _targets(torch.from_numpy(np.array(x[:256])).float()))
+        # What one modality's connector foretells is of the other.
+        self.spread: AV[Tensor] = some.swap().map(lambda x: x.std(dim=(0, 2), keepdim=True) + EPS)
+        self.heads: AV[nn.Module] = some.swap().map(
+            lambda x: FeedForward(coupling.config.connector_channels, dim_out=x.shape[1])
+        )
+        self.heads.map(lambda head: head.to(self.whole.device))
+        self.trained: dict[str, nn.Module] = {
+            "connector_out_audio": coupling.connector_out_audio,
+            "connector_out_video": coupling.connector_out_video,
+            "head_audio": self.heads.audio,
+            "head_video": self.heads.video,
+        }
+
+    def loss(
+        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
+    ) -> dict[str, Tensor]:
+        """Errors of both predictions, as shares of what there is to predict: 1 is nothing learned."""
+        stage, batch = self.whole, self.recipe.loop.batch_size
+        index, _ = stage.latents.draw(rng, batch)
+        clean: AV[Tensor] = self.clean.map(
+            lambda array: torch.from_numpy(array[index[part]]).float().to(stage.device)
+        )
+        levels: AV[Tensor] = clean.map(lambda x: random_timesteps(batch, generator)[part].to(x.device))
+        noise: AV[Tensor] = clean.map(lambda x: standard_normal(x, batch, part, generator))
+        seen = clean.map(
+            lambda x, e, s, level: add_noise(x, e, s.alpha(level).to(x.device)),
+            noise, stage.schedules, levels,
+        )  # fmt: skip
+        features = stage.model.features(seen, levels, None)
+        errors: AV[Tensor] = features.map(_error, self.heads, clean.swap().map(_targets), self.spread)
+        return {"loss": errors.audio + errors.video, "from_audio": errors.audio, "from_video": errors.video}
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Nothing to look at: the coupling does not act yet."""
+
+    def export(self) -> None:
+        self.whole.export()
+
+
+def _targets(x: Tensor) -> Tensor:
+    """What can be foretold of clean latents (B, C, time, …), as series (B, D, time).
+
+    First how much they change into each moment, which shows every strike and depends on nothing else; then
+    the latents themselves, without what stays the same over the clip.
+    """
+    series = x.movedim(2, -1).flatten(1, -2)
+    steps = series.diff(dim=2).square().mean(dim=1, keepdim=True).sqrt()
+    moved = torch.cat([steps[:, :, :1], steps], dim=2)
+    return torch.cat([moved, series - series.mean(dim=2, keepdim=True)], dim=1)
+
+
+def _error(feature: Tensor, head: nn.Module, target: Tensor, spread: Tensor) -> Tensor:
+    """Squared error in units of the variance; half of it is the first series, how much changes when."""
+    held = F.interpolate(feature, size=target.shape[2], mode="nearest").transpose(1, 2)
+    error = (head(held).transpose(1, 2).float() - target / spread.to(target)).square()
+    return (error[:, 0].mean() + error[:, 1:].mean()) / 2
