@@ -1,5 +1,7 @@
 # make clip    a sounding clip from a text, out/clip.mp4, by the model that ships
 # make test    style, types and tests
+# make docs    the documentation, out/site/index.html; warnings are errors
+# make wheel   builds sdist and wheel and tries the wheel in a clean environment
 #
 # Each sets up .venv by itself, once. Needs Python 3.11 or newer and nothing else.
 # Where pip would fetch torch with CUDA and you want the small CPU build:
@@ -11,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: clip test lint format clean
+.PHONY: clip test docs wheel lint format clean
 
 clip: $(READY)
 	$(BIN)/kinetophone generate "a drumstick hits a metal bowl three times" -o out/clip.mp4
@@ -19,6 +21,18 @@ clip: $(READY)
 # More threads than cores only fight over them: the tests run in two processes already.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+
+# The wheel is built from the sdist, so that both are tried; away from the clone nothing but it can be imported.
+wheel: $(READY)
+	rm -rf out/dist out/wheel
+	$(BIN)/python -m build --no-isolation --outdir out/dist
+	$(PYTHON) -m venv out/wheel
+	out/wheel/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock out/dist/*.whl
+	cd out/wheel && bin/kinetophone generate "a drumstick hits a metal bowl" -o clip.mp4 --steps 2
+	test -s out/wheel/clip.mp4
 
 lint: $(READY)
 	$(BIN)/ruff check .

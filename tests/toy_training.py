@@ -17,9 +17,9 @@ from kinetophone.training.recipe import LoopConfig
 
 
 class Toy:
-    """``nap_s`` seconds a step leave time to be killed in."""
+    """``nap_s`` seconds a step leave time to be killed in; pass ``poisoned`` of the loss is not a number."""
 
-    def __init__(self, batch=8, nap_s=0.0):
+    def __init__(self, batch=8, nap_s=0.0, poisoned=None):
         torch.manual_seed(0)
         self.net = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1).to(memory_format=torch.channels_last),
@@ -30,12 +30,16 @@ class Toy:
         self.net[3].bias.requires_grad_(False)
         self.trained = {"net": self.net}
         self.batch, self.nap_s, self.exported = batch, nap_s, None
+        self.poisoned, self.passes = poisoned, 0
 
     def loss(self, rng, generator, part=slice(None)):
         time.sleep(self.nap_s)
         x = torch.randn((self.batch, 3, 4, 4), generator=generator)[part]
         scale = torch.from_numpy(rng.random(self.batch).astype(np.float32))[part, None]
         loss = (self.net(x * scale[..., None, None]) - scale).square().mean()
+        self.passes += 1
+        if self.passes == self.poisoned:
+            loss = loss * float("nan")
         return {"loss": loss}
 
     def sample(self, folder, step):
@@ -56,11 +60,13 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--nap", type=float, default=0.0)
+    parser.add_argument("--poison", type=int)
+    parser.add_argument("--stop-at", type=int)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    stage = Toy(nap_s=given.nap)
+    stage = Toy(nap_s=given.nap, poisoned=given.poison)
     loop = config(steps=given.steps, accumulate=given.accumulate)
-    train(stage, loop, given.out, processes=Processes.join("cpu"))
+    train(stage, loop, given.out, stop_at=given.stop_at, processes=Processes.join("cpu"))
     if stage.exported is not None:
         torch.save(stage.exported, given.out / "exported.pt")
 

@@ -12,8 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.components import cast, component_class, load_network, save_component
@@ -169,6 +170,24 @@ class Bundle:
         save_component(self.coupling, root / "coupling", self.coupling.dtype)
         references = self.bases.map(lambda base: {k: v for k, v in base.reference.items() if v is not None})
         replace(self.spec, bases={"audio": references.audio, "video": references.video}).write(root)
+
+    def preview(self, x0_hat: AV[Tensor], frames: int = 8) -> AV[np.ndarray]:
+        """What an estimate of clean latents looks like, quickly: for showing while sampling.
+
+        Args:
+            x0_hat: such as a sampler's callback is given: audio (B, C, L, M), video (B, C, T, H, W).
+            frames: of the clip, evenly spread.
+
+        Returns:
+            Of the first clip: audio its log-mel (time, 64), video uint8 (frames, H, W, 3).
+        """
+        first = x0_hat.map(lambda x: x[:1])
+        length = first.video.shape[2]
+        shown = torch.linspace(0, length - 1, min(frames, length)).round().long().to(first.video.device)
+        return AV(
+            audio=self.bases.audio.decode_mel(first.audio)[0].float().cpu().numpy(),
+            video=self.bases.video.decode(first.video.index_select(2, shown))[0],
+        )
 
     @property
     def device(self) -> torch.device:

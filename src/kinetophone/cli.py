@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kinetophone import __version__, cli_data
+from kinetophone import __version__, cli_app, cli_data
 from kinetophone.cli_make import extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
 from kinetophone.cli_shared import given, quiet_libraries, user_errors
@@ -27,7 +27,7 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
-for command in (generate, sound, picture, extend, evaluate, compare, gamma, experiment, limits):
+for command in (generate, sound, picture, extend, evaluate, compare, gamma, experiment, limits, cli_app.app):
     app.command()(command)
 
 
@@ -101,6 +101,26 @@ def pack(
 
         Kinetophone.from_pretrained(folder, device="cpu").save_pretrained(out, torch.float16)
         typer.echo(out)
+
+
+@app.command()
+def push(
+    bundle: Annotated[str, typer.Argument(help="A bundle's name or folder.", show_default=False)],
+    repository: Annotated[str, typer.Argument(help="Hub id, such as you/hits.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+) -> None:
+    """Upload a bundle with its model card to the Hugging Face Hub."""
+    with user_errors():
+        from kinetophone.push import bundle_files
+        from kinetophone.push import push as push_bundle
+
+        if dry_run:
+            folder, files = bundle_files(bundle)
+            for file in files:
+                typer.echo(f"{(folder / file).stat().st_size:>12,}  {file}")
+            return
+        typer.echo(push_bundle(bundle, repository, private=private))
 
 
 @convert.command()

@@ -13,6 +13,7 @@ import typer
 
 from kinetophone.cli_shared import check_at_least_one
 from kinetophone.data.sources import Layout
+from kinetophone.data.sources import Split as PrepareSplit
 from kinetophone.errors import RequestError
 
 Out = Annotated[Path, typer.Option(help="Folder for the clips, captions.csv and events.json.")]
@@ -55,6 +56,9 @@ def prepare(
         Path | None, typer.Option(help="CSV with the columns file and caption; VGGSound's own for vggsound.")
     ] = None,
     caption: Annotated[str | None, typer.Option(help="One caption for all.")] = None,
+    split: Annotated[
+        PrepareSplit | None, typer.Option(help="Part of greatesthits or vggsound; all if not given.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores if not given.")] = None,
 ) -> None:
     """Cut videos into clips of one kind, with a reason for every file that is rejected."""
@@ -71,7 +75,7 @@ def prepare(
         cut.time  # noqa: B018
     except ValueError as error:
         raise RequestError([str(error)]) from error
-    rows = cut_all(find_sources(source, layout, captions, caption), out, cut, workers)
+    rows = cut_all(find_sources(source, layout, captions, caption, split), out, cut, workers)
     for row in rows:
         if row["reason"]:
             typer.echo(f"rejected: {row['source']}: {row['reason']}")

@@ -110,7 +110,7 @@ def generate(
             guidance_sync=guidance_sync,
         )  # fmt: skip
         time = _check(text, bundle, output, seed, options, seconds=seconds, fps=fps)
-        pipe = _load(bundle, device, dtype, offload, allow_pickle)
+        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         clips = pipe(
             [text] * count,
             progress=True,
@@ -148,7 +148,7 @@ def sound(
         from kinetophone.media.read import read_picture
 
         picture = read_picture(video)
-        pipe = _load(bundle, device, dtype, offload, allow_pickle)
+        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         clip = pipe.sound(
             picture, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
         )
@@ -178,7 +178,7 @@ def picture(
         from kinetophone.media.read import read_sound
 
         heard = read_sound(sound)
-        pipe = _load(bundle, device, dtype, offload, allow_pickle)
+        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         clip = pipe.picture(
             heard, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
         )
@@ -217,11 +217,13 @@ def extend(
             guidance_sync=guidance_sync,
         )  # fmt: skip
         _check(prompt, bundle, output, seed, options, seconds=seconds)
-        stretches = [_stretch(text) for text in keep] if keep else None
+        from kinetophone.request import read_stretch
+
+        stretches = [read_stretch(text) for text in keep] if keep else None
         from kinetophone.media.read import read_clip
 
         own = read_clip(clip)
-        pipe = _load(bundle, device, dtype, offload, allow_pickle)
+        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         longer = pipe.extend(
             own,
             prompt,
@@ -254,15 +256,14 @@ def _check(
     ).validate()
 
 
-def _stretch(text: str) -> tuple[float, float]:
-    start, _, end = text.partition("-")
-    try:
-        return float(start), float(end)
-    except ValueError:
-        raise RequestError([f"keep is '{text}'; give two seconds such as 0-1.5"]) from None
-
-
-def _load(bundle: str, device: str | None, dtype: str, offload: str, allow_pickle: bool) -> Kinetophone:
+def load_pipeline(
+    bundle: str,
+    device: str | None,
+    dtype: str = "float32",
+    offload: str = "none",
+    allow_pickle: bool = False,
+) -> Kinetophone:
+    """Load a bundle as the options of the command line say."""
     import torch
 
     from kinetophone.pipeline import Kinetophone

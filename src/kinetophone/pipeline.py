@@ -59,6 +59,7 @@ class Kinetophone(Bundle):
         fps: float | Fraction | None = None,
         seed: int = 0,
         progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Clip]:
         """Make one clip per prompt.
@@ -70,6 +71,7 @@ class Kinetophone(Bundle):
             fps: frame rate; the bundle's own if not given.
             seed: of the first clip; clip i uses ``seed + i``, whatever the batch.
             progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
 
         Returns:
@@ -83,7 +85,7 @@ class Kinetophone(Bundle):
         time = self._checked(texts, seconds, fps, seed, options)
         settings = Settings.of(self.spec, options)
         clips: list[Clip] = []
-        with step_bar(progress, settings.steps * -(-len(texts) // BATCH)) as advance:
+        with step_bar(progress, settings.steps * -(-len(texts) // BATCH), callback) as advance:
             for start in range(0, len(texts), BATCH):
                 part = texts[start : start + BATCH]
                 seeds = [seed + start + i for i in range(len(part))]
@@ -102,6 +104,7 @@ class Kinetophone(Bundle):
         *,
         seed: int = 0,
         progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
         """Make the sound of a silent video, of any length, size and frame rate.
@@ -114,6 +117,7 @@ class Kinetophone(Bundle):
             prompt: what is to be heard.
             seed: of the noise.
             progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
 
         Returns:
@@ -132,7 +136,7 @@ class Kinetophone(Bundle):
         windows = self._windows(time)
         settings = Settings.of(self.spec, options)
         given: AV[Given | None] = AV(audio=None, video=Given.all_of(self._encoded_frames(frames, windows)))
-        with step_bar(progress, settings.steps) as advance:
+        with step_bar(progress, settings.steps, callback) as advance:
             latents = self._sample((prompt,), time, [seed], settings, advance, given)
         sound = self.bases.audio.decode(latents.audio, time.samples)[0]
         return Clip(
@@ -149,6 +153,7 @@ class Kinetophone(Bundle):
         *,
         seed: int = 0,
         progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
         """Make the picture of a sound, of any length and sample rate.
@@ -160,6 +165,7 @@ class Kinetophone(Bundle):
             prompt: what is to be seen.
             seed: of the noise.
             progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
 
         Returns:
@@ -177,7 +183,7 @@ class Kinetophone(Bundle):
         settings = Settings.of(self.spec, options)
         waveform = resample_sound(heard.waveform, heard.sample_rate, time.sample_rate)
         given: AV[Given | None] = AV(audio=Given.all_of(self._encoded_sound(waveform, windows)), video=None)
-        with step_bar(progress, settings.steps) as advance:
+        with step_bar(progress, settings.steps, callback) as advance:
             latents = self._sample((prompt,), time, [seed], settings, advance, given)
         own = ClipTime(fps=time.fps, frames=time.frames, sample_rate=heard.sample_rate)
         return Clip(
@@ -196,6 +202,7 @@ class Kinetophone(Bundle):
         keep: Stretches | AV[Stretches] | None = None,
         seed: int = 0,
         progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
         """Continue a clip, or fill in what is not kept of it, picture and sound together.
@@ -208,6 +215,7 @@ class Kinetophone(Bundle):
                 keeps other stretches of the picture than of the sound.
             seed: of the noise.
             progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
 
         Returns:
@@ -237,7 +245,7 @@ class Kinetophone(Bundle):
             audio=Given(self._encoded_sound(waveform, windows), kept.audio),
             video=Given(self._encoded_frames(frames, windows), kept.video),
         )
-        with step_bar(progress, settings.steps) as advance:
+        with step_bar(progress, settings.steps, callback) as advance:
             latents = self._sample((prompt,), time, [seed], settings, advance, given)
         made, sound = self._decoded(latents, time)
         video = made[0].copy()

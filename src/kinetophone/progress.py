@@ -20,14 +20,22 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 @contextmanager
-def step_bar(shown: bool, total: int) -> Iterator[Callable[[Any], None] | None]:
-    """A bar over ``total`` denoising steps: a sampler's callback that moves it on; None if not shown."""
+def step_bar(
+    shown: bool, total: int, callback: Callable[[Any], None] | None = None
+) -> Iterator[Callable[[Any], None] | None]:
+    """A bar over ``total`` denoising steps: a sampler's callback that moves it on and calls ``callback``."""
     if not shown:
-        yield None
+        yield callback
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("denoising"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn()) as bar:
         task = bar.add_task("denoising", total=total)
-        yield lambda _: bar.advance(task)
+
+        def advance(state: Any) -> None:
+            bar.advance(task)
+            if callback is not None:
+                callback(state)
+
+        yield advance

@@ -370,6 +370,19 @@ class GenerateRequest:
         return problems
 
 
+def read_stretch(text: str) -> tuple[float, float]:
+    """A stretch of a clip in seconds, from a text such as "0-1.5".
+
+    Raises:
+        RequestError: It is not of this form.
+    """
+    start, _, end = text.partition("-")
+    try:
+        return float(start), float(end)
+    except ValueError:
+        raise RequestError([f"keep is '{text}'; give two seconds such as 0-1.5"]) from None
+
+
 def check_output(path: str | os.PathLike[str]) -> None:
     """Raise unless a clip can be written to ``path``; folders that do not exist yet may be made on writing.
 

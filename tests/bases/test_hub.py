@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import standin_hub
 import tiny
 from kinetophone.bases import hub
 from kinetophone.errors import RequestError
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 # Run in a process of its own: the Hub's address is read when its library is imported.
 LOAD = """
@@ -33,59 +28,6 @@ try:
 except RequestError as error:
     print("RequestError:", error)
 """
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """``/api/models/owner/name[/revision/…]`` and ``/owner/name/resolve/<revision>/<file>``."""
-
-    root: Path
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
-        parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
-            return self._describe("/".join(parts[2:4]), parts[5:], parts[4:5], body)
-        file = self.root / "/".join(parts[:2]) / "/".join(parts[4:])
-        if not file.is_file():
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
-        self.asked.append("/".join(parts[4:]))
-        data = file.read_bytes()
-        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
-        return self._send(200, data, headers, body)
-
-    def _describe(self, name: str, rest: list[str], kind: list[str], body: bool) -> None:
-        folder = self.root / name
-        if not folder.is_dir():
-            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
-        if kind == ["revision"] and rest not in (["main"], [COMMIT]):
-            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
-        files = sorted(f for f in folder.rglob("*") if f.is_file())
-        if kind == ["tree"]:
-            rows = [
-                {"type": "file", "path": str(f.relative_to(folder)), "size": f.stat().st_size, "oid": "0"}
-                for f in files
-            ]
-            return self._send(200, json.dumps(rows).encode(), {}, body)
-        siblings = [{"rfilename": str(f.relative_to(folder))} for f in files]
-        described = {"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
-        return self._send(200, json.dumps(described).encode(), {}, body)
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +45,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
     weights = pickled / "vocoder" / "model.safetensors"
     torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
     weights.unlink()
-    handler = type("Handler", (_Hub,), {"root": root, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.asked
-    server.shutdown()
-    server.server_close()
+    with standin_hub.serving(root) as hub:
+        yield hub
 
 
 def load(endpoint: str, cache: Path, *arguments: str) -> str:
@@ -131,7 +69,7 @@ def test_a_pair_comes_from_the_hub_and_then_from_the_cache(served, tmp_path) -> 
     endpoint, asked = served
     printed = load(endpoint, tmp_path, "video", "tiny/image", "motion_adapter=tiny/adapter")
     assert printed.startswith("UNetMotionModel")
-    assert f"'revision': '{COMMIT}', 'motion_adapter': 'tiny/adapter'" in printed
+    assert f"'revision': '{standin_hub.COMMIT}', 'motion_adapter': 'tiny/adapter'" in printed
     # Only what is needed came over the wire.
     assert not {f for f in asked if f.endswith((".bin", ".ckpt", ".png")) or "fp16" in f}
     assert "unet/diffusion_pytorch_model.safetensors" in asked

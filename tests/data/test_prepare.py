@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import struct
-from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 import yaml
@@ -19,66 +16,16 @@ from kinetophone.data.sources import find_sources
 from kinetophone.errors import RequestError
 from kinetophone.request import BUNDLES
 from kinetophone.training import run
+from videos import REJECTED, USED, write_difficult, write_video
 
 CUT = Cut(fps=8, seconds=1, size=64)
-
-
-def write_video(
-    path, seconds=1.25, size=(64, 64), fps=8, rate=16_000, sound="tone", layout="mono", times=None
-):
-    """A picture whose left quarter is red, and a tone, silence or no sound; ``times`` are the frames' own."""
-    width, height = size
-    with av.open(str(path), "w") as file:
-        video = file.add_stream("libx264", rate=fps)
-        video.width, video.height, video.pix_fmt = (
-            width,
-            height,
-            "yuv420p" if not (width % 2 or height % 2) else "yuv444p",
-        )
-        video.codec_context.time_base = Fraction(1, 1000)
-        frames = np.zeros((height, width, 3), np.uint8)
-        frames[:, : width // 4] = (255, 0, 0)
-        audio = None if sound is None else file.add_stream("aac", rate=rate, layout=layout)
-        for i in range(round(seconds * fps) if times is None else len(times)):
-            frame = av.VideoFrame.from_ndarray(frames, format="rgb24")
-            frame.pts = round(1000 * (i / fps if times is None else times[i]))
-            frame.time_base = Fraction(1, 1000)
-            file.mux(video.encode(frame))
-        file.mux(video.encode())
-        if audio is not None:
-            t = np.arange(round(seconds * rate)) / rate
-            wave = 0.3 * np.sin(2 * np.pi * 440 * t) * (sound == "tone")
-            samples = np.tile(wave.astype(np.float32), (2 if layout == "stereo" else 1, 1))
-            chunk = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-            chunk.sample_rate = rate
-            file.mux(audio.encode(chunk))
-            file.mux(audio.encode())
-
-
-def rotate(path):
-    """Say in an .mp4 that it is to be shown turned to the right, as a phone held upright does."""
-    content = bytearray(path.read_bytes())
-    at = content.index(b"tkhd") + 44
-    content[at : at + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 0x40000000)
-    path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
     write_video(root / "fine.mp4", seconds=2.5)
-    write_video(root / "stereo_44k.mp4", rate=44_100, layout="stereo")
-    write_video(root / "odd_size.mp4", size=(71, 53))
-    write_video(root / "variable_rate.mp4", times=[0, 0.03, 0.1, 0.5, 0.55, 0.9, 1.2], seconds=1.25)
-    write_video(root / "turned.mp4", size=(96, 64))
-    rotate(root / "turned.mp4")
-    write_video(root / "no_sound.mp4", sound=None)
-    write_video(root / "silent.mp4", sound="silence")
-    write_video(root / "short.mp4", seconds=0.5)
-    (root / "empty.mp4").touch()
-    (root / "text.mp4").write_text("this is no video")
-    whole = (root / "fine.mp4").read_bytes()
-    (root / "cut_off.mp4").write_bytes(whole[: len(whole) // 2])
+    write_difficult(root)
     return root
 
 
@@ -96,20 +43,11 @@ def clips_of(out):
 def test_what_can_be_used_is_cut_and_the_rest_has_a_reason(prepared):
     out, rows = prepared
     counts = {name: len(row["clips"]) for name, row in rows.items() if row["clips"]}
-    assert counts == {
-        "fine.mp4": 2, "stereo_44k.mp4": 1, "odd_size.mp4": 1, "variable_rate.mp4": 1, "turned.mp4": 1,
-    }  # fmt: skip
+    assert counts == {"fine.mp4": 2} | dict.fromkeys(USED, 1)
     reasons = {name: row["reason"] for name, row in rows.items() if not row["clips"]}
-    for name, words in {
-        "no_sound.mp4": "no audio stream",
-        "silent.mp4": "silent",
-        "short.mp4": "0.50 s long, shorter than a clip of 1 s",
-        "empty.mp4": "empty (0 bytes)",
-        "text.mp4": "corrupt or not media",
-        "cut_off.mp4": "corrupt or not media",
-    }.items():
-        assert words in reasons.pop(name)
-    assert not reasons
+    assert reasons.keys() == REJECTED.keys()
+    for name, words in REJECTED.items():
+        assert words in reasons[name]
     lines = (out / "manifest.jsonl").read_text().splitlines()
     assert [json.loads(line)["source"] for line in lines] == sorted(rows)
 
@@ -155,24 +93,52 @@ def test_captions_come_from_a_table_a_file_beside_or_nowhere(tmp_path):
     assert found == {"a.mp4": "one, two", "b.mp4": "from beside", "c.mov": None}
 
 
-def test_known_data_sets(tmp_path):
-    hits, land, sound = (tmp_path / name for name in ("hits", "land", "sound"))
-    for path in (
-        hits / "x_denoised_thumb.mp4", hits / "x_denoised.wav", land / "fire_crackling" / "1.mp4",
-        sound / "abc_000030.mp4", sound / "other_000001.mp4",
-    ):  # fmt: skip
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    (hits / "x_times.txt").write_text("1.5 wood hit static\n2.25 plastic-bag hit deform\n3 wood hit static\n")
-    (sound / "vggsound.csv").write_text('abc,30,"dog barking",train\nmissing,0,cat,test\n')
-    one = find_sources(hits, "greatesthits")[0]
-    assert (one.caption, one.events_s) == ("a drumstick hits wood", (1.5, 2.25, 3.0))
-    assert one.sound == hits / "x_denoised.wav"
-    assert find_sources(land, "landscape")[0].caption == "fire crackling"
-    found = find_sources(sound, "vggsound", captions=sound / "vggsound.csv")
-    assert [(s.name, s.caption) for s in found] == [("abc_000030.mp4", "dog barking")]
+
+
+def test_greatest_hits(tmp_path):
+    touch(tmp_path, "x_denoised_thumb.mp4", "x_denoised.wav", "y_denoised.mp4", "y_mic.mp4", "z_mic.mp4")
+    (tmp_path / "x_times.txt").write_text(
+        "1.5 wood hit static\n2.25 plastic-bag hit deform\n2.5 None None None\n3 wood hit static\n\n"
+    )
+    (tmp_path / "y_times.txt").write_text("0.5 plastic-bag scratch deform\n")
+    x, y = find_sources(tmp_path, "greatesthits")
+    assert (x.caption, x.events_s) == ("a drumstick hits wood", (1.5, 2.25, 3.0))
+    assert (x.name, x.sound) == ("x_denoised_thumb.mp4", tmp_path / "x_denoised.wav")
+    assert (y.name, y.caption) == ("y_denoised.mp4", "a drumstick scratches plastic bag")
+    with pytest.raises(RequestError, match=r"holds no test\.txt"):
+        find_sources(tmp_path, "greatesthits", split="test")
+    (tmp_path / "test.txt").write_text("y\n")
+    assert find_sources(tmp_path, "greatesthits", split="test") == [y]
+
+
+def test_landscape(tmp_path):
+    touch(tmp_path, "fire_crackling/1.mp4", "raining_145_3_37.mp4")
+    found = {s.name: s.caption for s in find_sources(tmp_path, "landscape")}
+    assert found == {"fire_crackling/1.mp4": "fire crackling", "raining_145_3_37.mp4": "raining"}
+    with pytest.raises(RequestError, match="has no split of its own"):
+        find_sources(tmp_path, "landscape", split="train")
+
+
+def test_vggsound(tmp_path):
+    touch(tmp_path, "video/abc_000030.mp4", "video/-d_e_000001.mp4", "video/other_000001.mp4")
+    table = tmp_path / "vggsound.csv"
+    table.write_text(
+        'abc,30,"dog barking",train\n-d_e,1,"cattle, bovinae cowbell",test\nmissing,0,cat,test\n'
+    )
+    found = {s.name: s.caption for s in find_sources(tmp_path, "vggsound", captions=table)}
+    assert found == {
+        "video/abc_000030.mp4": "dog barking",
+        "video/-d_e_000001.mp4": "cattle, bovinae cowbell",
+    }
+    (one,) = find_sources(tmp_path, "vggsound", captions=table, split="train")
+    assert one.caption == "dog barking"
     with pytest.raises(RequestError, match="needs its table"):
-        find_sources(sound, "vggsound")
+        find_sources(tmp_path, "vggsound")
 
 
 def test_from_videos_to_a_trained_coupling(tmp_path):

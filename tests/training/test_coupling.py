@@ -6,14 +6,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kinetophone.av import AV
 from kinetophone.data.hits import make_scene
+from kinetophone.pipeline import Kinetophone
 from kinetophone.request import BUNDLES
 from kinetophone.training.options import CouplingOptions
-from kinetophone.training.recipe import DataConfig, LoopConfig, Recipe
+from kinetophone.training.recipe import BasesConfig, DataConfig, LoopConfig, Recipe
 from kinetophone.training.stages import build_stage
 
+UNET = "unet/diffusion_pytorch_model.safetensors"
 EVERYTHING = CouplingOptions(
     connector_dropout=0.3, aligned_share=0.5, noise_levels="mixed", one_clean=0.5, snr_gamma=5.0
 )
@@ -25,13 +28,14 @@ def make(tmp_path_factory):
     root = tmp_path_factory.mktemp("coupling")
     shutil.copytree(BUNDLES / "hits", root / "bundle")
 
-    def build(options, size=32, materials=(), **loop):
+    def build(options, size=32, materials=(), bases=None, **loop):
         recipe = Recipe(
             stage="coupling",
             name="tiny",
             data=DataConfig(count=4, size=size, materials=list(materials), cache=str(root / "cache")),
             loop=LoopConfig(steps=1, batch_size=4, lr=1e-3, threads=1, **loop),
             bundle=str(root / "bundle"),
+            bases=bases or BasesConfig(),
             continued=True,
             options=options,
         )
@@ -64,12 +68,41 @@ def test_gradient_checkpointing_changes_no_gradient(make):
 
 
 def test_motion_modules_learn_if_asked(make):
-    stage = make(CouplingOptions(train_motion=True), size=64)
+    stage = make(CouplingOptions(train="motion"), size=64)
     loss(stage)["loss"].backward()
-    learns = {name for name, p in stage.trained["motion"].named_parameters() if p.grad is not None}
+    learns = {name for name, p in stage.trained["video"].named_parameters() if p.grad is not None}
     assert learns
     assert all("motion" in name for name in learns)
     assert all(p.grad is None for p in stage.bases.audio.unet.parameters())
+
+
+@pytest.mark.parametrize("train", ["all", "scratch"])
+def test_the_bases_learn_if_asked_from_their_weights_or_from_none(make, train, tmp_path):
+    stage = make(CouplingOptions(train=train), size=64)
+    shipped = load_file(BUNDLES / "hits" / "audio" / UNET)["conv_in.weight"].float()
+    assert torch.equal(stage.bases.audio.unet.conv_in.weight, shipped) == (train == "all")
+    loss(stage)["loss"].backward()
+    for name, network in stage.trained.items():
+        assert all(p.grad is not None for p in network.parameters() if p.requires_grad), name
+    stage.bundle = tmp_path
+    stage.export()
+    for name in ("audio", "video"):
+        exported = load_file(tmp_path / name / UNET)
+        assert torch.equal(exported["conv_in.weight"], stage.trained[name].conv_in.weight)
+
+
+def test_bases_named_by_the_recipe_are_written_whole_once_they_have_learned(make, tmp_path):
+    named = BasesConfig(audio=str(BUNDLES / "hits" / "audio"), video=str(BUNDLES / "hits" / "video"))
+    stage = make(CouplingOptions(train="motion"), bases=named)
+    with torch.no_grad():
+        for parameter in stage.bases.video.unet.parameters():
+            parameter.zero_()
+    stage.bundle = tmp_path
+    stage.export()
+    pipe = Kinetophone.from_pretrained(tmp_path, device="cpu")
+    assert not any(parameter.any() for parameter in pipe.bases.video.unet.parameters())
+    assert (tmp_path / "video" / "vae").is_dir()
+    assert not (tmp_path / "audio").exists()
 
 
 def test_a_given_modality_is_read_clean_and_carries_no_loss(make, monkeypatch):
@@ -159,5 +192,5 @@ def test_noise_levels_of_the_two_unets(make, levels, same):
 
 def test_an_image_model_without_motion_modules_cannot_train_them(make):
     stage = make(dataclasses.replace(EVERYTHING))
-    with pytest.raises(ValueError, match="has no motion modules; leave it out"):
+    with pytest.raises(ValueError, match="has no motion modules; choose another"):
         stage._thaw_motion(stage.bases.audio.unet)

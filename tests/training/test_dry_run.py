@@ -16,14 +16,14 @@ stage: coupling
 bundle: {bundle}
 data: {{count: 4}}
 model: {{channel_mult: [1], num_blocks: [1], connector_channels: 96, head_dim: 32}}
-options: {{train_motion: {motion}}}
+options: {{train: {train}}}
 loop: {{steps: 10, batch_size: 4, accumulate: 2, lr: 1e-3, gradient_checkpointing: {checkpointing}}}
 """
 
 
-def tiny(folder, motion="false", checkpointing="false"):
+def tiny(folder, train="coupling", checkpointing="false"):
     path = folder / "tiny.yaml"
-    path.write_text(TINY.format(bundle=BUNDLES / "hits", motion=motion, checkpointing=checkpointing))
+    path.write_text(TINY.format(bundle=BUNDLES / "hits", train=train, checkpointing=checkpointing))
     return load_recipe(path)
 
 
@@ -36,7 +36,8 @@ def test_the_published_training():
 
 def test_a_bundle_of_ones_own_and_what_changes_it(tmp_path):
     usual, motion, spared = (
-        estimate(tiny(tmp_path, **changes)) for changes in ({}, {"motion": "true"}, {"checkpointing": "true"})
+        estimate(tiny(tmp_path, **changes))
+        for changes in ({}, {"train": "motion"}, {"checkpointing": "true"})
     )
     assert usual.clips_per_pass == 2
     assert motion.trained > usual.trained

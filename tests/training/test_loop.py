@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -63,6 +64,26 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(tmp_pat
     train(last, CONFIG, tmp_path / "parts")
     torch.testing.assert_close(weights(last), weights(whole), rtol=0, atol=0)
     torch.testing.assert_close(last.exported, whole.exported, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_eight_bit_adamw_learns_and_resumes(tmp_path):
+    def wide():  # tensors below 4,096 elements would stay in float32
+        stage = Line()
+        stage.net = nn.Sequential(nn.Linear(1, 4096), nn.Tanh(), nn.Linear(4096, 1))
+        stage.trained = {"net": stage.net}
+        return stage
+
+    config = dataclasses.replace(CONFIG, optimizer="adamw8bit", lr=1e-3)
+    whole, last = wide(), None
+    train(whole, config, tmp_path / "whole")
+    train(wide(), config, tmp_path / "parts", stop_at=11)
+    train(last := wide(), config, tmp_path / "parts")
+    torch.testing.assert_close(weights(last), weights(whole), rtol=0, atol=0)
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"] / 2
+    state = checkpoints.load(checkpoints.find(tmp_path / "whole")[-1])["optimizer"]["state"][0]
+    assert "torch.uint8" in repr(state)
 
 
 def test_it_learns_and_exports_averaged_weights(tmp_path):

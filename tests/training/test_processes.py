@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ from toy_training import Toy, config
 
 TOY = Path(__file__).parents[1] / "toy_training.py"
 DDP, FSDP2 = ["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]
+ZERO2 = ["--use_deepspeed", "--zero_stage", "2"]
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+KINDS = [
+    pytest.param(DDP, id="DDP"),
+    pytest.param(FSDP2, id="FSDP2"),
+    pytest.param(ZERO2, id="ZeRO-2", marks=needs_deepspeed),
+]
 
 
 def launch(kind, *command):
@@ -72,7 +80,7 @@ def test_accumulated_parts_are_the_batch(tmp_path):
     same(last_state(tmp_path / "whole"), last_state(tmp_path / "parts"), 1e-5)
 
 
-@pytest.mark.parametrize("kind", [DDP, FSDP2], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_with_half_the_batch_each_learn_what_one_does(tmp_path, kind):
     whole = Toy()
     train(whole, config(), tmp_path / "one")
@@ -96,15 +104,43 @@ def test_a_batch_that_cannot_be_shared_out(tmp_path):
         train(Toy(), config(), tmp_path, processes=Processes(count=3))
 
 
-def test_deepspeed_is_refused_with_the_way_out(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UserError, match="launch with FSDP"):
-        Processes.join("cpu")
+@needs_deepspeed
+def test_a_run_goes_on_with_deepspeed_and_without_it_again(tmp_path):
+    train(Toy(), config(), tmp_path / "one")
+    train(Toy(), config(), tmp_path / "mixed", stop_at=7)
+    one = ["--use_deepspeed", "--zero_stage", "1"]
+    launch(one, TOY, tmp_path / "mixed", "--accumulate", "2", "--stop-at", "14")
+    train(Toy(), config(), tmp_path / "mixed")
+    same(last_state(tmp_path / "one"), last_state(tmp_path / "mixed"), 1e-5)
+    for ours, theirs in zip(
+        *(last_state(tmp_path / name)["optimizer"]["state"].values() for name in ("one", "mixed")),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@needs_deepspeed
+def test_deepspeed_leaves_out_a_step_that_is_not_finite(tmp_path):
+    launch(ZERO2, TOY, tmp_path, "--poison", "3")
+    state = last_state(tmp_path)
+    assert state["skipped"] == 1
+    assert all(weight.isfinite().all() for weight in state["weights"].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "message"),
+    [
+        ({}, 3, "ZeRO stage 3 is not supported: launch with --zero_stage 1 or 2"),
+        ({"precision": "float16"}, 2, "'loop.precision' is float32 or bfloat16"),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_said(tmp_path, changes, stage, message):
+    with pytest.raises(UserError, match=message):
+        train(Toy(), config(**changes), tmp_path, processes=Processes(zero_stage=stage))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [DDP, FSDP2], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_learn_the_coupling_that_one_does(tmp_path, kind):
     """The shipped bases, every option that draws random numbers, ``kinetophone train`` itself."""
     shutil.copytree(BUNDLES / "hits", tmp_path / "bundle")

@@ -51,8 +51,8 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
         ),
         (HEAD.format("coupling") + "options: {noise_levels: own}", "must be independent or shared or mixed"),
         (
-            HEAD.format("coupling") + "options: {train_motion: 1}",
-            r"'options\.train_motion' must be bool, got 1",
+            HEAD.format("coupling") + "options: {train: bases}",
+            r"'options\.train' must be coupling or motion or all or scratch, got 'bases'",
         ),
         (HEAD.format("audio") + "options: {train: all}", r"unknown key 'options\.train'"),
         (HEAD.format("clip-text") + "options: {length: 20}", r"'options\.vocabulary' is missing"),

@@ -96,7 +96,7 @@ def read_picture(
 
     # Without accurate rounding every frame comes out a level darker.
     scaling = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
-    with _open(path) as file:
+    with open_media(path) as file:
         if not file.streams.video:
             raise MediaError(f"'{path}' has no video stream; give a file with a picture, such as an .mp4")
         stream = file.streams.video[0]
@@ -128,7 +128,7 @@ def read_sound(path: str | os.PathLike[str], *, sample_rate: int | None = None) 
     """Read a file's sound; arguments and errors as in ``read_clip``, but the file may have no picture."""
     import av
 
-    with _open(path) as file:
+    with open_media(path) as file:
         if not file.streams.audio:
             raise MediaError(f"'{path}' has no audio stream; give a file with sound")
         stream = file.streams.audio[0]
@@ -210,8 +210,13 @@ def _resample(images: list, shown_at: list[Fraction], *, duration: Fraction, fps
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator:
-    """The opened container; every failure to open or decode becomes one clear error."""
+def open_media(path: str | os.PathLike[str]) -> Iterator:
+    """The opened container; every failure to open or decode becomes one clear error.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        MediaError: It is a folder, empty, or not media.
+    """
     import av
 
     file_path = Path(path)

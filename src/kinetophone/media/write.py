@@ -16,7 +16,7 @@ A file appears complete or not at all: it is written beside its destination unde
 
 from __future__ import annotations
 
-import heapq
+import contextlib
 import math
 import os
 import secrets
@@ -41,9 +41,10 @@ SUFFIXES = (".mp4", ".wav", ".gif", ".png")
 # AAC keeps at most 6144 bits per frame of 1024 samples and channel; 6 bits per sample is that limit.
 _AAC_MAX_BITS_PER_SAMPLE = 6
 _AAC_MAX_BIT_RATE = 160_000
+_AAC_FRAME = 1024  # samples
 
 # The rates AAC has a code for.
-_AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 
 # SMPTE 170M, one code for matrix, primaries and transfer: what the conversion below uses.
 _BT601 = 6
@@ -102,40 +103,55 @@ def write_mp4(
         MediaError: The size is odd, or AAC has no such sample rate.
         OSError: The file cannot be written.
     """
+    stereo = None if channels is None or channels.shape[1] != 2 else _fitted(channels, clip)
+    with mp4_writer(path, crf=crf, channels=1 if stereo is None else 2) as add:
+        add(clip, stereo)
+    return Path(path)
+
+
+@contextmanager
+def mp4_writer(
+    path: str | os.PathLike[str], *, crf: int = 16, channels: int = 1
+) -> Iterator[Callable[[Clip, np.ndarray | None], None]]:
+    """Write a film as its parts come: call what this gives with each part, in order.
+
+    Nothing but a few frames is held in memory; the file appears when all parts are in it.
+
+    Args:
+        path: File to write.
+        crf: As for :func:`write_mp4`.
+        channels: Of the sound, 1 or 2.
+
+    Returns:
+        ``add(part, sound)``: ``part`` is a clip of the same size and rates as the first one, ``sound`` its
+        channels (N, 2), or None for the clip's own.
+
+    Raises:
+        MediaError: A part's size is odd, or AAC has no such sample rate.
+        OSError: The file cannot be written.
+    """
     import av
 
-    height, width = clip.video.shape[1:3]
-    if height % 2 or width % 2:
-        raise MediaError(
-            f"the frames are {width}x{height}; H.264 needs an even width and height: "
-            "crop or pad them, or write a .gif"
-        )
-    if clip.sample_rate not in _AAC_SAMPLE_RATES:
-        raise MediaError(
-            f"AAC has no sample rate {clip.sample_rate} Hz; resample to one of {sorted(_AAC_SAMPLE_RATES)}"
-        )
-    # The edit list counts in units of the movie, by default milliseconds, and would round the track's length.
-    timescale = math.lcm(clip.sample_rate, clip.fps.numerator)
-    options = {
-        "movflags": "+faststart",
-        "movie_timescale": str(timescale if timescale < 2**31 else clip.sample_rate),
-    }
-    with replacing(path) as partial, av.open(partial, "w", format="mp4", options=options) as file:
-        video = file.add_stream("libx264", rate=clip.fps, options={"crf": str(crf), "preset": "medium"})
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.codec_context.time_base = 1 / clip.fps
-        # Untagged colours are guessed from the size, differently by each player.
-        video.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
-        video.codec_context.colorspace = _BT601
-        video.codec_context.color_primaries = _BT601
-        video.codec_context.color_trc = _BT601
-        sound = clip.audio[:, None] if channels is None or channels.shape[1] != 2 else _fitted(channels, clip)
-        layout = "mono" if sound.shape[1] == 1 else "stereo"
-        audio = file.add_stream("aac", rate=clip.sample_rate, layout=layout)
-        audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * clip.sample_rate, _AAC_MAX_BIT_RATE)
-        for packet in _interleave(_video_packets(video, clip.video), _audio_packets(audio, sound)):
-            file.mux(packet)
-    return Path(path)
+    with replacing(path) as partial, contextlib.ExitStack() as stack:
+        encoders: list[_Encoder] = []
+
+        def add(part: Clip, sound: np.ndarray | None = None) -> None:
+            if not encoders:
+                _check_mp4(part)
+                # The edit list counts in units of the movie, by default milliseconds, and would round the
+                # track's length.
+                timescale = math.lcm(part.sample_rate, part.fps.numerator)
+                options = {
+                    "movflags": "+faststart",
+                    "movie_timescale": str(timescale if timescale < 2**31 else part.sample_rate),
+                }
+                file = stack.enter_context(av.open(partial, "w", format="mp4", options=options))
+                encoders.append(_Encoder(file, part, crf, channels))
+            encoders[0].add(part.video, part.audio[:, None] if sound is None else sound)
+
+        yield add
+        if encoders:
+            encoders[0].finish()
 
 
 def write_wav(audio: np.ndarray, sample_rate: int, path: str | os.PathLike[str]) -> Path:
@@ -189,47 +205,83 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         partial.unlink(missing_ok=True)
 
 
-def _video_packets(stream, frames: Frames) -> Iterator:
-    import av
-    from av.video.reformatter import Interpolation
+def _check_mp4(clip: Clip) -> None:
+    height, width = clip.video.shape[1:3]
+    if height % 2 or width % 2:
+        raise MediaError(
+            f"the frames are {width}x{height}; H.264 needs an even width and height: "
+            "crop or pad them, or write a .gif"
+        )
+    if clip.sample_rate not in AAC_SAMPLE_RATES:
+        raise MediaError(
+            f"AAC has no sample rate {clip.sample_rate} Hz; resample to one of {sorted(AAC_SAMPLE_RATES)}"
+        )
 
-    # Without accurate rounding every frame comes out a level darker.
-    scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    for index, image in enumerate(frames):
+
+class _Encoder:
+    """Both tracks of one film, side by side in the file, so that a player needs to read in one place only."""
+
+    def __init__(self, file, like: Clip, crf: int, channels: int) -> None:
+        import av
+
+        self.file = file
+        self.video = file.add_stream("libx264", rate=like.fps, options={"crf": str(crf), "preset": "medium"})
+        self.video.height, self.video.width = like.video.shape[1:3]
+        self.video.pix_fmt = "yuv420p"
+        self.video.codec_context.time_base = 1 / like.fps
+        # Untagged colours are guessed from the size, differently by each player.
+        self.video.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
+        self.video.codec_context.colorspace = _BT601
+        self.video.codec_context.color_primaries = _BT601
+        self.video.codec_context.color_trc = _BT601
+        self.audio = file.add_stream(
+            "aac", rate=like.sample_rate, layout="mono" if channels == 1 else "stereo"
+        )
+        self.audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * like.sample_rate, _AAC_MAX_BIT_RATE)
+        self.frames = self.samples = 0
+        self.waiting = np.empty((0, channels), np.float32)
+
+    def add(self, frames: Frames, sound: np.ndarray) -> None:
+        """Append frames and their sound (N, channels)."""
+        for index, image in enumerate(frames):
+            self._frame(image)
+            start, end = (len(sound) * i // len(frames) for i in (index, index + 1))
+            self.waiting = np.concatenate([self.waiting, sound[start:end]])
+            while len(self.waiting) >= _AAC_FRAME:
+                self._sound(self.waiting[:_AAC_FRAME])
+                self.waiting = self.waiting[_AAC_FRAME:]
+
+    def finish(self) -> None:
+        """Write what the encoders still hold."""
+        if len(self.waiting):
+            self._sound(self.waiting)
+        for stream in (self.video, self.audio):
+            self.file.mux(stream.encode(None))
+
+    def _frame(self, image: np.ndarray) -> None:
+        import av
+        from av.video.reformatter import Interpolation
+
+        # Without accurate rounding every frame comes out a level darker.
+        scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", interpolation=int(scaling))
-        frame.pts, frame.time_base = index, stream.codec_context.time_base
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+        frame.pts, frame.time_base = self.frames, self.video.codec_context.time_base
+        self.frames += 1
+        self.file.mux(self.video.encode(frame))
+
+    def _sound(self, samples: np.ndarray) -> None:
+        import av
+
+        layout = self.audio.layout.name
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = self.audio.rate, self.samples
+        frame.time_base = Fraction(1, self.audio.rate)
+        self.samples += len(samples)
+        self.file.mux(self.audio.encode(frame))
 
 
 def _fitted(channels: np.ndarray, clip: Clip) -> np.ndarray:
     """(N, C), as long as the clip."""
     samples = clip.time.samples
     return np.pad(channels[:samples], ((0, max(0, samples - len(channels))), (0, 0)))
-
-
-def _audio_packets(stream, audio: np.ndarray) -> Iterator:
-    """Of samples (N, 1 or 2)."""
-    import av
-
-    size = 1024
-    for start in range(0, len(audio), size):
-        part = np.ascontiguousarray(audio[start : start + size].T)
-        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=stream.layout.name)
-        frame.sample_rate, frame.pts, frame.time_base = stream.rate, start, Fraction(1, stream.rate)
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
-
-
-def _interleave(*streams: Iterator) -> Iterator:
-    """Packets in the order of their times, so that a player needs to read in one place only."""
-
-    def keyed(number: int, packets: Iterator) -> Iterator:
-        for packet in packets:
-            yield packet.dts * packet.time_base, number, packet
-
-    queues = [keyed(number, packets) for number, packets in enumerate(streams)]
-    # The number settles ties, since packets themselves have no order.
-    for _, _, packet in heapq.merge(*queues, key=lambda item: item[:2]):
-        yield packet

@@ -12,7 +12,6 @@ import html
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,14 @@ import numpy as np
 
 from kinetophone.media.clip import Clip
 from kinetophone.media.write import replacing
-from kinetophone.metrics.alignment import match_events
 from kinetophone.metrics.sources import SOUND_SUFFIX, read
+from kinetophone.metrics.strip import EVENT, ONSET, strip_svg
 
 _RANKED_BY = "synchrony"
 _PLAYABLE = 3  # clips at either end of the ranking
 _LARGEST_EMBEDDED = 8_000_000  # bytes; a larger film, or one browsers do not play, is written anew, small
 _BROWSER_SUFFIXES = (".mp4", ".m4v", ".webm")
 _EMBEDDED_SIDE = 360
-
-_WIDTH, _THUMBS, _WAVE, _CURVE = 1000, 12, 60, 60  # of a strip, in CSS pixels; number of frames
-_ONSET, _CONTACT, _MATCH = "#1b7f3b", "#c2255c", "#8a8f98"
 
 _STYLE = """
 :root { color-scheme: light; font: 14px/1.45 system-ui, sans-serif; color: #1d2129; background: #fff }
@@ -45,8 +41,8 @@ video { width: 320px; max-height: 320px; background: #000 } svg { display: block
 """
 
 _NOTE = f"""Every value stands beside that of shuffled pairs: one clip's sound with another's picture.
-Only what is above it is synchrony. In the strips: onsets heard <span style="color:{_ONSET}">green</span>,
-contacts seen <span style="color:{_CONTACT}">red</span>, a line where the two match within one frame.
+Only what is above it is synchrony. In the strips: onsets heard <span style="color:{ONSET}">green</span>,
+contacts seen <span style="color:{EVENT}">red</span>, a line where the two match within one frame.
 The best and the worst are ranked by {_RANKED_BY}, the correlation of the two curves."""
 
 
@@ -205,62 +201,6 @@ def _film(path: Path) -> tuple[bytes, str]:
 
 
 def _strip(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> str:
-    clip = read(path)
-    seconds = clip.duration_s
-    each = _WIDTH / _THUMBS
-    thumb_height = max(8, min(2 * each, each * clip.video.shape[1] / clip.video.shape[2]))
-    wave_top, curve_top = thumb_height + 6, thumb_height + 6 + _WAVE
-    bottom = curve_top + _CURVE
-
-    def x(time_s: float) -> float:
-        return round(_WIDTH * time_s / seconds, 1)
-
-    parts = []
-    for place in range(_THUMBS):
-        # Each picture is the frame shown in the middle of its stretch of the time axis.
-        frame = clip.video[min(len(clip.video) - 1, int((place + 0.5) / _THUMBS * len(clip.video)))]
-        parts.append(
-            f'<image x="{place * each:.1f}" y="0" width="{each - 2:.1f}" height="{thumb_height:.1f}" '
-            f'preserveAspectRatio="xMidYMid slice" href="{_jpeg(frame, 2 * round(each))}"/>'
-        )
-    parts.append(f'<path d="{_envelope(clip.audio, wave_top, _WAVE)}" fill="#9db4d0"/>')
-    curve = np.asarray(row["contact"], np.float64)
-    top = float(curve.max(initial=0.0)) or 1.0
-    heights = curve_top + _CURVE - 4 - (_CURVE - 8) * np.sqrt(np.maximum(curve, 0.0) / top)
-    points = " ".join(f"{x(i / row['fps'])},{y:.1f}" for i, y in enumerate(heights))
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
-    for onset, contact in match_events(row["onsets_s"], row["contacts_s"], 1.0 / row["fps"]):
-        parts.append(_line(x(onset), wave_top + _WAVE / 2, x(contact), curve_top + _CURVE, _MATCH, 4))
-    parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, _ONSET, 2) for t in row["onsets_s"]]
-    parts += [_line(x(t), curve_top, x(t), bottom, _CONTACT, 2) for t in row["contacts_s"]]
-    for second in range(int(seconds - 0.03 * seconds) + 1):  # one at the very end would be cut off
-        corner = f'x="{x(second) + 2}" y="{bottom + 11}"'
-        parts.append(f'<text {corner} font-size="10" fill="#555c66">{second} s</text>')
-    label = html.escape(f"{row['name']}: frames, waveform with onsets, contact curve with contacts")
-    opening = f'<svg viewBox="0 0 {_WIDTH} {bottom + 14:.0f}" role="img" aria-label="{label}">'
-    return f"<figure>{_caption(row, captions)}{opening}{''.join(parts)}</svg></figure>"
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float) -> str:
-    look = f'stroke="{colour}" stroke-width="{width}" stroke-opacity="{0.35 if colour == _MATCH else 1}"'
-    return f'<line x1="{x1}" y1="{y1:.1f}" x2="{x2}" y2="{y2:.1f}" {look}/>'
-
-
-def _jpeg(frame: np.ndarray, width: int) -> str:
-    import cv2
-
-    height = max(1, round(frame.shape[0] * width / frame.shape[1]))
-    small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    _, content = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 75])
-    return f"data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}"
-
-
-def _envelope(audio: np.ndarray, top: float, height: float, columns: int = 500) -> str:
-    """The waveform as one closed path: the loudest sample of each column, up and down, by the clip's peak."""
-    edges = np.linspace(0, len(audio), columns + 1).astype(int)
-    loudest = [float(np.abs(audio[a : max(b, a + 1)]).max(initial=0.0)) for a, b in pairwise(edges)]
-    reach = np.array(loudest) / (max(loudest) or 1.0) * (height / 2 - 2)
-    xs, middle = np.arange(columns) * _WIDTH / columns, top + height / 2
-    up = [f"{x:.0f},{middle - y:.1f}" for x, y in zip(xs, reach, strict=True)]
-    down = [f"{x:.0f},{middle + y:.1f}" for x, y in zip(xs[::-1], reach[::-1], strict=True)]
-    return f"M{' '.join(up + down)}Z"
+    label = f"{row['name']}: frames, waveform with onsets, contact curve with contacts"
+    drawn = strip_svg(read(path), row["contact"], row["onsets_s"], row["contacts_s"], label)
+    return f"<figure>{_caption(row, captions)}{drawn}</figure>"

@@ -72,12 +72,15 @@ class CouplingStage:
                 named.video or self.bundle / "video", motion_adapter=named.motion_adapter or None
             ).to(self.device),
         )
+        trains = recipe.options.train
         for base in (self.bases.audio, self.bases.video):
-            base.unet.requires_grad_(False)
+            if trains == "scratch":
+                base.unet = type(base.unet).from_config(base.unet.config).to(self.device)
+            base.unet.requires_grad_(trains in ("all", "scratch"))
             plain_attention(base.unet)
             # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out to motion
             # modules before them.
-            if base is self.bases.audio or not recipe.options.train_motion:
+            if base is self.bases.audio or trains != "motion":
                 channels_last(base.unet)
         self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
         unets: AV[nn.Module] = self.bases.map(lambda base: base.unet)
@@ -90,8 +93,10 @@ class CouplingStage:
         self.model = JointModel(unets, self.coupling).to(self.device)
         self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
         self.trained: dict[str, nn.Module] = {"coupling": self.coupling}
-        if recipe.options.train_motion:
+        if trains == "motion":
             self._thaw_motion(unets.video)
+        elif trains != "coupling":
+            self.trained |= {"audio": unets.audio, "video": unets.video}
         self.errors = self._base_errors() if recipe.options.relative else None
         if recipe.loop.gradient_checkpointing:
             save_memory([unets.audio, unets.video, self.coupling])
@@ -113,11 +118,11 @@ class CouplingStage:
         modules = [p for name, p in unet.named_parameters() if "motion" in name]
         if not modules:
             raise RequestError(
-                [f"'options.train_motion': a {type(unet).__name__} has no motion modules; leave it out"]
+                [f"'options.train' motion: a {type(unet).__name__} has no motion modules; choose another"]
             )
         for parameter in modules:
             parameter.requires_grad_(True)
-        self.trained["motion"] = unet
+        self.trained["video"] = unet
 
     def _base_errors(self) -> AV[Tensor]:
         clips = slice(0, CLIPS_FOR_ERRORS)
@@ -259,8 +264,12 @@ class CouplingStage:
 
     def export(self) -> None:
         self.coupling.save_pretrained(self.bundle / "coupling")
-        if self.recipe.options.train_motion:
-            self.bases.video.unet.save_pretrained(self.bundle / "video" / "unet")
+        for name in self.trained.keys() - {"coupling"}:
+            base = getattr(self.bases, name)
+            if getattr(self.recipe.bases, name):  # what it names has the U-Net that was, so all is written
+                base.save_pretrained(self.bundle / name)
+            else:
+                base.unet.save_pretrained(self.bundle / name / "unet")
         _, _, frames, side, _ = self.latents.video.shape
         BundleSpec(
             name=self.bundle.name,
@@ -279,7 +288,7 @@ class CouplingStage:
             bases={
                 name: {key: value for key, value in base.reference.items() if value is not None}
                 for name, base in (("audio", self.bases.audio), ("video", self.bases.video))
-                if getattr(self.recipe.bases, name)
+                if getattr(self.recipe.bases, name) and name not in self.trained
             },
         ).write(self.bundle)  # fmt: skip
 

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kinetophone.av import AV
-from kinetophone.bases.published import AUDIO_UNET
+from kinetophone.bases.published import AUDIO_UNET, MOTION_UNET
 from kinetophone.errors import UserError
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
 from kinetophone.training.recipe import Recipe
 
-# Configurations of the published pair, so that its recipe needs no network to be tried.
-_SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
-_MOTION = {"use_motion_mid_block": True, "motion_max_seq_length": 32, "motion_num_attention_heads": 8}
-_KNOWN = {
-    ("SG161222/Realistic_Vision_V5.1_noVAE", "unet"): ("UNet2DConditionModel", _SD15),
-    ("guoyww/animatediff-motion-adapter-v1-5-2", ""): ("MotionAdapter", _MOTION),
-    ("cvssp/audioldm-m-full", "unet"): ("UNet2DConditionModel", AUDIO_UNET),
-}
+# The published pair, so that its recipe needs no network to be tried.
+_PUBLISHED_AUDIO = "cvssp/audioldm-m-full"
+_PUBLISHED_VIDEO = ("SG161222/Realistic_Vision_V5.1_noVAE", "guoyww/animatediff-motion-adapter-v1-5-2")
 _VIDEO_FACTOR, _AUDIO_FACTOR, _FRAMES, _MEL_FRAMES, _MEL_BINS = 8, 4, 32, 400, 64
 _GIB = 2**30
 
@@ -65,12 +59,14 @@ def estimate(recipe: Recipe) -> Estimate:
     """
     if recipe.stage != "coupling":
         raise UserError(f"--dry-run is for recipes of the stage coupling; this one's is {recipe.stage}")
-    video, audio = _video_unet(recipe), _unet(recipe.bases.audio or f"{recipe.bundle}/audio")
+    video, audio = _video_unet(recipe), _audio_unet(recipe)
     with torch.device("meta"):
         coupling = Coupling.for_unets(AV(audio=audio, video=video), **recipe.model)
+    trains = recipe.options.train
     for unet in (audio, video):
         for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(recipe.options.train_motion and unet is video and "motion" in name)
+            motion = unet is video and "motion" in name
+            parameter.requires_grad_(trains in ("all", "scratch") or (trains == "motion" and motion))
     if recipe.loop.gradient_checkpointing:
         for network in (audio, video, coupling):
             network.enable_gradient_checkpointing()
@@ -94,39 +90,46 @@ def estimate(recipe: Recipe) -> Estimate:
     )
 
 
-def _unet(source: str, subfolder: str = "unet") -> Any:
-    import diffusers
+def _audio_unet(recipe: Recipe) -> Any:
+    from diffusers import UNet2DConditionModel
 
-    settings: Any
-    if (source, subfolder) in _KNOWN:
-        name, settings = _KNOWN[source, subfolder]
-    else:
-        try:
-            # It only reads: any class would do.
-            settings = diffusers.UNet2DConditionModel.load_config(source, subfolder=subfolder or None)
-        except OSError as error:
-            raise UserError(
-                f"there is no configuration of '{source}' here or on the Hub, so it can't be built: "
-                "train or copy the bases there, or name others under 'bases'"
-            ) from error
-        name = str(settings["_class_name"])
-    kind = getattr(diffusers, name)
-    with torch.device("meta"):
-        return kind.from_config(dict(settings))
+    if recipe.bases.audio == _PUBLISHED_AUDIO:
+        with torch.device("meta"):
+            return UNet2DConditionModel(**AUDIO_UNET)
+    return _built(recipe.bases.audio or f"{recipe.bundle}/audio", "unet")
 
 
 def _video_unet(recipe: Recipe) -> Any:
-    from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+    from diffusers import UNet2DConditionModel, UNetMotionModel
 
     from kinetophone.bases.animatediff import MOTION_ADAPTER
 
-    unet = _unet(recipe.bases.video or str(Path(recipe.bundle) / "video"))
+    adapter = recipe.bases.motion_adapter or MOTION_ADAPTER
+    if (recipe.bases.video, adapter) == _PUBLISHED_VIDEO:
+        with torch.device("meta"):
+            return UNetMotionModel(**MOTION_UNET)
+    unet = _built(recipe.bases.video or f"{recipe.bundle}/video", "unet")
     if not isinstance(unet, UNet2DConditionModel):
         return unet
-    adapter = _unet(recipe.bases.motion_adapter or MOTION_ADAPTER, "")
-    assert isinstance(adapter, MotionAdapter)
+    modules = _built(adapter, None)
     with torch.device("meta"):
-        return UNetMotionModel.from_unet2d(unet, adapter, load_weights=False)
+        return UNetMotionModel.from_unet2d(unet, modules, load_weights=False)
+
+
+def _built(source: str, subfolder: str | None) -> Any:
+    """The network whose configuration is there, without weights."""
+    import diffusers
+
+    try:
+        # It only reads: any class would do.
+        settings: Any = diffusers.UNet2DConditionModel.load_config(source, subfolder=subfolder)
+    except OSError as error:
+        raise UserError(
+            f"there is no configuration of '{source}' here or on the Hub, so it can't be built: "
+            "train or copy the bases there, or name others under 'bases'"
+        ) from error
+    with torch.device("meta"):
+        return getattr(diffusers, str(settings["_class_name"])).from_config(settings)
 
 
 def _kept_bytes(model: JointModel, size: int) -> int:

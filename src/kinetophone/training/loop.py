@@ -30,6 +30,7 @@ from kinetophone.training.processes import (
     whole,
 )
 from kinetophone.training.recipe import LoopConfig
+from kinetophone.training.zero import Zero
 
 
 class Stage(Protocol):
@@ -95,8 +96,8 @@ class Ema:
             ours.copy_(live)
 
 
-class _Run:
-    """Everything a checkpoint holds, in this process's memory."""
+class Run:
+    """The weights, their average and the optimiser of a training: everything a checkpoint holds."""
 
     def __init__(self, stage: Stage, config: LoopConfig, processes: Processes) -> None:
         self.config = config
@@ -110,6 +111,11 @@ class _Run:
         }
         self.parameters = list(self.named.values())
         self.optimizer = _optimizer(self.parameters, config)
+        self.zero = (
+            Zero(self.objective, self.optimizer, config, processes.zero_stage)
+            if processes.zero_stage
+            else None
+        )
         self.ema = Ema(self.parameters, config.ema_decay)
         self.scaler = torch.amp.GradScaler(config.device.split(":")[0], enabled=config.precision == "float16")
         self.skipped = self.skipped_in_a_row = 0
@@ -124,29 +130,40 @@ class _Run:
         for number, part in enumerate(parts, start=1):
             rng = np.random.default_rng([config.seed, step])
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            with sync_only_last(self.objective, last=number == len(parts)):
+            last = number == len(parts)
+            with sync_only_last(self.objective, last):
                 with _precision(config):
                     losses = self.objective(rng, generator, part)
-                self.scaler.scale(losses["loss"] / len(parts)).backward()
+                loss = self.scaler.scale(losses["loss"] / len(parts))
+                if self.zero:
+                    self.zero.backward(loss, last)
+                else:
+                    loss.backward()
             for key, value in losses.items():
                 row[key] = row.get(key, 0.0) + value.detach() / len(parts)
-        self.scaler.unscale_(self.optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self.parameters, config.grad_clip))
         means = processes.mean(row)
-        # The same in every process: means and gradients are of all of them.
-        taken = math.isfinite(means["loss"]) and bool(torch.isfinite(norm))
+        # Taken by all processes or by none: means and gradients are of all of them.
+        taken = self.zero.step() if self.zero else self._step(math.isfinite(means["loss"]))
         if taken:
-            self.scaler.step(self.optimizer)
             self.ema.update(step)
-        if self.scaler.is_enabled():
-            self.scaler.update()
         self.skipped += not taken
         self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
         return means if taken else {}
 
+    def _step(self, finite: bool) -> bool:
+        """Clip and take the step if loss and gradients are finite."""
+        self.scaler.unscale_(self.optimizer)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip))
+        taken = finite and bool(torch.isfinite(norm))
+        if taken:
+            self.scaler.step(self.optimizer)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        return taken
+
     def state(self, step: int) -> dict[str, Any]:
         """All of it, put together from all processes: each must call this."""
-        optimizer = self.optimizer.state_dict()
+        optimizer = self.zero.state() if self.zero else self.optimizer.state_dict()
         optimizer["state"] = {
             index: {key: whole(value) for key, value in entry.items()}
             for index, entry in optimizer["state"].items()
@@ -169,6 +186,10 @@ class _Run:
         for (key, parameter), shadow in zip(self.named.items(), self.ema.shadow, strict=True):
             own(parameter.detach()).copy_(own(split_like(state["weights"][key], parameter)))
             own(shadow).copy_(own(split_like(state["ema"][key], parameter)))
+        self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+        if self.zero:
+            self.zero.restore(state["optimizer"])
+            return
         for index, entry in state["optimizer"]["state"].items():
             parameter = self.parameters[index]
             for key, value in entry.items():
@@ -177,7 +198,6 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
 
 
 def train(
@@ -213,11 +233,13 @@ def train(
     parts = processes.parts(config.batch_size, config.accumulate)
     if processes.sharded and config.precision == "float16":
         raise UserError("float16 is not supported under FSDP: set 'loop.precision' to bfloat16")
+    if processes.sharded and config.optimizer == "adamw8bit":
+        raise UserError("adamw8bit is not supported under FSDP: set 'loop.optimizer' to adamw")
     out.mkdir(parents=True, exist_ok=True)
     if processes.first:
         checkpoints.clean(out, all_of_them=not resume)
     processes.wait()
-    run = _Run(stage, config, processes)
+    run = Run(stage, config, processes)
     found = checkpoints.find(out)
     start = 0
     changed: list[str] = []
@@ -265,7 +287,7 @@ def train(
 
 
 def _show(
-    stage: Stage, run: _Run, out: Path, step: int, processes: Processes, *, sample: bool
+    stage: Stage, run: Run, out: Path, step: int, processes: Processes, *, sample: bool
 ) -> Mapping[str, float]:
     """Sample and export with the averaged weights, in the first process; the others wait."""
     run.ema.swap()

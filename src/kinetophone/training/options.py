@@ -79,11 +79,12 @@ class CouplingOptions(DiffusionOptions):
             half of the samples.
         one_clean: Share of samples of which one modality is given: the other U-Net's connector reads it
             clean, and it carries no loss (audio to video, video to audio).
-        train_motion: Also train the motion modules of the video base.
         timestep_power: Timesteps of the two U-Nets are drawn as T_MAX · u^power, u uniform: below 1 the noisy
             ones, where things are placed in time, come more often.
         relative: Weight each noise level by the inverse of the base's own error there, in place of
             ``snr_gamma``: where the bases are nearly right is where things are placed in time.
+        train: What learns: the "coupling" alone, also the "motion" modules of the video base, or "all"
+            of both U-Nets; "scratch" is all, with U-Nets of random weights, to compare adapting with.
     """
 
     self_conditioning: float = share(0.5)
@@ -92,6 +93,6 @@ class CouplingOptions(DiffusionOptions):
     aligned_share: float = share(0.0)
     noise_levels: Literal["independent", "shared", "mixed"] = "independent"
     one_clean: float = share(0.0)
-    train_motion: bool = False
     timestep_power: float = positive(1.0)
     relative: bool = False
+    train: Literal["coupling", "motion", "all", "scratch"] = "coupling"

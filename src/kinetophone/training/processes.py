@@ -1,8 +1,9 @@
 """The processes that train together: one, or several started by ``accelerate launch``.
 
 accelerate starts them, joins them and gives each its device; the wrapping is torch's own: DDP, or FSDP2
-where the launch asks for FSDP (``--use_fsdp --fsdp_version 2``). FSDP here splits the gradients, the
-averages and the optimiser's state of what is trained; the frozen bases are whole in every process.
+where the launch asks for FSDP (``--use_fsdp --fsdp_version 2``); ``zero.py`` has DeepSpeed's ZeRO. FSDP here
+splits the gradients, the averages and the optimiser's state of what is trained; the frozen bases are whole
+in every process.
 
 A batch is divided, not multiplied: n processes compute an n-th of ``batch_size`` each, and what is learned
 does not depend on n.
@@ -48,12 +49,14 @@ class Processes:
         rank: Of this process, from 0; 0 writes.
         count: How many there are.
         sharded: FSDP rather than DDP.
+        zero_stage: Of DeepSpeed's ZeRO, 0 without it.
         device: Of this process, None where the recipe's holds.
     """
 
     rank: int = 0
     count: int = 1
     sharded: bool = False
+    zero_stage: int = 0
     device: str | None = None
 
     @classmethod
@@ -61,15 +64,17 @@ class Processes:
         """Join the others that were launched, for a recipe's ``device``; alone if there are none."""
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
-        if _asked("ACCELERATE_USE_DEEPSPEED"):
-            raise UserError(
-                "DeepSpeed is not supported: its checkpoints can't be resumed by another number of "
-                "processes; launch with FSDP (accelerate launch --use_fsdp --fsdp_version 2) instead"
-            )
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu")
-        return cls(state.process_index, state.num_processes, _asked("ACCELERATE_USE_FSDP"), str(state.device))
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        return cls(
+            rank=state.process_index,
+            count=state.num_processes,
+            sharded=_asked("ACCELERATE_USE_FSDP"),
+            zero_stage=int(stage) if _asked("ACCELERATE_USE_DEEPSPEED") else 0,
+            device=str(state.device),
+        )
 
     @property
     def first(self) -> bool:
@@ -91,7 +96,7 @@ class Processes:
 
     def wrap(self, objective: Objective) -> nn.Module:
         """``objective`` with gradients averaged over the processes; FSDP replaces its parameters."""
-        if self.count == 1:
+        if self.count == 1 or self.zero_stage:
             return objective
         if not self.sharded:
             return DistributedDataParallel(objective, broadcast_buffers=False)

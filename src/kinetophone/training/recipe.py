@@ -104,7 +104,7 @@ class LoopConfig:
         sample_every: 0: no samples.
         gradient_checkpointing: Compute activations twice rather than keep them.
         precision: Of the passes forward and back; weights and optimiser stay float32.
-        optimizer: "adamw8bit" needs bitsandbytes and a GPU.
+        optimizer: "adamw8bit" keeps AdamW's state in 8 bits, by bitsandbytes.
     """
 
     steps: int = positive()

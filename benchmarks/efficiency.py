@@ -1,0 +1,247 @@
+"""Is adapting frozen bases worth it? Three trainings with the same budget, measured as they go on ``hits``.
+
+    python benchmarks/efficiency.py --seconds 200 400 600 --json efficiency.json --plot efficiency.png
+
+The arms differ in what learns (``options.train`` of the coupling's recipe): a fresh coupling on the trained
+bases, a fresh coupling and the trained bases, or everything from random weights. Data, batch, learning rate
+and the coupling's architecture are the same. The budget is CPU time of the training steps, in one thread: on
+a machine that others use too, it stands for wall-clock time on a core of one's own. The arms take turns.
+
+A cell is an arm's training up to one of ``--seconds``, and the evaluation after it: ``--clips`` val prompts,
+sampled as the bundle says. Cells that are in ``--out`` already are kept; ``--cells`` ends after so many new
+ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinetophone.data.hits import make_clip
+from kinetophone.metrics.evaluate import evaluate
+from kinetophone.metrics.generated import material_agreement
+from kinetophone.metrics.hits import MaterialJudge
+from kinetophone.pipeline import Kinetophone
+from kinetophone.request import BUNDLES
+from kinetophone.training import checkpoints
+from kinetophone.training.loop import train
+from kinetophone.training.recipe import Recipe, load_recipe
+from kinetophone.training.stages import build_stage
+
+ARMS = {
+    "coupling": "only the coupling",
+    "all": "everything, bases trained before",
+    "scratch": "everything, from random weights",
+}
+RECIPE = Path(__file__).parents[1] / "recipes" / "hits-coupling.yaml"
+CALIBRATION = 10  # steps of which the first cell takes the time of a step
+SEED = 1000  # of the samples
+
+
+def recipe_of(arm: str, bundle: Path, cache: Path, count: int) -> Recipe:
+    """The shipped recipe of the coupling with another ``train`` and a constant learning rate."""
+    recipe = load_recipe(RECIPE)
+    loop = dataclasses.replace(
+        recipe.loop, steps=10**6, schedule="constant", warmup=50, precision="bfloat16", threads=1,
+        sample_every=0, checkpoint_every=10**6, log_every=10, keep=1,
+    )  # fmt: skip
+    return dataclasses.replace(
+        recipe,
+        loop=loop,
+        bundle=str(bundle),
+        data=dataclasses.replace(recipe.data, cache=str(cache), count=count),
+        options=dataclasses.replace(recipe.options, train=arm),
+    )
+
+
+class Clock:
+    """Notes the CPU time at which each step starts: ``wrap`` a stage's loss."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def wrap(self, stage: Any) -> None:
+        inner = stage.loss
+
+        def loss(*arguments: Any) -> Any:
+            self.starts.append(time.process_time())
+            return inner(*arguments)
+
+        stage.loss = loss
+
+    @property
+    def step_s(self) -> float:
+        """CPU seconds of a step; the first two, which warm caches up, are left out."""
+        return (self.starts[-1] - self.starts[2]) / (len(self.starts) - 3)
+
+
+def peak_mib(reset: bool = False) -> float:
+    """Resident memory of this process, its peak since the last reset (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def cell(arm: str, target_s: float, given: argparse.Namespace) -> dict[str, Any]:
+    """Train ``arm`` on until it has used ``target_s`` CPU seconds, then sample and measure."""
+    torch.set_num_threads(1)
+    trained = given.out / arm / f"trained-{target_s:g}.json"
+    if not trained.exists():
+        before = [row for row in results(given.out) if row["arm"] == arm]
+        row = train_on(arm, target_s, given, before[-1] if before else None)
+        trained.write_text(json.dumps(row))
+    return json.loads(trained.read_text()) | measure(given.out / arm / "bundle", given.clips)
+
+
+def train_on(
+    arm: str, target_s: float, given: argparse.Namespace, before: dict[str, Any] | None
+) -> dict[str, Any]:
+    folder = given.out / arm
+    if not (bundle := folder / "bundle").exists():
+        shutil.copytree(given.bundle, bundle)
+    recipe = recipe_of(arm, bundle, given.cache, given.count)
+    stage: Any = build_stage(recipe)
+    clock = Clock()
+    clock.wrap(stage)
+    resident = peak_mib(reset=True)
+    start = time.process_time()
+    if before is None:
+        train(stage, recipe.loop, folder, resume=False, stop_at=CALIBRATION)
+        before = {"cpu_s": clock.step_s * CALIBRATION, "steps": CALIBRATION, "step_s": clock.step_s}
+        clock.starts.clear()
+    steps = max(4, round((target_s - before["cpu_s"]) / before["step_s"]))
+    train(stage, recipe.loop, folder, stop_at=before["steps"] + steps)
+    spent = clock.step_s * steps
+    row = {
+        "arm": arm,
+        "target_s": target_s,
+        "cpu_s": round(before["cpu_s"] + spent, 1),
+        "steps": before["steps"] + steps,
+        "step_s": round(clock.step_s, 4),
+        "trained": sum(p.numel() for p in stage.model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in stage.model.parameters()),
+        "training_mib": round(peak_mib() - resident),
+        "not_steps_s": round(time.process_time() - start - spent, 1),
+    }
+    state = checkpoints.load(checkpoints.find(folder)[-1])
+    with torch.no_grad():
+        for name, module in stage.trained.items():
+            for key, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(state["ema"][f"{name}.{key}"])
+    stage.export()
+    return row
+
+
+def measure(bundle: Path, count: int) -> dict[str, Any]:
+    """Synchrony and materials of samples of the bundle, ``count`` val prompts."""
+    start = time.process_time()
+    true = [make_clip("val", i, 64) for i in range(count)]
+    pipe = Kinetophone.from_pretrained(bundle, device="cpu")
+    clips = pipe([clip.caption for clip in true], seed=SEED)
+    report = evaluate(clips, workers=1)
+    judge, asked = MaterialJudge(bundle), [clip.scene.material for clip in true]
+    shares = material_agreement(judge, clips, asked, 0)
+    control = report.metrics.get("event_f1")
+    return {
+        "clips": count,
+        "unscored": len(report.unscored),
+        "event_f1": dataclasses.asdict(control) if control else None,
+        "materials": {name: dataclasses.asdict(shares[name]) for name in ("picture-text", "sound-text")},
+        "measuring_s": round(time.process_time() - start, 1),
+    }
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    path = out / "cells.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def losses(out: Path, arm: str) -> list[tuple[int, float]]:
+    """Steps and training losses, the mean of ten rows of the log each."""
+    log = out / arm / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    rows = [rows[i : i + 10] for i in range(0, len(rows) - 9, 10)]
+    return [(part[-1]["step"], sum(r["loss"] for r in part) / len(part)) for part in rows]
+
+
+def plot(rows: list[dict[str, Any]], out: Path, path: Path) -> None:
+    """Event F1 with its interval and its shuffled control, and the training loss, over CPU minutes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
+    for colour, (arm, label) in zip(("C0", "C1", "C2"), ARMS.items(), strict=True):
+        mine = [row for row in rows if row["arm"] == arm and row["event_f1"]]
+        if not mine:
+            continue
+        minutes = [row["cpu_s"] / 60 for row in mine]
+        values = [row["event_f1"]["value"] for row in mine]
+        errors = [
+            [abs(row["event_f1"]["interval"][end] - row["event_f1"]["value"]) for row in mine]
+            for end in ("low", "high")
+        ]
+        left.errorbar(minutes, values, errors, color=colour, marker="o", capsize=3, label=label)
+        left.plot(minutes, [row["event_f1"]["shuffled"] for row in mine], color=colour, linestyle=":")
+        curve = losses(out, arm)
+        per_step = mine[-1]["cpu_s"] / mine[-1]["steps"] / 60
+        right.plot([step * per_step for step, _ in curve], [loss for _, loss in curve], color=colour)
+    left.set(xlabel="CPU minutes of training", ylabel="event F1 (dotted: shuffled pairs)", ylim=(0, None))
+    right.set(xlabel="CPU minutes of training", ylabel="training loss", yscale="log")
+    left.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[200, 400, 600], help="of training, at which to evaluate"
+    )
+    parser.add_argument("--clips", type=int, default=32, help="val prompts of an evaluation")
+    parser.add_argument("--count", type=int, default=12_000, help="clips to train on")
+    parser.add_argument("--bundle", type=Path, default=BUNDLES / "hits", help="the trained bases")
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    parser.add_argument("--out", type=Path, default=Path("runs/efficiency"))
+    parser.add_argument("--cells", type=int, help="end after so many new cells")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.cell:  # a process of its own, so that its memory is its own
+        arm, target_s = given.cell.split(":")
+        row = cell(arm, float(target_s), given)
+        with (given.out / "cells.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return
+    there = {(row["arm"], row["target_s"]) for row in results(given.out)}
+    missing = [(arm, s) for s in given.seconds for arm in ARMS if (arm, s) not in there]
+    for arm, target_s in missing[: given.cells]:
+        subprocess.run([sys.executable, *sys.argv, "--cell", f"{arm}:{target_s}"], check=True)
+        print(json.dumps(results(given.out)[-1]), flush=True)
+    rows = results(given.out)
+    if given.json:
+        command = "python " + " ".join(sys.argv)
+        revision = checkpoints.describe(load_recipe(RECIPE), 1)["revision"]
+        content = {"command": command, "revision": revision, "seed": SEED, "cells": rows}
+        given.json.write_text(json.dumps(content, indent=1) + "\n")
+    if given.plot:
+        plot(rows, given.out, given.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Do two processes with half the batch each learn the coupling that one does? DDP, FSDP2, DeepSpeed's ZeRO-2.
+
+    python benchmarks/processes.py --json processes.json
+
+A coupling of the shipped bases learns for 20 steps from 8 clips of ``hits``, with every option that draws
+random numbers, in one process and in two over gloo on CPUs. Printed is the largest difference of any weight.
+AdamW divides a gradient by its own size, so that a weight whose gradient is no more than rounding moves by up
+to the learning rate in either direction: in float32 the difference grows with the learning rate. The runs in
+float64 show whether anything but rounding is behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kinetophone.av import AV
+from kinetophone.request import BUNDLES
+from kinetophone.training import checkpoints
+from kinetophone.training.loop import train
+from kinetophone.training.options import CouplingOptions
+from kinetophone.training.processes import Processes
+from kinetophone.training.recipe import DataConfig, LoopConfig, Recipe
+from kinetophone.training.stages import build_stage
+
+KINDS: dict[str, list[str]] = {
+    "DDP": ["--multi_gpu"],
+    "FSDP2": ["--use_fsdp", "--fsdp_version", "2"],
+    "ZeRO-2": ["--use_deepspeed", "--zero_stage", "2"],
+}
+SETTINGS = (("float32", 8e-4), ("float64", 8e-4))  # the rate of the recipes of hits
+
+
+def recipe_of(root: Path, lr: float) -> Recipe:
+    return Recipe(
+        stage="coupling",
+        name="tiny",
+        data=DataConfig(count=8, size=32, cache=str(root / "cache")),
+        bundle=str(root / "bundle"),
+        model={"channel_mult": [1], "num_blocks": [1], "connector_channels": 32, "head_dim": 32},
+        options=CouplingOptions(
+            connector_dropout=0.1, aligned_share=0.5, noise_levels="mixed", one_clean=0.3
+        ),
+        loop=LoopConfig(steps=20, batch_size=4, lr=lr, warmup=2, sample_every=0, threads=1),
+    )
+
+
+def learn(root: Path, out: Path) -> None:
+    """Every setting in turn, alone or with the processes that were launched together."""
+    torch.set_num_threads(1)
+    processes = Processes.join("cpu")
+    for dtype, lr in SETTINGS:
+        recipe = recipe_of(root, lr)
+        with processes.first_alone():
+            stage: Any = build_stage(recipe)
+        stage.export = lambda: None
+        if dtype == "float64":
+            in_float64(stage.model)
+        train(stage, recipe.loop, out / f"{dtype}-{lr:g}", processes=processes)
+
+
+def in_float64(model: Any) -> None:
+    """Make the model compute in float64, whatever it is given."""
+    model.double()
+    forward, features = model.forward, model.features
+
+    def cast(pair: AV[Any] | None) -> AV[Any] | None:
+        return pair and pair.map(lambda x: x.double())
+
+    model.forward = lambda noisy, t, text, *rest: forward(cast(noisy), t, cast(text), *rest)
+    model.features = lambda seen, t, x0_hat: features(cast(seen), t, cast(x0_hat))
+
+
+def launch(kind: list[str], root: Path, out: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", port, __file__, "--worker", str(root), str(out),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+
+
+def difference(one: Path, two: Path) -> dict[str, float]:
+    a, b = (checkpoints.load(checkpoints.find(folder)[-1]) for folder in (one, two))
+    return {
+        key: max(float((a[key][name] - b[key][name]).abs().max()) for name in a[key])
+        for key in ("weights", "ema")
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        learn(*given.worker)
+        return
+    root = Path(tempfile.mkdtemp(prefix="processes-"))
+    shutil.copytree(BUNDLES / "hits", root / "bundle")
+    learn(root, root / "one")
+    left_out = [] if find_spec("deepspeed") else ["ZeRO-2"]
+    names = []
+    for name, kind in KINDS.items():
+        if name in left_out:
+            print(f"{name} left out: deepspeed is not installed")
+            continue
+        launch(kind, root, root / name)
+        names.append(name)
+    rows = [
+        {"kind": name, "dtype": dtype, "lr": lr}
+        | difference(root / "one" / f"{dtype}-{lr:g}", root / name / f"{dtype}-{lr:g}")
+        for name in names
+        for dtype, lr in SETTINGS
+    ]
+    for row in rows:
+        print(json.dumps(row))
+    if given.json:
+        described = checkpoints.describe(recipe_of(root, 1e-3), 2)
+        content = {
+            "command": "python benchmarks/processes.py",
+            "revision": described["revision"],
+            "versions": described["versions"],
+            "largest_difference": rows,
+        }
+        given.json.write_text(json.dumps(content, indent=1) + "\n")
+    shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()

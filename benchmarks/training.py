@@ -1,0 +1,272 @@
+"""How fast the coupling trains, and where a step's time goes: from cached latents, and from files.
+
+    python benchmarks/training.py --json training.json
+
+Clips of ``hits`` are written as mp4, prepared and encoded. Two trainings of the shipped bases' coupling,
+alike but for where clips come from, take turns in one process: "latents" reads what ``kinetophone data
+encode`` wrote; "files" decodes the mp4 (the next batch in a thread while a step computes), and runs the
+autoencoders and the text models each time. Then the step from latents is profiled: CPU seconds by what is
+computed.
+
+All in one thread. CPU time is what counts on a machine that others use; wall-clock time is given too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetophone.av import AV
+from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.data.encode import encode
+from kinetophone.data.hits.write import write_split
+from kinetophone.data.prepare import Cut, prepare
+from kinetophone.data.sources import Source, find_sources
+from kinetophone.media.read import read_clip
+from kinetophone.request import BUNDLES
+from kinetophone.training.loop import Run
+from kinetophone.training.processes import Processes
+from kinetophone.training.recipe import DataConfig, Recipe, load_recipe
+from kinetophone.training.stages import build_stage
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "hits-coupling.yaml"
+CUT = Cut(fps=8, seconds=4, size=64)
+
+
+class Files:
+    """Clips of mp4 files in the place of a stage's latents: decoded ahead, encoded when asked for."""
+
+    def __init__(self, sources: list[Source], bases: AV[Any], batch: int) -> None:
+        self.sources, self.bases, self.batch = sources, bases, batch
+        self.pool, self.rng = ThreadPoolExecutor(1), np.random.default_rng(0)
+        self.ahead = self._decode_next()
+        self.clips: list[Any] = []
+
+    def _decode_next(self) -> tuple[np.ndarray, Future[list[Any]]]:
+        index = self.rng.integers(len(self.sources), size=self.batch)
+        return index, self.pool.submit(lambda: [read(self.sources[i].picture) for i in index])
+
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, list[str]]:
+        index, decoded = self.ahead
+        self.clips, self.ahead = decoded.result(), self._decode_next()
+        return np.arange(batch), [self.sources[i].caption or "" for i in index]
+
+    @property
+    def video(self) -> Any:
+        return _Encoded(
+            lambda: self.bases.video.encode(torch.from_numpy(np.stack([c.video for c in self.clips])))
+        )
+
+    @property
+    def audio(self) -> Any:
+        return _Encoded(
+            lambda: self.bases.audio.encode(torch.from_numpy(np.stack([c.audio for c in self.clips])))
+        )
+
+
+@dataclasses.dataclass
+class _Encoded:
+    encode: Callable[[], Tensor]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.encode().float().numpy()[index]
+
+
+def read(path: Path) -> Any:
+    return read_clip(path, fps=CUT.fps, size=(CUT.size, CUT.size), sample_rate=16_000)
+
+
+class Timeline:
+    """CPU seconds by label: from one ``switch`` to the next, time belongs to the label switched to."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.label, self.since = "", time.process_time()
+
+    def switch(self, label: str) -> str:
+        now = time.process_time()
+        self.seconds[self.label] += now - self.since
+        before, self.label, self.since = self.label, label, now
+        return before
+
+    def around(self, owner: Any, name: str, label: Callable[[], str]) -> None:
+        """The method ``name`` of ``owner`` counts as ``label()``."""
+        inner = getattr(owner, name)
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            before = self.switch(label())
+            result = inner(*arguments, **options)
+            self.switch(before)
+            return result
+
+        setattr(owner, name, timed)
+
+
+DATA, OPTIMISER = "data, noise, loss", "clipping, optimiser, average"
+BEFORE = "frozen U-Nets, forward, before their first site"
+FORWARD = {True: "frozen U-Nets, forward, gradient passes", False: "frozen U-Nets, self-conditioning pass"}
+COUPLING = {True: "coupling, forward", False: "coupling, self-conditioning pass"}
+BACK = "frozen U-Nets, backward"
+COUPLING_BACK = "coupling, backward"
+NO_GRADIENT = (BEFORE, FORWARD[False], COUPLING[False])
+
+
+def watch(stage: Any, run: Run) -> Timeline:
+    """A timeline of every step that ``run`` takes from now on."""
+    timeline = Timeline()
+    coupling = stage.coupling
+
+    def on_gradient(tensor: Any, label: str) -> None:
+        """From the moment that the gradient of ``tensor`` is known, time is ``label``'s."""
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            tensor.register_hook(lambda _: timeline.switch(label) and None)
+
+    condition, features = coupling.condition, coupling.features
+
+    def timed_condition(site: Any, x: Tensor, *rest: Any) -> Tensor:
+        graph = torch.is_grad_enabled()
+        timeline.switch(COUPLING[graph])
+        on_gradient(x, BACK)
+        result = condition(site, x, *rest)
+        on_gradient(result, COUPLING_BACK)
+        timeline.switch(FORWARD[graph])
+        return result
+
+    def timed_features(*arguments: Any) -> AV[Tensor]:
+        timeline.switch(COUPLING[torch.is_grad_enabled()])
+        result = features(*arguments)
+        for feature in (result.audio, result.video):
+            on_gradient(feature, COUPLING_BACK)
+        timeline.switch(DATA)
+        return result
+
+    def enter(*_: Any) -> None:
+        timeline.switch(BEFORE if torch.is_grad_enabled() else FORWARD[False])
+
+    def leave(_module: Any, _arguments: Any, output: Any) -> None:
+        on_gradient(output[0], BACK)
+        timeline.switch(DATA)
+
+    coupling.condition, coupling.features = timed_condition, timed_features
+    for unet in (stage.model.unets.audio, stage.model.unets.video):
+        unet.register_forward_pre_hook(enter)
+        unet.register_forward_hook(leave)
+    # clip_grad_norm_, AdamW and the average follow one another after the way back.
+    timeline.around(run.optimizer, "step", lambda: OPTIMISER)
+    timeline.around(run.ema, "update", lambda: OPTIMISER)
+    return timeline
+
+
+def steps(run: Run, first: int, count: int) -> tuple[float, float]:
+    """Take ``count`` steps; CPU and wall-clock seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    for step in range(first, first + count):
+        run.step(step, [None], Processes())
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def build(root: Path, clips: int, batch: int) -> tuple[Any, Any, Recipe]:
+    """Two stages alike, from latents and from files, and their recipe."""
+    bases = AV(audio=load_audio_base(BUNDLES / "hits/audio"), video=load_video_base(BUNDLES / "hits/video"))
+    write_split("train", clips, root / "files")
+    sources = find_sources(root / "files", captions=root / "files" / "captions.csv")
+    prepare(sources, root / "clips", CUT, workers=1)
+    encode(root / "clips", root / "latents", bases)
+    recipe = load_recipe(RECIPE)
+    recipe = dataclasses.replace(
+        recipe,
+        bundle=str(root / "bundle"),
+        data=DataConfig(source=str(root / "latents")),
+        loop=dataclasses.replace(recipe.loop, batch_size=batch, precision="bfloat16", threads=1),
+    )
+    shutil.copytree(BUNDLES / "hits", root / "bundle")
+    latents, files = build_stage(recipe), build_stage(recipe)
+    files.latents = Files(sources, files.bases, batch)  # type: ignore[attr-defined]
+    return latents, files, recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=4, help="in which the two take turns")
+    parser.add_argument(
+        "--steps", type=int, default=5, help="of each in a round; four times as many profiled"
+    )
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        latents, files, recipe = build(Path(folder), given.clips, given.batch)
+        runs = {
+            name: Run(stage, recipe.loop, Processes())
+            for name, stage in (("latents", latents), ("files", files))
+        }
+        for run in runs.values():
+            steps(run, 0, 2)
+        rows = []
+        for number in range(given.rounds):
+            row: dict[str, Any] = {}
+            for name, run in runs.items():
+                cpu, wall = steps(run, 2 + number * given.steps, given.steps)
+                clips = given.steps * given.batch
+                row[name] = {"clips_per_cpu_s": round(clips / cpu, 3), "clips_per_s": round(clips / wall, 3)}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        timeline = watch(latents, runs["latents"])
+        timeline.switch(DATA)
+        steps(runs["latents"], 0, profiled := 4 * given.steps)
+        timeline.switch("")
+    timeline.seconds.pop("")
+    total = sum(timeline.seconds.values())
+    shares = {label: round(seconds / total, 4) for label, seconds in timeline.seconds.items()}
+    speed = {
+        name: {
+            unit: round(statistics.median(row[name][unit] for row in rows), 3)
+            for unit in ("clips_per_cpu_s", "clips_per_s")
+        }
+        for name in runs
+    }
+    ratios = [row["latents"]["clips_per_cpu_s"] / row["files"]["clips_per_cpu_s"] for row in rows]
+    report = {
+        "command": f"python benchmarks/training.py --clips {given.clips} --batch {given.batch} "
+        f"--rounds {given.rounds} --steps {given.steps}",
+        "median": speed,
+        "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+        "rounds": rows,
+        "profiled_steps": profiled,
+        "cpu_s_per_step": round(total / profiled, 4),
+        "shares": dict(sorted(shares.items(), key=lambda item: -item[1])),
+        "without_gradient": round(sum(shares.get(label, 0) for label in NO_GRADIENT), 4),
+        "load": round(os.getloadavg()[0], 2),
+    }
+    for label, share in report["shares"].items():
+        print(f"{share:7.1%}  {label}")
+    print(
+        f"{report['without_gradient']:7.1%}  in all without a gradient; {report['cpu_s_per_step']} s a step"
+    )
+    print(f"latents {speed['latents']}, files {speed['files']}: {report['ratio']} times as many clips")
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What the page offers to try: prompts, and three small files rendered by the ``hits`` data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kinetophone.data.hits import FPS, SAMPLE_RATE, make_clip
+from kinetophone.media.clip import Clip
+from kinetophone.media.write import write_wav
+
+PROMPTS = (
+    "a drumstick hits a metal bowl three times",
+    "a hammer hits a wooden box twice slowly",
+    "a mallet hits a green glass bottle four times",
+    "a drumstick hits a red drum fast",
+)
+_CLIPS = (0, 3)  # of the split "val"
+
+
+def write_examples(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """Render the example files.
+
+    Returns:
+        By what a task takes ("video", "sound", "clip"): pairs of file and prompt.
+    """
+    examples: dict[str, list[tuple[str, str]]] = {"video": [], "sound": [], "clip": []}
+    for number, index in enumerate(_CLIPS, start=1):
+        made = make_clip("val", index)
+        clip = Clip(video=made.video, fps=FPS, audio=made.audio, sample_rate=SAMPLE_RATE)
+        film = clip.save(folder / f"hits-{number}.mp4")
+        sound = write_wav(clip.audio, clip.sample_rate, folder / f"hits-{number}.wav")
+        for kind, file in {"video": film, "sound": sound, "clip": film}.items():
+            examples[kind].append((str(file), made.caption))
+    return examples

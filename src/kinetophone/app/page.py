@@ -1,0 +1,276 @@
+"""The page: a tab for each task and one for measuring, laid out in Gradio.
+
+Every event that computes has the concurrency id "model", so that one queue serves all tabs and all users.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from kinetophone.app.examples import PROMPTS
+from kinetophone.app.jobs import Done, Jobs
+from kinetophone.app.tasks import (
+    AUTO,
+    FIELDS,
+    SCORES,
+    TAKES,
+    TASKS,
+    Result,
+    Settings,
+    Step,
+    TaskName,
+    perform,
+)
+from kinetophone.app.tasks import measure as measure_clip
+from kinetophone.app.uploads import Limits, read_upload
+from kinetophone.app.view import DETECTORS, preview_html, progress_html, result_html, waiting_html
+from kinetophone.errors import UserError
+
+if TYPE_CHECKING:
+    from kinetophone.media.clip import Clip
+    from kinetophone.pipeline import Kinetophone
+
+TITLES: dict[TaskName, str] = {
+    "generate": "Generate",
+    "sound": "Sound for a video",
+    "picture": "Picture for a sound",
+    "extend": "Extend",
+}
+_LABELS = {
+    "seconds": "Seconds",
+    "keep": "Keep, seconds",
+    "steps": "Steps",
+    "gamma": "γ",
+    "guidance_audio": "Sound guidance",
+    "guidance_video": "Picture guidance",
+    "guidance_sync": "Cross guidance",
+}
+_COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
+_KEPT_S = 3600  # files of users are deleted after this
+CSS = ".view svg { width: 100%; min-width: 30rem } .view { overflow-x: auto }"
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What every tab needs."""
+
+    pipe: Kinetophone
+    jobs: Jobs
+    limits: Limits
+    folder: Path
+    examples: dict[str, list[tuple[str, str]]]
+
+
+def build_page(
+    pipe: Kinetophone, limits: Limits, folder: Path, examples: dict[str, list[tuple[str, str]]]
+) -> gr.Blocks:
+    """The page.
+
+    Args:
+        pipe: the model.
+        limits: what one user may ask for.
+        folder: where results lie until Gradio has copied them to its own folder.
+        examples: from :func:`kinetophone.app.examples.write_examples`.
+    """
+    room = _Room(pipe, Jobs(limits.job_s), limits, folder, examples)
+    with gr.Blocks(title="kinetophone", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as page:
+        gr.Markdown(
+            f"# kinetophone\nPicture and sound made together, by `{Path(pipe.spec.name).name}`. Files of "
+            f"at most {limits.upload_mb} MB and {limits.longest_s:g} s; uploaded pictures are used at "
+            f"{limits.side_px} pixels at most. What you upload and make is deleted after an hour."
+        )
+        for task in TASKS:
+            with gr.Tab(TITLES[task], id=task):
+                _task_tab(room, task)
+        with gr.Tab("Measure", id="measure"):
+            _measure_tab(room)
+    page.queue(max_size=limits.waiting, default_concurrency_limit=1)
+    return page
+
+
+def _task_tab(room: _Room, task: TaskName) -> None:
+    with gr.Row():
+        with gr.Column(min_width=300):
+            upload = _upload(TAKES.get(task))
+            prompt = gr.Textbox(label="Prompt", lines=2, placeholder=PROMPTS[0])
+            inputs: dict[str, Any] = {"upload": upload} if upload else {}
+            inputs |= {"prompt": prompt, "seed": gr.Number(label="Seed", value=0, precision=0, minimum=0)}
+            with gr.Accordion("Settings (empty: auto, the model's own)", open=task == "extend"):
+                with gr.Row():
+                    inputs |= {name: _field(room, task, name) for name in FIELDS[task]}
+                inputs["negative_prompt"] = gr.Textbox(label="Not wanted")
+                load = gr.UploadButton("Load saved settings", file_types=[".json"], size="sm")
+            with gr.Row():
+                start = gr.Button(TITLES[task], variant="primary", min_width=120)
+                cancel = gr.Button("Cancel", min_width=120)
+        with gr.Column(min_width=300):
+            film = gr.Video(label="Result", interactive=False, height=320)
+            view = gr.HTML(label="Progress and strip", elem_classes="view")
+            files = gr.File(label="Downloads", file_count="multiple", interactive=False, height=190)
+            with gr.Accordion("Numbers", open=False):
+                scores = gr.JSON(label="Scores and events")
+    _examples(room, task, prompt, upload)
+    event = start.click(
+        _named(partial(_run, room, task), inputs),
+        inputs_kwargs=inputs,
+        outputs=[film, files, view, scores],
+        api_name=task,
+        api_description=f"{TITLES[task]}: a film, its files, the strip as HTML, and its scores.",
+        **_COMPUTES,
+    )
+    _cancelling(cancel, event, view)
+    named = {name: part for name, part in inputs.items() if name != "upload"}
+    load.upload(
+        partial(_loaded, task, tuple(named)),
+        load,
+        list(named.values()),
+        api_visibility="private",
+        queue=False,
+    )
+
+
+def _measure_tab(room: _Room) -> None:
+    with gr.Row():
+        with gr.Column(min_width=300):
+            upload = _upload("clip")
+            choices = [(about, name) for name, (_, _, _, about) in DETECTORS.items()]
+            detector = gr.Radio(choices, value="contacts", label="Events in the picture")
+            with gr.Row():
+                start = gr.Button("Measure", variant="primary", min_width=120)
+                cancel = gr.Button("Cancel", min_width=120)
+        with gr.Column(min_width=300):
+            view = gr.HTML(label="Strip", elem_classes="view")
+            with gr.Accordion("Numbers", open=False):
+                scores = gr.JSON(label="Scores and events")
+    gr.Examples([[file] for file, _ in room.examples["clip"]], upload, label="Examples")
+    inputs = {"upload": upload, "detector": detector}
+    event = start.click(
+        _named(partial(_run_measure, room), inputs),
+        inputs_kwargs=inputs,
+        outputs=[view, scores],
+        api_name="measure",
+        api_description="Measure a clip: the strip as HTML, and its scores.",
+        **_COMPUTES,
+    )
+    _cancelling(cancel, event, view)
+
+
+def _upload(kind: str | None) -> Any:
+    if kind == "sound":
+        return gr.Audio(label="Sound", sources=["upload"], type="filepath")
+    label = "Clip" if kind == "clip" else "Video"
+    return gr.Video(label=label, sources=["upload"], height=320) if kind else None
+
+
+def _field(room: _Room, task: TaskName, name: str) -> Any:
+    """A text field, since one for numbers shows 0 where nothing was given."""
+    label, shown = _LABELS[name], {"max_lines": 1, "min_width": 130}
+    if name == "keep":
+        return gr.Textbox(label=label, placeholder="all; or 0-1.5, 3-4", **shown)
+    if task == "extend" and name == "seconds":
+        return gr.Textbox(label=label, value="8", **shown)
+    spec = room.pipe.spec
+    own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
+    # A scale of each modality is a dictionary in a bundle's description.
+    said = ", ".join(f"{value:g}" for value in (own.values() if isinstance(own, dict) else (own,)))
+    return gr.Textbox(label=label, placeholder=f"{AUTO} ({said})", **shown)
+
+
+def _examples(room: _Room, task: TaskName, prompt: Any, upload: Any) -> None:
+    if upload is None:
+        gr.Examples([[text] for text in PROMPTS], [prompt], label="Examples")
+    else:
+        given = [list(pair) for pair in room.examples[TAKES[task]]]
+        gr.Examples(given, [upload, prompt], label="Examples")
+
+
+def _cancelling(button: Any, event: Any, view: Any) -> None:
+    button.click(
+        lambda: waiting_html("cancelled"), None, view, cancels=[event], queue=False, api_visibility="private"
+    )
+
+
+def _loaded(task: TaskName, names: tuple[str, ...], file: str) -> list[Any]:
+    with _shown_errors():
+        saved = Settings.read(Path(file), task)
+        return [getattr(saved, name) for name in names]
+
+
+def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """One request, as what its outputs show while it waits, while it computes, and at its end."""
+    yield None, None, waiting_html("waiting"), None
+    # Gradio copies what is yielded to its own folder before it asks for more.
+    with _shown_errors(), tempfile.TemporaryDirectory(dir=room.folder) as folder:
+        upload = values.pop("upload", None)
+        settings = Settings.of({"task": task, **values})
+
+        def work(report: Any) -> tuple[Result, dict[str, Any]]:
+            file = Path(upload) if upload else None
+            made = perform(room.pipe, settings, file, room.limits, Path(folder), report)
+            report(None)
+            return made, measure_clip(made.clip, "the clip")
+
+        picture = ""
+        for said in room.jobs.run(work):
+            if isinstance(said, Done):
+                made, found = said.result
+                files = [str(file) for file in made.files]
+                yield files[0], files, result_html(made.clip, found, "strikes"), _numbers(found)
+            elif isinstance(said, Step):
+                picture = picture if said.preview is None else preview_html(said.preview)
+                yield gr.skip(), gr.skip(), progress_html(said, picture), gr.skip()
+            else:
+                yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+
+
+def _run_measure(room: _Room, **values: Any) -> Iterator[tuple[Any, Any]]:
+    yield waiting_html("waiting"), None
+    with _shown_errors():
+        if not values["upload"]:
+            raise UserError("there is no file; upload a clip first")
+        file = Path(values["upload"])
+
+        def work(report: Any) -> tuple[Clip, dict[str, Any]]:
+            clip = read_upload(file, "clip", room.limits)
+            report(None)
+            return clip, measure_clip(clip, file.name)
+
+        for said in room.jobs.run(work):
+            if isinstance(said, Done):
+                clip, found = said.result
+                yield result_html(clip, found, values["detector"]), _numbers(found)
+            else:
+                yield gr.skip(), gr.skip()
+
+
+def _named(function: Callable[..., Any], names: Iterable[str]) -> Callable[..., Any]:
+    """``function`` with keyword arguments ``names``, all optional: the parameters of the HTTP interface."""
+
+    def named(**values: Any) -> Iterator[Any]:
+        yield from function(**values)
+
+    kind = Parameter.KEYWORD_ONLY
+    named.__signature__ = Signature([Parameter(name, kind, default=None) for name in names])  # type: ignore[attr-defined]
+    return named
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in (*SCORES, "fps", "onsets_s", "strikes_s", "contacts_s")}
+
+
+class _shown_errors:  # noqa: N801
+    """Errors the user can cure become messages on the page; Gradio says of others only that there was one."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (UserError, FloatingPointError)):
+            raise gr.Error(str(error), print_exception=False) from None

@@ -1,0 +1,88 @@
+"""Serving the page: from a temporary folder of its own, which goes when the server ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinetophone.errors import UserError
+
+if TYPE_CHECKING:
+    from kinetophone.app.uploads import Limits
+    from kinetophone.pipeline import Kinetophone
+
+
+def check_installed() -> None:
+    """Raise unless Gradio can be imported.
+
+    Raises:
+        UserError: It is not installed; the message says how to.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise UserError("the app needs Gradio: pip install 'kinetophone[app]'")
+
+
+def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int) -> None:
+    """Serve the page until interrupted (Ctrl-C, SIGTERM).
+
+    Args:
+        load: makes the model; called when the temporary folder is there, for libraries that write to one.
+        limits: what one user may ask for.
+        host: address to listen on.
+        port: 0 takes any free one.
+
+    Raises:
+        UserError: The address cannot be listened on.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="kinetophone-app-", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        # Gradio reads these when it is imported: nothing is written elsewhere, nothing is sent anywhere.
+        tempfile.tempdir = str(folder)
+        os.environ |= {
+            "TMPDIR": str(folder),
+            "GRADIO_TEMP_DIR": str(folder / "files"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_EXAMPLES_CACHE": str(folder / "examples-cache"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        import gradio as gr
+
+        from kinetophone.app.examples import write_examples
+        from kinetophone.app.page import CSS, build_page
+
+        results = folder / "results"
+        results.mkdir()
+        page = build_page(load(), limits, results, write_examples(folder / "examples"))
+        fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+        try:
+            _, url, _ = page.launch(
+                server_name=host,
+                server_port=port or None,
+                max_file_size=limits.upload_mb * 1_000_000,
+                prevent_thread_lock=True,
+                share=False,
+                quiet=True,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                run_history=False,
+                enable_monitoring=False,
+                footer_links=["api"],
+                theme=gr.themes.Default(**fonts),
+                css=CSS,
+            )
+        except OSError as error:
+            raise UserError(f"cannot listen on {host}:{port}: {error}; choose another --port") from error
+        print(f"kinetophone app on {url}", flush=True)
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)

@@ -1,0 +1,195 @@
+"""What the app can be asked for, as data, and doing it: the same four tasks as on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kinetophone import __version__
+from kinetophone.app.uploads import Limits, read_upload
+from kinetophone.av import AV
+from kinetophone.errors import RequestError
+from kinetophone.media.read import Sound
+from kinetophone.request import GenerateRequest, read_stretch
+
+if TYPE_CHECKING:
+    from kinetophone.media.clip import Clip
+    from kinetophone.pipeline import Kinetophone
+    from kinetophone.sampling.joint import Progress
+
+TaskName = Literal["generate", "sound", "picture", "extend"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+
+# What is uploaded for a task, see ``uploads.read_upload``.
+TAKES: dict[str, str] = {"sound": "video", "picture": "sound", "extend": "clip"}
+
+# The settings a task has beside its prompt, negative prompt and seed, in the order they are shown.
+FIELDS: dict[TaskName, tuple[str, ...]] = {
+    "generate": ("seconds", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
+    "sound": ("steps", "guidance_audio", "guidance_sync"),
+    "picture": ("steps", "guidance_video", "guidance_sync"),
+    "extend": ("seconds", "keep", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
+}
+_NOT_OPTIONS = ("task", "bundle", "kinetophone", "prompt", "seed", "seconds", "keep")
+
+SCORES = ("event_f1", "contact_f1", "synchrony", "av_align_svg")  # of METRICS, shown for one clip
+AUTO = "auto"  # a value that is left to the bundle
+PREVIEW_EVERY = 2  # steps: a preview costs a tenth of a step of the bundle that ships
+
+
+class Settings(BaseModel):
+    """One request; None leaves a value to the bundle. What is saved beside each result, and loaded back."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: TaskName
+    prompt: str
+    seed: int = 0
+    negative_prompt: str | None = None
+    seconds: float | None = None
+    keep: str | None = None
+    steps: int | None = None
+    gamma: float | None = None
+    guidance_audio: float | None = None
+    guidance_video: float | None = None
+    guidance_sync: float | None = None
+    bundle: str | None = None
+    kinetophone: str = __version__
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Settings:
+        """Settings from plain values, numbers as text too; empty texts and "auto" count as not given.
+
+        Raises:
+            RequestError: A value is unknown or of the wrong kind; all of them are named.
+        """
+        try:
+            return cls(**{k: v for k, v in values.items() if v not in ("", AUTO) or k == "prompt"})
+        except ValidationError as error:
+            raise RequestError(
+                f"{'.'.join(str(part) for part in e['loc'])}: {e['msg'].lower()}" for e in error.errors()
+            ) from None
+
+    @classmethod
+    def read(cls, path: Path, task: TaskName) -> Settings:
+        """Saved settings of ``task``.
+
+        Raises:
+            RequestError: The file holds none, or those of another task.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            raise RequestError([f"'{path.name}' does not hold saved settings (JSON)"])
+        found = cls.of(values)
+        if found.task != task:
+            raise RequestError([f"'{path.name}' holds settings of '{found.task}': load them in that tab"])
+        return found
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The sampling options that were given."""
+        return {k: v for k, v in self.model_dump(exclude_none=True).items() if k not in _NOT_OPTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a job is; ``preview`` is what ``Kinetophone.preview`` gives, or None between previews."""
+
+    step: int
+    steps: int
+    preview: AV[np.ndarray] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A clip, and its files: ``clip.mp4``, ``clip.wav`` and ``settings.json``."""
+
+    clip: Clip
+    files: tuple[Path, ...]
+
+
+def perform(
+    pipe: Kinetophone,
+    settings: Settings,
+    upload: Path | None,
+    limits: Limits,
+    folder: Path,
+    report: Callable[[Step], None],
+) -> Result:
+    """Do what was asked for and write it to ``folder``.
+
+    Args:
+        pipe: the model.
+        settings: what is asked for.
+        upload: the file it is made for, where the task takes one.
+        limits: what one user may ask for.
+        folder: an empty folder for the files.
+        report: called after each step.
+
+    Raises:
+        UserError: Something cannot be done, before anything is computed.
+    """
+    longest = limits.longest_s
+    if settings.seconds is not None and settings.seconds > longest:
+        raise RequestError([f"seconds is {settings.seconds:g}; at most {longest:g} can be made here"])
+    # Before any file is decoded; the pipeline checks again what it is given.
+    numbers = {k: v for k, v in settings.options.items() if k != "negative_prompt"}
+    GenerateRequest(
+        prompts=(settings.prompt,), bundle=pipe.spec, seconds=settings.seconds, seed=settings.seed, **numbers
+    ).validate()
+    given = None
+    if (kind := TAKES.get(settings.task)) is not None:
+        if upload is None:
+            raise RequestError([f"there is no file; upload a {kind} first"])
+        given = read_upload(upload, kind, limits)
+    clip = _made(pipe, settings, given, lambda progress: report(_step(pipe, progress)))
+    channels = given.channels if isinstance(given, Sound) else None
+    files = [clip.save(folder / f"clip{suffix}", channels) for suffix in (".mp4", ".wav")]
+    saved = folder / "settings.json"
+    known = settings.model_copy(update={"bundle": pipe.spec.name})
+    saved.write_text(known.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+    return Result(clip, (*files, saved))
+
+
+def _made(pipe: Kinetophone, settings: Settings, given: Any, callback: Callable[[Progress], None]) -> Clip:
+    common: dict[str, Any] = {"seed": settings.seed, "callback": callback, **settings.options}
+    if settings.task == "generate":
+        return pipe(settings.prompt, seconds=settings.seconds, **common)[0]
+    if settings.task == "sound":
+        return pipe.sound(given, settings.prompt, **common)
+    if settings.task == "picture":
+        return pipe.picture(given, settings.prompt, **common)
+    if settings.seconds is None:
+        raise RequestError(["seconds is not given; say how long the result shall be"])
+    parts = [part for part in (settings.keep or "").split(",") if part.strip()]
+    keep = [read_stretch(part.strip()) for part in parts] or None
+    return pipe.extend(given, settings.prompt, seconds=settings.seconds, keep=keep, **common)
+
+
+def _step(pipe: Kinetophone, progress: Progress) -> Step:
+    shown = progress.step % PREVIEW_EVERY == 0 and progress.step < progress.steps
+    return Step(progress.step, progress.steps, pipe.preview(progress.x0_hat) if shown else None)
+
+
+def measure(clip: Clip, name: str) -> dict[str, Any]:
+    """Events, curves and scores of one clip, named as in ``kinetophone evaluate``.
+
+    Raises:
+        RequestError: It has nothing to align.
+    """
+    from kinetophone.metrics.evaluate import METRICS, Unscored, detect_one
+
+    found = detect_one(clip, name)
+    if isinstance(found, Unscored):
+        raise RequestError([f"{name} cannot be measured: {found.reason}"])
+    scores = {key: round(METRICS[key](found, found), 4) for key in SCORES}
+    return {k: v for k, v in asdict(found).items() if k != "features"} | scores

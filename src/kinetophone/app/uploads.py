@@ -1,0 +1,108 @@
+"""What may be uploaded: checked by counting packets, before a whole file is decoded into memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinetophone.errors import MediaError
+from kinetophone.media.read import open_media, read_clip, read_picture, read_sound
+from kinetophone.media.write import AAC_SAMPLE_RATES
+
+_MOST_FPS = 60  # frames of the longest video are bounded by this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one user may ask of the server.
+
+    Attributes:
+        upload_mb: Largest file, in megabytes.
+        longest_s: Longest file, and longest clip to be made, in seconds.
+        job_s: Longest time a job may compute, in seconds.
+        side_px: Uploaded pictures are shrunk until their longer side is this many pixels.
+        waiting: Most jobs that wait.
+    """
+
+    upload_mb: int = 50
+    longest_s: float = 30
+    job_s: float = 300
+    side_px: int = 480
+    waiting: int = 64
+
+
+def read_upload(path: Path, kind: str, limits: Limits) -> Any:
+    """Read an uploaded file.
+
+    Args:
+        path: the file.
+        kind: "video" (a picture is needed), "sound", or "clip" (both are).
+        limits: how much of it may be decoded.
+
+    Returns:
+        A ``Picture``, a ``Sound`` or a ``Clip``; frames no larger than allowed, sides even.
+
+    Raises:
+        MediaError: It is not media, lacks a track, or is longer than allowed. No message has its folder.
+    """
+    try:
+        if path.stat().st_size > limits.upload_mb * 1_000_000:
+            raise MediaError(f"'{path.name}' is larger than {limits.upload_mb} MB")
+        options = _checked(path, kind, limits)
+        readers: dict[str, Any] = {"video": read_picture, "sound": read_sound, "clip": read_clip}
+        return readers[kind](path, **options)
+    except (MediaError, OSError, ValueError) as error:
+        # The user knows the file by its name; where the server put it is nobody's business.
+        raise MediaError(str(error).replace(str(path), path.name)) from error
+
+
+def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
+    """How to read the file: what the reader is to be told beside its path."""
+    options: dict[str, Any] = {}
+    with open_media(path) as file:
+        if kind != "sound" and file.streams.video:
+            stream = file.streams.video[0]
+            options["size"] = _shrunk(next(file.decode(stream), None), limits.side_px)
+            file.seek(0)
+            count = _check_length(path, file, stream, limits)
+            most = limits.longest_s * _MOST_FPS
+            if count > most:
+                raise MediaError(f"'{path.name}' has {count} frames; at most {most:g} can be used here")
+            # Also the rate of files that only say so: frames are repeated up to it.
+            if (stream.average_rate or stream.guessed_rate or 0) > _MOST_FPS:
+                options["fps"] = _MOST_FPS
+            file.seek(0)
+        if kind != "video" and file.streams.audio:
+            stream = file.streams.audio[0]
+            _check_length(path, file, stream, limits)
+            if stream.rate not in AAC_SAMPLE_RATES:
+                options["sample_rate"] = 48_000  # what comes back is an .mp4
+    return options
+
+
+def _shrunk(frame: Any, side_px: int) -> tuple[int, int] | None:
+    if frame is None:
+        return None
+    height, width = (frame.width, frame.height) if frame.rotation % 180 else (frame.height, frame.width)
+    scale = min(1.0, side_px / max(height, width))
+    # H.264 needs even sides.
+    return max(2, round(scale * height / 2) * 2), max(2, round(scale * width / 2) * 2)
+
+
+def _check_length(path: Path, file: Any, stream: Any, limits: Limits) -> int:
+    """The number of the stream's packets; a container's own word on its length is not taken."""
+    count, first, last = 0, None, 0.0
+    for packet in file.demux(stream):
+        if packet.pts is None:
+            continue
+        start = float(packet.pts * packet.time_base)
+        first = start if first is None else min(first, start)
+        last = max(last, start + float((packet.duration or 0) * packet.time_base))
+        count += 1
+    seconds = last - (first or 0.0)
+    if seconds > limits.longest_s + 0.1:
+        raise MediaError(
+            f"'{path.name}' lasts {seconds:.0f} s; at most {limits.longest_s:g} s can be used here"
+        )
+    return count

@@ -1,0 +1,33 @@
+"""The command that serves the app."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from kinetophone.cli_make import Bundle, Device, load_pipeline
+from kinetophone.cli_shared import check_at_least_one, user_errors
+
+
+def app(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 7860,
+    bundle: Bundle = "hits",
+    device: Device = None,
+    upload_mb: Annotated[int, typer.Option(help="Largest file that may be uploaded.")] = 50,
+    longest: Annotated[float, typer.Option(help="Longest file, and longest clip made, in seconds.")] = 30,
+    job_limit: Annotated[float, typer.Option(help="Longest time a job may compute, in seconds.")] = 300,
+) -> None:
+    """Serve a page where all of this can be tried, and an HTTP interface. Needs kinetophone[app]."""
+    with user_errors():
+        from kinetophone.app.serve import check_installed, serve
+        from kinetophone.app.uploads import Limits
+
+        check_installed()
+        check_at_least_one("upload-mb", upload_mb)
+        limits = Limits(upload_mb=upload_mb, longest_s=longest, job_s=job_limit)
+        serve(partial(load_pipeline, bundle, device), limits, host, port)

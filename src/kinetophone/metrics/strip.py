@@ -1,0 +1,95 @@
+"""The strip: one clip drawn as SVG, its frames over its waveform with onsets and its motion with events.
+
+Drawn by the report of :mod:`kinetophone.metrics.report` and beneath each result of the app.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from kinetophone.media.clip import Clip
+from kinetophone.metrics.alignment import match_events
+
+ONSET, EVENT, MATCH = "#1b7f3b", "#c2255c", "#8a8f98"  # colours of onsets heard, events seen, their matches
+
+_WIDTH, _THUMBS, _WAVE, _CURVE = 1000, 12, 60, 60  # of a strip, in CSS pixels; number of frames
+
+
+def strip_svg(
+    clip: Clip, curve: Sequence[float], onsets_s: Sequence[float], events_s: Sequence[float], label: str
+) -> str:
+    """Draw a clip.
+
+    Args:
+        clip: what is drawn.
+        curve: motion, a value per frame, at least 0: the contact curve or the mean flow.
+        onsets_s: moments heard, in seconds.
+        events_s: moments seen, in seconds; a line joins each to the onset it matches within one frame.
+        label: what a screen reader says.
+
+    Returns:
+        An ``<svg>`` element that is as wide as its container.
+    """
+    seconds, fps = clip.duration_s, float(clip.fps)
+    each = _WIDTH / _THUMBS
+    thumb_height = max(8, min(2 * each, each * clip.video.shape[1] / clip.video.shape[2]))
+    wave_top, curve_top = thumb_height + 6, thumb_height + 6 + _WAVE
+    bottom = curve_top + _CURVE
+
+    def x(time_s: float) -> float:
+        return round(_WIDTH * time_s / seconds, 1)
+
+    parts = []
+    for place in range(_THUMBS):
+        # Each picture is the frame shown in the middle of its stretch of the time axis.
+        frame = clip.video[min(len(clip.video) - 1, int((place + 0.5) / _THUMBS * len(clip.video)))]
+        parts.append(
+            f'<image x="{place * each:.1f}" y="0" width="{each - 2:.1f}" height="{thumb_height:.1f}" '
+            f'preserveAspectRatio="xMidYMid slice" href="{jpeg_uri(frame, 2 * round(each))}"/>'
+        )
+    parts.append(f'<path d="{_envelope(clip.audio, wave_top, _WAVE)}" fill="#9db4d0"/>')
+    values = np.asarray(curve, np.float64)
+    top = float(values.max(initial=0.0)) or 1.0
+    heights = curve_top + _CURVE - 4 - (_CURVE - 8) * np.sqrt(np.maximum(values, 0.0) / top)
+    points = " ".join(f"{x(i / fps)},{y:.1f}" for i, y in enumerate(heights))
+    parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
+    for onset, event in match_events(onsets_s, events_s, 1.0 / fps):
+        parts.append(_line(x(onset), wave_top + _WAVE / 2, x(event), curve_top + _CURVE, MATCH, 4))
+    parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, ONSET, 2) for t in onsets_s]
+    parts += [_line(x(t), curve_top, x(t), bottom, EVENT, 2) for t in events_s]
+    for second in range(int(seconds - 0.03 * seconds) + 1):  # one at the very end would be cut off
+        corner = f'x="{x(second) + 2}" y="{bottom + 11}"'
+        parts.append(f'<text {corner} font-size="10" fill="#555c66">{second} s</text>')
+    opening = f'<svg viewBox="0 0 {_WIDTH} {bottom + 14:.0f}" role="img" aria-label="{html.escape(label)}">'
+    return f"{opening}{''.join(parts)}</svg>"
+
+
+def jpeg_uri(image: np.ndarray, width: int) -> str:
+    """An image, uint8 (H, W, 3), as a data URI, resized to ``width`` pixels."""
+    import cv2
+
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    _, content = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 75])
+    return f"data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}"
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float) -> str:
+    look = f'stroke="{colour}" stroke-width="{width}" stroke-opacity="{0.35 if colour == MATCH else 1}"'
+    return f'<line x1="{x1}" y1="{y1:.1f}" x2="{x2}" y2="{y2:.1f}" {look}/>'
+
+
+def _envelope(audio: np.ndarray, top: float, height: float, columns: int = 500) -> str:
+    """The waveform as one closed path: the loudest sample of each column, up and down, by the clip's peak."""
+    edges = np.linspace(0, len(audio), columns + 1).astype(int)
+    loudest = [float(np.abs(audio[a : max(b, a + 1)]).max(initial=0.0)) for a, b in pairwise(edges)]
+    reach = np.array(loudest) / (max(loudest) or 1.0) * (height / 2 - 2)
+    xs, middle = np.arange(columns) * _WIDTH / columns, top + height / 2
+    up = [f"{x:.0f},{middle - y:.1f}" for x, y in zip(xs, reach, strict=True)]
+    down = [f"{x:.0f},{middle + y:.1f}" for x, y in zip(xs[::-1], reach[::-1], strict=True)]
+    return f"M{' '.join(up + down)}Z"

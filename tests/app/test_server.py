@@ -1,0 +1,240 @@
+"""The app as its users meet it: ``kinetophone app`` on the real bundle, over HTTP and in Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kinetophone.media import Clip
+from kinetophone.media.read import read_clip
+
+# One server for all of it.
+pytestmark = [
+    pytest.mark.xdist_group("app"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(httpx|gradio_client|websockets|playwright).*"),
+]
+MakeClip = Callable[..., Clip]
+PATIENCE_S = 240  # machines that run the tests are slow and shared
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[str]:
+    """Its address; what it leaves behind is checked when it has ended."""
+    for folder in ("here", "tmp"):
+        (place / folder).mkdir()
+    with (place / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kinetophone", "app", "--port", "0", "--device", "cpu"],
+            cwd=place / "here", stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(place / "tmp")},
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := re.search(r"app on (http\S+)", (place / "log").read_text())):
+            assert process.poll() is None, (place / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield found[1].rstrip("/")
+        assert not list((place / "here").iterdir()), "nothing is written where it was started"
+        assert {p.name[:16] for p in (place / "tmp").iterdir()} == {"kinetophone-app-"}
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE_S)
+        assert not list((place / "tmp").iterdir()), "its folder goes with it"
+        assert "Traceback" not in (place / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_python_client_makes_clips_and_is_refused(server: str, place: Path) -> None:
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(server, verbose=False, download_files=str(place / "downloads"))
+    film, files, strip, scores = client.predict(
+        prompt="a drumstick hits a metal bowl", seed=1, steps=2, gamma="auto", api_name="/generate"
+    )
+    assert read_clip(film).time.frames == 32
+    assert [Path(file).name for file in files] == ["clip.mp4", "clip.wav", "settings.json"]
+    assert json.loads(Path(files[2]).read_text())["steps"] == 2
+    assert strip.count("<image") == 12
+    assert 0 <= scores["event_f1"] <= 1
+    strip, scores = client.predict(upload=handle_file(film), detector="contacts", api_name="/measure")
+    assert "contact F1" in strip
+    assert scores["fps"] == 8
+    with pytest.raises(AppError, match="the prompt is empty"):
+        client.predict(prompt="", api_name="/generate")
+    with pytest.raises(AppError, match="there is no file; upload a sound first"):
+        client.predict(prompt="a drum", api_name="/picture")
+
+
+def test_a_cancelled_request_frees_its_place(server: str) -> None:
+    from gradio_client import Client
+
+    first, second = (Client(server, verbose=False, download_files=False) for _ in range(2))
+    running = first.submit(prompt="a drum", steps=1000, api_name="/generate")
+    next(text for *_, text, _ in _outputs(running) if "of 1000" in text)
+    waiting = second.submit(prompt="a drum", steps=1000, api_name="/generate")
+    while waiting.status().code.name != "IN_QUEUE":
+        time.sleep(0.1)
+    assert waiting.cancel()
+    assert running.cancel()
+    begun = time.monotonic()
+    second.predict(prompt="a drum", steps=1, api_name="/generate")
+    assert time.monotonic() - begun < 120, "a thousand steps would have taken minutes"
+
+
+def _outputs(job: Any) -> Iterator[Any]:
+    seen, deadline = 0, time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        outputs = job.outputs()
+        yield from (output for output in outputs[seen:] if isinstance(output[2], str))
+        seen = len(outputs)
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Visitor:
+    """Someone with the page open."""
+
+    def __init__(self, browser: Any, server: str, width: int = 1280) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(PATIENCE_S * 1000)
+        self.page.goto(server)
+        self.page.get_by_role("button", name="Generate", exact=True).wait_for()
+
+    def open(self, tab: str) -> Any:
+        """The panel of a tab, which may be in the menu of those that don't fit."""
+        found = self.page.get_by_role("tab", name=tab, exact=True)
+        if not found.count():
+            self.page.get_by_label("More tabs").click()
+            found = self.page.locator(".overflow-dropdown button", has_text=tab)
+        found.click()
+        return self.page.locator('[role="tabpanel"]:visible')
+
+    def result(self, panel: Any) -> None:
+        panel.locator(".view figure svg").wait_for()
+
+
+def few_steps(panel: Any) -> None:
+    if not panel.get_by_label("Steps").is_visible():
+        panel.get_by_role("button", name="Settings").click()
+    panel.get_by_label("Steps").fill("1")
+
+
+def test_every_tab_in_a_browser(server: str, browser: Any, place: Path) -> None:
+    visitor = Visitor(browser, server)
+    page = visitor.page
+    panel = visitor.open("Generate")
+    few_steps(panel)
+    panel.get_by_label("Seed").fill("5")
+    panel.get_by_text("a drumstick hits a red drum fast").click()
+    panel.get_by_role("button", name="Generate", exact=True).click()
+    visitor.result(panel)
+    film = panel.locator("video")
+    film.wait_for()
+    page.wait_for_function("v => v.readyState > 0", arg=film.element_handle())
+    assert film.evaluate("v => v.duration") == pytest.approx(4, abs=0.1)
+    for name in ("clip.mp4", "clip.wav", "settings.json"):
+        with page.expect_download() as download:
+            panel.locator(f'a[download="{name}"]').click()
+        download.value.save_as(place / name)
+    assert json.loads((place / "settings.json").read_text())["prompt"] == "a drumstick hits a red drum fast"
+    again = Visitor(browser, server)
+    panel = again.open("Generate")
+    panel.get_by_role("button", name="Settings").click()
+    panel.locator('input[type="file"]').set_input_files(place / "settings.json")
+    again.page.wait_for_function(
+        "() => [...document.querySelectorAll('textarea')].some(t => t.value.includes('red drum'))"
+    )
+    assert panel.get_by_label("Seed").input_value() == "5"
+    assert panel.get_by_label("Steps").input_value() == "1"
+    again.page.close()
+    for tab in ("Sound for a video", "Picture for a sound", "Extend"):
+        panel = visitor.open(tab)
+        few_steps(panel)
+        panel.locator("table tbody tr, .gallery-item").first.click()
+        page.wait_for_timeout(500)
+        panel.get_by_role("button", name=tab, exact=True).click()
+        visitor.result(panel)
+    panel = visitor.open("Measure")
+    panel.locator('input[type="file"]').set_input_files(place / "clip.mp4")
+    panel.get_by_role("button", name="Measure", exact=True).click()
+    visitor.result(panel)
+    assert "contact F1" in panel.locator(".view").inner_text()
+    page.close()
+
+
+def test_bad_files_are_refused_and_the_app_lives(server: str, browser: Any, place: Path) -> None:
+    visitor = Visitor(browser, server)
+    (place / "letter.mp4").write_bytes(b"this is a letter")
+    long = Clip(np.zeros((180, 16, 16, 3), np.uint8), 1, np.zeros(180 * 8000, np.float32), 8000)
+    assert Fraction(180) == long.time.duration
+    long.save(place / "long.mp4")
+    expected = {
+        "letter.mp4": "'letter.mp4' cannot be read as media",
+        "long.mp4": "'long.mp4' lasts 180 s; at most 30 s can be used here",
+    }
+    for name, message in expected.items():
+        panel = visitor.open("Sound for a video")
+        panel.locator('input[type="file"]').first.set_input_files(place / name)
+        panel.get_by_label("Prompt").fill("a drum")
+        visitor.page.wait_for_timeout(1000)
+        panel.get_by_role("button", name="Sound for a video", exact=True).click()
+        toast = visitor.page.locator(".toast-body", has_text=message)
+        toast.wait_for()
+        assert str(place) not in toast.inner_text()
+        visitor.page.reload()
+        visitor.page.get_by_role("button", name="Generate", exact=True).wait_for()
+    visitor.page.close()
+
+
+def test_two_users_on_a_phone_and_a_desk_and_one_cancels(server: str, browser: Any) -> None:
+    desk, phone = Visitor(browser, server), Visitor(browser, server, width=390)
+    panels = [visitor.open("Generate") for visitor in (desk, phone)]
+    for panel, steps in zip(panels, ("1000", "2"), strict=True):
+        few_steps(panel)
+        panel.get_by_label("Steps").fill(steps)
+        panel.get_by_label("Prompt").fill("a mallet hits a glass jar")
+        panel.get_by_role("button", name="Generate", exact=True).click()
+        panel.get_by_text("of 1000" if steps == "1000" else "waiting").wait_for()
+    assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390
+    panels[0].locator("img").wait_for()
+    panels[0].get_by_role("button", name="Cancel").click()
+    panels[0].get_by_text("cancelled").wait_for()
+    phone.result(panels[1])
+    assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390
+    panel = phone.open("Measure")
+    panel.get_by_role("button", name="Measure", exact=True).wait_for()
+    for visitor in (desk, phone):
+        visitor.page.close()

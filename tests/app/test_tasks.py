@@ -1,0 +1,115 @@
+"""Requests as data: what is refused, what is saved, and that it loads back; the strip of a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinetophone import Kinetophone
+from kinetophone.app.tasks import Settings, Step, measure, perform
+from kinetophone.app.uploads import Limits
+from kinetophone.app.view import preview_html, progress_html, result_html
+from kinetophone.errors import RequestError
+from kinetophone.media import Clip
+from kinetophone.media.read import read_clip
+
+MakeClip = Callable[..., Clip]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Kinetophone:
+    return Kinetophone.from_pretrained("hits", device="cpu")
+
+
+def test_a_result_has_its_files_and_its_settings_make_it_again(pipe: Kinetophone, tmp_path: Path) -> None:
+    asked = Settings.of(
+        {
+            "task": "generate",
+            "prompt": "a drum",
+            "seed": 3,
+            "steps": "3",
+            "gamma": "auto",
+            "negative_prompt": "",
+        }
+    )
+    steps: list[Step] = []
+    made = perform(pipe, asked, None, Limits(), tmp_path, steps.append)
+    assert [file.name for file in made.files] == ["clip.mp4", "clip.wav", "settings.json"]
+    assert read_clip(made.files[0]).time == made.clip.time
+    assert [(step.step, step.steps) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+    preview = steps[1].preview
+    assert preview is not None
+    assert preview.video.shape == (8, 64, 64, 3)
+    assert preview.audio.shape[1] == 64
+    assert "step 2 of 3" in progress_html(steps[1], preview_html(preview))
+    saved = Settings.read(made.files[2], "generate")
+    assert json.loads(made.files[2].read_text())["bundle"] == "hits"
+    (tmp_path / "again").mkdir()
+    again = perform(pipe, saved, None, Limits(), tmp_path / "again", lambda step: None)
+    np.testing.assert_array_equal(again.clip.video, made.clip.video)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task": "generate", "prompt": " "}, "the prompt is empty"),
+        ({"task": "generate", "prompt": "a", "seconds": 31}, "seconds is 31; at most 30 can be made here"),
+        ({"task": "generate", "prompt": "a", "steps": 0}, "steps is 0"),
+        ({"task": "sound", "prompt": "a"}, "there is no file; upload a video first"),
+        ({"task": "picture", "prompt": "a", "guidance_sync": -1}, "guidance-sync is -1"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_computed(
+    pipe: Kinetophone, tmp_path: Path, values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        perform(pipe, Settings.of(values), None, Limits(), tmp_path, pytest.fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_task_with_a_file_keeps_what_it_was_given(
+    pipe: Kinetophone, make_struck_clip: MakeClip, tmp_path: Path
+) -> None:
+    own = make_struck_clip([1.0], size=64)
+    film, sound = own.save(tmp_path / "own.mp4"), own.save(tmp_path / "own.wav")
+
+    def result(task: str, upload: Path, **more: object) -> Clip:
+        settings = Settings.of({"task": task, "prompt": "a drum", "steps": 1, **more})
+        return perform(pipe, settings, upload, Limits(), tmp_path, lambda step: None).clip
+
+    given = read_clip(film)
+    np.testing.assert_array_equal(result("sound", film).video, given.video)
+    np.testing.assert_allclose(result("picture", sound).audio, own.audio, atol=1e-4)
+    longer = result("extend", film, seconds=6, keep="0-1, 2-3")
+    assert longer.duration_s == 6
+    np.testing.assert_array_equal(longer.video[16:24], given.video[16:24])
+    with pytest.raises(RequestError, match="seconds is not given"):
+        result("extend", film)
+
+
+def test_saved_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    for content, message in {
+        "no json": "'s.json' does not hold saved settings",
+        '{"task": "sound", "prompt": "a"}': "holds settings of 'sound': load them in that tab",
+        '{"task": "generate", "prompt": "a", "stpes": 2, "seed": "x"}': "seed: .*\nstpes: extra inputs",
+    }.items():
+        file.write_text(content)
+        with pytest.raises(RequestError, match=message):
+            Settings.read(file, "generate")
+
+
+def test_the_strip_of_a_clip_shows_its_matches(make_struck_clip: MakeClip) -> None:
+    clip = make_struck_clip([0.5, 2.0], size=64)
+    found = measure(clip, "the clip")
+    page = result_html(clip, found, "strikes")
+    assert page.count("<image") == 12
+    assert "event F1 1.00" in page
+    assert "2 matches within one frame of 2" in page
+    silent = Clip(clip.video, clip.fps, np.zeros_like(clip.audio), clip.sample_rate)
+    with pytest.raises(RequestError, match=r"x\.mp4 cannot be measured: the sound is silent"):
+        measure(silent, "x.mp4")

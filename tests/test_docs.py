@@ -1,0 +1,194 @@
+"""Every block of code in the documents runs, at tiny settings, or is listed here with why it can't."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from kinetophone.cli import app
+from kinetophone.data.hits.write import write_split
+from kinetophone.media.read import read_clip
+from kinetophone.media.write import write_wav
+from kinetophone.sampling.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path for path in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"))
+LANGUAGES = ("sh", "python", "yaml")  # of fenced blocks; indented ones are commands if they start like one
+COMMANDS = ("kinetophone", ".venv/bin/kinetophone", "make", "git", "pip", "python", "accelerate", "curl", "$")
+
+# What can't run here, and why: the first pattern found in a block or command.
+NOT_RUN = {
+    r"git clone|^make |pip install": "setting up is what continuous integration does before the tests",
+    r"kinetophone app|127\.0\.0\.1:7860": "tests/app/test_server.py runs it, against a server",
+    r"convert reference|runs/published": "needs the authors' checkpoint",
+    r"cvssp/|SG161222/|guoyww/": "needs the Hub",
+    r"i3d_torchscript|--clap MODEL": "needs networks that are not in the repository",
+    r"accelerate launch": "needs several processes; tests/training/test_processes.py does it small",
+    r"benchmarks/|kinetophone\.golden": "takes minutes: run by hand, figures in the lab book",
+    r"--generate \d+": "takes minutes: run by hand, figures in docs/results/",
+    r"recipes/[\w-]+\.yaml": "trains for minutes, or stands for any recipe",
+}
+
+# Names that stand for the reader's own files and folders.
+STAND_INS = {"VIDEOS": "videos", "DIR_A": "videos", "DIR_B": "videos", "DIR": "videos", "TRUE": "videos"}
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """Fenced blocks, and indented ones that are commands."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    number = 0
+    while number < len(lines):
+        start = number
+        if fence := re.match(r"```(\w*)", lines[number]):
+            while not lines[number + 1].startswith("```"):
+                number += 1
+            assert fence[1] in LANGUAGES, (
+                f"{page}:{start + 1}: a fence names its language, one of {LANGUAGES}"
+            )
+            yield Block(page, start + 1, fence[1], "\n".join(lines[start + 1 : number + 1]))
+            number += 2
+            continue
+        if lines[number].startswith("    ") and not (lines[number - 1].strip() if number else ""):
+            while number + 1 < len(lines) and lines[number + 1].startswith("    "):
+                number += 1
+            text = "\n".join(line[4:] for line in lines[start : number + 1])
+            if text.startswith(COMMANDS):
+                yield Block(page, start + 1, "sh", text)
+        number += 1
+
+
+def reason_not_to_run(text: str) -> str | None:
+    return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, text, re.MULTILINE)), None)
+
+
+def commands_of(block: Block) -> Iterator[str]:
+    """Its command lines, continued ones joined; what a command printed is left out."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    transcript = lines[0].startswith("$ ")
+    for line in lines:
+        if transcript and not line.startswith("$ "):
+            continue
+        command = line.removeprefix("$ ").split("  #")[0].strip()
+        if command and not command.startswith("#"):
+            yield command
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sampling step, whatever a page asks for."""
+    given = Settings.of.__func__  # type: ignore[attr-defined]
+    few = classmethod(lambda cls, spec, options: replace(given(cls, spec, options), steps=1))
+    monkeypatch.setattr(Settings, "of", few)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder but for the files that the pages call the reader's."""
+    monkeypatch.chdir(tmp_path)
+    write_split("train", 2, tmp_path / "videos")
+    clip = read_clip(tmp_path / "videos" / "00000.mp4")
+    for name in ("silent.mp4", "clip.mp4"):
+        clip.save(tmp_path / name)
+    write_wav(clip.audio, clip.sample_rate, tmp_path / "knocks.wav")
+    (tmp_path / "script.txt").write_text("0 a drumstick hits a metal bowl\n6 a mallet hits a glass jar\n")
+    shutil.copy(tmp_path / "videos" / "captions.csv", tmp_path / "captions.csv")
+    return tmp_path
+
+
+def run_command(command: str) -> None:
+    words = [STAND_INS.get(word, word) for word in shlex.split(command)]
+    if words[0].removeprefix(".venv/bin/") != "kinetophone":
+        pytest.fail(f"'{command}' is no command of kinetophone, and NOT_RUN does not say why it is not run")
+    result = CliRunner().invoke(app, words[1:])
+    assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
+
+
+def run_yaml(block: Block) -> None:
+    """A file of settings is written under the name in its first line, with the fewest steps."""
+    name = re.match(r"# (\S+\.yaml)", block.text)
+    assert name, f"{block}: the first line of a YAML file is a comment with its name"
+    text = re.sub(r"steps: \d+", "steps: 1", block.text)
+    Path(name[1]).write_text(re.sub(r"batch_size: \d+", "batch_size: 2", text) + "\n", encoding="utf-8")
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_blocks_of_a_page_run_in_order(page: Path, place: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    left_out = []
+    for block in blocks_of(page):
+        if block.language == "yaml":
+            run_yaml(block)
+        elif block.language == "python":
+            if reason := reason_not_to_run(block.text):
+                left_out.append(f"{block}: {reason}")
+            else:
+                exec(compile(block.text, str(block), "exec"), names)
+        else:
+            for command in commands_of(block):
+                if reason := reason_not_to_run(command) or reason_not_to_run(block.text):
+                    left_out.append(f"{block}: {reason}")
+                else:
+                    run_command(command)
+    print("\n".join(["not run:", *dict.fromkeys(left_out)]))
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for target in targets:
+        if target.startswith(("http://", "https://", "data:")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors_of(file), f"{page}: {target}"
+
+
+def test_figures_are_what_the_scripts_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import figures
+    import tables
+
+    monkeypatch.setattr(figures, "IMAGES", tmp_path)
+    figures.main()
+    for drawn in tmp_path.iterdir():
+        committed = ROOT / "docs" / "images" / drawn.name
+        assert drawn.stat().st_size == pytest.approx(committed.stat().st_size, rel=0.05), drawn.name
+    for name in tables.DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert tables.filled(text) == text, f"{name}: run docs/tables.py"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    import yaml
+
+    contents = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = set(re.findall(r"[\w-]+\.md", str(contents)))
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")}
