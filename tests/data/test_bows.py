@@ -13,6 +13,7 @@ from kinetophone.data.bows.picture import BOW_LENGTH
 from kinetophone.data.bows.scene import INSTRUMENTS, REACH
 from kinetophone.data.hits.write import write_split
 from kinetophone.media import Clip
+from kinetophone.metrics.sources import read_truth
 from kinetophone.metrics.sustained import correlation, loudness_curve, motion_curve, sustained_synchrony
 
 COUNT = 12
@@ -136,6 +137,8 @@ def test_a_split_is_written(tmp_path):
     assert len(events["00000.mp4"]["speed"]) == SECONDS * CURVE_RATE
     assert len(events["00000.mp4"]["onsets_s"]) == len(events["00000.mp4"]["offsets_s"])
     assert (tmp_path / "00001.mp4").stat().st_size > 1000
+    truth = read_truth(tmp_path / "events.json")
+    assert truth["00001.mp4"] == events["00001.mp4"]["onsets_s"]
 
 
 def test_curves_that_do_not_vary_correlate_with_nothing():

@@ -93,7 +93,11 @@ def read_truth(path: str | os.PathLike[str]) -> dict[str, list[float]]:
         raise FileNotFoundError(f"'{path}' does not exist")
     try:
         clips = json.loads(source.read_text(encoding="utf-8"))["clips"]
-        return {str(name): [float(time) for time in clip["strikes_s"]] for name, clip in clips.items()}
+        # Of bows the starts of strokes are the events.
+        times = {
+            name: clip["onsets_s" if "onsets_s" in clip else "strikes_s"] for name, clip in clips.items()
+        }
+        return {str(name): [float(time) for time in of_clip] for name, of_clip in times.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         form = '{"clips": {"<file name>": {"strikes_s": [0.5, 1.25]}}}'
         raise MediaError(f"'{path}' is not an event list ({error!r}); its form is {form}") from error

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.interpolate import RegularGridInterpolator
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
@@ -158,14 +158,13 @@ def gained_nats(found: InformationMap, schedules: AV[NoiseSchedule], gamma: floa
         others = AV(audio=u**gamma, video=u ** np.float64(1 / gamma if gamma else np.inf))
     others = others.map(lambda other: np.where(u < 1, other, 1.0).clip(measured[0], measured[-1]))
 
+    spline = CubicSpline(measured, np.eye(len(measured)))  # each level's share in a value between them
+
     def of_one(gain: np.ndarray, size: int, schedule: NoiseSchedule, other: np.ndarray) -> np.ndarray:
         alpha = schedule.alpha(torch.arange(found.levels[0], found.levels[-1] + 1)).cpu().numpy()
-        # Interpolation and integral are linear in the gains: their weights are found once for all clips.
-        pairs = len(measured) ** 2
-        unit = np.eye(pairs).reshape(len(measured), len(measured), pairs)
-        along = RegularGridInterpolator((measured, measured), unit, method="cubic")(np.stack([u, other], -1))
-        weights = np.trapezoid(along, -np.log(alpha / (1 - alpha)), axis=0)
-        return 0.5 * size * gain.reshape(len(gain), pairs) @ weights
+        shares = spline(u)[:, :, None] * spline(other)[:, None, :]  # (steps, n, n)
+        weights = np.trapezoid(shares, -np.log(alpha / (1 - alpha)), axis=0)
+        return 0.5 * size * np.einsum("kij,ij->k", gain, weights)
 
     return found.gain.map(of_one, found.sizes, schedules, others)
 
