@@ -25,7 +25,7 @@ from kinetophone.data.encode import EncodedClips, load_encoded
 from kinetophone.data.hits import FPS
 from kinetophone.data.latents import LatentArrays, load_latents
 from kinetophone.errors import RequestError
-from kinetophone.joint.clocks import DEFAULT_GAMMA, T_MAX, local_grids
+from kinetophone.joint.clocks import T_MAX, local_grids
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
 from kinetophone.media.clip import Clip, fit_audio
@@ -54,9 +54,11 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_wav
 from kinetophone.training.validation import validate
 
-GUIDANCE = AV(audio=3.5, video=2.0)  # of samples, and the bundle's default
+# Of samples, and the bundle's defaults, chosen on val prompts (docs/experiments.md): the sound leads.
+GUIDANCE = AV(audio=4.5, video=2.0)
+GUIDANCE_SYNC = 6.0
+GAMMA = 0.4
 CLIPS_FOR_ERRORS = 32
-GUIDANCE_SYNC = 6.0  # the bundle's default, chosen on val prompts (docs/experiments.md)
 
 
 class CouplingStage:
@@ -238,7 +240,7 @@ class CouplingStage:
         prompts = self.prompts
         shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
         text, empty = self._text(prompts), self._text([""] * len(prompts))
-        grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS)
+        grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS, GAMMA)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
         predict = guided(self.model, text, empty, GUIDANCE, sync=AV.both(GUIDANCE_SYNC))
         z = sample_joint(predict, noise, grids, self.schedules)
@@ -282,7 +284,7 @@ class CouplingStage:
             min_frames=frames,
             max_frames=frames,
             defaults={
-                "steps": diffusion.SAMPLE_STEPS, "gamma": DEFAULT_GAMMA, "guidance_audio": GUIDANCE.audio,
+                "steps": diffusion.SAMPLE_STEPS, "gamma": GAMMA, "guidance_audio": GUIDANCE.audio,
                 "guidance_video": GUIDANCE.video, "guidance_sync": GUIDANCE_SYNC, "negative_prompt": "",
             },
             bases={
