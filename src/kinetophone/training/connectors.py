@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
-from kinetophone.av import AV
+from kinetophone.av import AV, MODALITIES
 from kinetophone.errors import RequestError
 from kinetophone.sampling.ddim import add_noise
 from kinetophone.training.coupling import CouplingStage
@@ -26,6 +26,7 @@ from kinetophone.training.diffusion import WHOLE, random_timesteps, standard_nor
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import Recipe
 
+SHOWN_CLIPS, SHOWN_LEVELS = 96, (0, 300, 500, 700, 900)
 EPS = 1e-3  # of the latents' unit scale: some of them hardly ever change
 
 
@@ -71,12 +72,34 @@ class ConnectorStage:
             lambda x, e, s, level: add_noise(x, e, s.alpha(level).to(x.device)),
             noise, stage.schedules, levels,
         )  # fmt: skip
-        features = stage.model.features(seen, levels, None)
-        errors: AV[Tensor] = features.map(_error, self.heads, clean.swap().map(_targets), self.spread)
+        errors: AV[Tensor] = self._squared(seen, levels, clean).map(
+            lambda error: (error[:, 0].mean() + error[:, 1:].mean()) / 2
+        )
         return {"loss": errors.audio + errors.video, "from_audio": errors.audio, "from_video": errors.video}
 
-    def sample(self, folder: Path, step: int) -> None:
-        """Nothing to look at: the coupling does not act yet."""
+    def _squared(self, seen: AV[Tensor], levels: AV[Tensor], clean: AV[Tensor]) -> AV[Tensor]:
+        """Errors (B, D, time) in units of the variance; those from audio are of what is seen."""
+        features = self.whole.model.features(seen, levels, None)
+        return features.map(_squared_error, self.heads, clean.swap().map(_targets), self.spread)
+
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """What is left of the first series' variance at some noise levels, on clips of the training set."""
+        stage = self.whole
+        clean: AV[Tensor] = self.clean.map(
+            lambda array: torch.from_numpy(np.array(array[:SHOWN_CLIPS])).float().to(stage.device)
+        )
+        generator = torch.Generator().manual_seed(0)
+        noise: AV[Tensor] = clean.map(lambda x: standard_normal(x, len(x), WHOLE, generator))
+        left = {}
+        for t in SHOWN_LEVELS:
+            levels = clean.map(lambda x, t=t: torch.full((len(x),), t, device=x.device))
+            seen = clean.map(
+                lambda x, e, s, t=t: add_noise(x, e, s.alpha(torch.tensor(t))), noise, stage.schedules
+            )
+            errors = self._squared(seen, levels, clean)
+            for name in MODALITIES:
+                left[f"from_{name}_at_{t}"] = float(getattr(errors, name)[:, 0].mean())
+        return left
 
     def export(self) -> None:
         self.whole.export()
@@ -94,8 +117,6 @@ def _targets(x: Tensor) -> Tensor:
     return torch.cat([moved, series - series.mean(dim=2, keepdim=True)], dim=1)
 
 
-def _error(feature: Tensor, head: nn.Module, target: Tensor, spread: Tensor) -> Tensor:
-    """Squared error in units of the variance; half of it is the first series, how much changes when."""
+def _squared_error(feature: Tensor, head: nn.Module, target: Tensor, spread: Tensor) -> Tensor:
     held = F.interpolate(feature, size=target.shape[2], mode="nearest").transpose(1, 2)
-    error = (head(held).transpose(1, 2).float() - target / spread.to(target)).square()
-    return (error[:, 0].mean() + error[:, 1:].mean()) / 2
+    return (head(held).transpose(1, 2).float() - target / spread.to(target)).square()
