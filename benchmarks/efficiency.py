@@ -168,10 +168,10 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 
 def losses(out: Path, arm: str) -> list[tuple[int, float]]:
-    """Steps and training losses, the mean of ten rows of the log each."""
+    """Steps and training losses, the mean of three rows of the log each."""
     log = out / arm / "log.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    rows = [rows[i : i + 10] for i in range(0, len(rows) - 9, 10)]
+    rows = [rows[i : i + 3] for i in range(0, len(rows) - 2, 3)]
     return [(part[-1]["step"], sum(r["loss"] for r in part) / len(part)) for part in rows]
 
 
@@ -194,13 +194,16 @@ def plot(rows: list[dict[str, Any]], out: Path, path: Path) -> None:
             for end in ("low", "high")
         ]
         left.errorbar(minutes, values, errors, color=colour, marker="o", capsize=3, label=label)
-        left.plot(minutes, [row["event_f1"]["shuffled"] for row in mine], color=colour, linestyle=":")
+        shuffled = [row["event_f1"]["shuffled"] for row in mine]
+        left.plot(minutes, shuffled, color=colour, marker="x", linestyle=":")
         curve = losses(out, arm)
         per_step = mine[-1]["cpu_s"] / mine[-1]["steps"] / 60
         right.plot([step * per_step for step, _ in curve], [loss for _, loss in curve], color=colour)
-    left.set(xlabel="CPU minutes of training", ylabel="event F1 (dotted: shuffled pairs)", ylim=(0, None))
-    right.set(xlabel="CPU minutes of training", ylabel="training loss", yscale="log")
-    left.legend(frameon=False, fontsize=8)
+    left.set(ylabel="event F1 (crosses: shuffled pairs)", ylim=(0, None))
+    right.set(ylabel="training loss", yscale="log")
+    for axes in (left, right):
+        axes.set(xlabel="CPU minutes of training", xlim=(0, None))
+    left.legend(frameon=False, fontsize=8, loc="upper left")
     figure.savefig(path, dpi=110)
 
 

@@ -1,46 +1,80 @@
-"""Time and memory of the alignment metrics: ``python benchmarks/evaluate.py [--clips 200] [--workers 2]``.
+"""Time and memory of the alignment metrics: ``python benchmarks/evaluate.py [--clips 50 200] [--json FILE]``.
 
-Writes ``hits`` clips of 4 s at 8 fps, 256 x 256, and evaluates them as ``kinetophone evaluate`` does. The
-memory printed is the parent's and the largest worker's peak; with 50 and with 200 clips they should be alike.
+Writes ``hits`` clips of 4 s at 8 fps, 256 x 256, and evaluates the first 50 and all 200 of them as
+``kinetophone evaluate`` does, each time in a fresh process. Memory is flat in the number of clips if the
+peaks of both runs are alike: that of the process that scores, and that of its largest worker.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import resource
+import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from kinetophone.data.hits.write import write_split
 from kinetophone.metrics.evaluate import evaluate
 from kinetophone.metrics.sources import find_clips
 
+SIZE = 256
+
+
+def measure(files: Sequence[Path], workers: int) -> dict[str, Any]:
+    """Evaluate files; seconds and peak memory in MiB. To be called in a process of its own."""
+    # Its imports alone, before any clip.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    report = evaluate(files, workers=workers)
+    seconds = time.perf_counter() - start
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "clips": report.clips,
+        "scored": report.clips - len(report.unscored),
+        "seconds": round(seconds, 1),
+        "cpu_seconds_of_workers": round(spent.ru_utime + spent.ru_stime, 1),
+        "peak_mib_before": before // 1024,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib_of_largest_worker": spent.ru_maxrss // 1024,
+        "load": round(os.getloadavg()[0], 2),
+    }
+
 
 def main() -> None:
-    """Print one line of results."""
+    """Print a line for each number of clips, and write them all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--clips", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    runs = []
     with tempfile.TemporaryDirectory() as folder:
-        write_split("test", arguments.clips, Path(folder), arguments.size)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        start = time.perf_counter()
-        report = evaluate(find_clips(folder), workers=arguments.workers)
-        seconds = time.perf_counter() - start
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
-    busy = workers.ru_utime + workers.ru_stime
-    print(
-        f"{report.clips} clips of 4 s at {arguments.size} px, {arguments.workers} workers: {seconds:.1f} s "
-        f"({busy:.1f} s of CPU in workers), peak {before / 1024:.0f} MiB before, "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB parent, "
-        f"{workers.ru_maxrss / 1024:.0f} MiB largest worker; "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.machine()}"
-    )
+        write_split("test", max(arguments.clips), Path(folder), SIZE)
+        print("clips written", flush=True)
+        for count in arguments.clips:
+            # A process of its own: the peak of memory of one that lives on never falls.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+                runs.append(fresh.submit(measure, find_clips(folder)[:count], arguments.workers).result())
+            print(json.dumps(runs[-1]), flush=True)
+    if arguments.json is not None:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        result = {
+            "command": "python benchmarks/evaluate.py",
+            "commit": commit.stdout.strip(),
+            "clips": f"hits test, 4 s at 8 fps, {SIZE} x {SIZE}",
+            "workers": arguments.workers,
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+            "runs": runs,
+        }
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How fast the coupling trains, and where a step's time goes: from cached latents, and from files.
+"""How fast the coupling and its connectors train, from latents and from files; where a step's time goes.
 
     python benchmarks/training.py --json training.json
 
-Clips of ``hits`` are written as mp4, prepared and encoded. Two trainings of the shipped bases' coupling,
-alike but for where clips come from, take turns in one process: "latents" reads what ``kinetophone data
-encode`` wrote; "files" decodes the mp4 (the next batch in a thread while a step computes), and runs the
-autoencoders and the text models each time. Then the step from latents is profiled: CPU seconds by what is
-computed.
+Clips of ``hits`` are written as mp4, prepared and encoded. For either stage two trainings, alike but for
+where clips come from, take turns in one process: "latents" reads what ``kinetophone data encode`` wrote;
+"files" decodes the mp4 (the next batch in a thread while a step computes), and runs the autoencoders, and the
+text models where the stage reads texts, each time. Then the coupling's step from latents is profiled: CPU
+seconds by what is computed.
 
 All in one thread. CPU time is what counts on a machine that others use; wall-clock time is given too.
 """
@@ -39,12 +39,14 @@ from kinetophone.data.prepare import Cut, prepare
 from kinetophone.data.sources import Source, find_sources
 from kinetophone.media.read import read_clip
 from kinetophone.request import BUNDLES
+from kinetophone.training import checkpoints
 from kinetophone.training.loop import Run
 from kinetophone.training.processes import Processes
-from kinetophone.training.recipe import DataConfig, Recipe, load_recipe
+from kinetophone.training.recipe import DataConfig, load_recipe
 from kinetophone.training.stages import build_stage
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "hits-coupling.yaml"
+RECIPES = Path(__file__).parents[1] / "recipes"
+STAGES = {"connectors": "hits-connectors.yaml", "coupling": "hits-coupling.yaml"}
 CUT = Cut(fps=8, seconds=4, size=64)
 
 
@@ -180,90 +182,109 @@ def steps(run: Run, first: int, count: int) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def build(root: Path, clips: int, batch: int) -> tuple[Any, Any, Recipe]:
-    """Two stages alike, from latents and from files, and their recipe."""
-    bases = AV(audio=load_audio_base(BUNDLES / "hits/audio"), video=load_video_base(BUNDLES / "hits/video"))
-    write_split("train", clips, root / "files")
+def write_clips(root: Path, count: int) -> list[Source]:
+    """Clips as mp4, and what preparing and encoding make of them."""
+    write_split("train", count, root / "files")
     sources = find_sources(root / "files", captions=root / "files" / "captions.csv")
     prepare(sources, root / "clips", CUT, workers=1)
+    bases = AV(audio=load_audio_base(BUNDLES / "hits/audio"), video=load_video_base(BUNDLES / "hits/video"))
     encode(root / "clips", root / "latents", bases)
-    recipe = load_recipe(RECIPE)
+    shutil.copytree(BUNDLES / "hits", root / "bundle")
+    return sources
+
+
+def start(stage: str, root: Path, sources: list[Source], files: bool) -> tuple[Any, Run]:
+    """A training of ``stage`` from latents or from files."""
+    recipe = load_recipe(RECIPES / STAGES[stage])
     recipe = dataclasses.replace(
         recipe,
         bundle=str(root / "bundle"),
         data=DataConfig(source=str(root / "latents")),
-        loop=dataclasses.replace(recipe.loop, batch_size=batch, precision="bfloat16", threads=1),
+        loop=dataclasses.replace(recipe.loop, precision="bfloat16", threads=1),
     )
-    shutil.copytree(BUNDLES / "hits", root / "bundle")
-    latents, files = build_stage(recipe), build_stage(recipe)
-    files.latents = Files(sources, files.bases, batch)  # type: ignore[attr-defined]
-    return latents, files, recipe
+    built: Any = build_stage(recipe)
+    if files:
+        whole = built if stage == "coupling" else built.whole
+        whole.latents = Files(sources, whole.bases, recipe.loop.batch_size)
+        built.clean = AV(audio=whole.latents.audio, video=whole.latents.video)
+    return built, Run(built, recipe.loop, Processes())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--clips", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=4, help="in which the two take turns")
-    parser.add_argument(
-        "--steps", type=int, default=5, help="of each in a round; four times as many profiled"
-    )
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        latents, files, recipe = build(Path(folder), given.clips, given.batch)
-        runs = {
-            name: Run(stage, recipe.loop, Processes())
-            for name, stage in (("latents", latents), ("files", files))
-        }
-        for run in runs.values():
-            steps(run, 0, 2)
-        rows = []
-        for number in range(given.rounds):
-            row: dict[str, Any] = {}
-            for name, run in runs.items():
-                cpu, wall = steps(run, 2 + number * given.steps, given.steps)
-                clips = given.steps * given.batch
-                row[name] = {"clips_per_cpu_s": round(clips / cpu, 3), "clips_per_s": round(clips / wall, 3)}
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-        timeline = watch(latents, runs["latents"])
-        timeline.switch(DATA)
-        steps(runs["latents"], 0, profiled := 4 * given.steps)
-        timeline.switch("")
-    timeline.seconds.pop("")
-    total = sum(timeline.seconds.values())
-    shares = {label: round(seconds / total, 4) for label, seconds in timeline.seconds.items()}
-    speed = {
+def compare(runs: dict[str, Run], rounds: int, count: int) -> dict[str, Any]:
+    """Steps of both in turns: clips by CPU and wall-clock second, medians over rounds."""
+    for run in runs.values():
+        steps(run, 0, 2)
+    rows = []
+    for number in range(rounds):
+        row: dict[str, Any] = {}
+        for name, run in runs.items():
+            cpu, wall = steps(run, 2 + number * count, count)
+            clips = count * run.config.batch_size
+            row[name] = {"clips_per_cpu_s": round(clips / cpu, 3), "clips_per_s": round(clips / wall, 3)}
+        rows.append(row)
+    ratios = [row["latents"]["clips_per_cpu_s"] / row["files"]["clips_per_cpu_s"] for row in rows]
+    medians = {
         name: {
             unit: round(statistics.median(row[name][unit] for row in rows), 3)
             for unit in ("clips_per_cpu_s", "clips_per_s")
         }
         for name in runs
     }
-    ratios = [row["latents"]["clips_per_cpu_s"] / row["files"]["clips_per_cpu_s"] for row in rows]
-    report = {
-        "command": f"python benchmarks/training.py --clips {given.clips} --batch {given.batch} "
-        f"--rounds {given.rounds} --steps {given.steps}",
-        "median": speed,
+    return {
+        "batch": runs["latents"].config.batch_size,
+        **medians,
         "ratio": round(statistics.median(ratios), 2),
         "ratios": [round(ratio, 2) for ratio in ratios],
-        "rounds": rows,
-        "profiled_steps": profiled,
-        "cpu_s_per_step": round(total / profiled, 4),
+    }
+
+
+def profile(stage: Any, run: Run, count: int) -> dict[str, Any]:
+    """CPU seconds of the coupling's step, and their shares by what is computed."""
+    timeline = watch(stage, run)
+    timeline.switch(DATA)
+    steps(run, 0, count)
+    timeline.switch("")
+    timeline.seconds.pop("")
+    total = sum(timeline.seconds.values())
+    shares = {label: round(seconds / total, 4) for label, seconds in timeline.seconds.items()}
+    return {
+        "steps": count,
+        "cpu_s_per_step": round(total / count, 4),
         "shares": dict(sorted(shares.items(), key=lambda item: -item[1])),
         "without_gradient": round(sum(shares.get(label, 0) for label in NO_GRADIENT), 4),
-        "load": round(os.getloadavg()[0], 2),
     }
-    for label, share in report["shares"].items():
-        print(f"{share:7.1%}  {label}")
-    print(
-        f"{report['without_gradient']:7.1%}  in all without a gradient; {report['cpu_s_per_step']} s a step"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print(f"latents {speed['latents']}, files {speed['files']}: {report['ratio']} times as many clips")
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3, help="in which the two take turns")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="of each in a round; profiled are four times as many"
+    )
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    report: dict[str, Any] = {
+        "command": f"python benchmarks/training.py --clips {given.clips} --rounds {given.rounds} "
+        f"--steps {given.steps}"
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        sources = write_clips(root, given.clips)
+        for name in STAGES:
+            started = {kind: start(name, root, sources, kind == "files") for kind in ("latents", "files")}
+            runs = {kind: run for kind, (_, run) in started.items()}
+            report[name] = compare(runs, given.rounds, given.steps)
+            print(name, json.dumps(report[name]), flush=True)
+        report["profile"] = profile(*started["latents"], 4 * given.steps)
+    report["revision"] = checkpoints.describe(load_recipe(RECIPES / STAGES["coupling"]), 1)["revision"]
+    report["load"] = round(os.getloadavg()[0], 2)
+    for label, share in report["profile"]["shares"].items():
+        print(f"{share:7.1%}  {label}")
+    print(f"{report['profile']['without_gradient']:7.1%}  of these without a gradient")
     if given.json:
         given.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -259,6 +259,11 @@ def test_evaluate_generated_beside_the_true_clips(
         (["bundle", "--metrics", "fid"], "metric 'fid' is unknown; there are hits, fvd, fad, clap, clip"),
         (["bundle", "--metrics", "fvd", "--reference", "b"], "metric fvd needs --i3d FILE"),
         (["bundle", "--metrics", "hits"], "metric hits needs --captions FILE, --reference DIR, or both"),
+        (["bundle", "--metrics", "desync"], "metric desync needs --synchformer FILE"),
+        (
+            ["bundle", "--metrics", "imagebind", "--imagebind", "."],
+            "'.' cannot be loaded .*no file 'model.pt'",
+        ),
         (["bundle", "--reference", "b"], "--reference is for the metrics hits, fvd, fad and clap"),
         (["--generate", 3, "--report", "r.html"], "--reference, --captions, --metrics and --report are for"),
     ],
@@ -279,7 +284,11 @@ def test_evaluate_writes_a_page_and_distances(
     for text in ("hits-FVD", "hits-FAD", "4 vectors for 256 dimensions", "r.html"):
         assert text in result.stdout
     assert "hits-FVD" in (tmp_path / "r.html").read_text()
-    quality = json.loads((tmp_path / "r.json").read_text())["quality"]
+    written = (tmp_path / "r.json").read_text()
+    # An entry of a list in a line: every clip's scores are in one.
+    scored = [json.loads(line.strip().rstrip(",")) for line in written.splitlines() if '{"name"' in line]
+    assert [row["name"] for row in scored] == [f"{index}.mp4" for index in range(4)]
+    quality = json.loads(written)["quality"]
     assert quality["distances"]["hits-FAD"]["frechet"] == pytest.approx(0, abs=1e-6)
     same = run("compare", "r.json", "r.json", "--json", "c.json")
     assert same.exit_code == 0, same.output

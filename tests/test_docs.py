@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from kinetophone.cli import app
@@ -109,6 +110,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("silent.mp4", "clip.mp4"):
         clip.save(tmp_path / name)
     write_wav(clip.audio, clip.sample_rate, tmp_path / "knocks.wav")
+    Image.fromarray(clip.video[0]).save(tmp_path / "first.png")
     (tmp_path / "script.txt").write_text("0 a drumstick hits a metal bowl\n6 a mallet hits a glass jar\n")
     shutil.copy(tmp_path / "videos" / "captions.csv", tmp_path / "captions.csv")
     return tmp_path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.media.clip import Clip
 from kinetophone.media.read import Picture, Sound
+from kinetophone.media.timing import ClipTime
 from kinetophone.request import Script
 
 
@@ -85,6 +87,16 @@ def test_only_what_is_missing_is_predicted(pipe: Kinetophone) -> None:
         hook.remove()
 
 
+def test_a_replaced_track_is_kept_but_never_enters_clean(pipe: Kinetophone) -> None:
+    levels: list[AV[int]] = []
+    clip = pipe.sound(
+        movie(1, 8, 16, 16), "a bowl", steps=3, replacement=True,
+        callback=lambda progress: levels.append(progress.timesteps),
+    )  # fmt: skip
+    assert all(level.video > 0 for level in levels)
+    assert not np.array_equal(clip.audio, pipe.sound(movie(1, 8, 16, 16), "a bowl", steps=3).audio)
+
+
 def clip_of(seconds: float) -> Clip:
     video, sound = movie(seconds, 8, 16, 16), noise(seconds, 16_000)
     return Clip(video=video.frames, fps=video.fps, audio=sound.waveform, sample_rate=16_000)
@@ -126,6 +138,45 @@ def test_the_middle_is_filled_in_and_each_track_may_keep_its_own(pipe: Kinetopho
 def test_what_cannot_be_kept(pipe: Kinetophone, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         pipe.extend(clip_of(1), "a bowl", **options)
+
+
+def test_an_animation_begins_with_the_image_and_depends_on_it(pipe: Kinetophone, tmp_path: Path) -> None:
+    image = movie(0.125, 8, 16, 16).frames[0]
+    clip = pipe.animate(image, "a bowl", steps=2)
+    assert (clip.video.shape, len(clip.audio)) == ((8, 16, 16, 3), 16_000)
+    np.testing.assert_array_equal(clip.video[0], image)
+    other = pipe.animate(movie(0.125, 8, 16, 16, 1).frames[0], "a bowl", steps=2)
+    assert not np.array_equal(clip.video[1:], other.video[1:])
+    PIL.Image.fromarray(image).save(tmp_path / "image.png")
+    np.testing.assert_array_equal(pipe.animate(tmp_path / "image.png", "a bowl", steps=2).video, clip.video)
+
+
+def test_a_stream_is_one_clip_in_parts(pipe: Kinetophone) -> None:
+    parts = list(pipe.stream("a bowl", seconds=3, steps=2, seed=5))
+    assert [len(part.video) for part in parts] == [6, 4, 4, 4, 6]
+    assert [len(part.audio) for part in parts] == [12_000, 8_000, 8_000, 8_000, 12_000]
+    plain = pipe("a bowl", seconds=1, steps=2, seed=5)[0]
+    np.testing.assert_array_equal(parts[0].video, plain.video[:6])
+    np.testing.assert_array_equal(parts[0].audio, plain.audio[:12_000])
+    # Nothing that follows changes what was there before.
+    shorter = list(pipe.stream("a bowl", seconds=2, steps=2, seed=5))
+    np.testing.assert_array_equal(shorter[1].video, parts[1].video)
+    np.testing.assert_array_equal(shorter[1].audio, parts[1].audio)
+    assert not np.array_equal(parts[2].video, parts[1].video)
+
+
+def test_a_window_of_a_stream_continues_the_one_before(pipe: Kinetophone) -> None:
+    seen: list[AV[torch.Tensor]] = []
+    list(pipe.stream("a bowl", seconds=2, steps=2, callback=lambda p: seen.append(p.x0_hat)))
+    windows = pipe._windows(ClipTime(fps=Fraction(8), frames=16, sample_rate=16_000))
+    made = seen[1::2]  # the last step of each window
+    assert len(made) == len(windows) == 3
+    for k in (0, 1):
+        for modality in ("audio", "video"):
+            before, after = getattr(made[k], modality), getattr(made[k + 1], modality)
+            by = getattr(windows[k + 1].start, modality) - getattr(windows[k].start, modality)
+            torch.testing.assert_close(before[:, :, by:], after[:, :, :-by], rtol=0, atol=0)
+            assert not torch.equal(before[:, :, -by:], after[:, :, -by:])
 
 
 def test_a_script_speaks_to_the_windows_that_hold_its_times(pipe: Kinetophone) -> None:

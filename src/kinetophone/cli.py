@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from kinetophone import __version__, cli_app, cli_data
-from kinetophone.cli_make import extend, generate, picture, sound
+from kinetophone.cli_make import animate, extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
 from kinetophone.cli_shared import given, quiet_libraries, user_errors
 from kinetophone.cli_study import experiment, gamma, limits
@@ -27,7 +27,10 @@ data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
 convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
-for command in (generate, sound, picture, extend, evaluate, compare, gamma, experiment, limits, cli_app.app):
+for command in (
+    *(generate, sound, picture, animate, extend),
+    *(evaluate, compare, gamma, experiment, limits, cli_app.app),
+):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that make clips: generate, sound, picture, extend."""
+"""The commands that make clips: generate, sound, picture, animate, extend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
     from kinetophone.request import Script
 
-# What all four take.
+# What all of them take.
 Prompt = Annotated[str, typer.Argument(help="What is to be seen and heard.", show_default=False)]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="File to write: .mp4, .wav, .gif or .png (contact sheet).")
@@ -94,6 +94,10 @@ def generate(
         float | None, typer.Option(help="Length, up to ten minutes; the bundle's where not given.")
     ] = None,
     count: Annotated[int, typer.Option(help="Number of clips; more than one are numbered.")] = 1,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Make a long clip window by window, each written as it is done."),
+    ] = False,
     device: Device = None,
     sheet: Sheet = False,
     negative_prompt: NegativePrompt = None,
@@ -110,14 +114,19 @@ def generate(
             guidance_sync=guidance_sync,
         )  # fmt: skip
         time = _check(text, bundle, output, seed, options, seconds=seconds, fps=fps)
+        if stream and (count > 1 or sheet or output.suffix.lower() != ".mp4"):
+            raise RequestError(["--stream writes one .mp4; leave --count and --sheet out"])
         pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-        clips = pipe(
-            [text] * count,
-            progress=True,
-            seed=seed,
-            **given(seconds=time.duration_s, fps=fps, negative_prompt=negative_prompt),
-            **options,
-        )
+        more = given(seconds=time.duration_s, fps=fps, negative_prompt=negative_prompt)
+        if stream:
+            from kinetophone.media.write import mp4_writer
+
+            with mp4_writer(output) as add:
+                for part in pipe.stream(text, progress=True, seed=seed, **more, **options):
+                    add(part)
+            typer.echo(output)
+            return
+        clips = pipe([text] * count, progress=True, seed=seed, **more, **options)
         for number, clip in enumerate(clips):
             path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
             _write(clip, path, sheet, prompt or text.at(0))  # type: ignore[union-attr]
@@ -183,6 +192,43 @@ def picture(
             heard, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
         )
         _write(clip, output, sheet, prompt, heard.channels)
+
+
+def animate(
+    image: Annotated[
+        Path, typer.Argument(help="Image, or a video whose first frame to take.", show_default=False)
+    ],
+    prompt: Prompt,
+    output: Output,
+    bundle: Bundle = "hits",
+    seconds: Annotated[float | None, typer.Option(help="Length; the bundle's where not given.")] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    gamma: Gamma = None,
+    guidance_audio: GuidanceAudio = None,
+    guidance_video: GuidanceVideo = None,
+    guidance_sync: GuidanceSync = None,
+    device: Device = None,
+    sheet: Sheet = False,
+    negative_prompt: NegativePrompt = None,
+    dtype: Dtype = "float32",
+    offload: Offload = "none",
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Make a sounding clip that begins with an image."""
+    with user_errors():
+        options = given(
+            steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
+            guidance_sync=guidance_sync,
+        )  # fmt: skip
+        time = _check(prompt, bundle, output, seed, options, seconds=seconds)
+        from kinetophone.media.read import read_picture
+
+        first = read_picture(image).frames[0]
+        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+        more = given(seconds=time.duration_s, negative_prompt=negative_prompt)
+        clip = pipe.animate(first, prompt, seed=seed, progress=True, **more, **options)
+        _write(clip, output, sheet, prompt)
 
 
 def extend(

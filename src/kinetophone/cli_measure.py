@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,16 +10,12 @@ import typer
 
 from kinetophone.cli_make import Gamma, GuidanceAudio, GuidanceSync, GuidanceVideo
 from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
+from kinetophone.cli_tables import print_comparison, print_materials, print_quality, print_report, print_seams
 from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from kinetophone.metrics.compare import Comparison
-    from kinetophone.metrics.evaluate import Report
     from kinetophone.metrics.features import Extractor
-    from kinetophone.metrics.generated import Agreement, GeneratedReport, Task
-    from kinetophone.metrics.quality import Quality
+    from kinetophone.metrics.generated import GeneratedReport, Task
 
 
 def evaluate(
@@ -34,15 +29,24 @@ def evaluate(
         Path | None, typer.Option(help="Folder of clips to measure the distance from.")
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="CSV with the columns file and caption, for clap and clip.")
+        Path | None, typer.Option(help="CSV with the columns file and caption, to compare clips with.")
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="What to measure beside alignment, by commas: hits, fvd, fad, clap, clip.")
+        str,
+        typer.Option(
+            help="What to measure beside alignment, by commas: hits, fvd, fad, clap, clip, desync, "
+            "imagebind, languagebind."
+        ),
     ] = "",
     i3d: Annotated[str | None, typer.Option(help="I3D network for fvd, a TorchScript file.")] = None,
     vggish: Annotated[str | None, typer.Option(help="VGGish network for fad, a TorchScript file.")] = None,
     clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
+    synchformer: Annotated[
+        str | None, typer.Option(help="Synchformer for desync, a TorchScript file.")
+    ] = None,
+    imagebind: Annotated[str | None, typer.Option(help="Folder of ImageBind as TorchScript.")] = None,
+    languagebind: Annotated[str | None, typer.Option(help="Folder of LanguageBind as TorchScript.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
     html_path: Annotated[
         Path | None, typer.Option("--report", help="File for a page with every clip, .html.")
@@ -77,6 +81,13 @@ def evaluate(
         bool,
         typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
     ] = False,
+    replacement: Annotated[
+        bool,
+        typer.Option(
+            "--replacement",
+            help="With --task sound or picture, for comparison: noise the given track to the clock's level.",
+        ),
+    ] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
     seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
@@ -96,7 +107,8 @@ def evaluate(
                 check_writable(path)
         results: dict[str, Any] = {}
         if folder is not None:
-            models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip}
+            models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip, "desync": synchformer}
+            models |= {"imagebind": imagebind, "languagebind": languagebind}
             extractor = _extractor(metrics, bundle, reference, captions, models)
             results = _evaluate_folder(
                 folder, reference, captions, extractor, events, seed, workers, html_path
@@ -110,12 +122,14 @@ def evaluate(
                 guidance_audio=guidance_audio,
                 guidance_video=guidance_video,
                 guidance_sync=guidance_sync,
+                replacement=replacement or None,
             )
             for name, made in _evaluate_generated(
                 generate_count, task, split, bundle, device, uncoupled, keep, seed, workers, options
             ).items():
-                _print_report(name, made.synchrony)
-                _print_materials(made.materials)
+                print_report(name, made.synchrony)
+                print_materials(made.materials)
+                print_seams(made.seams)
                 results[name] = made.to_dict()
         if json_path is not None:
             _write_json(results, json_path)
@@ -155,14 +169,28 @@ def compare(
                 typer.echo(f"not scored: {path / item.name}: {item.reason}")
             sets.append(list(report.rows))
         found = compare_rows(*sets, seed=seed)
-        _print_comparison(found)
+        print_comparison(found)
         if json_path is not None:
             _write_json(found.to_dict(), json_path)
             typer.echo(json_path)
 
 
-# Metric that needs a network -> the option that names it; those of ``hits`` are in the bundle.
-MODELS = {"fvd": "--i3d FILE", "fad": "--vggish FILE", "clap": "--clap MODEL", "clip": "--clip MODEL"}
+# Metric -> the option that names its network (those of ``hits`` are in the bundle), and what else it needs.
+NETWORKS = {
+    "hits": ("", "either"),
+    "fvd": ("--i3d FILE", "reference"),
+    "fad": ("--vggish FILE", "reference"),
+    "clap": ("--clap MODEL", "either"),
+    "clip": ("--clip MODEL", "captions"),
+    "desync": ("--synchformer FILE", ""),
+    "imagebind": ("--imagebind FOLDER", ""),
+    "languagebind": ("--languagebind FOLDER", ""),
+}
+_NEEDED = {
+    "reference": "--reference DIR",
+    "captions": "--captions FILE",
+    "either": "--captions FILE, --reference DIR, or both",
+}
 
 
 def _extractor(
@@ -174,25 +202,18 @@ def _extractor(
 ) -> Extractor | None:
     """The networks asked for, checked before a clip is read."""
     wanted = [name.strip() for name in metrics.split(",") if name.strip()]
-    known = ("hits", *MODELS)
+    known = [name for name in wanted if name in NETWORKS]
     problems = [
-        f"metric '{name}' is unknown; there are {', '.join(known)}" for name in wanted if name not in known
+        f"metric '{name}' is unknown; there are {', '.join(NETWORKS)}" for name in wanted if name not in known
     ]
-    problems += [
-        f"metric {name} needs {MODELS[name]}" for name in MODELS if name in wanted and not models[name]
-    ]
-    problems += [
-        f"metric {name} needs --reference DIR"
-        for name in ("fvd", "fad")
-        if name in wanted and reference is None
-    ]
-    if "clip" in wanted and captions is None:
-        problems.append("metric clip needs --captions FILE")
-    problems += [
-        f"metric {name} needs --captions FILE, --reference DIR, or both"
-        for name in ("hits", "clap")
-        if name in wanted and captions is None and reference is None
-    ]
+    given_sets = {"reference": reference is not None, "captions": captions is not None, "": True}
+    given_sets["either"] = given_sets["reference"] or given_sets["captions"]
+    for name in known:
+        option, needed = NETWORKS[name]
+        if option and not models[name]:
+            problems.append(f"metric {name} needs {option}")
+        if not given_sets[needed]:
+            problems.append(f"metric {name} needs {_NEEDED[needed]}")
     if reference is not None and not {"hits", "fvd", "fad", "clap"} & set(wanted):
         problems.append("--reference is for the metrics hits, fvd, fad and clap; name one with --metrics")
     if problems:
@@ -210,6 +231,10 @@ def _extractor(
         vggish=used.get("fad"),
         clap=used.get("clap"),
         clip=used.get("clip"),
+        synchformer=used.get("desync"),
+        imagebind=used.get("imagebind"),
+        languagebind=used.get("languagebind"),
+        texts=captions is not None,
     )
     extractor.check()
     return extractor
@@ -235,10 +260,10 @@ def _evaluate_folder(
     others = None if reference is None else find_clips(reference)
     found = detect(files, workers=workers, progress=True, features=extractor)
     report = score(found, truth=truth, seed=seed)
-    _print_report("clips", report)
+    print_report("clips", report)
     results: dict[str, Any] = {"clips": report.to_dict()}
     if extractor is not None:
-        from kinetophone.metrics.quality import Quality, agreements, distances
+        from kinetophone.metrics.quality import Quality, agreements, distances, mean_desync
 
         scored = [item for item in found if not hasattr(item, "reason")]
         away = {}
@@ -248,8 +273,9 @@ def _evaluate_folder(
                 if hasattr(item, "reason"):
                     typer.echo(f"not used as reference: {item.name}: {item.reason}")
             away = distances(scored, [item for item in compared if not hasattr(item, "reason")], seed=seed)
-        quality = Quality(away, agreements(scored, texts or {}, extractor, seed=seed))
-        _print_quality(quality)
+        agreed = agreements(scored, texts or {}, extractor, seed=seed)
+        quality = Quality(away, agreed, mean_desync(scored, seed=seed))
+        print_quality(quality)
         results["quality"] = quality.to_dict()
     if html_path is not None:
         from kinetophone.metrics.report import write_report
@@ -303,88 +329,18 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
     from kinetophone.media.write import replacing
 
     with replacing(path) as partial:
-        Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        Path(partial).write_text(json_text(content) + "\n", encoding="utf-8")
 
 
-def _print_report(name: str, report: Report) -> None:
-    from rich.table import Table
-
-    rates = ", ".join(f"{number} at {rate} fps" for rate, number in report.fps.items()) or "none"
-    table = Table(title=f"{name}: {report.clips} clips, scored: {rates}; tolerance one frame, 95 % intervals")
-    for column in ("measure", "value", "interval", "shuffled", "its range", "above", "its interval", "n"):
-        table.add_column(column, justify="left" if column == "measure" else "right")
-    against_truth = {f"{name} (against truth)": row for name, row in report.detectors.items()}
-    for measure, row in {**report.metrics, **against_truth}.items():
-        cells = (
-            row.value, row.interval, row.shuffled, row.shuffled_range, row.above, row.above_interval, row.n
-        )  # fmt: skip
-        table.add_row(measure, *map(_cell, cells))
-    if report.lag is not None:
-        cells = (report.lag.value, report.lag.interval, None, None, None, None, report.lag.n)
-        table.add_row("lag of the sound, s", *map(_cell, cells))
-    _show(table)
-    for clip in report.unscored:
-        typer.echo(f"not scored: {clip.name}: {clip.reason}")
-
-
-def _print_comparison(found: Comparison) -> None:
-    from rich.table import Table
-
-    n = next(iter(found.metrics.values())).n
-    table = Table(title=f"{n} pairs by name; 95 % interval of the difference")
-    for column in ("measure", "first", "second", "difference", "its interval", "first higher"):
-        table.add_column(column, justify="left" if column == "measure" else "right")
-    for measure, row in found.metrics.items():
-        cells = (row.first, row.second, row.difference, row.interval, row.first_higher)
-        table.add_row(measure, *map(_cell, cells))
-    _show(table)
-    for side, names in (("first", found.only_first), ("second", found.only_second)):
-        for name in names:
-            typer.echo(f"only in the {side}: {name}")
-
-
-def _print_quality(quality: Quality) -> None:
-    from rich.table import Table
-
-    if quality.distances:
-        table = Table(
-            title="distance from the reference; the Fréchet distance is biased upwards by few clips"
-        )
-        for column in ("measure", "Fréchet", "kernel", "its spread", "n", "n reference", "dimension"):
-            table.add_column(column, justify="left" if column == "measure" else "right")
-        for name, row in quality.distances.items():
-            cells = (row.frechet, row.kernel, row.kernel_interval, row.n, row.n_reference, row.dimension)
-            table.add_row(name, *map(_cell, cells))
-        _show(table)
-    for name, row in quality.distances.items():
-        if row.warning:
-            typer.echo(f"{name}: {row.warning}")
-    for name, agreed in quality.semantics.items():
-        chance = "" if agreed.shuffled is None else f", other captions {agreed.shuffled:.3f}"
-        typer.echo(f"{name}: {agreed.value:.3f} ({_cell(agreed.interval)}){chance}, n {agreed.n}")
-
-
-def _show(table: Table) -> None:
-    from rich.console import Console
-
-    # A pipe has no width; a table cut to 80 columns would lose numbers.
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(table)
-
-
-def _print_materials(materials: dict[str, Agreement]) -> None:
-    for pair, share in materials.items():
-        low, high = share.interval.low, share.interval.high
-        typer.echo(
-            f"material agreement {pair}: {share.value:.3f} ({low:.3f} to {high:.3f}), chance 0.2, n {share.n}"
-        )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return "{low:.3f} to {high:.3f}".format(**asdict(value))
+def json_text(content: Any, margin: str = "") -> str:
+    """JSON that is easy to read and to compare: an entry of a list in a line, and what is short, too."""
+    line = json.dumps(content)
+    if len(line) <= 100 or not isinstance(content, dict | list | tuple):
+        return line
+    deeper = margin + " "
+    if isinstance(content, dict):
+        lines = [f"{json.dumps(key)}: {json_text(value, deeper)}" for key, value in content.items()]
+        return "{\n" + ",\n".join(deeper + entry for entry in lines) + f"\n{margin}}}"
+    if not any(isinstance(entry, dict | list | tuple) for entry in content):
+        return line
+    return "[\n" + ",\n".join(deeper + json.dumps(entry) for entry in content) + f"\n{margin}]"

@@ -20,7 +20,7 @@ Stretches = Sequence[tuple[float, float]]
 # Rounding of the decimal numbers that people give, in seconds.
 _SLACK_S = 1e-6
 # Where the sound made anew does not meet the kept sound, the difference dies away over this time: no click.
-_MEETING_S = 0.005
+MEETING_S = 0.005
 
 
 def check_stretches(stretches: AV[Stretches], clip_s: float, total_s: float) -> None:
@@ -60,7 +60,7 @@ def kept_latents(stretches: Stretches, count: int, per_second: Fraction) -> Tens
 def spliced(made: np.ndarray, original: np.ndarray, stretches: Stretches, sample_rate: int) -> np.ndarray:
     """``made`` (N,) with the samples of ``original`` in the stretches, unchanged, and no step beside them."""
     result = made.copy()
-    fade = np.exp(-np.arange(1, round(10 * _MEETING_S * sample_rate)) / (_MEETING_S * sample_rate))
+    fade = np.exp(-np.arange(1, round(10 * MEETING_S * sample_rate)) / (MEETING_S * sample_rate))
     for start_s, end_s in stretches:
         start = round(start_s * sample_rate)
         end = min(round(end_s * sample_rate), len(original), len(result))
@@ -71,6 +71,15 @@ def spliced(made: np.ndarray, original: np.ndarray, stretches: Stretches, sample
         after += fade[: len(after)] * (original[end - 1] - made[end - 1])
         result[start:end] = original[start:end]
     return np.clip(result, -1, 1)
+
+
+def crossfaded(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """``after`` (N,), led in from ``before``, another sound of its first moments."""
+    result = after.copy()
+    n = min(len(before), len(after))
+    ramp = np.arange(1, n + 1, dtype=np.float32) / (n + 1)
+    result[:n] = (1 - ramp) * before[:n] + ramp * after[:n]
+    return result
 
 
 def _inside(stretches: Stretches, count: int, unit_s: float, margin: int) -> Tensor:

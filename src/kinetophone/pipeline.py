@@ -10,8 +10,9 @@ clip.save("bowl.mp4")
 from __future__ import annotations
 
 import math
+import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Unpack
@@ -24,7 +25,15 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.bundle import Bundle
 from kinetophone.errors import RequestError
 from kinetophone.joint.clocks import local_grids, snr_grids
-from kinetophone.keep import Stretches, check_stretches, kept_frames, kept_latents, spliced
+from kinetophone.keep import (
+    MEETING_S,
+    Stretches,
+    check_stretches,
+    crossfaded,
+    kept_frames,
+    kept_latents,
+    spliced,
+)
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import HOP
 from kinetophone.media.read import (
@@ -43,7 +52,7 @@ from kinetophone.sampling.given import Given
 from kinetophone.sampling.guidance import guided
 from kinetophone.sampling.joint import Progress, initial_noise, sample_joint
 from kinetophone.sampling.settings import SamplingOptions, Settings
-from kinetophone.sampling.windows import Window, plan_windows, whole, windowed
+from kinetophone.sampling.windows import Window, carried, plan_windows, whole, window_seed, windowed
 
 BATCH = 8  # clips denoised together: more gain nothing on a CPU and cost memory
 
@@ -96,6 +105,64 @@ class Kinetophone(Bundle):
                     for v, a in zip(frames, sound, strict=True)
                 ]
         return clips
+
+    def stream(
+        self,
+        prompt: str | Script,
+        *,
+        seconds: float | Fraction,
+        fps: float | Fraction | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[Clip]:
+        """Make a long clip part by part, as its windows are done; memory does not grow with its length.
+
+        Each window continues the second half of the one before, where a call of the pipeline fuses all of
+        them in every step. So what is seen later never changes what was seen earlier.
+
+        Args:
+            prompt: what is to be seen and heard.
+            seconds: length of the whole.
+            fps: frame rate; the bundle's own if not given.
+            seed: of the noise.
+            progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
+
+        Yields:
+            Parts that follow one another without a gap; together they last ``seconds``.
+
+        Raises:
+            RequestError: if something can't be done, before anything is computed.
+        """
+        time = self._checked((prompt,), seconds, fps, seed, options)
+        settings = Settings.of(self.spec, options)
+        windows = self._windows(time)
+        one = replace(time, frames=windows[0].length.video)
+        given: AV[Given | None] | None = None
+        tail, done = np.empty(0, np.float32), 0
+        with step_bar(progress, settings.steps * len(windows), callback) as advance:
+            for k, window in enumerate(windows):
+                text = _text_at(prompt, window, time)
+                latents = self._sample((text,), one, [window_seed(seed, k)], settings, advance, given)
+                made, sound = self._decoded(latents, one)
+                upto = time.frames
+                if k + 1 < len(windows):
+                    following = windows[k + 1].start
+                    given = latents.map(carried, following.map(operator.sub, window.start))
+                    # The middle of what both windows have, where both know what lies on either side.
+                    upto = (following.video + window.end.video) // 2
+                first, length = window.start.video, time.sample_at(upto) - time.sample_at(done)
+                heard = sound[0, time.sample_at(done) - time.sample_at(first) :]
+                yield Clip(
+                    video=made[0, done - first : upto - first],
+                    fps=time.fps,
+                    audio=crossfaded(tail, heard[:length]),
+                    sample_rate=time.sample_rate,
+                )
+                tail, done = heard[length : length + round(MEETING_S * time.sample_rate)], upto
 
     def sound(
         self,
@@ -193,6 +260,48 @@ class Kinetophone(Bundle):
             sample_rate=own.sample_rate,
         )
 
+    def animate(
+        self,
+        image: str | os.PathLike[str] | np.ndarray,
+        prompt: str | Script,
+        *,
+        seconds: float | Fraction | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Clip:
+        """Make a sounding clip that begins with an image.
+
+        Args:
+            image: a file, or uint8 (H, W, 3); its middle is brought to the model's size.
+            prompt: what is to be seen and heard.
+            seconds: length; the bundle's own if not given.
+            seed: of the noise.
+            progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`.
+
+        Returns:
+            The clip; its first frame is the image.
+
+        Raises:
+            MediaError: if the file can't be read.
+            RequestError: if something else can't be done, before anything is computed.
+        """
+        time = self._checked((prompt,), seconds, None, seed, options)
+        shown = image if isinstance(image, np.ndarray) else read_picture(image).frames[0]
+        frames = resample_frames(shown[None], time.fps, time.fps, (self.spec.size, self.spec.size))
+        windows = self._windows(time)
+        first = torch.arange(whole(windows).video) == 0
+        given: AV[Given | None] = AV(audio=None, video=Given(self._encoded_frames(frames, windows), first))
+        settings = Settings.of(self.spec, options)
+        with step_bar(progress, settings.steps, callback) as advance:
+            latents = self._sample((prompt,), time, [seed], settings, advance, given)
+        made, sound = self._decoded(latents, time)
+        video = np.concatenate([frames, made[0, 1:]])
+        return Clip(video=video, fps=time.fps, audio=sound[0], sample_rate=time.sample_rate)
+
     def extend(
         self,
         clip: str | os.PathLike[str] | Clip,
@@ -263,7 +372,7 @@ class Kinetophone(Bundle):
         options: SamplingOptions,
     ) -> ClipTime:
         numbers: dict[str, Any] = {
-            k: v for k, v in options.items() if k not in ("negative_prompt", "coupled")
+            k: v for k, v in options.items() if k not in ("negative_prompt", "coupled", "replacement")
         }
         return GenerateRequest(
             prompts=prompts, bundle=self.spec, seconds=seconds, fps=fps, seed=seed, **numbers
@@ -314,6 +423,8 @@ class Kinetophone(Bundle):
             audio=(channels, total.audio, bins),
             video=self.bases.video.latent_shape(total.video, self.spec.size),
         )
+        if given is not None and settings.replacement:
+            given = given.map(lambda track: None if track is None else replace(track, clean=False))
         complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
         only = complete[0] if complete else None  # the modality whose other one is all there
         negative = self._text([settings.negative_prompt] * len(prompts))

@@ -167,6 +167,9 @@ def test_from_videos_to_a_trained_coupling(tmp_path):
     assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["loss"] < 3
     described = json.loads((tmp_path / "bundle" / "kinetophone.json").read_text())
     assert (described["fps"], described["frames"], described["size"]) == (8, 32, 64)
+    recipe |= {"stage": "connectors", "loop": {**recipe["loop"], "lr": 1e-3}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(recipe))
+    run(tmp_path / "c.yaml", tmp_path / "connectors")
     spoilt = json.loads((latents / "encoded.json").read_text()) | {"made_by": {}}
     (latents / "encoded.json").write_text(json.dumps(spoilt))
     with pytest.raises(RequestError, match="encoded with other bases"):

@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 import kinetophone
 from kinetophone.data import hits
 from kinetophone.errors import RequestError, UserError
 from kinetophone.media import Clip
+from kinetophone.metrics.desync import CHANCE_S, CROP_S, desync
 from kinetophone.metrics.evaluate import ClipEvents, detect
 from kinetophone.metrics.features import Extractor, i3d_features, vggish_features, vggish_log_mel
-from kinetophone.metrics.quality import distances, material_agreement
+from kinetophone.metrics.quality import agreements, distances, material_agreement, mean_desync
 
 MakeClip = Callable[..., Clip]
 BUNDLE = Path(kinetophone.__file__).parent / "bundles" / "hits"
@@ -132,3 +137,114 @@ def test_too_few_clips_for_a_distance(make_struck_clip: MakeClip) -> None:
     assert found[0].features["hits_audio"].shape == (1, 128)  # type: ignore[union-attr]
     with pytest.raises(UserError, match="a distance needs at least 4 vectors"):
         distances(found, found)  # type: ignore[arg-type]
+
+
+class TinySynchformer(nn.Module):
+    """Finds the offset that is written into the brightness of the first frame; the segments must fit."""
+
+    def forward(self, frames: Tensor, sound: Tensor) -> Tensor:
+        assert list(frames.shape) == [1, 14, 16, 3, 224, 224]
+        assert list(sound.shape) == [1, 14, 10240]
+        # Half of each segment is the first half of the next.
+        assert torch.equal(frames[:, 0, 8:], frames[:, 1, :8])
+        assert torch.equal(sound[:, 0, 5120:], sound[:, 1, :5120])
+        place = ((frames[0, 0, 0].mean() + 1) / 2 * 20).round().long()
+        return torch.nn.functional.one_hot(place, 21)[None].float()
+
+
+@pytest.fixture
+def synchformer(tmp_path: Path) -> str:
+    torch.jit.script(TinySynchformer()).save(tmp_path / "synchformer.pt")
+    return str(tmp_path / "synchformer.pt")
+
+
+def test_desync_takes_the_first_and_the_last_crop(synchformer: str) -> None:
+    frames = np.zeros((60, 40, 60, 3), np.uint8)  # 6 s; the last 4.8 s begin with frame 12
+    frames[12:] = 255
+    sound = np.random.default_rng(0).normal(0, 0.1, 6 * 8000).astype(np.float32)
+    found = desync(Clip(frames, 10, sound, 8000), synchformer)
+    assert found[:, 0].tolist() == [-2.0, 2.0]
+    assert CROP_S == 4.8
+    assert pytest.approx(22 / 21) == CHANCE_S
+    # A shorter clip is one crop.
+    assert desync(Clip(frames[:40], 10, sound[:32_000], 8000), synchformer).shape == (1, 1)
+
+
+def test_desync_is_the_mean_size_of_the_offsets_and_counts_short_clips() -> None:
+    def clip(offsets: list[float], seconds: int) -> ClipEvents:
+        found = {"desync": np.array(offsets, np.float32)[:, None]}
+        return ClipEvents("a", 8.0, (), (), (), (), flow=(0.0,) * (8 * seconds), features=found)
+
+    off = mean_desync([clip([-2.0, 1.0], 6), clip([0.5], 4)])
+    assert off is not None
+    assert (off.value, off.n, off.short) == (1.0, 2, 1)
+    assert mean_desync([ClipEvents("a", 8.0, (), (), (), ())]) is None
+
+
+class TinyBind(nn.Module):
+    """Direction 0 for a loud, a bright or an early text, direction 1 for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound_samples, self.frame_count, self.side = 32_000, 2, 24
+
+    def _direction(self, first: Tensor) -> Tensor:
+        return torch.stack([first, 1 - first], dim=-1).float() * 3
+
+    @torch.jit.export
+    def sound(self, x: Tensor) -> Tensor:
+        assert list(x.shape) == [1, 32_000]
+        return self._direction((x.abs().amax(1) > 0.5).float())
+
+    @torch.jit.export
+    def frames(self, x: Tensor) -> Tensor:
+        assert list(x.shape) == [1, 2, 3, 24, 24]
+        return self._direction((x.mean((1, 2, 3, 4)) > 0.5).float())
+
+    @torch.jit.export
+    def texts(self, x: Tensor) -> Tensor:
+        assert x.shape[1] == 77
+        # Word 2 is "loud".
+        return self._direction((x == 2).any(1).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.fixture
+def bind(tmp_path: Path) -> Path:
+    folder = tmp_path / "bind"
+    folder.mkdir()
+    torch.jit.script(TinyBind()).save(folder / "model.pt")
+    words = WordLevel({"[PAD]": 0, "[UNK]": 1, "loud": 2}, unk_token="[UNK]")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
+    return folder
+
+
+def test_sound_picture_and_text_in_one_space(bind: Path) -> None:
+    extractor = Extractor(imagebind=str(bind), texts=True)
+    extractor.check()
+    clips, captions = [], {}
+    for index in range(4):
+        loud = index % 2
+        seconds = 1 + 2 * index  # shorter than the window, and longer
+        frames = np.full((8 * seconds, 32, 48, 3), 255 * loud, np.uint8)
+        sound = np.full(8000 * seconds, 0.1 + 0.8 * loud, np.float32)
+        found = extractor(Clip(frames, 8, sound, 8000))
+        clips.append(ClipEvents(f"{index}.mp4", 8.0, (), (), (), (), features=found))
+        captions[f"{index}.mp4"] = "a loud bang" if loud else "a soft thud"
+    agreed = agreements(clips, captions, extractor)
+    assert list(agreed) == ["ImageBind sound-picture", "ImageBind text-sound", "ImageBind text-picture"]
+    for control in agreed.values():
+        assert control.value == pytest.approx(1.0)
+        assert control.shuffled is not None
+        assert control.shuffled < 0.6
+    assert list(agreements(clips, {}, extractor)) == ["ImageBind sound-picture"]
+
+
+def test_a_space_that_lacks_a_part_is_refused_before_any_clip_is_read(bind: Path, synchformer: str) -> None:
+    Path(synchformer).rename(bind / "model.pt")
+    with pytest.raises(RequestError, match=r"its model\.pt lacks sound, frames, texts"):
+        Extractor(languagebind=str(bind)).check()

@@ -117,7 +117,7 @@ def load_encoded(folder: Path, count: int, vaes: AV[Any]) -> EncodedClips:
 
 
 class _Rows:
-    """Rows of one tensor of several files, mapped: ``rows[index]`` is an array (len(index), ...)."""
+    """Rows of one tensor of several files, mapped; ``rows[index]`` is an array, of a slice too."""
 
     def __init__(self, where: list[tuple[Path, int]], name: str) -> None:
         files: dict[Path, Any] = {
@@ -128,8 +128,8 @@ class _Rows:
         one: Any = self._slices[where[0][0]]
         self.shape = (len(where), *one.get_shape()[1:])
 
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        rows = (self._where[i] for i in index)
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        rows = (self._where[i] for i in np.arange(len(self._where))[index])
         return np.stack([self._slices[path][row] for path, row in rows])
 
 

@@ -112,7 +112,7 @@ def write_mp4(
 @contextmanager
 def mp4_writer(
     path: str | os.PathLike[str], *, crf: int = 16, channels: int = 1
-) -> Iterator[Callable[[Clip, np.ndarray | None], None]]:
+) -> Iterator[Callable[..., None]]:
     """Write a film as its parts come: call what this gives with each part, in order.
 
     Nothing but a few frames is held in memory; the file appears when all parts are in it.

@@ -39,7 +39,7 @@ from kinetophone.metrics.control import (
 )
 from kinetophone.metrics.detectors import onset_strength, onsets_from_audio, strikes_from_flow
 from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
-from kinetophone.metrics.synchrony import best_lag, correlations, synchrony
+from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
 
 __all__ = ["ClipEvents", "Report", "Unscored", "detect", "evaluate", "find_clips", "read_truth", "score"]
 
@@ -92,18 +92,16 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class SetLag:
-    """How late the sound of a set of clips is: the lag at which their mean correlation is highest.
+    """How late the sound of a set of clips is, by the evidence of all of them.
 
     Attributes:
         value: Seconds, positive where the sound comes after the picture.
         interval: Its 95 % bootstrap interval over clips.
-        correlation: The mean correlation of the curves at that lag.
         n: Number of clips.
     """
 
     value: float
     interval: Interval
-    correlation: float
     n: int
 
 
@@ -123,7 +121,7 @@ class Report:
             ``audio_`` (onsets), ``video_`` (strikes of ``hits``) and ``contact_``, at one frame, and with
             ``_50ms`` and ``_100ms``; the control is the truth of other clips.
         lag: How late the sound is; None where nothing correlates.
-        rows: The scores of each clip.
+        rows: The scores of each clip, its events, and its picture's curves, rounded.
     """
 
     clips: int
@@ -287,7 +285,7 @@ def score(
         for name, measure in METRICS.items()
         if events
     }
-    correlation = np.array([correlations(clip.contact, clip.fps, clip.strength) for clip in events])
+    evidence = np.array([lag_evidence(clip.contact, clip.fps, clip.strength) for clip in events])
     rates = [f"{clip.fps:g}" for clip in events]
     return Report(
         clips=len(found),
@@ -297,8 +295,8 @@ def score(
         shuffles=shuffles,
         metrics=metrics,
         detectors=_against_truth(events, truth or {}, seed, shuffles),
-        lag=_lag_of_set(correlation, seed),
-        rows=tuple(_row(clip, lags) for clip, lags in zip(events, correlation, strict=True)),
+        lag=_lag_of_set(evidence, seed),
+        rows=tuple(_row(clip, lags) for clip, lags in zip(events, evidence, strict=True)),
     )
 
 
@@ -333,27 +331,27 @@ def _agreement(
     return measure(event_f1(getattr(clip, events_of), true_s, tolerance_s or 1.0 / clip.fps))
 
 
-def _lag_of_set(correlation: np.ndarray, seed: int) -> SetLag | None:
-    lag = best_lag(correlation.mean(axis=0)) if len(correlation) else None
+def _lag_of_set(evidence: np.ndarray, seed: int) -> SetLag | None:
+    lag = find_lag(evidence.sum(axis=0)) if len(evidence) else None
     if lag is None:
         return None
 
     def of_sample(sample: np.ndarray) -> float:
-        found = best_lag(sample.mean(axis=0))
+        found = find_lag(sample.sum(axis=0))
         return lag.lag_s if found is None else found.lag_s
 
-    return SetLag(
-        lag.lag_s, bootstrap_statistic(correlation, of_sample, seed), lag.correlation, len(correlation)
-    )
+    return SetLag(lag.lag_s, bootstrap_statistic(evidence, of_sample, seed), len(evidence))
 
 
-def _row(clip: ClipEvents, correlation: np.ndarray) -> dict[str, Any]:
-    lag = best_lag(correlation)
-    row = {name: value for name, value in asdict(clip).items() if name != "features"}
+def _row(clip: ClipEvents, evidence: np.ndarray) -> dict[str, Any]:
+    lag = find_lag(evidence)
+    row = {name: value for name, value in asdict(clip).items() if name not in ("features", "strength")}
+    # To be looked at; the scores were made from finer ones.
+    row |= {name: tuple(round(value, 3) for value in row[name]) for name in ("flow", "contact")}
     row |= {name: measure(clip, clip) for name, measure in METRICS.items()}
     return row | {
         "lag_s": None if lag is None else lag.lag_s,
-        "lag_correlation": None if lag is None else lag.correlation,
+        "lag_interval": None if lag is None else asdict(lag.interval),
     }
 
 

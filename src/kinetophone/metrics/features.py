@@ -42,6 +42,11 @@ class Extractor:
         vggish: TorchScript file of the VGGish network: ``vggish`` (windows, 128).
         clap: Folder or Hub id of a CLAP model: ``clap_audio`` (windows, D), normalised.
         clip: Folder or Hub id of a CLIP model: ``clip_frames`` (8, D), normalised.
+        synchformer: TorchScript file, see ``kinetophone.metrics.desync``: ``desync`` (crops, 1), seconds.
+        imagebind: Folder, see ``kinetophone.metrics.binding``: ``imagebind_sound`` and ``imagebind_frames``
+            (1, D), normalised.
+        languagebind: The same of LanguageBind.
+        texts: Whether captions will be compared: the tokenizers of the last two are then checked, too.
     """
 
     hits: str | None = None
@@ -49,6 +54,10 @@ class Extractor:
     vggish: str | None = None
     clap: str | None = None
     clip: str | None = None
+    synchformer: str | None = None
+    imagebind: str | None = None
+    languagebind: str | None = None
+    texts: bool = False
 
     def check(self) -> None:
         """Raise a RequestError where a network cannot be loaded, before any clip is read."""
@@ -72,15 +81,34 @@ class Extractor:
             found["clap_audio"] = clap_audio(clip, self.clap)
         if self.clip is not None:
             found["clip_frames"] = clip_frames(clip.video, self.clip)
+        if self.synchformer is not None:
+            from kinetophone.metrics.desync import desync
+
+            found["desync"] = desync(clip, self.synchformer)
+        for name, folder in self.bindings().items():
+            from kinetophone.metrics.binding import bound_clip
+
+            found |= bound_clip(clip, folder, name)
         return found
 
+    def bindings(self) -> dict[str, str]:
+        """The folders of the networks that bind sound, picture and text in one space, by name."""
+        every = {"imagebind": self.imagebind, "languagebind": self.languagebind}
+        return {name: folder for name, folder in every.items() if folder is not None}
+
     def _loaders(self) -> list[tuple[Callable[[str], Any], str]]:
-        every = (
+        from kinetophone.metrics import binding
+
+        every: tuple[tuple[Callable[[str], Any], str | None], ...] = (
             (_judge, self.hits),
-            (_script, self.i3d),
-            (_script, self.vggish),
+            (script, self.i3d),
+            (script, self.vggish),
             (_transformer, self.clap),
             (_transformer, self.clip),
+            (script, self.synchformer),
+            (binding.load, self.imagebind),
+            (binding.load, self.languagebind),
+            *((binding.tokenizer, folder) for folder in self.bindings().values() if self.texts),
         )
         return [(load, source) for load, source in every if source is not None]
 
@@ -130,7 +158,7 @@ def i3d_features(frames: Frames, path: str) -> dict[str, np.ndarray]:
         return {"fvd": np.zeros((0, 0), np.float32), "fvd_whole": np.zeros((0, 0), np.float32)}
     last = len(frames) - FVD_FRAMES
     starts = sorted({*range(0, last + 1, FVD_FRAMES), last})
-    network, rows = _script(path), []
+    network, rows = script(path), []
     with torch.no_grad():
         for start in starts:
             window = torch.from_numpy(frames[start : start + FVD_FRAMES]).permute(0, 3, 1, 2).float()
@@ -156,7 +184,7 @@ def vggish_features(clip: Clip, path: str) -> np.ndarray:
         return np.zeros((0, 0), np.float32)
     examples = torch.from_numpy(mel[: 96 * windows].reshape(windows, 1, 96, 64))
     with torch.no_grad():
-        return _array(_script(path)(examples))
+        return _array(script(path)(examples))
 
 
 def vggish_log_mel(waveform: np.ndarray) -> np.ndarray:
@@ -226,12 +254,13 @@ def _judge(bundle: str) -> Any:
     return MaterialJudge(bundle)
 
 
-@lru_cache(maxsize=2)
-def _script(path: str) -> Any:
+@lru_cache(maxsize=5)
+def script(path: str) -> Any:
+    """A TorchScript network on the CPU; an OSError where there is no such file."""
     import torch
 
     if not Path(path).is_file():
-        raise OSError("there is no such file; give the network as TorchScript")
+        raise OSError(f"there is no file '{path}'; give the network as TorchScript")
     return torch.jit.load(os.fspath(path), map_location="cpu").eval()
 
 

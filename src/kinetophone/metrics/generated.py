@@ -9,7 +9,7 @@ is scored against the true strikes, too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ from kinetophone.media.read import Picture, Sound
 from kinetophone.metrics.control import Interval, bootstrap_interval
 from kinetophone.metrics.evaluate import Report, evaluate
 from kinetophone.metrics.hits import MaterialJudge
+from kinetophone.metrics.seams import level_step, picture_jump, sound_jump
 from kinetophone.progress import track
 
 if TYPE_CHECKING:
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
 
 Task = Literal["both", "sound", "picture", "extend"]
 KEPT_S = 1.5  # of a true clip, before what "extend" makes
+SEAMS = {
+    "jump of the waveform, dB": sound_jump,
+    "step of the level, dB": level_step,
+    "change of the pixels, levels": picture_jump,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """A share of clips, with its 95 % bootstrap interval and count; chance is 1 in 5 materials."""
+    """A mean over clips, such as a share, with its 95 % bootstrap interval and count."""
 
     value: float
     interval: Interval
@@ -41,16 +47,24 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedReport:
-    """Synchrony of a set of clips, and agreement of materials (picture-text, sound-text, picture-sound)."""
+    """A set of clips, measured.
+
+    Attributes:
+        synchrony: Of sound and picture.
+        materials: How often materials agree: picture-text, sound-text, picture-sound.
+        seams: Of the task "extend": mean steps where the new part begins, by the names in ``SEAMS``.
+    """
 
     synchrony: Report
     materials: dict[str, Agreement]
+    seams: dict[str, Agreement] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dictionaries, ready for JSON."""
         return {
             "synchrony": self.synchrony.to_dict(),
             "materials": {k: asdict(v) for k, v in self.materials.items()},
+            "seams": {k: asdict(v) for k, v in self.seams.items()},
         }
 
 
@@ -88,7 +102,8 @@ def evaluate_generated(
         **options: passed to the pipeline, e.g. ``steps`` or ``gamma``.
 
     Returns:
-        Reports by set: "generated", "uncoupled" (if asked for) and "true".
+        Reports by set: "generated", "uncoupled" (if asked for) and "true"; of the task "extend" also "cut",
+        each true clip continued by another one, which shows what a seam without any care is.
     """
     true = [make_clip(split, i, size) for i in range(count)]
     whole = [Clip(video=c.video, fps=FPS, audio=c.audio, sample_rate=SAMPLE_RATE) for c in true]
@@ -103,7 +118,10 @@ def evaluate_generated(
                 clip.save(keep / name / f"{i:04d}.mp4")
     sets["true"] = whole
     truth = {str(i): clip.events()["strikes_s"] for i, clip in enumerate(true)}
+    seams: dict[str, dict[str, Agreement]] = {}
     if task == "extend":
+        sets["cut"] = [_spliced(a, b) for a, b in zip(whole, whole[1:] + whole[:1], strict=True)]
+        seams = {name: _seams(clips, seed) for name, clips in sets.items()}
         sets = {name: [_after(clip, KEPT_S) for clip in clips] for name, clips in sets.items()}
         truth = {i: [t - KEPT_S for t in times if t >= KEPT_S] for i, times in truth.items()}
     judge = MaterialJudge(folder) if folder and (folder / "classifiers").is_dir() else None
@@ -113,7 +131,7 @@ def evaluate_generated(
         known = truth if name == "true" or task in ("sound", "picture") else None
         synchrony = evaluate(clips, truth=known, seed=seed, workers=workers, progress=progress)
         materials = material_agreement(judge, clips, asked, seed) if judge else {}
-        reports[name] = GeneratedReport(synchrony, materials)
+        reports[name] = GeneratedReport(synchrony, materials, seams.get(name, {}))
     return reports
 
 
@@ -146,6 +164,25 @@ def _after(clip: Clip, second: float) -> Clip:
     return replace(clip, video=clip.video[frame:], audio=clip.audio[sample:])
 
 
+def _spliced(a: Clip, b: Clip) -> Clip:
+    """``a`` up to the seam, ``b`` from there."""
+    frame, sample = round(KEPT_S * a.fps), round(KEPT_S * a.sample_rate)
+    return replace(
+        a,
+        video=np.concatenate([a.video[:frame], b.video[frame:]]),
+        audio=np.concatenate([a.audio[:sample], b.audio[sample:]]),
+    )
+
+
+def _seams(clips: Sequence[Clip], seed: int) -> dict[str, Agreement]:
+    steps = {name: [measure(clip, KEPT_S) for clip in clips] for name, measure in SEAMS.items()}
+    return {name: _mean(values, seed) for name, values in steps.items()}
+
+
+def _mean(values: Sequence[float], seed: int) -> Agreement:
+    return Agreement(float(np.mean(values)), bootstrap_interval(values, rng=seed), len(values))
+
+
 def material_agreement(
     judge: MaterialJudge, clips: Sequence[Clip], asked: Sequence[str], seed: int
 ) -> dict[str, Agreement]:
@@ -155,6 +192,5 @@ def material_agreement(
     pairs = {"picture-text": (seen, asked), "sound-text": (heard, asked), "picture-sound": (seen, heard)}
     result = {}
     for name, (a, b) in pairs.items():
-        same = np.array([x == y for x, y in zip(a, b, strict=True)], np.float64)
-        result[name] = Agreement(float(same.mean()), bootstrap_interval(same, rng=seed), len(same))
+        result[name] = _mean([float(x == y) for x, y in zip(a, b, strict=True)], seed)
     return result

@@ -1,4 +1,7 @@
-"""Measures of a folder of clips that need networks: distances from a reference, agreement with captions."""
+"""Measures of a folder of clips that need networks.
+
+Distances from a reference; agreement of sound, picture and caption; and the offset a network believes in.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from kinetophone.errors import MediaError
-from kinetophone.metrics.control import Control, shuffled_control
+from kinetophone.metrics.control import Control, Interval, bootstrap_interval, shuffled_control
+from kinetophone.metrics.desync import CHANCE_S, CROP_S
 from kinetophone.metrics.distance import Distance, distance
 from kinetophone.metrics.evaluate import ClipEvents
 from kinetophone.metrics.features import Extractor, text_features
@@ -28,11 +32,32 @@ DISTANCES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Desync:
+    """The mean size of the offset a network finds, see ``kinetophone.metrics.desync``.
+
+    Attributes:
+        value: Seconds.
+        interval: Its 95 % bootstrap interval over clips.
+        n: Number of clips.
+        short: How many of them are shorter than the network's 4.8 s.
+        chance: What a network that guesses evenly would score. Not that of shuffled pairs: the network would
+            have to run again for each of them.
+    """
+
+    value: float
+    interval: Interval
+    n: int
+    short: int
+    chance: float = CHANCE_S
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
-    """Distances by name, and agreement with captions by name, with that of shuffled captions beside it."""
+    """Distances by name; agreements by name, with that of shuffled pairs beside each; the offset."""
 
     distances: dict[str, Distance]
     semantics: dict[str, Control]
+    desync: Desync | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dictionaries, ready for JSON."""
@@ -58,12 +83,15 @@ def distances(
 def agreements(
     clips: Sequence[ClipEvents], captions: Mapping[str, str], extractor: Extractor, *, seed: int = 0
 ) -> dict[str, Control]:
-    """Agreement with the captions by every model that was used; none where there are no captions."""
+    """Agreement by every model that was used: of sound and picture, and of both with any captions."""
+    found: dict[str, Control] = {}
+    for name, folder in extractor.bindings().items():
+        found |= bound_agreements(clips, captions, name, folder, seed=seed)
     models = {
         "CLAP text-audio": ("clap_audio", extractor.clap),
         "CLIP text-frame": ("clip_frames", extractor.clip),
     }
-    found = {
+    found |= {
         name: agreement(clips, captions, kind, source, seed=seed)
         for name, (kind, source) in models.items()
         if source is not None and captions
@@ -114,13 +142,55 @@ def agreement(
     Raises:
         MediaError: No clip has a caption.
     """
+    known, texts = _captioned(clips, captions, kind)
+    embedded = [clip.features[kind] for clip in known]
+    return shuffled_control(_cosine, embedded, list(text_features(texts, source)), seed)
+
+
+def bound_agreements(
+    clips: Sequence[ClipEvents], captions: Mapping[str, str], name: str, folder: str, *, seed: int = 0
+) -> dict[str, Control]:
+    """Mean cosines by a model of one space: sound-picture, and with captions text-sound and text-picture.
+
+    Arguments as in ``agreement``; ``name`` is "imagebind" or "languagebind", ``folder`` where it is.
+    """
+    from kinetophone.metrics.binding import bound_texts
+
+    title = {"imagebind": "ImageBind", "languagebind": "LanguageBind"}[name]
+    heard = [clip.features[f"{name}_sound"] for clip in clips]
+    seen = [clip.features[f"{name}_frames"][0] for clip in clips]
+    found = {f"{title} sound-picture": shuffled_control(_cosine, heard, seen, seed)} if clips else {}
+    if captions:
+        known, texts = _captioned(clips, captions, f"{name}_sound")
+        embedded = list(bound_texts(texts, folder))
+        for kind, other in {"sound": "text-sound", "frames": "text-picture"}.items():
+            ours = [clip.features[f"{name}_{kind}"] for clip in known]
+            found[f"{title} {other}"] = shuffled_control(_cosine, ours, embedded, seed)
+    return found
+
+
+def mean_desync(clips: Sequence[ClipEvents], *, seed: int = 0) -> Desync | None:
+    """The mean size of the offsets over the crops of each clip, then over clips; None without any."""
+    sizes = [float(np.abs(clip.features["desync"]).mean()) for clip in clips if "desync" in clip.features]
+    if not sizes:
+        return None
+    short = sum(len(clip.flow) / clip.fps < CROP_S for clip in clips)
+    return Desync(float(np.mean(sizes)), bootstrap_interval(sizes, seed), len(sizes), short)
+
+
+def _cosine(of_clip: np.ndarray, other: np.ndarray) -> float:
+    """Mean cosine of embeddings (windows, D) with one (D,), all of length 1."""
+    return float((of_clip @ other).mean())
+
+
+def _captioned(
+    clips: Sequence[ClipEvents], captions: Mapping[str, str], kind: str
+) -> tuple[list[ClipEvents], list[str]]:
     by_stem = {Path(name).stem: text for name, text in captions.items()}
     known = [clip for clip in clips if Path(clip.name).stem in by_stem and len(clip.features[kind])]
     if not known:
         raise MediaError("no clip has a caption; the column file holds the clips' names")
-    texts = text_features([by_stem[Path(clip.name).stem] for clip in known], source)
-    embedded = [clip.features[kind] for clip in known]
-    return shuffled_control(lambda of_clip, text: float((of_clip @ text).mean()), embedded, list(texts), seed)
+    return known, [by_stem[Path(clip.name).stem] for clip in known]
 
 
 def _stacked(clips: Sequence[ClipEvents], kind: str) -> np.ndarray | None:

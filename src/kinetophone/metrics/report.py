@@ -1,7 +1,8 @@
 """A report to look at: one HTML file without links, scripts or fonts from elsewhere.
 
 A table of all measures, the clips that could not be scored, the best and the worst to play, and a strip for
-every clip: its frames, its waveform with onsets, the contact curve with contacts, and lines where they match.
+every clip: its frames, its waveform with onsets, the contact curve with contacts, lines where they match, and
+the flow with the peaks that AV-Align counts.
 Clips are read again one at a time as the file is written, so memory does not grow with their number.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from kinetophone.media.clip import Clip
 from kinetophone.media.write import replacing
 from kinetophone.metrics.sources import SOUND_SUFFIX, read
-from kinetophone.metrics.strip import EVENT, ONSET, strip_svg
+from kinetophone.metrics.strip import EVENT, ONSET, PEAK, strip_svg
 
 _RANKED_BY = "synchrony"
 _PLAYABLE = 3  # clips at either end of the ranking
@@ -42,7 +43,8 @@ video { width: 320px; max-height: 320px; background: #000 } svg { display: block
 
 _NOTE = f"""Every value stands beside that of shuffled pairs: one clip's sound with another's picture.
 Only what is above it is synchrony. In the strips: onsets heard <span style="color:{ONSET}">green</span>,
-contacts seen <span style="color:{EVENT}">red</span>, a line where the two match within one frame.
+contacts seen <span style="color:{EVENT}">red</span>, a grey line where the two match within one frame;
+below, the mean flow and its <span style="color:{PEAK}">peaks</span>, as AV-Align takes them.
 The best and the worst are ranked by {_RANKED_BY}, the correlation of the two curves."""
 
 
@@ -108,20 +110,10 @@ def _summary(report: Mapping[str, Any]) -> str:
         f"<th>{name}" for name in ("measure", "value", "interval", "shuffled", "above", "interval", "n")
     )
     lines = [f"<h2>Measures</h2><table><tr>{head}"]
-    for name, row in report["metrics"].items():
-        cells = (
-            row["value"],
-            row["interval"],
-            row["shuffled"],
-            row["above"],
-            row["above_interval"],
-            row["n"],
-        )
-        lines.append(_table_row(name, cells))
-    for name, row in report["detectors"].items():
-        lines.append(
-            _table_row(f"{name}, against truth", (row["value"], row["interval"], *[None] * 3, row["n"]))
-        )
+    against_truth = {f"{name}, against truth": row for name, row in report["detectors"].items()}
+    for name, row in {**report["metrics"], **against_truth}.items():
+        keys = ("value", "interval", "shuffled", "above", "above_interval", "n")
+        lines.append(_table_row(name, [row[key] for key in keys]))
     lag = report["lag"]
     if lag is not None:
         cells = (lag["value"], lag["interval"], None, None, None, lag["n"])
@@ -145,11 +137,17 @@ def _quality(quality: Mapping[str, Any] | None) -> str:
         warned = {name: row["warning"] for name, row in quality["distances"].items() if row["warning"]}
         lines += [f'<p class="note">{name}: {html.escape(text)}</p>' for name, text in warned.items()]
     if quality["semantics"]:
-        head = "".join(f"<th>{n}" for n in ("agreement", "value", "interval", "other captions", "n"))
-        lines.append(f"<h2>Agreement with the captions</h2><table><tr>{head}")
+        head = "".join(f"<th>{n}" for n in ("agreement", "value", "interval", "shuffled", "n"))
+        lines.append(f"<h2>Agreement</h2><table><tr>{head}")
         for name, row in quality["semantics"].items():
             lines.append(_table_row(name, [row[key] for key in ("value", "interval", "shuffled", "n")]))
         lines.append("</table>")
+    if quality.get("desync"):
+        off = quality["desync"]
+        lines.append(
+            f"<p>DeSync: {off['value']:.3f} s ({_cell(off['interval'])}), even guesses {off['chance']:.2f}; "
+            f"n {off['n']}, {off['short']} of them shorter than the network's window.</p>"
+        )
     return "".join(lines)
 
 
@@ -166,7 +164,10 @@ def _cell(value: Any) -> str:
 
 
 def _caption(row: Mapping[str, Any], captions: Mapping[str, str]) -> str:
-    lag = "no lag found" if row["lag_s"] is None else f"lag {1000 * row['lag_s']:+.0f} ms"
+    lag = "no lag found"
+    if row["lag_s"] is not None:
+        low, high = (1000 * row["lag_interval"][end] for end in ("low", "high"))
+        lag = f"lag {1000 * row['lag_s']:+.0f} ms ({low:+.0f} to {high:+.0f})"
     said = captions.get(row["name"], "")
     scores = f"synchrony {row['synchrony']:.2f}, contact F1 {row['contact_f1']:.2f}, {lag}"
     name = f"<b>{html.escape(row['name'])}</b>"
@@ -201,6 +202,7 @@ def _film(path: Path) -> tuple[bytes, str]:
 
 
 def _strip(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> str:
-    label = f"{row['name']}: frames, waveform with onsets, contact curve with contacts"
-    drawn = strip_svg(read(path), row["contact"], row["onsets_s"], row["contacts_s"], label)
+    label = f"{row['name']}: frames, waveform with onsets, contact curve with contacts, flow with its peaks"
+    curves = {"flow": row["flow"], "peaks_s": row["video_peaks_s"]}
+    drawn = strip_svg(read(path), row["contact"], row["onsets_s"], row["contacts_s"], label, **curves)
     return f"<figure>{_caption(row, captions)}{drawn}</figure>"

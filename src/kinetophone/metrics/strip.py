@@ -15,13 +15,21 @@ import numpy as np
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.alignment import match_events
 
-ONSET, EVENT, MATCH = "#1b7f3b", "#c2255c", "#8a8f98"  # colours of onsets heard, events seen, their matches
+# Colours of onsets heard, events seen, their matches, and peaks of the flow.
+ONSET, EVENT, MATCH, PEAK = "#1b7f3b", "#c2255c", "#8a8f98", "#7a5af0"
 
-_WIDTH, _THUMBS, _WAVE, _CURVE = 1000, 12, 60, 60  # of a strip, in CSS pixels; number of frames
+_WIDTH, _THUMBS, _WAVE, _CURVE, _FLOW = 1000, 12, 60, 60, 38  # of a strip, in CSS pixels; number of frames
 
 
 def strip_svg(
-    clip: Clip, curve: Sequence[float], onsets_s: Sequence[float], events_s: Sequence[float], label: str
+    clip: Clip,
+    curve: Sequence[float],
+    onsets_s: Sequence[float],
+    events_s: Sequence[float],
+    label: str,
+    *,
+    flow: Sequence[float] = (),
+    peaks_s: Sequence[float] = (),
 ) -> str:
     """Draw a clip.
 
@@ -31,6 +39,8 @@ def strip_svg(
         onsets_s: moments heard, in seconds.
         events_s: moments seen, in seconds; a line joins each to the onset it matches within one frame.
         label: what a screen reader says.
+        flow: the mean flow, drawn below where it is given.
+        peaks_s: its peaks as AV-Align takes them, in seconds.
 
     Returns:
         An ``<svg>`` element that is as wide as its container.
@@ -40,6 +50,7 @@ def strip_svg(
     thumb_height = max(8, min(2 * each, each * clip.video.shape[1] / clip.video.shape[2]))
     wave_top, curve_top = thumb_height + 6, thumb_height + 6 + _WAVE
     bottom = curve_top + _CURVE
+    end = bottom + (_FLOW if len(flow) else 0)
 
     def x(time_s: float) -> float:
         return round(_WIDTH * time_s / seconds, 1)
@@ -53,19 +64,22 @@ def strip_svg(
             f'preserveAspectRatio="xMidYMid slice" href="{jpeg_uri(frame, 2 * round(each))}"/>'
         )
     parts.append(f'<path d="{_envelope(clip.audio, wave_top, _WAVE)}" fill="#9db4d0"/>')
-    values = np.asarray(curve, np.float64)
-    top = float(values.max(initial=0.0)) or 1.0
-    heights = curve_top + _CURVE - 4 - (_CURVE - 8) * np.sqrt(np.maximum(values, 0.0) / top)
-    points = " ".join(f"{x(i / fps)},{y:.1f}" for i, y in enumerate(heights))
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
+    curve_heights = _heights(np.sqrt(curve), bottom - 4, _CURVE - 8)
+    flow_heights = _heights(np.asarray(flow, np.float64), end - 2, _FLOW - 10)
+    for heights in (curve_heights, flow_heights):
+        points = " ".join(f"{x(frame / fps)},{y:.1f}" for frame, y in enumerate(heights))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="#4a4f57" stroke-width="1.2"/>')
+    for peak_s in peaks_s:
+        height = flow_heights[round(peak_s * fps)]
+        parts.append(f'<circle cx="{x(peak_s)}" cy="{height:.1f}" r="2.4" fill="{PEAK}"/>')
     for onset, event in match_events(onsets_s, events_s, 1.0 / fps):
         parts.append(_line(x(onset), wave_top + _WAVE / 2, x(event), curve_top + _CURVE, MATCH, 4))
     parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, ONSET, 2) for t in onsets_s]
     parts += [_line(x(t), curve_top, x(t), bottom, EVENT, 2) for t in events_s]
     for second in range(int(seconds - 0.03 * seconds) + 1):  # one at the very end would be cut off
-        corner = f'x="{x(second) + 2}" y="{bottom + 11}"'
+        corner = f'x="{x(second) + 2}" y="{end + 11:.1f}"'
         parts.append(f'<text {corner} font-size="10" fill="#555c66">{second} s</text>')
-    opening = f'<svg viewBox="0 0 {_WIDTH} {bottom + 14:.0f}" role="img" aria-label="{html.escape(label)}">'
+    opening = f'<svg viewBox="0 0 {_WIDTH} {end + 14:.0f}" role="img" aria-label="{html.escape(label)}">'
     return f"{opening}{''.join(parts)}</svg>"
 
 
@@ -79,8 +93,12 @@ def jpeg_uri(image: np.ndarray, width: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}"
 
 
+def _heights(curve: np.ndarray, bottom: float, height: float) -> np.ndarray:
+    return bottom - height * curve / (float(curve.max(initial=0.0)) or 1.0)
+
+
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float) -> str:
-    look = f'stroke="{colour}" stroke-width="{width}" stroke-opacity="{0.35 if colour == MATCH else 1}"'
+    look = f'stroke="{colour}" stroke-width="{width}" stroke-opacity="{0.6 if colour == MATCH else 1}"'
     return f'<line x1="{x1}" y1="{y1:.1f}" x2="{x2}" y2="{y2:.1f}" {look}/>'
 
 

@@ -20,10 +20,12 @@ class Given:
     Args:
         latents: clean latents of the whole clip; what lies outside of ``keep`` is ignored.
         keep: bool, (L,) or (T,).
+        clean: False for a track that never enters clean, but always at the clock's noise level.
     """
 
     latents: Tensor
     keep: Tensor
+    clean: bool = True
 
     @classmethod
     def all_of(cls, latents: Tensor) -> Given:
@@ -33,7 +35,7 @@ class Given:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to sample: the modality then enters clean, at timestep 0."""
-        return bool(self.keep.all())
+        return self.clean and bool(self.keep.all())
 
     def hold(self, x: Tensor, noise: Tensor, alpha: float | Tensor) -> Tensor:
         """``x`` at noise level ᾱ with the kept part put in, noised to that level with its own ``noise``."""

@@ -25,6 +25,8 @@ class SamplingOptions(TypedDict, total=False):
             the other more closely.
         negative_prompt: What guidance leads away from.
         coupled: False samples each base by itself, without the connectors: for comparison.
+        replacement: True noises a given track to the clock's level in each step, as for a model that was
+            never trained with a clean one: for comparison.
     """
 
     steps: int
@@ -35,6 +37,7 @@ class SamplingOptions(TypedDict, total=False):
     guidance_sync: float | AV[float]
     negative_prompt: str
     coupled: bool
+    replacement: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Settings:
     sync: AV[float]
     negative_prompt: str
     coupled: bool
+    replacement: bool
 
     @classmethod
     def of(cls, spec: BundleSpec, options: SamplingOptions) -> Settings:
@@ -61,6 +65,7 @@ class Settings:
             sync=_of_each(values["guidance_sync"]),
             negative_prompt=values["negative_prompt"],
             coupled=bool(values.get("coupled", True)),
+            replacement=bool(values.get("replacement", False)),
         )
 
 

@@ -2,7 +2,8 @@
 
 The noise of each window is predicted as if it were a clip of its own; where windows overlap the predictions
 are averaged (arXiv 2302.08113), with weights that fade each window in and out, so that no frame is a seam.
-Both tracks are cut at the same moments, so what is seen and heard together stays together.
+Both tracks are cut at the same moments, so what is seen and heard together stays together. Or the windows are
+made one after the other, each from the second half of the one before (:func:`carried`).
 
 Shape legend: audio latents (B, C, L, M), video latents (B, C, T, H, W).
 """
@@ -13,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kinetophone.av import AV
+from kinetophone.sampling.given import Given
 from kinetophone.sampling.joint import Predict
 
 TIME_AXIS = AV(audio=2, video=2)
@@ -28,6 +31,11 @@ class Window:
 
     start: AV[int]
     length: AV[int]
+
+    @property
+    def end(self) -> AV[int]:
+        """The position behind its last one."""
+        return self.start.map(lambda start, length: start + length, self.length)
 
     def cut(self, latents: AV[Tensor]) -> AV[Tensor]:
         """The window's part of ``latents``."""
@@ -56,8 +64,23 @@ def plan_windows(frames: int, window: AV[int], latents_per_frame: Fraction) -> l
 
 def whole(windows: Sequence[Window]) -> AV[int]:
     """The length of both tracks that ``windows`` cover together."""
-    last = windows[-1]
-    return last.start.map(lambda start, length: start + length, last.length)
+    return windows[-1].end
+
+
+def window_seed(seed: int, number: int) -> int:
+    """Seed of the noise of a clip's window; of the first one it is the clip's own."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]) if number else seed
+
+
+def carried(latents: Tensor, by: int) -> Given:
+    """What the next window, ``by`` positions later, has of this one already: its beginning.
+
+    Args:
+        latents: clean latents of one modality in this window.
+        by: how far the next one starts behind this one's start.
+    """
+    held = torch.cat([latents[:, :, by:], torch.zeros_like(latents[:, :, :by])], dim=2)
+    return Given(held, torch.arange(latents.shape[2]) < latents.shape[2] - by)
 
 
 def windowed(windows: Sequence[Window], predicts: Sequence[Predict]) -> Predict:

@@ -242,7 +242,11 @@ def _problems(experiment: Experiment) -> list[str]:
         if row.train and not experiment.train:
             problems.append(f"'rows.{name}.train': the experiment names no recipe to change")
         options = as_options(options)
-        numbers = {k: v for k, v in options.items() if k not in ("negative_prompt", "coupled", *unknown)}
+        numbers = {
+            k: v
+            for k, v in options.items()
+            if k not in ("negative_prompt", "coupled", "replacement", *unknown)
+        }
         if numbers.get("gamma") == "auto":
             del numbers["gamma"]  # found when the cell is made
         try:

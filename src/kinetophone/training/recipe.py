@@ -57,6 +57,7 @@ STAGES = {
     "picture-classifier": StageInfo("classifiers", "PictureClassifier"),
     "sound-classifier": StageInfo("classifiers", "SoundClassifier"),
 }
+JOINT = ("connectors", "coupling")  # stages of pairs: on clips of one's own, and on any bases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,15 +241,15 @@ def _check(recipe: Recipe) -> list[str]:
 
         if unknown := [material for material in recipe.data.materials if material not in MATERIALS]:
             problems.append(f"'data.materials': {', '.join(unknown)} is none of {', '.join(MATERIALS)}")
-        if recipe.data.source != "hits" or recipe.stage not in ("connectors", "coupling"):
+        if recipe.data.source != "hits" or recipe.stage not in JOINT:
             problems.append(
                 "'data.materials' is for hits and the stages connectors and coupling; leave it out"
             )
-    if recipe.stage != "coupling":
+    if recipe.stage not in JOINT:
         if recipe.data.source not in DOMAINS:
             problems.append(f"'data.source' must be {' or '.join(DOMAINS)} for the stage {recipe.stage}")
         if recipe.bases != BasesConfig():
-            problems.append("'bases' are for the stage coupling; leave them out")
+            problems.append(f"'bases' are for the stages {' and '.join(JOINT)}; leave them out")
     if not STAGES[recipe.stage].divisible:
         divisible = ", ".join(name for name, info in STAGES.items() if info.divisible)
         for key, asked in (

@@ -1,0 +1,91 @@
+"""Long clips: peak memory and time against length, and whether sync holds to the end.
+
+    python benchmarks/long.py --json docs/results/long.json
+
+Each length is a fresh process of the command line, so its peak memory is its own. Sync is event F1 at one
+frame, and that of shuffled pairs, over the windows of 4 s that begin at a moment: a figure for each moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from kinetophone.data.hits import make_scene
+from kinetophone.media.clip import Clip
+from kinetophone.media.read import read_clip
+from kinetophone.metrics.evaluate import evaluate
+
+WINDOW_S = 4
+_ONE = """
+import resource, sys
+from kinetophone.cli import app
+try:
+    app(sys.argv[1:])
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def run(prompt: str, seconds: int, mode: str, seed: int, out: Path) -> dict[str, float]:
+    """Make one clip in a process of its own: seconds it took, and its peak memory in MiB."""
+    command = ["generate", prompt, "-o", str(out), "--seconds", str(seconds), "--seed", str(seed)]
+    command += ["--stream"] if mode == "stream" else []
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", _ONE, *command], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    peak = int(done.stdout.split()[-1]) / 1024
+    return {"wall_s": round(time.monotonic() - start, 1), "cpu_s": round(cpu, 1), "peak_mib": round(peak)}
+
+
+def part(clip: Clip, second: int) -> Clip:
+    """The window of ``clip`` that begins at ``second``."""
+    fps, rate = int(clip.fps), clip.sample_rate
+    frames, samples = (slice(second * n, (second + WINDOW_S) * n) for n in (fps, rate))
+    return replace(clip, video=clip.video[frames], audio=clip.audio[samples])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4, 16, 60], help="seconds")
+    parser.add_argument("--modes", nargs="+", default=["fused", "stream"], choices=["fused", "stream"])
+    parser.add_argument("--clips", type=int, default=4, help="of the longest length, for sync")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for mode in options.modes:
+            rows, longest = {}, max(options.lengths)
+            prompts = [make_scene("test", i)[1] for i in range(options.clips)]
+            for seconds in options.lengths:
+                rows[seconds] = run(prompts[0], seconds, mode, 0, Path(folder) / f"{mode}-{seconds}-0.mp4")
+                print(mode, f"{seconds} s:", rows[seconds], flush=True)
+            paths = [Path(folder) / f"{mode}-{longest}-{i}.mp4" for i in range(options.clips)]
+            for i in range(1, options.clips):
+                run(prompts[i], longest, mode, i, paths[i])
+            clips = [read_clip(path) for path in paths]
+            sync = []
+            for second in range(0, longest - WINDOW_S + 1, WINDOW_S):
+                report = evaluate([part(clip, second) for clip in clips], workers=1)
+                score = report.metrics.get("event_f1")
+                sync.append(
+                    {"from_s": second, "n": score.n, "event_f1": score.value, "shuffled": score.shuffled}
+                    if score
+                    else {"from_s": second, "n": 0}
+                )
+                print(mode, sync[-1], flush=True)
+            found[mode] = {"lengths": rows, "sync": sync}
+    if options.json:
+        options.json.write_text(json.dumps({"clips": options.clips, **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

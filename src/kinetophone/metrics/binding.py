@@ -1,0 +1,90 @@
+"""One space for sound, picture and text: ImageBind (Girdhar et al. 2023), LanguageBind (Zhu et al. 2024).
+
+Nothing of either ships, and neither package goes with the libraries used here, so the user names a folder
+made once where the package is at home:
+
+- ``model.pt``, TorchScript with the methods ``sound``, float32 (1, ``sound_samples``) at 16 kHz; ``frames``,
+  float32 (1, ``frame_count``, 3, ``side``, ``side``) in [0, 1]; and ``texts``, int64 (N, 77). Each returns
+  embeddings (., D), and ``sound_samples``, ``frame_count`` and ``side`` are whole numbers on the module.
+  The networks' own spectrogram and normalisation are in it;
+- the files of their tokenizer (that of CLIP), where captions are compared.
+
+A sound is taken in windows of ``sound_samples``, the last one ending with it, and the embeddings are
+averaged; a shorter one is repeated. Frames are evenly spaced over the clip.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kinetophone.metrics.features import script
+
+if TYPE_CHECKING:
+    from kinetophone.media.clip import Clip
+
+RATE, TOKENS = 16_000, 77
+
+
+def load(folder: str) -> Any:
+    """The network of a folder.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It lacks a method or a number.
+    """
+    model = script(str(Path(folder) / "model.pt"))
+    parts = ("sound", "frames", "texts", "sound_samples", "frame_count", "side")
+    missing = [part for part in parts if not hasattr(model, part)]
+    if missing:
+        raise ValueError(f"its model.pt lacks {', '.join(missing)}; see docs/measuring.md")
+    return model
+
+
+def bound_clip(clip: Clip, folder: str, name: str) -> dict[str, np.ndarray]:
+    """Embeddings ``<name>_sound`` and ``<name>_frames`` of a clip, (1, D) each, of length 1."""
+    import torch
+
+    from kinetophone.media.read import resample_sound, resize
+
+    model = load(folder)
+    sound = resample_sound(clip.audio, clip.sample_rate, RATE)
+    length = int(model.sound_samples)
+    sound = np.tile(sound, -(-length // len(sound)))[: max(length, len(sound))]
+    last = len(sound) - length
+    starts = sorted({*range(0, last + 1, length), last})
+    places = np.linspace(0, len(clip.video) - 1, int(model.frame_count)).round().astype(int)
+    size = (int(model.side), int(model.side))
+    seen = torch.from_numpy(np.stack([resize(clip.video[place], size) for place in places]))
+    with torch.no_grad():
+        windows = [torch.from_numpy(sound[start : start + length])[None] for start in starts]
+        heard = torch.cat([_unit(model.sound(window)) for window in windows]).mean(0, keepdim=True)
+        watched = model.frames(seen.permute(0, 3, 1, 2).div(255)[None])
+    return {f"{name}_sound": _unit(heard).numpy(), f"{name}_frames": _unit(watched).numpy()}
+
+
+def bound_texts(texts: list[str], folder: str) -> np.ndarray:
+    """Embeddings of texts, (N, D), of length 1."""
+    import torch
+
+    tokens = tokenizer(folder)(
+        texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+    )
+    with torch.no_grad():
+        return np.asarray(_unit(load(folder).texts(tokens["input_ids"])).numpy())
+
+
+@lru_cache(maxsize=2)
+def tokenizer(folder: str) -> Any:
+    """The tokenizer of a folder; an OSError where there is none."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _unit(found: Any) -> Any:
+    found = found.float()
+    return found / found.norm(dim=-1, keepdim=True).clamp(min=1e-12)
