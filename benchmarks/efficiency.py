@@ -124,6 +124,7 @@ def train_on(
     spent = clock.step_s * steps
     row = {
         "arm": arm,
+        "revision": checkpoints.describe(recipe, 1)["revision"],
         "target_s": target_s,
         "cpu_s": round(before["cpu_s"] + spent, 1),
         "steps": before["steps"] + steps,
@@ -238,9 +239,11 @@ def main() -> None:
         print(json.dumps(results(given.out)[-1]), flush=True)
     rows = results(given.out)
     if given.json:
-        command = "python " + " ".join(sys.argv)
-        revision = checkpoints.describe(load_recipe(RECIPE), 1)["revision"]
-        content = {"command": command, "revision": revision, "seed": SEED, "cells": rows}
+        moments = " ".join(f"{s:g}" for s in given.seconds)
+        command = (
+            f"python benchmarks/efficiency.py --seconds {moments} --clips {given.clips} --count {given.count}"
+        )
+        content = {"command": command, "seed": SEED, "cells": rows}
         given.json.write_text(json.dumps(content, indent=1) + "\n")
     if given.plot:
         plot(rows, given.out, given.plot)

@@ -1,7 +1,6 @@
 """Several processes learn what one does: DDP and FSDP2 over gloo on CPUs, by ``accelerate launch``."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,12 +11,20 @@ import pytest
 import torch
 import yaml
 
+import tiny
+from kinetophone.av import AV
+from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.data.encode import encode
+from kinetophone.data.prepare import Cut, prepare
+from kinetophone.data.sources import find_sources
 from kinetophone.errors import UserError
-from kinetophone.request import BUNDLES
 from kinetophone.training import checkpoints, run
 from kinetophone.training.loop import train
 from kinetophone.training.processes import Processes
 from toy_training import Toy, config
+from videos import write_video
+
+CUT = Cut(fps=8, seconds=1, size=32)
 
 TOY = Path(__file__).parents[1] / "toy_training.py"
 DDP, FSDP2 = ["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]
@@ -139,23 +146,41 @@ def test_what_deepspeed_cannot_do_is_said(tmp_path, changes, stage, message):
         train(Toy(), config(**changes), tmp_path, processes=Processes(zero_stage=stage))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_learn_the_coupling_that_one_does(tmp_path, kind):
-    """The shipped bases, every option that draws random numbers, ``kinetophone train`` itself."""
-    shutil.copytree(BUNDLES / "hits", tmp_path / "bundle")
+@pytest.fixture(scope="module")
+def coupling(tmp_path_factory):
+    """A recipe for tiny bases with every option that draws random numbers, and its state in one process."""
+    root = tmp_path_factory.mktemp("coupling")
+    (root / "videos").mkdir()
+    for number in range(4):
+        write_video(root / "videos" / f"{number}.mp4", seconds=2.25)
+    prepare(find_sources(root / "videos", caption="a bowl"), root / "clips", CUT, workers=1)
+    tiny.save_all(root / "tiny")
+    bases = {"audio": str(root / "tiny" / "audioldm"), "video": str(root / "tiny" / "animatediff")}
+    encode(
+        root / "clips",
+        root / "latents",
+        AV(audio=load_audio_base(bases["audio"]), video=load_video_base(bases["video"])),
+    )
     recipe = {
         "stage": "coupling",
-        "data": {"count": 8, "size": 32, "cache": str(tmp_path / "cache")},
-        "bundle": str(tmp_path / "bundle"),
-        "model": {"channel_mult": [1], "num_blocks": [1], "connector_channels": 32, "head_dim": 32},
+        "data": {"source": str(root / "latents")},
+        "bundle": str(root / "bundle"),
+        "bases": bases,
+        "model": {"channel_mult": [2], "num_blocks": [1], "connector_channels": 32, "head_dim": 16},
         "options": {
             "connector_dropout": 0.1, "aligned_share": 0.5, "noise_levels": "mixed", "one_clean": 0.3,
         },
         "loop": {"steps": 20, "batch_size": 4, "lr": 2e-4, "warmup": 2, "sample_every": 0, "threads": 1},
     }  # fmt: skip
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    run(path, tmp_path / "one")
-    launch(kind, "-m", "kinetophone", "train", path, "--out", tmp_path / "two")
-    same(last_state(tmp_path / "one"), last_state(tmp_path / "two"), 1e-5)
+    (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    run(root / "tiny.yaml", root / "one")
+    return root / "tiny.yaml", last_state(root / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_learn_the_coupling_that_one_does(tmp_path, coupling, kind):
+    """``kinetophone train`` itself; ``benchmarks/processes.py`` has the shipped bases."""
+    recipe, one = coupling
+    launch(kind, "-m", "kinetophone", "train", recipe, "--out", tmp_path)
+    same(one, last_state(tmp_path), 1e-5)
