@@ -167,7 +167,7 @@ def test_every_tab_in_a_browser(server: str, browser: Any, place: Path) -> None:
     assert film.evaluate("v => v.duration") == pytest.approx(4, abs=0.1)
     for name in ("clip.mp4", "clip.wav", "settings.json"):
         with page.expect_download() as download:
-            panel.locator(f'a[download="{name}"]').click()
+            panel.locator(f'a[download="{name}"]').last.click()
         download.value.save_as(place / name)
     assert json.loads((place / "settings.json").read_text())["prompt"] == "a drumstick hits a red drum fast"
     again = Visitor(browser, server)

@@ -126,7 +126,7 @@ def _task_tab(room: _Room, task: TaskName) -> None:
         api_description=f"{TITLES[task]}: a film, its files, the strip as HTML, and its scores.",
         **_COMPUTES,
     )
-    _cancelling(cancel, event, view)
+    _queueing(start, cancel, event, view)
     named = {name: part for name, part in inputs.items() if name != "upload"}
     load.upload(
         partial(_loaded, task, tuple(named)),
@@ -160,12 +160,12 @@ def _measure_tab(room: _Room) -> None:
         api_description="Measure a clip: the strip as HTML, and its scores.",
         **_COMPUTES,
     )
-    _cancelling(cancel, event, view)
+    _queueing(start, cancel, event, view)
 
 
 def _upload(kind: str | None) -> Any:
     if kind == "sound":
-        return gr.Audio(label="Sound", sources=["upload"], type="filepath")
+        return gr.Audio(label="Sound", sources=["upload"], type="filepath", buttons=[])
     label = "Clip" if kind == "clip" else "Video"
     return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
@@ -192,10 +192,11 @@ def _examples(room: _Room, task: TaskName, prompt: Any, upload: Any) -> None:
         gr.Examples(given, [upload, prompt], label="Examples")
 
 
-def _cancelling(button: Any, event: Any, view: Any) -> None:
-    button.click(
-        lambda: waiting_html("cancelled"), None, view, cancels=[event], queue=False, api_visibility="private"
-    )
+def _queueing(start: Any, cancel: Any, event: Any, view: Any) -> None:
+    """What is said at once, whoever else computes: that a job waits, that it was cancelled."""
+    at_once: dict[str, Any] = {"outputs": view, "queue": False, "api_visibility": "private"}
+    start.click(lambda: waiting_html("waiting"), **at_once)
+    cancel.click(lambda: waiting_html("cancelled"), cancels=[event], **at_once)
 
 
 def _loaded(task: TaskName, names: tuple[str, ...], file: str) -> list[Any]:
