@@ -53,7 +53,8 @@ _LABELS = {
     "guidance_video": "Picture guidance",
     "guidance_sync": "Cross guidance",
 }
-_COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
+# "minimal" shows the place in the queue.
+_COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
 _KEPT_S = 3600  # files of users are deleted after this
 CSS = ".view svg { width: 100%; min-width: 30rem } .view { overflow-x: auto }"
 
@@ -124,9 +125,10 @@ def _task_tab(room: _Room, task: TaskName) -> None:
         outputs=[film, files, view, scores],
         api_name=task,
         api_description=f"{TITLES[task]}: a film, its files, the strip as HTML, and its scores.",
+        show_progress_on=view,
         **_COMPUTES,
     )
-    _queueing(start, cancel, event, view)
+    _cancelling(cancel, event, view)
     named = {name: part for name, part in inputs.items() if name != "upload"}
     load.upload(
         partial(_loaded, task, tuple(named)),
@@ -160,7 +162,7 @@ def _measure_tab(room: _Room) -> None:
         api_description="Measure a clip: the strip as HTML, and its scores.",
         **_COMPUTES,
     )
-    _queueing(start, cancel, event, view)
+    _cancelling(cancel, event, view)
 
 
 def _upload(kind: str | None) -> Any:
@@ -192,11 +194,11 @@ def _examples(room: _Room, task: TaskName, prompt: Any, upload: Any) -> None:
         gr.Examples(given, [upload, prompt], label="Examples")
 
 
-def _queueing(start: Any, cancel: Any, event: Any, view: Any) -> None:
-    """What is said at once, whoever else computes: that a job waits, that it was cancelled."""
-    at_once: dict[str, Any] = {"outputs": view, "queue": False, "api_visibility": "private"}
-    start.click(lambda: waiting_html("waiting"), **at_once)
-    cancel.click(lambda: waiting_html("cancelled"), cancels=[event], **at_once)
+def _cancelling(button: Any, event: Any, view: Any) -> None:
+    # Said when it is so: sooner, the last of what was reported would overwrite it.
+    button.click(lambda: None, cancels=[event], queue=False, api_visibility="private").then(
+        lambda: waiting_html("cancelled"), None, view, queue=False, api_visibility="private"
+    )
 
 
 def _loaded(task: TaskName, names: tuple[str, ...], file: str) -> list[Any]:
