@@ -56,7 +56,7 @@ _LABELS = {
 # "minimal" shows the place in the queue.
 _COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
 _KEPT_S = 3600  # files of users are deleted after this
-CSS = ".view svg { width: 100%; min-width: 30rem } .view { overflow-x: auto }"
+CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto }"
 
 
 @dataclass(frozen=True, slots=True)
