@@ -20,7 +20,7 @@ clip: $(READY)
 
 # More threads than cores only fight over them: the tests run in two processes already.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet

@@ -12,7 +12,7 @@ from typing import Any
 from kinetophone.errors import UserError
 
 POLL_S = 0.5  # a job that says nothing lets its watcher look around this often
-ABANDONED_S = 10.0  # a watcher that has not come back for so long never will
+ABANDONED_S = 60.0  # a watcher that has not come back for so long never will
 
 
 class TimeLimitError(UserError):
@@ -76,7 +76,7 @@ class Jobs:
                     said.put(("started", None))
                     said.put(("done", work(report)))
             except _Cancelled:
-                pass
+                said.put(("failed", TimeLimitError("the job was stopped: nobody was watching it")))
             except Exception as error:
                 said.put(("failed", error))
 

@@ -53,9 +53,10 @@ _LABELS = {
     "guidance_video": "Picture guidance",
     "guidance_sync": "Cross guidance",
 }
-_COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
+# "minimal" shows the place in the queue.
+_COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
 _KEPT_S = 3600  # files of users are deleted after this
-CSS = ".view svg { width: 100%; min-width: 30rem } .view { overflow-x: auto }"
+CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto }"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ def _task_tab(room: _Room, task: TaskName) -> None:
         outputs=[film, files, view, scores],
         api_name=task,
         api_description=f"{TITLES[task]}: a film, its files, the strip as HTML, and its scores.",
+        show_progress_on=view,
         **_COMPUTES,
     )
     _cancelling(cancel, event, view)
@@ -165,7 +167,7 @@ def _measure_tab(room: _Room) -> None:
 
 def _upload(kind: str | None) -> Any:
     if kind == "sound":
-        return gr.Audio(label="Sound", sources=["upload"], type="filepath")
+        return gr.Audio(label="Sound", sources=["upload"], type="filepath", buttons=[])
     label = "Clip" if kind == "clip" else "Video"
     return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
@@ -193,8 +195,9 @@ def _examples(room: _Room, task: TaskName, prompt: Any, upload: Any) -> None:
 
 
 def _cancelling(button: Any, event: Any, view: Any) -> None:
-    button.click(
-        lambda: waiting_html("cancelled"), None, view, cancels=[event], queue=False, api_visibility="private"
+    # Said when it is so: sooner, the last of what was reported would overwrite it.
+    button.click(lambda: None, cancels=[event], queue=False, api_visibility="private").then(
+        lambda: waiting_html("cancelled"), None, view, queue=False, api_visibility="private"
     )
 
 

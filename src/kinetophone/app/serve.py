@@ -57,10 +57,15 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
 
         from kinetophone.app.examples import write_examples
         from kinetophone.app.page import CSS, build_page
+        from kinetophone.app.tasks import measure
+        from kinetophone.media.read import read_clip
 
         results = folder / "results"
         results.mkdir()
-        page = build_page(load(), limits, results, write_examples(folder / "examples"))
+        examples = write_examples(folder / "examples")
+        # The first measuring compiles for seconds: better now than for the first user.
+        measure(read_clip(examples["clip"][0][0]), "example")
+        page = build_page(load(), limits, results, examples)
         fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
         try:
             _, url, _ = page.launch(
