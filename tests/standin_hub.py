@@ -32,6 +32,8 @@ class Hub(BaseHTTPRequestHandler):
         parts = self.path.split("?")[0].strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             return self._describe("/".join(parts[2:4]), parts[5:], parts[4:5], body)
+        if not (self.root / "/".join(parts[:2])).is_dir():
+            return self._send(404, b"", {"X-Error-Code": "RepoNotFound"}, body)
         file = self.root / "/".join(parts[:2]) / "/".join(parts[4:])
         if not file.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)

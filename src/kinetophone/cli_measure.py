@@ -38,13 +38,14 @@ def evaluate(
             "imagebind, languagebind."
         ),
     ] = "",
-    i3d: Annotated[str | None, typer.Option(help="I3D network for fvd, a TorchScript file.")] = None,
-    vggish: Annotated[str | None, typer.Option(help="VGGish network for fad, a TorchScript file.")] = None,
+    i3d: Annotated[
+        str | None,
+        typer.Option(help="I3D network for fvd, TorchScript: a file, or owner/name/file.pt on the Hub."),
+    ] = None,
+    vggish: Annotated[str | None, typer.Option(help="VGGish network for fad, the same.")] = None,
     clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
-    synchformer: Annotated[
-        str | None, typer.Option(help="Synchformer for desync, a TorchScript file.")
-    ] = None,
+    synchformer: Annotated[str | None, typer.Option(help="Synchformer for desync, the same.")] = None,
     imagebind: Annotated[str | None, typer.Option(help="Folder of ImageBind as TorchScript.")] = None,
     languagebind: Annotated[str | None, typer.Option(help="Folder of LanguageBind as TorchScript.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,

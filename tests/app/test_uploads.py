@@ -12,7 +12,6 @@ import pytest
 from kinetophone.app.uploads import Limits, read_upload
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip
-from kinetophone.media.write import write_wav
 
 MakeClip = Callable[..., Clip]
 
@@ -75,5 +74,3 @@ def test_large_files_large_pictures_and_high_rates(tmp_path: Path) -> None:
     assert "has 200 frames; at most 180 can be used" in refused(fast, "video", Limits(longest_s=3))
     picture = read_upload(fast, "video", Limits())
     assert (picture.fps, len(picture.frames)) == (60, 120)
-    sound = write_wav(np.zeros(96_001, np.float32), 100_000, tmp_path / "odd.wav")
-    assert read_upload(sound, "sound", Limits()).sample_rate == 48_000

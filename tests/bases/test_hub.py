@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import kinetophone
 import standin_hub
 import tiny
 from kinetophone.bases import hub
@@ -29,6 +30,18 @@ except RequestError as error:
     print("RequestError:", error)
 """
 
+NETWORKS = """
+import sys
+import torch
+from kinetophone.errors import RequestError
+from kinetophone.metrics.features import script
+for name in sys.argv[1:]:
+    try:
+        print(script(name)(torch.ones(1)).item())
+    except RequestError as error:
+        print("RequestError:", error)
+"""
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
@@ -45,24 +58,33 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
     weights = pickled / "vocoder" / "model.safetensors"
     torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
     weights.unlink()
+    networks = root / "tiny" / "networks" / "sound"
+    networks.mkdir(parents=True)
+    torch.jit.trace(torch.nn.Softsign(), torch.ones(1)).save(networks / "vggish.pt")
     with standin_hub.serving(root) as hub:
         yield hub
 
 
 def load(endpoint: str, cache: Path, *arguments: str) -> str:
-    """What loading a base prints in a process that knows no other Hub."""
+    """What loading a base prints last."""
+    return printed(LOAD, endpoint, cache, *arguments)[-1]
+
+
+def printed(code: str, endpoint: str, cache: Path, *arguments: str) -> list[str]:
+    """What is printed in a process that knows no other Hub."""
     environment = {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(cache),
         "PATH": "/usr/bin:/bin",
         "HOME": str(cache),
+        "PYTHONPATH": str(Path(kinetophone.__file__).parents[1]),
     }
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, *arguments],
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return done.stdout.strip().splitlines()
 
 
 def test_a_pair_comes_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
@@ -91,6 +113,36 @@ def test_offline_without_a_copy_is_said_in_one_line(tmp_path) -> None:
     printed = load("http://127.0.0.1:9", tmp_path, "audio", "cvssp/audioldm-m-full")
     assert printed.startswith("RequestError: the Hub cannot be reached for 'cvssp/audioldm-m-full'")
     assert printed.endswith("connect, or give a folder that holds it")
+
+
+def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
+    endpoint, asked = served
+    name = "tiny/networks/sound/vggish.pt"
+    found, no_file, no_model = printed(
+        NETWORKS, endpoint, tmp_path, name, "tiny/networks/none.pt", "tiny/nothing/a.pt"
+    )
+    assert found == "0.5"
+    assert "sound/vggish.pt" in asked
+    gone = "RequestError: there is no file '{}' here, "
+    assert (
+        no_file == f"{gone.format('tiny/networks/none.pt')}nor a 'none.pt' in 'tiny/networks' on the Hub"
+    )
+    assert no_model.startswith(
+        f"{gone.format('tiny/nothing/a.pt')}and the Hub has no model 'tiny/nothing'"
+    )
+
+    found, away = printed(NETWORKS, "http://127.0.0.1:9", tmp_path, name, "of/someone/i3d.pt")
+    assert found == "0.5"
+    assert away.startswith("RequestError: the Hub cannot be reached for 'of/someone/i3d.pt', which was not")
+    assert away.endswith("connect, or give a file that is here")
+
+
+@pytest.mark.parametrize(
+    "name", ["i3d.pt", "./no/such/i3d.pt", "/no/such/i3d.pt", "~/no/i3d.pt", "a b/c/d.pt"]
+)
+def test_what_is_neither_a_file_nor_one_on_the_hub(name: str) -> None:
+    with pytest.raises(RequestError, match=r"there is no file '.*', nor is it one on the Hub like"):
+        hub.locate_file(name)
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "nothing", "/nowhere/at all", "../up"])

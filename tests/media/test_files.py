@@ -15,7 +15,7 @@ from PIL import Image
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip, ClipTime
 from kinetophone.media.read import read_clip, read_picture, read_sound
-from kinetophone.media.write import replacing, write_wav
+from kinetophone.media.write import mp4_writer, replacing, write_wav
 
 MakeClip = Callable[..., Clip]
 
@@ -114,14 +114,37 @@ def test_unknown_suffix(tmp_path: Path, make_struck_clip: MakeClip, name: str, f
         make_struck_clip([]).save(tmp_path / name)
 
 
-def test_odd_size_is_refused_not_rounded(tmp_path: Path, make_struck_clip: MakeClip) -> None:
-    with pytest.raises(MediaError, match=r"frames are 33x33; H.264 needs an even width and height"):
-        make_struck_clip([], size=33).save(tmp_path / "clip.mp4")
+def test_an_odd_size_gets_one_more_row_and_column(tmp_path: Path, make_struck_clip: MakeClip) -> None:
+    clip = make_struck_clip([1.0], size=33)
+    read = read_clip(clip.save(tmp_path / "clip.mp4"))
+    assert read.video.shape == (32, 34, 34, 3)
+    even = np.pad(clip.video, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
+    like = read_clip(Clip(even, clip.fps, clip.audio).save(tmp_path / "even.mp4"))
+    np.testing.assert_array_equal(read.video, like.video)
 
 
-def test_unusual_sample_rate_is_refused(tmp_path: Path, make_struck_clip: MakeClip) -> None:
-    with pytest.raises(MediaError, match="AAC has no sample rate 10000 Hz; resample to one of"):
-        make_struck_clip([], sample_rate=10_000).save(tmp_path / "clip.mp4")
+@pytest.mark.parametrize(("rate", "written"), [(10_000, 11_025), (192_000, 96_000)])
+def test_a_sample_rate_that_aac_lacks_becomes_the_next(
+    tmp_path: Path, make_struck_clip: MakeClip, rate: int, written: int
+) -> None:
+    clip = make_struck_clip([1.0], sample_rate=rate)
+    read = read_clip(clip.save(tmp_path / "clip.mp4"))
+    assert (read.sample_rate, len(read.audio)) == (written, 4 * written)
+    assert abs(int(np.argmax(np.abs(read.audio) > 0.05)) / written - 1.0) < 0.003
+    with (
+        pytest.raises(MediaError, match=f"AAC has no sample rate {rate} Hz; there are"),
+        mp4_writer(tmp_path / "parts.mp4") as add,
+    ):
+        add(clip)
+
+
+def test_a_wav_that_was_read_is_written_as_it_was(tmp_path: Path) -> None:
+    every = np.arange(-32_768, 32_768, dtype="<i2")
+    given = write_wav(every.astype(np.float32) / 32_768, 16_000, tmp_path / "a.wav").read_bytes()
+    assert given.endswith(every.tobytes())
+    assert (
+        write_wav(read_sound(tmp_path / "a.wav").waveform, 16_000, tmp_path / "b.wav").read_bytes() == given
+    )
 
 
 def test_gif_cannot_be_faster_than_browsers_play(tmp_path: Path, make_struck_clip: MakeClip) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from kinetophone.errors import MediaError
 from kinetophone.media.read import open_media, read_clip, read_picture, read_sound
-from kinetophone.media.write import AAC_SAMPLE_RATES
 
 _MOST_FPS = 60  # frames of the longest video are bounded by this
 
@@ -74,10 +73,7 @@ def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
                 options["fps"] = _MOST_FPS
             file.seek(0)
         if kind != "video" and file.streams.audio:
-            stream = file.streams.audio[0]
-            _check_length(path, file, stream, limits)
-            if stream.rate not in AAC_SAMPLE_RATES:
-                options["sample_rate"] = 48_000  # what comes back is an .mp4
+            _check_length(path, file, file.streams.audio[0], limits)
     return options
 
 

@@ -1,4 +1,4 @@
-"""Where a base's components come from: a folder, or a repository of the Hugging Face Hub.
+"""Where a base's components, or a single network, come from: a folder, or the Hugging Face Hub.
 
 Only the files that are needed are fetched, and pickled weights only when they are asked for by name.
 """
@@ -16,6 +16,8 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _PICKLES = (".bin", ".bin.index.json")
 _SMALL = (".json", ".txt", ".model")
 _TIMEOUT_S = 10.0
+_GATED = "'{}' is gated: accept its terms on the Hub, then log in with 'hf auth login'"
+_UNKNOWN = "the Hub has no model '{}' (or it is private: log in with 'hf auth login')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,46 @@ def locate(
     return _download(name, tuple(components), revision, allow_pickle)
 
 
+def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
+    """A file, or one of a Hub repository, named as "owner/name/folder/in/it/network.pt" and downloaded first.
+
+    Raises:
+        RequestError: if there is no such file here or there, or the Hub cannot be reached and it was not
+            downloaded before.
+    """
+    name = os.fspath(name_or_path)
+    if Path(name).is_file():
+        return Path(name)
+    owner, repository, file = (*name.split("/", 2), "", "")[:3]
+    if not (owner and repository and file) or name.startswith((".", "~")):
+        raise RequestError(
+            [f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"]
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    model = f"{owner}/{repository}"
+    try:
+        return Path(hf_hub_download(model, file, etag_timeout=_TIMEOUT_S))
+    except HFValidationError:
+        problem = f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"
+    except GatedRepoError:
+        problem = _GATED.format(model)
+    except RepositoryNotFoundError:
+        problem = f"there is no file '{name}' here, and {_UNKNOWN.format(model)}"
+    except LocalEntryNotFoundError as error:  # its cause, not itself, says why
+        problem = _unreachable(name, error.__cause__ or error, "a file that is here")
+    except EntryNotFoundError:
+        problem = f"there is no file '{name}' here, nor a '{file}' in '{model}' on the Hub"
+    raise RequestError([problem])
+
+
 def _download(name: str, components: tuple[str, ...], revision: str | None, allow_pickle: bool) -> Source:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -73,13 +115,9 @@ def _download(name: str, components: tuple[str, ...], revision: str | None, allo
     except HFValidationError:
         raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"]) from None
     except GatedRepoError:
-        raise RequestError(
-            [f"'{name}' is gated: accept its terms on the Hub, then log in with 'hf auth login'"]
-        ) from None
+        raise RequestError([_GATED.format(name)]) from None
     except RepositoryNotFoundError:
-        raise RequestError(
-            [f"the Hub has no model '{name}' (or it is private: log in with 'hf auth login')"]
-        ) from None
+        raise RequestError([_UNKNOWN.format(name)]) from None
     except RevisionNotFoundError:
         raise RequestError([f"'{name}' has no revision '{revision}' on the Hub"]) from None
     except Exception as error:  # offline: every layer below has exceptions of its own for it
@@ -100,12 +138,14 @@ def _cached(name: str, components: tuple[str, ...], revision: str | None, error:
         if isinstance(found, str):
             folder = Path(found.removesuffix(path))
             return Source(folder, name, folder.name)
+    raise RequestError([_unreachable(name, error, "a folder that holds it")])
+
+
+def _unreachable(name: str, error: BaseException, instead: str) -> str:
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise RequestError(
-        [
-            f"the Hub cannot be reached for '{name}', which was not downloaded before ({reason}): "
-            "connect, or give a folder that holds it"
-        ]
+    return (
+        f"the Hub cannot be reached for '{name}', which was not downloaded before ({reason}): "
+        f"connect, or give {instead}"
     )
 
 

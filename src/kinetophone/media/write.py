@@ -2,11 +2,13 @@
 
 What each format keeps:
 
-- ``.mp4``: H.264 (yuv420p, crf 16) at the exact frame rate, with as many frames as the clip; AAC with an
-  edit list that hides the encoder's priming, so that sound and picture start together. The track is
+- ``.mp4``: H.264 (yuv420p, crf 16) at the exact frame rate, with as many frames as the clip; an odd width or
+  height gets one more column or row, a copy of the last, since yuv420p halves both for its colours. AAC with
+  an edit list that hides the encoder's priming, so that sound and picture start together. The track is
   exactly as long as the clip's sound; ``kinetophone.media.read`` gives back that many samples, while players
   that ignore the edit list's end play up to one AAC frame (1024 samples) of silence more.
-- ``.wav``: 16-bit mono, exact.
+  Sound of a rate that AAC has no code for is brought to the next one.
+- ``.wav``: 16-bit, exact: what was read from such a file is written as it was.
 - ``.gif``: the picture, with frame times rounded to the hundredths of a second the format knows, without
   drift.
 - ``.png``: a contact sheet.
@@ -22,6 +24,7 @@ import os
 import secrets
 import wave
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +33,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinetophone.errors import MediaError
+from kinetophone.media.clip import fit_audio
+from kinetophone.media.read import resample_sound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,19 +98,18 @@ def write_mp4(
     """Write picture and sound as H.264 and AAC.
 
     Args:
-        clip: The clip. Height and width must be even, since yuv420p halves both for its colours.
+        clip: The clip.
         path: File to write.
         crf: H.264 quality, 0 (lossless) to 51; 16 is visually lossless.
         channels: Two channels, float32 (N, 2), written in place of the clip's single one: the sound that the
             clip's is the mean of. Cut or padded to the picture; more channels than two are not written.
 
     Raises:
-        MediaError: The size is odd, or AAC has no such sample rate.
         OSError: The file cannot be written.
     """
     stereo = None if channels is None or channels.shape[1] != 2 else _fitted(channels, clip)
     with mp4_writer(path, crf=crf, channels=1 if stereo is None else 2) as add:
-        add(clip, stereo)
+        add(*_at_aac_rate(clip, stereo))
     return Path(path)
 
 
@@ -127,7 +131,7 @@ def mp4_writer(
         channels (N, 2), or None for the clip's own.
 
     Raises:
-        MediaError: A part's size is odd, or AAC has no such sample rate.
+        MediaError: AAC has no such sample rate; parts cannot be resampled without a seam.
         OSError: The file cannot be written.
     """
     import av
@@ -137,7 +141,9 @@ def mp4_writer(
 
         def add(part: Clip, sound: np.ndarray | None = None) -> None:
             if not encoders:
-                _check_mp4(part)
+                if part.sample_rate not in AAC_SAMPLE_RATES:
+                    rates = sorted(AAC_SAMPLE_RATES)
+                    raise MediaError(f"AAC has no sample rate {part.sample_rate} Hz; there are {rates}")
                 # The edit list counts in units of the movie, by default milliseconds, and would round the
                 # track's length.
                 timescale = math.lcm(part.sample_rate, part.fps.numerator)
@@ -164,7 +170,8 @@ def write_wav(audio: np.ndarray, sample_rate: int, path: str | os.PathLike[str])
         file.setnchannels(1 if audio.ndim == 1 else audio.shape[1])
         file.setsampwidth(2)
         file.setframerate(sample_rate)
-        file.writeframes(np.round(audio * 32767.0).astype("<i2").tobytes())
+        # Readers divide by 32768; 1.0 itself has no code.
+        file.writeframes(np.minimum(np.round(audio * 32768.0), 32767.0).astype("<i2").tobytes())
     return Path(path)
 
 
@@ -205,17 +212,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         partial.unlink(missing_ok=True)
 
 
-def _check_mp4(clip: Clip) -> None:
-    height, width = clip.video.shape[1:3]
-    if height % 2 or width % 2:
-        raise MediaError(
-            f"the frames are {width}x{height}; H.264 needs an even width and height: "
-            "crop or pad them, or write a .gif"
-        )
-    if clip.sample_rate not in AAC_SAMPLE_RATES:
-        raise MediaError(
-            f"AAC has no sample rate {clip.sample_rate} Hz; resample to one of {sorted(AAC_SAMPLE_RATES)}"
-        )
+def _at_aac_rate(clip: Clip, channels: np.ndarray | None) -> tuple[Clip, np.ndarray | None]:
+    """Clip and channels (N, 2) at a sample rate that AAC has: their own, or else the next."""
+    if clip.sample_rate in AAC_SAMPLE_RATES:
+        return clip, channels
+    rate = min((r for r in AAC_SAMPLE_RATES if r > clip.sample_rate), default=max(AAC_SAMPLE_RATES))
+    samples = replace(clip.time, sample_rate=rate).samples
+
+    def resampled(track: np.ndarray) -> np.ndarray:
+        return np.clip(fit_audio(resample_sound(track, clip.sample_rate, rate), samples), -1.0, 1.0)
+
+    return (
+        replace(clip, audio=resampled(clip.audio), sample_rate=rate),
+        None if channels is None else np.stack([resampled(track) for track in channels.T], axis=1),
+    )
 
 
 class _Encoder:
@@ -226,7 +236,8 @@ class _Encoder:
 
         self.file = file
         self.video = file.add_stream("libx264", rate=like.fps, options={"crf": str(crf), "preset": "medium"})
-        self.video.height, self.video.width = like.video.shape[1:3]
+        height, width = like.video.shape[1:3]
+        self.video.height, self.video.width = height + height % 2, width + width % 2
         self.video.pix_fmt = "yuv420p"
         self.video.codec_context.time_base = 1 / like.fps
         # Untagged colours are guessed from the size, differently by each player.
@@ -264,7 +275,9 @@ class _Encoder:
 
         # Without accurate rounding every frame comes out a level darker.
         scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        height, width, _ = image.shape
+        even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", interpolation=int(scaling))
         frame.pts, frame.time_base = self.frames, self.video.codec_context.time_base
         self.frames += 1

@@ -36,7 +36,10 @@ def load(folder: str) -> Any:
         OSError: There is none.
         ValueError: It lacks a method or a number.
     """
-    model = script(str(Path(folder) / "model.pt"))
+    path = Path(folder) / "model.pt"
+    if not path.is_file():
+        raise OSError(f"there is no file '{path}'")
+    model = script(str(path))
     parts = ("sound", "frames", "texts", "sound_samples", "frame_count", "side")
     missing = [part for part in parts if not hasattr(model, part)]
     if missing:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,12 +36,13 @@ class Extractor:
     Attributes:
         hits: Folder of a bundle: ``hits_video`` (1, 256), ``hits_audio`` (1, 128), and the materials' logits
             ``hits_seen``, ``hits_heard`` (1, 5).
-        i3d: TorchScript file of the I3D network: ``fvd`` (1, D) of the first 16 frames, and ``fvd_whole``
-            (windows, D).
-        vggish: TorchScript file of the VGGish network: ``vggish`` (windows, 128).
+        i3d: TorchScript file of the I3D network, here or on the Hub: ``fvd`` (1, D) of the first 16
+            frames, and ``fvd_whole`` (windows, D).
+        vggish: The same of the VGGish network: ``vggish`` (windows, 128).
         clap: Folder or Hub id of a CLAP model: ``clap_audio`` (windows, D), normalised.
         clip: Folder or Hub id of a CLIP model: ``clip_frames`` (8, D), normalised.
-        synchformer: TorchScript file, see ``kinetophone.metrics.desync``: ``desync`` (crops, 1), seconds.
+        synchformer: The same of Synchformer, see ``kinetophone.metrics.desync``: ``desync`` (crops, 1), in
+            seconds.
         imagebind: Folder, see ``kinetophone.metrics.binding``: ``imagebind_sound`` and ``imagebind_frames``
             (1, D), normalised.
         languagebind: The same of LanguageBind.
@@ -256,12 +256,12 @@ def _judge(bundle: str) -> Any:
 
 @lru_cache(maxsize=5)
 def script(path: str) -> Any:
-    """A TorchScript network on the CPU; an OSError where there is no such file."""
+    """A TorchScript network on the CPU, from a file or the Hub, see ``locate_file``."""
     import torch
 
-    if not Path(path).is_file():
-        raise OSError(f"there is no file '{path}'; give the network as TorchScript")
-    return torch.jit.load(os.fspath(path), map_location="cpu").eval()
+    from kinetophone.bases.hub import locate_file
+
+    return torch.jit.load(os.fspath(locate_file(path)), map_location="cpu").eval()
 
 
 @lru_cache(maxsize=2)

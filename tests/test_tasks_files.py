@@ -1,0 +1,327 @@
+"""The commands on files as people have them: what comes out, and how they refuse what cannot be used."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from kinetophone import Kinetophone, cli_make
+from kinetophone.cli import app
+from kinetophone.data import hits
+from kinetophone.media.clip import Clip
+from kinetophone.media.read import read_clip, read_picture, read_sound
+from kinetophone.media.write import write_wav
+from videos import write_difficult, write_video
+
+SIZE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """What FFmpeg finds: frames (T, H, W, 3), sound (channels, N), and the N that the container states."""
+
+    fps: Fraction
+    frames: np.ndarray
+    rotation: int
+    sample_rate: int
+    sound: np.ndarray
+    samples: int
+
+
+def film(path: Path) -> Film:
+    with av.open(str(path)) as file:
+        assert [stream.type for stream in file.streams] == ["video", "audio"]
+        video, audio = file.streams.video[0], file.streams.audio[0]
+        assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
+        shown = list(file.decode(video))
+        file.seek(0)
+        heard = [frame.to_ndarray() for frame in file.decode(audio)]
+        assert video.average_rate is not None
+        assert audio.duration is not None
+        assert audio.time_base is not None
+        return Film(
+            fps=video.average_rate,
+            frames=np.stack([frame.to_ndarray(format="rgb24") for frame in shown]),
+            rotation=shown[0].rotation,
+            sample_rate=audio.rate,
+            sound=np.concatenate(heard, axis=1),
+            samples=round(audio.duration * audio.time_base * audio.rate),
+        )
+
+
+def assert_whole(found: Film, *, channels: int = 1) -> None:
+    """Sound exactly as long as the picture, of so many channels, finite, and nothing left to be turned."""
+    assert abs(found.samples - len(found.frames) / found.fps * found.sample_rate) <= Fraction(1, 2)
+    assert found.sound.shape[0] == channels
+    assert 0 <= found.sound.shape[1] - found.samples < 1024  # AAC's last frame
+    assert np.isfinite(found.sound).all()
+    assert found.rotation == 0
+
+
+def psnr_db(shown: np.ndarray, truth: np.ndarray) -> float:
+    error = np.mean((shown.astype(np.float64) - truth) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def kinetophone(*arguments: object) -> None:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_make, "load_pipeline", load_once)
+
+
+load_once = functools.cache(cli_make.load_pipeline)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    bases = tiny.save_all(folder / "bases")
+    pipe = Kinetophone.from_bases(
+        video=bases / "animatediff", audio=bases / "audioldm", device="cpu", frames=8, size=SIZE
+    )
+    pipe.save_pretrained(folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture
+def command(bundle: Path, loaded_once: None, tmp_path: Path) -> Callable[..., Path]:
+    """Runs a command, one step, and gives the file it wrote."""
+
+    def run(name: str, file: Path, *options: object, output: str = "out.mp4") -> Path:
+        written = tmp_path / output
+        one = ("--steps", 1, "--device", "cpu", "--bundle", bundle)
+        kinetophone(name, file, "a drumstick hits a metal bowl", "-o", written, *one, *options)
+        return written
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    write_difficult(folder)
+    write_video(folder / "rate_21p5.mp4", fps=Fraction(43, 2), seconds=1.0)
+    write_video(folder / "ntsc.mp4", fps=Fraction(24_000, 1001), seconds=1.0)
+    tone = np.sin(np.arange(30_000, dtype=np.float32) / 9)
+    write_wav(0.5 * tone, 8_000, folder / "mono_8k.wav")
+    write_wav(np.stack([0.5 * tone, -0.2 * tone], axis=1), 44_100, folder / "stereo_44k.wav")
+    write_wav(np.stack([0.5 * tone, 0.1 * tone], axis=1), 11_000, folder / "stereo_11k.wav")
+    write_wav(np.zeros(0, np.float32), 16_000, folder / "nothing.wav")
+    image = np.zeros((37, 51, 3), np.uint8)
+    image[:18] = (250, 40, 30)
+    PIL.Image.fromarray(image).save(folder / "first.png")
+    (folder / "text.png").write_text("no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "frames", "size"),
+    [
+        ("stereo_44k.mp4", 8, 10, (64, 64)),
+        ("odd_size.mp4", 8, 10, (54, 72)),
+        ("variable_rate.mp4", None, None, (64, 64)),
+        ("turned.mp4", 8, 10, (96, 64)),
+        ("no_sound.mp4", 8, 10, (64, 64)),
+        ("rate_21p5.mp4", 21.5, 22, (64, 64)),
+        ("ntsc.mp4", 24 / 1.001, 24, (64, 64)),
+    ],
+)
+def test_a_picture_keeps_its_frames_and_gets_sound(
+    command: Callable[..., Path], files: Path, name: str, fps: float, frames: int, size: tuple[int, int]
+) -> None:
+    given, found = read_picture(files / name), film(command("sound", files / name))
+    assert_whole(found)
+    assert found.sample_rate == 16_000
+    assert (found.fps, len(found.frames)) == (given.fps, len(given.frames))
+    if fps:
+        assert (float(found.fps), len(found.frames)) == (pytest.approx(fps, rel=1e-3), frames)
+    else:  # evenly spaced now, and as long as before
+        assert abs(len(found.frames) / found.fps - Fraction(5, 4)) < 1 / found.fps
+    assert found.frames.shape[1:3] == size
+    height, width = given.frames.shape[1:3]
+    assert psnr_db(found.frames[:, :height, :width], given.frames) > 25
+    # An odd side is filled up with what is next to it.
+    np.testing.assert_allclose(found.frames[:, -1].astype(int), found.frames[:, -2], atol=12)
+    corner = found.frames[0, size[0] // 8, size[1] * 7 // 8].astype(int)
+    assert (corner[0] > 200) == (name == "turned.mp4")  # the red edge, at the left before, is at the top
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels"),
+    [
+        ("stereo_44k.mp4", 44_100, 2),
+        ("stereo_44k.wav", 44_100, 2),
+        ("mono_8k.wav", 8_000, 1),
+        ("stereo_11k.wav", 11_025, 2),  # the next rate that AAC has
+        ("variable_rate.mp4", 16_000, 1),
+    ],
+)
+def test_a_sound_is_kept_and_gets_a_picture(
+    command: Callable[..., Path], files: Path, name: str, rate: int, channels: int
+) -> None:
+    given, found = read_sound(files / name), film(command("picture", files / name))
+    assert_whole(found, channels=channels)
+    assert (found.fps, found.sample_rate, found.frames.shape[1:]) == (8, rate, (SIZE, SIZE, 3))
+    late_s = len(found.frames) / found.fps - Fraction(len(given.waveform), given.sample_rate)
+    assert 0 <= late_s < 1 / found.fps
+    tracks = given.waveform[:, None] if given.channels is None else given.channels
+    for heard, track in zip(found.sound, tracks.T, strict=True):
+        if given.sample_rate == rate:
+            assert np.corrcoef(heard[: len(track)], track)[0, 1] > 0.98
+        assert np.std(heard[: found.samples - rate // 8]) == pytest.approx(np.std(track), rel=0.1)
+
+
+def test_a_sound_written_as_wav_is_the_sound(command: Callable[..., Path], files: Path) -> None:
+    with (
+        wave.open(str(files / "stereo_11k.wav")) as given,
+        wave.open(str(command("picture", files / "stereo_11k.wav", output="out.wav"))) as found,
+    ):
+        assert found.getparams()[:3] == given.getparams()[:3]
+        sound = given.readframes(given.getnframes())
+        assert found.readframes(given.getnframes()) == sound
+        assert not any(found.readframes(found.getnframes()))
+
+
+@pytest.mark.parametrize(
+    "name", ["stereo_44k.mp4", "odd_size.mp4", "variable_rate.mp4", "turned.mp4", "rate_21p5.mp4"]
+)
+def test_any_clip_is_continued_at_the_model_s_size_and_rates(
+    command: Callable[..., Path], files: Path, name: str
+) -> None:
+    found = film(command("extend", files / name, "--seconds", 2))
+    assert_whole(found)
+    assert (found.fps, found.sample_rate, found.frames.shape) == (8, 16_000, (16, SIZE, SIZE, 3))
+
+
+@pytest.mark.parametrize("name", ["first.png", "odd_size.mp4", "turned.mp4"])
+def test_any_image_or_film_begins_a_clip(command: Callable[..., Path], files: Path, name: str) -> None:
+    found = film(command("animate", files / name))
+    assert_whole(found)
+    assert (found.fps, found.sample_rate, found.frames.shape) == (8, 16_000, (8, SIZE, SIZE, 3))
+    shown = read_picture(files / name, size=(SIZE, SIZE)).frames[0]
+    assert psnr_db(found.frames[0], shown) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("sound", "mono_8k.wav", "has no video stream; give a file with a picture"),
+        ("sound", "empty.mp4", r"is empty \(0 bytes\)"),
+        ("sound", "text.mp4", "it is corrupt or not media"),
+        ("sound", "cut_off.mp4", "it is corrupt or not media"),
+        ("sound", "gone.mp4", "does not exist"),
+        ("sound", ".", "is a folder; name a media file"),
+        ("picture", "no_sound.mp4", "has no audio stream; give a file with sound"),
+        ("picture", "first.png", "has no audio stream; give a file with sound"),
+        ("picture", "nothing.wav", "has an audio stream without a sample"),
+        ("picture", "text.mp4", "it is corrupt or not media"),
+        ("extend", "no_sound.mp4", "has no audio stream; give a file with sound"),
+        ("extend", "mono_8k.wav", "has no video stream; give a file with a picture"),
+        ("extend", "cut_off.mp4", "it is corrupt or not media"),
+        ("animate", "text.png", "it is corrupt or not media"),
+        ("animate", "mono_8k.wav", "has no video stream; give a file with a picture"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line_before_a_model_is_loaded(
+    bundle: Path,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    file: str,
+    message: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "kinetophone.pipeline", None)
+    more = ["--seconds", "2"] if name == "extend" else []
+    options = ["-o", str(tmp_path / "out.mp4"), "--bundle", str(bundle), *more]
+    done = CliRunner().invoke(app, [name, str(files / file), "a drum", *options])
+    assert done.exit_code == 2, done.output
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert re.match(rf"error: '.*' .*{message}", lines[0]), lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first second of a clip that fits the tiny model."""
+    made = hits.make_clip("test", 0, size=SIZE)
+    clip = Clip(video=made.video[8:16], fps=Fraction(8), audio=made.audio[16_000:32_000], sample_rate=16_000)
+    return clip.save(tmp_path_factory.mktemp("begun") / "begun.mp4")
+
+
+def test_a_continuation_as_wav_keeps_every_sample(command: Callable[..., Path], begun: Path) -> None:
+    written = command("extend", begun, "--seconds", 2, output="out.wav")
+    with wave.open(str(written)) as file:
+        assert file.getparams()[:4] == (1, 2, 16_000, 32_000)
+        found = np.frombuffer(file.readframes(16_000), "<i2")
+    np.testing.assert_array_equal(found, np.round(read_clip(begun).audio * 32_768))
+
+
+def luma(frames: np.ndarray) -> np.ndarray:
+    """Brightness (BT.601): what H.264 keeps in full, where it halves the colours' size."""
+    return frames @ np.array([0.299, 0.587, 0.114])
+
+
+def test_a_continuation_as_mp4_loses_only_what_the_codecs_do(
+    command: Callable[..., Path], begun: Path
+) -> None:
+    given, found = read_clip(begun), film(command("extend", begun, "--seconds", 2))
+    kept = zip(luma(found.frames[:8]), luma(given.video), strict=True)
+    assert min(psnr_db(*pair) for pair in kept) >= 40
+    assert np.corrcoef(found.sound[0, :16_000], given.audio)[0, 1] > 0.99
+
+
+@pytest.mark.slow
+def test_real_clips_get_sound_and_get_a_picture(real_clips: Path, tmp_path: Path, loaded_once: None) -> None:
+    """By the bundle that ships, one step; prints what came out, for ``pytest -s``."""
+    out = tmp_path / "out.mp4"
+    options = ("a drumstick hits a drum", "-o", out, "--steps", 1, "--device", "cpu")
+    clips = sorted(real_clips.glob("*.mp4"))
+    assert len(clips) == 12
+    for path in clips:
+        shown, heard = read_picture(path), read_sound(path)
+        kinetophone("sound", path, *options)
+        dubbed = film(out)
+        assert_whole(dubbed)
+        assert (dubbed.fps, dubbed.sample_rate) == (shown.fps, 16_000)
+        assert dubbed.frames.shape[0] == shown.frames.shape[0]
+        height, width = shown.frames.shape[1:3]
+        assert dubbed.frames.shape[1:3] == (height + height % 2, width + width % 2)
+        loss_db = psnr_db(dubbed.frames[:, :height, :width], shown.frames)
+        assert loss_db > 35
+
+        kinetophone("picture", path, *options)
+        drawn = film(out)
+        channels = 1 if heard.channels is None else heard.channels.shape[1]
+        assert_whole(drawn, channels=channels)
+        assert (drawn.fps, drawn.sample_rate) == (8, heard.sample_rate)
+        assert drawn.frames.shape[1:] == (64, 64, 3)
+        late_s = len(drawn.frames) / drawn.fps - Fraction(len(heard.waveform), heard.sample_rate)
+        assert 0 <= late_s < Fraction(1, 8)
+        kept = drawn.sound[:, : len(heard.waveform)].mean(axis=0)
+        alike = np.corrcoef(kept, heard.waveform)[0, 1]
+        assert alike > 0.98
+        print(
+            f"| {path.stem} | {float(shown.fps):.4g} fps, {width}x{height}, {len(shown.frames)} frames, "
+            f"{len(heard.waveform)} samples, {heard.sample_rate} Hz x {channels} "
+            f"| {len(dubbed.frames)} frames, {dubbed.samples} samples, {loss_db:.1f} dB "
+            f"| {len(drawn.frames)} frames, {drawn.samples} samples, {alike:.4f} |"
+        )
