@@ -22,7 +22,7 @@ def app(
     longest: Annotated[float, typer.Option(help="Longest file, and longest clip made, in seconds.")] = 30,
     job_limit: Annotated[float, typer.Option(help="Longest time a job may compute, in seconds.")] = 300,
 ) -> None:
-    """Serve a page where all of this can be tried, and an HTTP interface. Needs kinetophone[app]."""
+    """Serve a page where all of this can be tried, and an HTTP interface; needs the extra "app"."""
     with user_errors():
         from kinetophone.app.serve import check_installed, serve
         from kinetophone.app.uploads import Limits
