@@ -124,12 +124,8 @@ def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_p
     assert found == "0.5"
     assert "sound/vggish.pt" in asked
     gone = "RequestError: there is no file '{}' here, "
-    assert (
-        no_file == f"{gone.format('tiny/networks/none.pt')}nor a 'none.pt' in 'tiny/networks' on the Hub"
-    )
-    assert no_model.startswith(
-        f"{gone.format('tiny/nothing/a.pt')}and the Hub has no model 'tiny/nothing'"
-    )
+    assert no_file == f"{gone.format('tiny/networks/none.pt')}nor a 'none.pt' in 'tiny/networks' on the Hub"
+    assert no_model.startswith(f"{gone.format('tiny/nothing/a.pt')}and the Hub has no model 'tiny/nothing'")
 
     found, away = printed(NETWORKS, "http://127.0.0.1:9", tmp_path, name, "of/someone/i3d.pt")
     assert found == "0.5"
