@@ -56,8 +56,7 @@ def train(cell: Cell, device: str | None = None) -> Path:
         with FileLock(run / "lock"):  # two grids at once may want the same coupling
             if (run / "trained").exists():
                 continue
-            moving = raw.get("options", {}).get("train_motion")
-            _link_bases(source, bundle, own_video=bool(moving))
+            _link_bases(source, bundle, raw.get("options", {}).get("train", "coupling"))
             if number and not (bundle / "coupling").exists():
                 start_from(cell.folder(0) / "bundle" / "coupling", raw, bundle)
             training.run(_write_recipe(cell, number, device), out=run)
@@ -65,12 +64,13 @@ def train(cell: Cell, device: str | None = None) -> Path:
     return cell.folder(len(cell.recipes) - 1) / "bundle"
 
 
-def _link_bases(source: Path, bundle: Path, *, own_video: bool) -> None:
-    """Give a cell's bundle the frozen bases; its own copy of the video base where that is trained, too."""
-    for name in ("audio", "video", "classifiers"):
+def _link_bases(source: Path, bundle: Path, trained: str) -> None:
+    """Give a cell's bundle the frozen bases; copies of those that the option ``train`` trains, too."""
+    copied = {"coupling": (), "motion": ("video",)}.get(trained, MODALITIES)
+    for name in (*MODALITIES, "classifiers"):
         if (bundle / name).exists() or not (source / name).is_dir():
             continue
-        if name == "video" and own_video:
+        if name in copied:
             shutil.copytree(source / name, bundle / name)
         else:
             (bundle / name).symlink_to(source / name, target_is_directory=True)
