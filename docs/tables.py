@@ -5,6 +5,9 @@ A table stands between two comments, the first of which names its results:
     <!-- figures docs/results/2026-11-23-second-bundle.json -->
     <!-- /figures -->
 
+A table of tasks names a results file of each task in a folder: ``<!-- tasks docs/results/NAME -->`` is for
+``NAME-sound.json``, ``NAME-picture.json`` and ``NAME-extend.json``.
+
 Run from the repository's root: .venv/bin/python docs/tables.py
 """
 
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("src/kinetophone/bundles/hits/README.md", "docs/results.md")
+DOCUMENTS = ("README.md", "src/kinetophone/bundles/hits/README.md", "docs/results.md", "docs/tasks.md")
 ROWS = {
     "event F1, sound to picture": "event_f1",
     "contact F1, by the detector for real clips": "contact_f1",
@@ -28,12 +31,38 @@ MATERIALS = {
     "material heard is the one asked for": "sound-text",
 }
 SETS = {"generated": "generated", "uncoupled": "coupling off", "true": "true clips"}
-_TABLE = re.compile(r"(<!-- figures (\S+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+# Of a task: what is made, from what, the group of measures in its results, and the measure at one frame.
+TASKS = {
+    "sound": ("a sound for the true picture: onsets against true strikes", "detectors", "audio_f1"),
+    "picture": ("a picture for the true sound: strikes seen against true strikes", "detectors", "video_f1"),
+    "extend": ("what follows 1.5 s of a true clip: its onsets against its strikes", "metrics", "event_f1"),
+}
+_TABLE = re.compile(r"(<!-- (figures|tasks) (\S+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
     """``text`` with every table made anew from the results it names."""
-    return _TABLE.sub(lambda found: f"{found[1]}{table(_read(found[2]))}{found[3]}", text)
+    return _TABLE.sub(lambda found: f"{found[1]}{_made(found[2], found[3])}{found[4]}", text)
+
+
+def _made(kind: str, source: str) -> str:
+    if kind == "figures":
+        return table(_read(source))
+    return tasks_table({task: _read(f"{source}-{task}.json") for task in TASKS})
+
+
+def tasks_table(results: dict[str, dict[str, Any]]) -> str:
+    """The table of ``kinetophone evaluate --generate --task --json`` files, by task, in Markdown."""
+    head = ["task", "event F1, one frame", "its chance", "within 50 ms", "its chance", "clips"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for task, (name, group, key) in TASKS.items():
+        rows = results[task]["generated"]["synchrony"][group]
+        near = rows.get(f"{key}_50ms")
+        cells = [_value(rows[key]), f"{rows[key]['shuffled']:.2f}"]
+        cells += [_value(near), f"{near['shuffled']:.2f}"] if near else ["", ""]
+        lines.append(_row([name, *cells, str(rows[key]["n"])]))
+    note = "8 fps; 95 % intervals over clips; chance is the truth, or the sound, of other clips (20 shuffles)."
+    return "\n".join([*lines, "", note, ""])
 
 
 def table(results: dict[str, Any]) -> str:
