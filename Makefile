@@ -31,8 +31,9 @@ wheel: $(READY)
 	$(BIN)/python -m build --no-isolation --outdir out/dist
 	$(PYTHON) -m venv out/wheel
 	out/wheel/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock out/dist/*.whl
-	cd out/wheel && bin/kinetophone generate "a drumstick hits a metal bowl" -o clip.mp4 --steps 2
-	test -s out/wheel/clip.mp4
+	place=$$(mktemp -d) && cd $$place && test -z "$$PYTHONPATH" \
+		&& $(CURDIR)/out/wheel/bin/kinetophone generate "a drumstick hits a metal bowl" -o clip.mp4 --steps 2 \
+		&& test -s clip.mp4 && rm -r $$place
 
 lint: $(READY)
 	$(BIN)/ruff check .

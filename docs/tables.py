@@ -61,7 +61,7 @@ def tasks_table(results: dict[str, dict[str, Any]]) -> str:
         cells = [_value(rows[key]), f"{rows[key]['shuffled']:.2f}"]
         cells += [_value(near), f"{near['shuffled']:.2f}"] if near else ["", ""]
         lines.append(_row([name, *cells, str(rows[key]["n"])]))
-    note = "8 fps; 95 % intervals over clips; chance is the truth, or the sound, of other clips (20 shuffles)."
+    note = "8 fps; 95 % intervals over clips; chance is the truth, or the sound, of other clips."
     return "\n".join([*lines, "", note, ""])
 
 
