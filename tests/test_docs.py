@@ -34,7 +34,7 @@ NOT_RUN = {
     r"i3d_torchscript|--clap MODEL": "needs networks that are not in the repository",
     r"accelerate launch": "needs several processes; tests/training/test_processes.py does it small",
     r"benchmarks/|kinetophone\.golden": "takes minutes: run by hand, figures in the lab book",
-    r"kinetophone (gamma|experiment|limits) ": "takes minutes to days; tests/study and tests/test_auto_gamma.py do it small",
+    r"kinetophone (gamma|experiment|limits) ": "takes minutes to days; tests/study does it small",
     r"--gamma auto": "needs a bundle that kinetophone gamma was run on",
     r"--generate \d+": "takes minutes: run by hand, figures in docs/results/",
     r"recipes/[\w-]+\.yaml": "trains for minutes, or stands for any recipe",
