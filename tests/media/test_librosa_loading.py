@@ -1,5 +1,6 @@
 """On a fresh installation, processes that import librosa together leave a cache that still works."""
 
+import os
 import subprocess
 import sys
 
@@ -16,13 +17,22 @@ print(len(librosa.onset.onset_detect(y=x, sr=22050)))
 def test_processes_that_start_together_can_all_use_librosa(tmp_path, monkeypatch):
     # An empty cache folder is what a fresh installation has.
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    folders = [tmp_path / name for name in "abc"]  # the app has a temporary folder of its own
+    for folder in folders:
+        folder.mkdir()
     started = [
-        subprocess.Popen([sys.executable, "-c", CODE], stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen(
+            [sys.executable, "-c", CODE],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+        for folder in folders
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0]
     assert outputs == ["1\n"] * 3
     later = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=240, check=False
     )
     assert later.returncode == 0

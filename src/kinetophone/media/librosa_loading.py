@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import getpass
+import importlib.util
+import os
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +24,7 @@ def load_librosa() -> ModuleType:
     """Import librosa, with what is compiled on import, one process at a time."""
     from filelock import FileLock
 
-    lock = Path(tempfile.gettempdir()) / f"kinetophone-librosa-{getpass.getuser()}.lock"
-    with FileLock(lock):
+    with FileLock(_lock()):
         import librosa
         from librosa.onset import onset_detect
 
@@ -32,3 +33,17 @@ def load_librosa() -> ModuleType:
         click[2048] = 1.0
         onset_detect(y=click, sr=22_050)
         return librosa
+
+
+def _lock() -> Path:
+    """A file that all processes of this installation agree on: beside the cache, where that can be written.
+
+    Temporary folders differ between processes: the app has one of its own.
+    """
+    spec = importlib.util.find_spec("librosa")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    if os.access(package, os.W_OK):
+        return package / ".kinetophone.lock"
+    return Path(tempfile.gettempdir()) / f"kinetophone-librosa-{getpass.getuser()}.lock"
