@@ -82,8 +82,9 @@ def test_only_a_whole_bundle_with_a_card_is_pushed_and_no_pickles(tmp_path: Path
 
 
 def test_the_card_is_one_for_the_hub_and_its_figures_are_the_results() -> None:
-    from docs_scripts import tables
     from huggingface_hub import ModelCard
+
+    import tables
 
     text = (BUNDLES / "hits" / "README.md").read_text(encoding="utf-8")
     card = ModelCard(text)

@@ -27,6 +27,9 @@ from kinetophone.errors import RequestError
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
 _CLIPS_AT_ONCE = 8
+# A vocoder makes hundreds of values of each of its inputs. It is convolutions alone, so that stretches of a long
+# sound, with what lies beside them, come out as in the whole.
+_MEL_FRAMES_AT_ONCE, _MEL_FRAMES_BESIDE = 800, 64
 
 
 @dataclass
@@ -122,5 +125,15 @@ class AudioLDM(Base):
                 f"latents of {latents.shape[2] * HOP * self.factor} samples cannot give {samples}"
             )
         mel = self.decode_mel(latents[:, :, :length])
-        waveform = torch.cat([self.vocoder(part) for part in mel.split(_CLIPS_AT_ONCE)])
+        waveform = torch.cat([self._vocoded(part) for part in mel.split(_CLIPS_AT_ONCE)])
         return waveform[:, :samples].clamp(-1, 1).cpu().numpy()
+
+    def _vocoded(self, mel: Tensor) -> Tensor:
+        """Waveforms (B, N) of log-mel (B, frames, 64), a stretch at a time."""
+        parts = []
+        for start in range(0, mel.shape[1], _MEL_FRAMES_AT_ONCE):
+            before = max(0, start - _MEL_FRAMES_BESIDE)
+            end = start + _MEL_FRAMES_AT_ONCE
+            sound = self.vocoder(mel[:, before : end + _MEL_FRAMES_BESIDE])
+            parts.append(sound[:, (start - before) * HOP :][:, : _MEL_FRAMES_AT_ONCE * HOP])
+        return torch.cat(parts, dim=1)
