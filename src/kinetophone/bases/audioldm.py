@@ -27,8 +27,8 @@ from kinetophone.errors import RequestError
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
 _CLIPS_AT_ONCE = 8
-# A vocoder makes hundreds of values of each of its inputs. It is convolutions alone, so that stretches of a long
-# sound, with what lies beside them, come out as in the whole.
+# A vocoder makes hundreds of values of each of its inputs. It is convolutions alone, so that stretches of a
+# long sound, with what lies beside them, come out as in the whole.
 _MEL_FRAMES_AT_ONCE, _MEL_FRAMES_BESIDE = 800, 64
 
 
