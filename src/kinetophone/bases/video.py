@@ -20,7 +20,7 @@ from kinetophone.bases.components import (
     tokenize,
 )
 
-_PIXELS_AT_ONCE = 64 * 64 * 64  # decoded together: 64 frames of 64 px, 4 of 256 px
+_PIXELS_AT_ONCE = 32 * 64 * 64  # decoded together: 32 frames of 64 px, 2 of 256 px
 
 
 @dataclass
