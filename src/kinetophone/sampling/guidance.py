@@ -12,8 +12,8 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.joint.model import JointModel
 from kinetophone.sampling.joint import Predict
 
-# Cross-modal guidance acts from this timestep on. Below it the other modality takes little off the error any more
-# (docs/results/maps), and a pass with the coupling off costs as much there as anywhere.
+# Cross-modal guidance acts from this timestep on. Below it the other modality takes little off the error any
+# more (docs/results/maps), and a pass with the coupling off costs as much there as anywhere.
 SYNC_FROM = 300
 
 
