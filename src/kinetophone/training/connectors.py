@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.errors import RequestError
-from kinetophone.sampling.ddim import add_noise
 from kinetophone.training.coupling import CouplingStage
-from kinetophone.training.diffusion import WHOLE, random_timesteps, standard_normal
+from kinetophone.training.diffusion import WHOLE, noised, random_timesteps, standard_normal
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import Recipe
 
@@ -68,17 +67,14 @@ class ConnectorStage:
         )
         levels: AV[Tensor] = clean.map(lambda x: random_timesteps(batch, generator)[part].to(x.device))
         noise: AV[Tensor] = clean.map(lambda x: standard_normal(x, batch, part, generator))
-        seen = clean.map(
-            lambda x, e, s, level: add_noise(x, e, s.alpha(level).to(x.device)),
-            noise, stage.schedules, levels,
-        )  # fmt: skip
-        errors: AV[Tensor] = self._squared(seen, levels, clean).map(
+        errors: AV[Tensor] = self._squared(noise, levels, clean).map(
             lambda error: (error[:, 0].mean() + error[:, 1:].mean()) / 2
         )
         return {"loss": errors.audio + errors.video, "from_audio": errors.audio, "from_video": errors.video}
 
-    def _squared(self, seen: AV[Tensor], levels: AV[Tensor], clean: AV[Tensor]) -> AV[Tensor]:
-        """Errors (B, D, time) in units of the variance; those from audio are of what is seen."""
+    def _squared(self, noise: AV[Tensor], levels: AV[Tensor], clean: AV[Tensor]) -> AV[Tensor]:
+        """Errors (B, D, time) in units of the variance; those from audio are of the picture."""
+        seen: AV[Tensor] = clean.map(lambda x, *at: noised(x, *at)[0], self.whole.schedules, levels, noise)
         features = self.whole.model.features(seen, levels, None)
         return features.map(_squared_error, self.heads, clean.swap().map(_targets), self.spread)
 
@@ -93,10 +89,7 @@ class ConnectorStage:
         left = {}
         for t in SHOWN_LEVELS:
             levels = clean.map(lambda x, t=t: torch.full((len(x),), t, device=x.device))
-            seen = clean.map(
-                lambda x, e, s, t=t: add_noise(x, e, s.alpha(torch.tensor(t))), noise, stage.schedules
-            )
-            errors = self._squared(seen, levels, clean)
+            errors = self._squared(noise, levels, clean)
             for name in MODALITIES:
                 left[f"from_{name}_at_{t}"] = float(getattr(errors, name)[:, 0].mean())
         return left
