@@ -3,8 +3,8 @@
     python benchmarks/efficiency.py --seconds 200 400 600 --json efficiency.json --plot efficiency.png
 
 The arms differ in what learns (``options.train`` of the coupling's recipe): a fresh coupling on the trained
-bases, a fresh coupling and the trained bases, or everything from random weights. Data, batch, learning rate
-and the coupling's architecture are the same. The budget is CPU time of the training steps, in one thread: on
+bases, a fresh coupling and the trained bases, or everything from random weights. Data, batch, loss
+and the coupling's architecture are the same; the learning rate is lower where trained bases learn on. The budget is CPU time of the training steps, in one thread: on
 a machine that others use too, it stands for wall-clock time on a core of one's own. The arms take turns.
 
 A cell is an arm's training up to one of ``--seconds``, and the evaluation after it: ``--clips`` val prompts,
@@ -42,21 +42,27 @@ ARMS = {
     "all": "everything, bases trained before",
     "scratch": "everything, from random weights",
 }
-RECIPE = Path(__file__).parents[1] / "recipes" / "hits-coupling.yaml"
+RATES = {"coupling": 1e-3, "all": 3e-4, "scratch": 1e-3}  # trained networks unlearn at the rate of new ones
+RECIPES = Path(__file__).parents[1] / "recipes"
 CALIBRATION = 10  # steps of which the first cell takes the time of a step
 SEED = 1000  # of the samples
 
 
 def recipe_of(arm: str, bundle: Path, cache: Path, count: int) -> Recipe:
-    """The shipped recipe of the coupling with another ``train`` and a constant learning rate."""
-    recipe = load_recipe(RECIPE)
+    """The shipped coupling's recipe from the start, with another ``train`` and a constant learning rate.
+
+    Losses are weighed by the trained bases' error at each level in all arms.
+    """
+    recipe = load_recipe(RECIPES / "hits-coupling-3.yaml")
     loop = dataclasses.replace(
-        recipe.loop, steps=10**6, schedule="constant", warmup=50, precision="bfloat16", threads=1,
-        sample_every=0, checkpoint_every=10**6, log_every=10, keep=1,
+        recipe.loop, steps=10**6, schedule="constant", lr=RATES[arm], warmup=50, sample_every=0,
+        checkpoint_every=10**6, log_every=10, keep=1,
     )  # fmt: skip
     return dataclasses.replace(
         recipe,
         loop=loop,
+        continued=False,
+        model=load_recipe(RECIPES / "hits-coupling.yaml").model,
         bundle=str(bundle),
         data=dataclasses.replace(recipe.data, cache=str(cache), count=count),
         options=dataclasses.replace(recipe.options, train=arm),
@@ -128,6 +134,7 @@ def train_on(
         "target_s": target_s,
         "cpu_s": round(before["cpu_s"] + spent, 1),
         "steps": before["steps"] + steps,
+        "lr": recipe.loop.lr,
         "step_s": round(clock.step_s, 4),
         "trained": sum(p.numel() for p in stage.model.parameters() if p.requires_grad),
         "parameters": sum(p.numel() for p in stage.model.parameters()),

@@ -76,8 +76,6 @@ class CouplingStage:
         )
         trains = recipe.options.train
         for base in (self.bases.audio, self.bases.video):
-            if trains == "scratch":
-                base.unet = type(base.unet).from_config(base.unet.config).to(self.device)
             base.unet.requires_grad_(trains in ("all", "scratch"))
             plain_attention(base.unet)
             # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out to motion
@@ -100,6 +98,8 @@ class CouplingStage:
         elif trains != "coupling":
             self.trained |= {"audio": unets.audio, "video": unets.video}
         self.errors = self._base_errors() if recipe.options.relative else None
+        if trains == "scratch":  # after the errors: the loss is weighed by those of the trained bases
+            unets.map(_randomise)
         if recipe.loop.gradient_checkpointing:
             save_memory([unets.audio, unets.video, self.coupling])
 
@@ -293,6 +293,11 @@ class CouplingStage:
                 if getattr(self.recipe.bases, name) and name not in self.trained
             },
         ).write(self.bundle)  # fmt: skip
+
+
+def _randomise(unet: nn.Module) -> None:
+    """Weights as those of a new network."""
+    unet.load_state_dict(type(unet).from_config(unet.config).state_dict())  # type: ignore[attr-defined]
 
 
 def _where(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:
