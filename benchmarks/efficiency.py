@@ -3,9 +3,10 @@
     python benchmarks/efficiency.py --seconds 200 400 600 --json efficiency.json --plot efficiency.png
 
 The arms differ in what learns (``options.train`` of the coupling's recipe): a fresh coupling on the trained
-bases, a fresh coupling and the trained bases, or everything from random weights. Data, batch, loss
-and the coupling's architecture are the same; the learning rate is lower where trained bases learn on. The budget is CPU time of the training steps, in one thread: on
-a machine that others use too, it stands for wall-clock time on a core of one's own. The arms take turns.
+bases, a fresh coupling and the trained bases, or everything from random weights. Data, batch, loss and the
+coupling's architecture are the same; the learning rate is lower where trained bases learn on. The budget is
+CPU time of the training steps, in one thread: on a machine that others use too, it stands for wall-clock time
+on a core of one's own. The arms take turns.
 
 A cell is an arm's training up to one of ``--seconds``, and the evaluation after it: ``--clips`` val prompts,
 sampled as the bundle says. Cells that are in ``--out`` already are kept; ``--cells`` ends after so many new
