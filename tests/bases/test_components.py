@@ -7,7 +7,13 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 from torch import nn
 
-from kinetophone.bases.components import decode_latents, encode_latents, load_component, save_component
+from kinetophone.bases.components import (
+    decode_latents,
+    encode_latents,
+    in_stretches,
+    load_component,
+    save_component,
+)
 
 
 @pytest.fixture
@@ -63,3 +69,20 @@ def test_saving_leaves_a_network_in_place(vae, tmp_path):
     before = vae.decoder.conv_out.bias.detach().clone()
     save_component(vae, tmp_path / "vae", torch.float32)
     torch.testing.assert_close(vae.decoder.conv_out.bias.detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("length", [7, 12, 13, 50])
+@pytest.mark.parametrize(("rate", "step"), [(1, 1), (3, 1), (1, 2)])
+def test_what_sees_little_is_the_same_in_stretches(length, rate, step):
+    seen = []
+
+    def compute(x):  # sees one position on either side
+        seen.append(x.shape[1])
+        around = nn.functional.pad(x, (0, 0, 1, 1))
+        y = around[:, :-2] + 2 * x + 4 * around[:, 2:]
+        return y[:, : y.shape[1] // step * step : step].repeat_interleave(rate, dim=1)
+
+    x = torch.randn(2, length, 3)
+    torch.testing.assert_close(in_stretches(compute, x, 12, 4, step), compute(x))
+    assert len(seen) == 1 + -(-length // 12)
+    assert max(seen[:-1]) <= 12 + 2 * 4

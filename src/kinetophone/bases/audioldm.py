@@ -19,6 +19,7 @@ from kinetophone.bases.components import (
     decode_latents,
     encode_latents,
     execution_device,
+    in_stretches,
     load_components,
     tokenize,
 )
@@ -27,9 +28,11 @@ from kinetophone.errors import RequestError
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
 _CLIPS_AT_ONCE = 8
-# A vocoder makes hundreds of values of each of its inputs. It is convolutions alone, so that stretches of a
-# long sound, with what lies beside them, come out as in the whole.
-_MEL_FRAMES_AT_ONCE, _MEL_FRAMES_BESIDE = 800, 64
+# Mel frames of a long sound that are decoded together, and those that a stretch sees on either side. The
+# autoencoder's norms take in the whole stretch, so it gets no less than the ten seconds that AudioLDM is trained
+# on; the vocoder is convolutions alone and makes hundreds of values of each of its inputs.
+_AUTOENCODER_AT_ONCE, _AUTOENCODER_BESIDE = 1024, 128
+_VOCODER_AT_ONCE, _VOCODER_BESIDE = 400, 64
 
 
 @dataclass
@@ -103,7 +106,11 @@ class AudioLDM(Base):
     @torch.no_grad()
     def encode_mel(self, mel: Tensor) -> Tensor:
         """Latents of log-mel (B, frames, 64); zero positions are appended up to the U-Net's multiple."""
-        z = encode_latents(self.vae, mel[:, None].to(execution_device(self.vae)))
+        device = execution_device(self.vae)
+        z = in_stretches(
+            lambda part: encode_latents(self.vae, part[:, None].to(device)).transpose(1, 2),
+            mel, _AUTOENCODER_AT_ONCE, _AUTOENCODER_BESIDE, self.factor,
+        ).transpose(1, 2)  # fmt: skip
         length = self.latent_shape(mel.shape[1] * HOP)[1]
         return F.pad(z, (0, 0, 0, length - z.shape[2]))
 
@@ -114,7 +121,10 @@ class AudioLDM(Base):
     @torch.no_grad()
     def decode_mel(self, latents: Tensor) -> Tensor:
         """Log-mel (B, frames, 64) of latents."""
-        return decode_latents(self.vae, latents, _CLIPS_AT_ONCE)[:, 0]
+        return in_stretches(
+            lambda part: decode_latents(self.vae, part.transpose(1, 2), _CLIPS_AT_ONCE)[:, 0],
+            latents.transpose(1, 2), _AUTOENCODER_AT_ONCE // self.factor, _AUTOENCODER_BESIDE // self.factor,
+        )  # fmt: skip
 
     @torch.no_grad()
     def decode(self, latents: Tensor, samples: int) -> np.ndarray:
@@ -125,15 +135,10 @@ class AudioLDM(Base):
                 f"latents of {latents.shape[2] * HOP * self.factor} samples cannot give {samples}"
             )
         mel = self.decode_mel(latents[:, :, :length])
-        waveform = torch.cat([self._vocoded(part) for part in mel.split(_CLIPS_AT_ONCE)])
+        waveform = torch.cat([self.vocoded(part) for part in mel.split(_CLIPS_AT_ONCE)])
         return waveform[:, :samples].clamp(-1, 1).cpu().numpy()
 
-    def _vocoded(self, mel: Tensor) -> Tensor:
-        """Waveforms (B, N) of log-mel (B, frames, 64), a stretch at a time."""
-        parts = []
-        for start in range(0, mel.shape[1], _MEL_FRAMES_AT_ONCE):
-            before = max(0, start - _MEL_FRAMES_BESIDE)
-            end = start + _MEL_FRAMES_AT_ONCE
-            sound = self.vocoder(mel[:, before : end + _MEL_FRAMES_BESIDE])
-            parts.append(sound[:, (start - before) * HOP :][:, : _MEL_FRAMES_AT_ONCE * HOP])
-        return torch.cat(parts, dim=1)
+    @torch.no_grad()
+    def vocoded(self, mel: Tensor) -> Tensor:
+        """Waveforms (B, frames * 160) of log-mel (B, frames, 64)."""
+        return in_stretches(self.vocoder, mel, _VOCODER_AT_ONCE, _VOCODER_BESIDE)

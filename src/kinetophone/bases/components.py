@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,45 @@ def encode_latents(vae: Any, x: Tensor) -> Tensor:
 def decode_latents(vae: Any, z: Tensor, batch: int = 64) -> Tensor:
     """Undo :func:`encode_latents`, ``batch`` items at a time, in float32."""
     return torch.cat([vae.decode(part.float() / vae.config.scaling_factor).sample for part in z.split(batch)])
+
+
+def in_stretches(
+    compute: Callable[[Tensor], Tensor], x: Tensor, at_once: int, beside: int, step: int = 1
+) -> Tensor:
+    """``compute(x)``, stretch by stretch along axis 1, time: what it needs does not grow with the length.
+
+    A stretch is computed with what lies ``beside`` it; where two meet they fade into each other, and the
+    outer half of what lay beside is not used. So a network that sees no further than that half gives what it
+    gives of the whole, and one that sees more (norms over its whole input, attention) leaves no edge.
+
+    Args:
+        compute: makes (B, n // step · r, …) of (B, n, …), with a whole number r.
+        x: (B, N, …).
+        at_once: the longest stretch, at least 2 · ``beside``. If N is no more, ``x`` is computed as a whole.
+        beside: on either side; like ``at_once`` a multiple of ``step``.
+        step: positions of ``x`` that become r of the result.
+    """
+    total, count = x.shape[1] // step, -(-x.shape[1] // at_once)
+    if count == 1:
+        return compute(x)
+    parts: Tensor | None = None
+    borders = [total * k // count * step for k in range(count)] + [x.shape[1]]
+    for start, end in pairwise(borders):
+        first, last = max(0, start - beside), min(x.shape[1], end + beside)
+        made = compute(x[:, first:last])
+        rate = made.shape[1] // ((last - first) // step)
+        if parts is None:
+            parts = made.new_zeros(len(made), total * rate, *made.shape[2:])
+        at = first + (torch.arange(made.shape[1], device=made.device) + 0.5) * (step / rate)
+        weight = torch.ones_like(at)
+        if first > 0:
+            weight = weight.minimum((at - start) / beside + 0.5)
+        if last < x.shape[1]:
+            weight = weight.minimum((end - at) / beside + 0.5)
+        weight = weight.clamp(min=0).view(-1, *[1] * (made.dim() - 2))
+        parts[:, first // step * rate :][:, : made.shape[1]] += weight * made
+    assert parts is not None
+    return parts
 
 
 def execution_device(network: nn.Module) -> torch.device:

@@ -75,16 +75,25 @@ class VideoBase(Base):
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Latents of uint8 frames (B, T, H, W, 3)."""
-        b, t = frames.shape[:2]
-        x = frames.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        z = encode_latents(self.vae, x.to(execution_device(self.vae)))
-        return z.unflatten(0, (b, t)).transpose(1, 2)
+        b, t, height, width, _ = frames.shape
+        device = execution_device(self.vae)
+        parts = [
+            encode_latents(self.vae, part.to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1))
+            for part in frames.flatten(0, 1).split(_at_once(height * width))
+        ]
+        return torch.cat(parts).unflatten(0, (b, t)).transpose(1, 2)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Frames, uint8 (B, T, H, W, 3), of latents (B, C, T, h, w)."""
         b, _, t, h, w = latents.shape
-        batch = max(1, _PIXELS_AT_ONCE // (h * w * self.factor**2))
-        x = decode_latents(self.vae, latents.transpose(1, 2).flatten(0, 1), batch)
-        frames = x.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
-        return frames.unflatten(0, (b, t)).cpu().numpy()
+        parts = [
+            decode_latents(self.vae, part).clamp(-1, 1).add(1).mul(127.5).round().byte().cpu()
+            for part in latents.transpose(1, 2).flatten(0, 1).split(_at_once(h * w * self.factor**2))
+        ]
+        return torch.cat(parts).permute(0, 2, 3, 1).unflatten(0, (b, t)).numpy()
+
+
+def _at_once(pixels: int) -> int:
+    """How many frames of ``pixels`` pixels go through the autoencoder together."""
+    return max(1, _PIXELS_AT_ONCE // pixels)
