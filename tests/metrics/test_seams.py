@@ -44,3 +44,14 @@ def test_a_step_is_measured_in_decibels_of_those_beside_it():
     louder = replace(still, audio=np.concatenate([still.audio[:8_000], 10 * still.audio[8_000:]]))
     assert abs(level_step(louder, 0.5) - 20) < 1
     assert picture_jump(still, 0.5) == 0
+
+
+def test_no_step_is_heard_between_a_room_and_a_silence():
+    rng = np.random.default_rng(0)
+    audio = (1e-4 * rng.standard_normal(16_000)).astype(np.float32)
+    audio[8_000:] = 0
+    audio[2_000:4_000] += 0.2 * rng.standard_normal(2_000).astype(np.float32)
+    clip = Clip(video=np.zeros((8, 8, 8, 3), np.uint8), fps=8, audio=audio, sample_rate=16_000)
+    assert level_step(clip, 0.5) < 2
+    assert level_step(clip, 0.25) > 40
+    assert level_step(replace(clip, audio=0 * audio), 0.5) == 0

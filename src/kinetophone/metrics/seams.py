@@ -12,7 +12,11 @@ from kinetophone.media.clip import Clip
 
 BESIDE_S = 0.1  # what the step is compared with, on either side
 LEVEL_S = 0.05  # over which a level is taken, on either side
-FLOOR = 1e-4  # of levels: -80 dB
+FLOOR = 1e-4  # of the waveform's steps: -80 dB
+# Of levels: 50 dB below the clip's loudest moment. Played so that this is as loud as a raised voice, 80 dB
+# at the ear, 30 dB are left there, the noise of a quiet room: what a recording's own noise or a vocoder's
+# silence do below that is not heard.
+AUDIBLE = 10 ** (-50 / 20)
 
 
 def sound_jump(clip: Clip, second: float) -> float:
@@ -28,13 +32,22 @@ def sound_jump(clip: Clip, second: float) -> float:
 
 
 def level_step(clip: Clip, second: float) -> float:
-    """How much louder or quieter the sound is just after ``second`` than just before, in dB, unsigned."""
+    """How much louder or quieter the sound is just after ``second`` than just before, in dB, unsigned.
+
+    Levels are taken down to what can be heard, ``AUDIBLE`` of the clip's loudest moment. A clip without any
+    sound has no step.
+    """
     at, length = round(second * clip.sample_rate), round(LEVEL_S * clip.sample_rate)
-    before, after = (
-        np.sqrt(np.mean(np.square(part, dtype=np.float64))) + FLOOR
-        for part in (clip.audio[at - length : at], clip.audio[at : at + length])
-    )
+    moments = [clip.audio[i : i + length] for i in range(0, len(clip.audio), length)]
+    floor = AUDIBLE * max(_level(moment) for moment in moments)
+    if not floor:
+        return 0.0
+    before, after = _level(clip.audio[at - length : at]) + floor, _level(clip.audio[at : at + length]) + floor
     return float(abs(20 * np.log10(after / before)))
+
+
+def _level(sound: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
 
 
 def picture_jump(clip: Clip, second: float) -> float:
