@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,38 @@ def test_the_middle_is_filled_in_and_each_track_may_keep_its_own(pipe: Kinetopho
     dubbed = pipe.extend(clip, "a bowl", seconds=1, keep=AV(audio=[], video=[(0, 1)]), steps=2)
     np.testing.assert_array_equal(dubbed.video, clip.video)
     assert not np.allclose(dubbed.audio, clip.audio)
+
+
+@pytest.mark.parametrize(
+    ("keep", "seconds"),
+    [([(0, 0.37)], 1.375), ([(0.61, 1)], 1), ([(0.13, 0.4), (0.71, 0.97)], 2), ([(0.2, 0.3)], 1)],
+)
+def test_whatever_is_kept_is_exact_and_only_that(
+    pipe: Kinetophone, keep: list[tuple[float, float]], seconds: float
+) -> None:
+    clip = clip_of(1)
+    made = pipe.extend(clip, "a bowl", seconds=seconds, keep=keep, steps=1)
+    samples, frames = np.zeros(len(made.audio), bool), np.zeros(len(made.video), bool)
+    for start, end in keep:
+        samples[round(start * 16_000) : round(end * 16_000)] = True
+        frames[int(np.ceil(start * 8)) : int(end * 8)] = True
+    n, t = len(clip.audio), len(clip.video)
+    np.testing.assert_array_equal(made.audio[samples], clip.audio[samples[:n].nonzero()[0]])
+    np.testing.assert_array_equal(made.video[frames], clip.video[frames[:t].nonzero()[0]])
+    assert (made.audio[:n] == clip.audio)[~samples[:n]].mean() < 0.01
+    assert all((made.video[k] != clip.video[k]).any() for k in (~frames[:t]).nonzero()[0])
+
+
+def test_what_is_beside_the_kept_stretches_is_not_looked_at(pipe: Kinetophone) -> None:
+    clip, other = clip_of(1), noise(1, 16_000, seed=3).waveform
+    kept = slice(4_000, 12_000)
+    other[kept] = clip.audio[kept]
+    one, two = (
+        pipe.extend(c, "a bowl", seconds=1, keep=[(0.25, 0.75)], steps=1)
+        for c in (clip, dataclasses.replace(clip, audio=other))
+    )
+    np.testing.assert_array_equal(one.audio, two.audio)
+    np.testing.assert_array_equal(one.video, two.video)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,10 @@ from kinetophone.keep import (
     Stretches,
     check_stretches,
     crossfaded,
+    joined,
     kept_frames,
     kept_latents,
+    mirrored,
     spliced,
 )
 from kinetophone.media.clip import Clip, fit_audio
@@ -299,7 +301,7 @@ class Kinetophone(Bundle):
         with step_bar(progress, settings.steps, callback) as advance:
             latents = self._sample((prompt,), time, [seed], settings, advance, given)
         made, sound = self._decoded(latents, time)
-        video = np.concatenate([frames, made[0, 1:]])
+        video = joined(made[0], frames, first[: time.frames].numpy(), time.fps)
         return Clip(video=video, fps=time.fps, audio=sound[0], sample_rate=time.sample_rate)
 
     def extend(
@@ -350,16 +352,15 @@ class Kinetophone(Bundle):
             audio=kept_latents(stretches.audio, total.audio, self._latents_per_second),
             video=kept_frames(stretches.video, total.video, time.fps),
         )
+        seen = mirrored(waveform, stretches.audio, time.sample_rate, time.samples)
         given: AV[Given | None] = AV(
-            audio=Given(self._encoded_sound(waveform, windows), kept.audio),
+            audio=Given(self._encoded_sound(seen, windows), kept.audio),
             video=Given(self._encoded_frames(frames, windows), kept.video),
         )
         with step_bar(progress, settings.steps, callback) as advance:
             latents = self._sample((prompt,), time, [seed], settings, advance, given)
         made, sound = self._decoded(latents, time)
-        video = made[0].copy()
-        exact = kept.video[: len(frames)].numpy()
-        video[: len(frames)][exact] = frames[exact]
+        video = joined(made[0], frames, kept.video[: time.frames].numpy(), time.fps)
         audio = spliced(sound[0], waveform, stretches.audio, time.sample_rate)
         return Clip(video=video, fps=time.fps, audio=audio, sample_rate=time.sample_rate)
 

@@ -28,9 +28,9 @@ from kinetophone.errors import RequestError
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
 _CLIPS_AT_ONCE = 8
-# Mel frames of a long sound that are decoded together, and those that a stretch sees on either side. The
-# autoencoder's norms take in the whole stretch, so it gets no less than the ten seconds that AudioLDM is trained
-# on; the vocoder is convolutions alone and makes hundreds of values of each of its inputs.
+# Mel frames of a long sound that are computed together, and those that a stretch sees on either side. The
+# autoencoder's norms take in the whole stretch, so it gets the ten seconds that AudioLDM is trained on; the
+# vocoder is convolutions alone and makes hundreds of values of each of its inputs.
 _AUTOENCODER_AT_ONCE, _AUTOENCODER_BESIDE = 1024, 128
 _VOCODER_AT_ONCE, _VOCODER_BESIDE = 400, 64
 
