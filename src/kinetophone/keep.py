@@ -219,8 +219,16 @@ def _lacking(original: np.ndarray, decoded: np.ndarray, still: np.ndarray) -> tu
 
 
 def _alike(difference: np.ndarray, levels: float) -> np.ndarray:
-    """(H, W, 1): 1 where ``difference`` (H, W, 3) is none, falling to 0 over ``levels``."""
-    return np.exp(-((_smooth(np.abs(difference).mean(-1, keepdims=True), 1) / levels) ** 2))
+    """(H, W, 1): 1 where ``difference`` (H, W, 3) is none all around, falling to 0 over ``levels``.
+
+    All around: beside something that was moved, the decoded pictures may agree where the sharp one shows its
+    edge, which would stay behind as a ghost.
+    """
+    from scipy.ndimage import maximum_filter
+
+    apart = _smooth(np.abs(difference).mean(-1, keepdims=True), 1)
+    around = max(1, difference.shape[0] // 24)
+    return np.exp(-((maximum_filter(apart, (2 * around + 1, 2 * around + 1, 1)) / levels) ** 2))
 
 
 def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:
