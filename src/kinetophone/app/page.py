@@ -56,7 +56,8 @@ _LABELS = {
 _COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
 _CURABLE = (UserError, FloatingPointError)
 _KEPT_S = 3600  # files of users are deleted after this
-CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto }"
+# Gradio would lay "Error" over the line that says which.
+CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto } .view .error { display: none }"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def _task_tab(room: _Room, task: TaskName) -> None:
             prompt = gr.Textbox(label="Prompt", lines=2, placeholder=PROMPTS[0])
             inputs: dict[str, Any] = {"upload": upload} if upload else {}
             inputs |= {"prompt": prompt, "seed": gr.Number(label="Seed", value=0, precision=0, minimum=0)}
-            with gr.Accordion("Settings (empty: the model's own, in grey)", open=task == "extend"):
+            with gr.Accordion("Settings (empty: the model's own)", open=task == "extend"):
                 with gr.Row():
                     inputs |= {name: _field(room, task, name) for name in FIELDS[task]}
                 inputs["negative_prompt"] = gr.Textbox(label="Not wanted")
@@ -179,7 +180,7 @@ def _field(room: _Room, task: TaskName, name: str) -> Any:
     """A text field, since one for numbers shows 0 where nothing was given."""
     label, shown = _LABELS[name], {"max_lines": 1, "min_width": 130}
     if name == "keep":
-        return gr.Textbox(label=label, placeholder="all; or 0-1.5, 3-4", **shown)
+        return gr.Textbox(label=label, placeholder="all; or 0-1.5", **shown)
     if task == "extend" and name == "seconds":
         return gr.Textbox(label=label, value="8", **shown)
     spec = room.pipe.spec
@@ -293,4 +294,4 @@ def _numbers(found: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(error: Exception) -> gr.Error:
     """An error the user can cure, as a message on the page; Gradio says of others only that there was one."""
-    return gr.Error(str(error), print_exception=False)
+    return gr.Error(str(error), duration=5, print_exception=False)
