@@ -4,7 +4,8 @@
 
 Starts ``kinetophone app`` and queues all requests of all clients at once. Beside them one more client asks,
 five times, for a clip of 1,000 steps, waits until it is computed, and cancels it. Memory is the server's
-resident set after the first fifth of the requests (all is loaded and compiled then), and at the end.
+resident set after each tenth of the requests; its growth is that from the second tenth (all is loaded and
+compiled then) to the end.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def load(url: str, pid: int, arguments: argparse.Namespace) -> dict[str, Any]:
         impatient = pool.submit(cancel_some, url)
         films = list(pool.map(ask, range(arguments.requests)))
         freed_s = impatient.result()
-    warm = max(1, arguments.requests // 5)
+    tenths = [memory[max(1, round(arguments.requests * tenth / 10))] for tenth in range(1, 11)]
     return {
         "requests": arguments.requests,
         "clients": arguments.clients,
@@ -84,9 +85,8 @@ def load(url: str, pid: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "cancelled": len(freed_s),
         "slowest_cancel_s": round(max(freed_s), 2),
         "seconds": round(time.monotonic() - begun, 1),
-        "memory_mb_warm": round(memory[warm]),
-        "memory_mb_end": round(memory[arguments.requests]),
-        "memory_mb_most": round(max(memory.values())),
+        "memory_mb": [round(value) for value in tenths],
+        "memory_growth_percent": round(100 * (tenths[-1] / tenths[1] - 1), 1),
     }
 
 

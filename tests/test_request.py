@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def test_a_plain_request_gets_the_bundles_time(bundle: Path) -> None:
     one = GenerateRequest(prompts=("a bowl is hit",), bundle=bundle)
     two = GenerateRequest(prompts=("a", "b"), bundle=BundleSpec.read(bundle), seconds=4, fps=8.0)
     assert one.validate() == two.validate() == ClipTime(8, 32, 16_000)
+
+
+def test_a_gif_faster_than_browsers_play_is_refused_with_the_request(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "fast", fps=60, fps_choices=[50, 60])
+    request = GenerateRequest(prompts=("a bowl",), bundle=bundle, output=tmp_path / "a.GIF")
+    with pytest.raises(RequestError, match=r"a GIF plays at most 50 fps, the clip has 60; write an \.mp4"):
+        request.validate()
+    replace(request, fps=50).validate()
+    replace(request, output=tmp_path / "a.mp4").validate()
 
 
 @pytest.mark.parametrize(

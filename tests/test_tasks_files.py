@@ -212,8 +212,12 @@ def test_any_clip_is_continued_at_the_model_s_size_and_rates(
 
 
 @pytest.mark.parametrize("name", ["first.png", "odd_size.mp4", "turned.mp4"])
-def test_any_image_or_film_begins_a_clip(command: Callable[..., Path], files: Path, name: str) -> None:
-    found = film(command("animate", files / name))
+def test_any_image_or_film_begins_a_clip(
+    command: Callable[..., Path], files: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("kinetophone.media.read.read_picture", lambda *given: pytest.fail("reads the film"))
+        found = film(command("animate", files / name))
     assert_whole(found)
     assert (found.fps, found.sample_rate, found.frames.shape) == (8, 16_000, (8, SIZE, SIZE, 3))
     shown = read_picture(files / name, size=(SIZE, SIZE)).frames[0]
@@ -258,6 +262,17 @@ def test_what_cannot_be_used_is_refused_in_one_line_before_a_model_is_loaded(
     assert len(lines) == 1, lines
     assert re.match(rf"error: '.*' .*{message}", lines[0]), lines[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gif_that_would_be_too_fast_is_refused_before_a_model_is_loaded(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "fast.mp4", fps=Fraction(60), seconds=0.5)
+    monkeypatch.setitem(sys.modules, "kinetophone.pipeline", None)
+    options = ["-o", str(tmp_path / "out.gif"), "--bundle", str(bundle)]
+    done = CliRunner().invoke(app, ["sound", str(tmp_path / "fast.mp4"), "a drum", *options])
+    assert done.exit_code == 2
+    assert "error: a GIF plays at most 50 fps, the clip has 60.0375; write an .mp4" in done.stderr
 
 
 @pytest.fixture(scope="module")

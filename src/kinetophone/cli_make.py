@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinetophone.cli_shared import check_at_least_one, given, one_or_each, quiet_libraries, user_errors
+from kinetophone.av import AV
+from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ Seed = Annotated[int, typer.Option(help="Same seed, same clip.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; more is slower and finer.")]
 
 
-def _gamma(text: str) -> float | str:
-    """A number as one; anything else is the request's to refuse."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _gamma(text: str) -> Any:
+    from kinetophone.request import read_gamma
+
+    return read_gamma(text)
 
 
 Gamma = Annotated[
@@ -41,6 +40,17 @@ Gamma = Annotated[
         help="Timestep adjustment between sound and picture; 1 is none, auto the bundle's own.",
     ),
 ]
+
+
+def _scales(text: str) -> float | AV[float]:
+    from kinetophone.request import read_scales
+
+    try:
+        return read_scales(text)
+    except RequestError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 GuidanceAudio = Annotated[
     float | None, typer.Option(help="How closely the sound follows the prompt; 1 is no guidance.")
 ]
@@ -50,7 +60,7 @@ GuidanceVideo = Annotated[
 GuidanceSync = Annotated[
     Any,
     typer.Option(
-        parser=one_or_each,
+        parser=_scales,
         metavar="NUMBER[,NUMBER]",
         help="How closely sound and picture follow each other, or each of them; 1 is no guidance.",
     ),
@@ -155,8 +165,11 @@ def sound(
         options = given(steps=steps, guidance_audio=guidance_audio, guidance_sync=guidance_sync)
         _check(prompt, bundle, output, seed, options)
         from kinetophone.media.read import read_picture
+        from kinetophone.media.write import check_rate
+        from kinetophone.request import LONGEST_S
 
-        picture = read_picture(video)
+        picture = read_picture(video, longest_s=LONGEST_S)
+        check_rate(output, picture.fps)
         pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         clip = pipe.sound(
             picture, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
@@ -185,8 +198,9 @@ def picture(
         options = given(steps=steps, guidance_video=guidance_video, guidance_sync=guidance_sync)
         _check(prompt, bundle, output, seed, options)
         from kinetophone.media.read import read_sound
+        from kinetophone.request import LONGEST_S
 
-        heard = read_sound(sound)
+        heard = read_sound(sound, longest_s=LONGEST_S)
         pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         clip = pipe.picture(
             heard, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
@@ -222,9 +236,9 @@ def animate(
             guidance_sync=guidance_sync,
         )  # fmt: skip
         time = _check(prompt, bundle, output, seed, options, seconds=seconds)
-        from kinetophone.media.read import read_picture
+        from kinetophone.media.read import read_image
 
-        first = read_picture(image).frames[0]
+        first = read_image(image)
         pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         more = given(seconds=time.duration_s, negative_prompt=negative_prompt)
         clip = pipe.animate(first, prompt, seed=seed, progress=True, **more, **options)
@@ -263,12 +277,11 @@ def extend(
             guidance_sync=guidance_sync,
         )  # fmt: skip
         _check(prompt, bundle, output, seed, options, seconds=seconds)
-        from kinetophone.request import read_stretch
+        from kinetophone.media.read import read_clip
+        from kinetophone.request import LONGEST_S, read_stretch
 
         stretches = [read_stretch(text) for text in keep] if keep else None
-        from kinetophone.media.read import read_clip
-
-        own = read_clip(clip)
+        own = read_clip(clip, longest_s=LONGEST_S)
         pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
         longer = pipe.extend(
             own,

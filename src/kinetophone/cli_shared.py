@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import typer
 
-from kinetophone.av import AV
 from kinetophone.errors import RequestError, UserError
 
 USER_ERROR = 2
@@ -46,14 +45,3 @@ def check_at_least_one(name: str, value: int) -> None:
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given; the others are left to the defaults of what is called."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def one_or_each(text: str) -> float | AV[float]:
-    """Read a scale of both modalities ("4"), or one of the sound and one of the picture ("3,5")."""
-    try:
-        scales = [float(part) for part in text.split(",")]
-    except ValueError:
-        scales = []
-    if len(scales) not in (1, 2):
-        raise typer.BadParameter(f"'{text}' must be a number, or two for sound and picture such as 3,5")
-    return scales[0] if len(scales) == 1 else AV(*scales)

@@ -42,6 +42,7 @@ from kinetophone.media.read import (
     Picture,
     Sound,
     read_clip,
+    read_image,
     read_picture,
     read_sound,
     resample_frames,
@@ -197,7 +198,7 @@ class Kinetophone(Bundle):
             RequestError: if something else can't be done, before anything is computed.
         """
         self._checked((prompt,), None, None, seed, options)
-        picture = video if isinstance(video, Picture) else read_picture(video)
+        picture = video if isinstance(video, Picture) else read_picture(video, longest_s=LONGEST_S)
         own = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=self.spec.sample_rate)
         side = (self.spec.size, self.spec.size)
         frames = resample_frames(picture.frames, own.fps, self.spec.fps, side)
@@ -245,7 +246,7 @@ class Kinetophone(Bundle):
             RequestError: if something else can't be done, before anything is computed.
         """
         self._checked((prompt,), None, None, seed, options)
-        heard = sound if isinstance(sound, Sound) else read_sound(sound)
+        heard = sound if isinstance(sound, Sound) else read_sound(sound, longest_s=LONGEST_S)
         duration = Fraction(len(heard.waveform), heard.sample_rate)
         time = self._fitting(math.ceil(duration * self.spec.fps))
         windows = self._windows(time)
@@ -292,7 +293,7 @@ class Kinetophone(Bundle):
             RequestError: if something else can't be done, before anything is computed.
         """
         time = self._checked((prompt,), seconds, None, seed, options)
-        shown = image if isinstance(image, np.ndarray) else read_picture(image).frames[0]
+        shown = image if isinstance(image, np.ndarray) else read_image(image)
         frames = resample_frames(shown[None], time.fps, time.fps, (self.spec.size, self.spec.size))
         windows = self._windows(time)
         first = torch.arange(whole(windows).video) == 0
@@ -337,7 +338,7 @@ class Kinetophone(Bundle):
             RequestError: if something else can't be done, before anything is computed.
         """
         time = self._checked((prompt,), seconds, None, seed, options)
-        own = clip if isinstance(clip, Clip) else read_clip(clip)
+        own = clip if isinstance(clip, Clip) else read_clip(clip, longest_s=LONGEST_S)
         stretches: AV[Stretches] = (
             keep if isinstance(keep, AV) else AV.both([(0.0, own.duration_s)] if keep is None else keep)
         )

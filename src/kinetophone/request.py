@@ -26,7 +26,7 @@ from typing import Any, Literal
 from kinetophone.av import AV
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.media.timing import ClipTime, as_fps
-from kinetophone.media.write import check_suffix
+from kinetophone.media.write import check_rate, check_suffix
 
 BUNDLES = Path(__file__).parent / "bundles"
 CONFIG_NAME = "kinetophone.json"
@@ -325,6 +325,8 @@ class GenerateRequest:
         if self.output is not None:
             try:
                 check_output(self.output)
+                if time is not None:
+                    check_rate(self.output, time.fps)
             except (MediaError, OSError) as error:
                 problems.append(str(error))
         if problems or time is None:
@@ -368,6 +370,29 @@ class GenerateRequest:
         if not 0 <= self.seed <= _MOST_SEED:
             problems.append(f"seed is {self.seed}; it must be 0 to 2^63 - 1")
         return problems
+
+
+def read_gamma(text: str) -> Any:
+    """A γ from a text: a number as one, anything else as it is, for the request to take or to refuse."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def read_scales(text: str) -> float | AV[float]:
+    """A scale of both modalities from a text such as "4", or one of the sound and one of the picture: "3,5".
+
+    Raises:
+        RequestError: It is not of this form.
+    """
+    try:
+        scales = [float(part) for part in text.split(",")]
+    except ValueError:
+        scales = []
+    if len(scales) not in (1, 2):
+        raise RequestError([f"'{text}' must be a number, or two for sound and picture such as 3,5"])
+    return scales[0] if len(scales) == 1 else AV(*scales)
 
 
 def read_stretch(text: str) -> tuple[float, float]:

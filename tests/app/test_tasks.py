@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from kinetophone import Kinetophone
 from kinetophone.app.tasks import Settings, Step, measure, perform
 from kinetophone.app.uploads import Limits
 from kinetophone.app.view import preview_html, progress_html, result_html
+from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.media import Clip
 from kinetophone.media.read import read_clip
@@ -32,7 +34,8 @@ def test_a_result_has_its_files_and_its_settings_make_it_again(pipe: Kinetophone
             "prompt": "a drum",
             "seed": 3,
             "steps": "3",
-            "gamma": "auto",
+            "gamma": "0.6",
+            "guidance_sync": "6,4",
             "negative_prompt": "",
         }
     )
@@ -48,6 +51,8 @@ def test_a_result_has_its_files_and_its_settings_make_it_again(pipe: Kinetophone
     assert "step 2 of 3" in progress_html(steps[1], preview_html(preview))
     saved = Settings.read(made.files[2], "generate")
     assert json.loads(made.files[2].read_text())["bundle"] == "hits"
+    assert (saved.gamma, saved.guidance_sync) == (0.6, "6,4"), "as the page shows them"
+    assert saved.options["guidance_sync"] == AV(6.0, 4.0)
     (tmp_path / "again").mkdir()
     again = perform(pipe, saved, None, Limits(), tmp_path / "again", lambda step: None)
     np.testing.assert_array_equal(again.clip.video, made.clip.video)
@@ -61,6 +66,8 @@ def test_a_result_has_its_files_and_its_settings_make_it_again(pipe: Kinetophone
         ({"task": "generate", "prompt": "a", "steps": 0}, "steps is 0"),
         ({"task": "sound", "prompt": "a"}, "there is no file; upload a video first"),
         ({"task": "picture", "prompt": "a", "guidance_sync": -1}, "guidance-sync is -1"),
+        ({"task": "picture", "prompt": "a", "guidance_sync": "6,-4"}, "guidance-sync is -4"),
+        ({"task": "generate", "prompt": "a", "gamma": "best"}, "gamma is 'best'; it must be .* or auto"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_computed(
@@ -69,6 +76,36 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(
     with pytest.raises(RequestError, match=message):
         perform(pipe, Settings.of(values), None, Limits(), tmp_path, pytest.fail)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"guidance_sync": "6,4,2"},
+            r"^guidance_sync: '6,4,2' must be a number, or two for sound and picture",
+        ),
+        ({"guidance_audio": "auto"}, "^guidance_audio: input should be a valid number"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Settings.of({"task": "generate", "prompt": "a", **values})
+
+
+def test_gamma_auto_is_the_bundles_or_says_how_to_find_it(
+    pipe: Kinetophone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clip(gamma: object) -> Clip:
+        settings = Settings.of({"task": "generate", "prompt": "a drum", "steps": 2, "gamma": gamma})
+        return perform(pipe, settings, None, Limits(), tmp_path, lambda step: None).clip
+
+    monkeypatch.setattr(pipe, "spec", replace(pipe.spec, auto_gamma=None))
+    with pytest.raises(RequestError, match="has no automatic γ; find it with: kinetophone gamma hits"):
+        clip("auto")
+    monkeypatch.setattr(pipe, "spec", replace(pipe.spec, auto_gamma=3.0))
+    np.testing.assert_array_equal(clip("auto").video, clip(3).video)
+    assert not np.array_equal(clip("auto").video, clip("").video), "empty is the bundle's default"
 
 
 def test_every_task_with_a_file_keeps_what_it_was_given(

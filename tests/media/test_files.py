@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,7 +15,8 @@ from PIL import Image
 
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip, ClipTime
-from kinetophone.media.read import read_clip, read_picture, read_sound
+from kinetophone.media import read as reading
+from kinetophone.media.read import read_clip, read_image, read_picture, read_sound
 from kinetophone.media.write import mp4_writer, replacing, write_wav
 
 MakeClip = Callable[..., Clip]
@@ -283,6 +285,56 @@ def test_no_sound(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"silent\.mkv' has no audio stream"):
         read_clip(tmp_path / "silent.mkv")
     assert len(read_picture(tmp_path / "silent.mkv").frames) == 8
+
+
+def test_an_image_is_read_without_the_film_behind_it(
+    tmp_path: Path, make_struck_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_struck_clip([]).save(tmp_path / "film.mp4")
+    whole, decoded = read_picture(path), counted_images(monkeypatch)
+    np.testing.assert_array_equal(read_image(path), whole.frames[0])
+    assert len(decoded) == 1
+
+
+def counted_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one with each frame that is decoded from now on."""
+    decoded: list[int] = []
+    images = reading._images
+
+    def counted(*given: Any) -> Iterator[Any]:
+        for image in images(*given):
+            decoded.append(1)
+            yield image
+
+    monkeypatch.setattr(reading, "_images", counted)
+    return decoded
+
+
+def test_a_file_that_says_it_is_too_long_is_refused_before_it_is_decoded(
+    tmp_path: Path, make_struck_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_struck_clip([], fps=8, frames=80)
+    film, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
+    decoded = counted_images(monkeypatch)
+    for read, path in ((read_picture, film), (read_sound, sound), (read_clip, film)):
+        with pytest.raises(MediaError, match=rf"{path.name}' lasts 10 s or more; at most 4 s can be used"):
+            read(path, longest_s=4)
+    assert not decoded
+    assert read_clip(film, longest_s=10).time.frames == 80
+
+
+def test_a_file_that_says_nothing_is_refused_when_too_much_is_decoded(
+    tmp_path: Path, make_struck_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_struck_clip([], fps=8, frames=80)
+    film, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
+    monkeypatch.setattr(reading, "_check_stated", lambda *given: None)
+    decoded = counted_images(monkeypatch)
+    with pytest.raises(MediaError, match="lasts 5 s or more; at most 4 s can be used at once"):
+        read_picture(film, longest_s=4)
+    assert len(decoded) == 5 * 8 + 2
+    with pytest.raises(MediaError, match="lasts 5 s or more"):
+        read_sound(sound, longest_s=4)
 
 
 def test_real_clips_keep_their_rates(real_clips: Path) -> None:

@@ -31,7 +31,9 @@ class _Cancelled(BaseException):  # no ``except Exception`` on the way may keep 
 
 
 class Jobs:
-    """Runs jobs, one at a time.
+    """Runs jobs, one at a time, all in one thread.
+
+    A thread for each would leave its share of memory behind: torch and the C library keep some for each.
 
     Args:
         limit_s: longest time a job may compute, in seconds; waiting for its turn does not count.
@@ -39,14 +41,18 @@ class Jobs:
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
-        self._turn = threading.Lock()
+        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="kinetophone jobs", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            self._asked.get()()
 
     def run(self, work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
-        """Run ``work(report)`` in a thread and watch it.
+        """Run ``work(report)`` when the jobs before it have ended, and watch it.
 
         Closing the iterator cancels the job: its next ``report`` does not return. So does the time limit, and
-        an iterator that is left alone (as Gradio leaves those of events it cancels for their session). The
-        next job starts when this one's thread has ended.
+        an iterator that is left alone (as Gradio leaves those of events it cancels for their session).
 
         Args:
             work: what is to be done; it calls ``report`` with what the watcher shall see, several times a
@@ -71,16 +77,15 @@ class Jobs:
 
         def target() -> None:
             try:
-                with self._turn:
-                    report(None)
-                    said.put(("started", None))
-                    said.put(("done", work(report)))
+                report(None)
+                said.put(("started", None))
+                said.put(("done", work(report)))
             except _Cancelled:
                 said.put(("failed", TimeLimitError("the job was stopped: nobody was watching it")))
             except Exception as error:
                 said.put(("failed", error))
 
-        threading.Thread(target=target, name="kinetophone job", daemon=True).start()
+        self._asked.put(target)
         deadline = float("inf")
         try:
             while True:

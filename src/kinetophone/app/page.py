@@ -18,7 +18,6 @@ import gradio as gr
 from kinetophone.app.examples import PROMPTS
 from kinetophone.app.jobs import Done, Jobs
 from kinetophone.app.tasks import (
-    AUTO,
     FIELDS,
     SCORES,
     TAKES,
@@ -55,8 +54,10 @@ _LABELS = {
 }
 # "minimal" shows the place in the queue.
 _COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
+_CURABLE = (UserError, FloatingPointError)
 _KEPT_S = 3600  # files of users are deleted after this
-CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto }"
+# Gradio would lay "Error" over the line that says which.
+CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto } .view .error { display: none }"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def build_page(
     room = _Room(pipe, Jobs(limits.job_s), limits, folder, examples)
     with gr.Blocks(title="kinetophone", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as page:
         gr.Markdown(
-            f"# kinetophone\nPicture and sound made together, by `{Path(pipe.spec.name).name}`. Files of "
+            f"# kinetophone\nPicture and sound made together, by `{pipe.spec.name}`. Files of "
             f"at most {limits.upload_mb} MB and {limits.longest_s:g} s; uploaded pictures are used at "
             f"{limits.side_px} pixels at most. What you upload and make is deleted after an hour."
         )
@@ -104,7 +105,7 @@ def _task_tab(room: _Room, task: TaskName) -> None:
             prompt = gr.Textbox(label="Prompt", lines=2, placeholder=PROMPTS[0])
             inputs: dict[str, Any] = {"upload": upload} if upload else {}
             inputs |= {"prompt": prompt, "seed": gr.Number(label="Seed", value=0, precision=0, minimum=0)}
-            with gr.Accordion("Settings (empty: auto, the model's own)", open=task == "extend"):
+            with gr.Accordion("Settings (empty: the model's own)", open=task == "extend"):
                 with gr.Row():
                     inputs |= {name: _field(room, task, name) for name in FIELDS[task]}
                 inputs["negative_prompt"] = gr.Textbox(label="Not wanted")
@@ -118,9 +119,12 @@ def _task_tab(room: _Room, task: TaskName) -> None:
             files = gr.File(label="Downloads", file_count="multiple", interactive=False, height=190)
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
-    _examples(room, task, prompt, upload)
+    if upload is None:
+        _examples([[text] for text in PROMPTS], [prompt], start)
+    else:
+        _examples([list(pair) for pair in room.examples[TAKES[task]]], [upload, prompt], start)
     event = start.click(
-        _named(partial(_run, room, task), inputs),
+        _named(partial(_run, room, task), inputs, view),
         inputs_kwargs=inputs,
         outputs=[film, files, view, scores],
         api_name=task,
@@ -152,10 +156,10 @@ def _measure_tab(room: _Room) -> None:
             view = gr.HTML(label="Strip", elem_classes="view")
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
-    gr.Examples([[file] for file, _ in room.examples["clip"]], upload, label="Examples")
+    _examples([[file] for file, _ in room.examples["clip"]], [upload], start)
     inputs = {"upload": upload, "detector": detector}
     event = start.click(
-        _named(partial(_run_measure, room), inputs),
+        _named(partial(_run_measure, room), inputs, view),
         inputs_kwargs=inputs,
         outputs=[view, scores],
         api_name="measure",
@@ -176,22 +180,30 @@ def _field(room: _Room, task: TaskName, name: str) -> Any:
     """A text field, since one for numbers shows 0 where nothing was given."""
     label, shown = _LABELS[name], {"max_lines": 1, "min_width": 130}
     if name == "keep":
-        return gr.Textbox(label=label, placeholder="all; or 0-1.5, 3-4", **shown)
+        return gr.Textbox(label=label, placeholder="all; or 0-1.5", **shown)
     if task == "extend" and name == "seconds":
         return gr.Textbox(label=label, value="8", **shown)
     spec = room.pipe.spec
     own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
     # A scale of each modality is a dictionary in a bundle's description.
-    said = ", ".join(f"{value:g}" for value in (own.values() if isinstance(own, dict) else (own,)))
-    return gr.Textbox(label=label, placeholder=f"{AUTO} ({said})", **shown)
+    values = own.values() if isinstance(own, dict) else (own,)
+    said = ",".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+    more = {"guidance_sync": "; or 6,4"} | ({} if spec.auto_gamma is None else {"gamma": "; or auto"})
+    return gr.Textbox(label=label, placeholder=said + more.get(name, ""), **shown)
 
 
-def _examples(room: _Room, task: TaskName, prompt: Any, upload: Any) -> None:
-    if upload is None:
-        gr.Examples([[text] for text in PROMPTS], [prompt], label="Examples")
-    else:
-        given = [list(pair) for pair in room.examples[TAKES[task]]]
-        gr.Examples(given, [upload, prompt], label="Examples")
+def _examples(samples: list[list[str]], inputs: list[Any], start: Any) -> None:
+    """Examples to click on.
+
+    The server fills the inputs in. A click on ``start`` before it has would send what they held until then,
+    so the button is shut meanwhile; ``gr.Examples`` has no event that comes before the filling in.
+    """
+    shown = gr.Dataset(components=inputs, samples=samples, label="Examples")
+    shut, opened = (f"() => ({{__type__: 'update', interactive: {on}}})" for on in ("false", "true"))
+    private: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    shown.click(None, js=shut, outputs=start, **private).then(
+        lambda sample: sample if len(inputs) > 1 else sample[0], shown, inputs, **private
+    ).then(None, js=opened, outputs=start, **private)
 
 
 def _cancelling(button: Any, event: Any, view: Any) -> None:
@@ -202,16 +214,18 @@ def _cancelling(button: Any, event: Any, view: Any) -> None:
 
 
 def _loaded(task: TaskName, names: tuple[str, ...], file: str) -> list[Any]:
-    with _shown_errors():
+    try:
         saved = Settings.read(Path(file), task)
-        return [getattr(saved, name) for name in names]
+    except UserError as error:
+        raise _shown(error) from None
+    return [getattr(saved, name) for name in names]
 
 
 def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
     """One request, as what its outputs show while it waits, while it computes, and at its end."""
     yield None, None, waiting_html("waiting"), None
     # Gradio copies what is yielded to its own folder before it asks for more.
-    with _shown_errors(), tempfile.TemporaryDirectory(dir=room.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=room.folder) as folder:
         upload = values.pop("upload", None)
         settings = Settings.of({"task": task, **values})
 
@@ -236,29 +250,38 @@ def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any,
 
 def _run_measure(room: _Room, **values: Any) -> Iterator[tuple[Any, Any]]:
     yield waiting_html("waiting"), None
-    with _shown_errors():
-        if not values["upload"]:
-            raise UserError("there is no file; upload a clip first")
-        file = Path(values["upload"])
+    if not values["upload"]:
+        raise UserError("there is no file; upload a clip first")
+    file = Path(values["upload"])
 
-        def work(report: Any) -> tuple[Clip, dict[str, Any]]:
-            clip = read_upload(file, "clip", room.limits)
-            report(None)
-            return clip, measure_clip(clip, file.name)
+    def work(report: Any) -> tuple[Clip, dict[str, Any]]:
+        clip = read_upload(file, "clip", room.limits)
+        report(None)
+        return clip, measure_clip(clip, file.name)
 
-        for said in room.jobs.run(work):
-            if isinstance(said, Done):
-                clip, found = said.result
-                yield result_html(clip, found, values["detector"]), _numbers(found)
-            else:
-                yield gr.skip(), gr.skip()
+    for said in room.jobs.run(work):
+        if isinstance(said, Done):
+            clip, found = said.result
+            yield result_html(clip, found, values["detector"]), _numbers(found)
+        else:
+            yield gr.skip(), gr.skip()
 
 
-def _named(function: Callable[..., Any], names: Iterable[str]) -> Callable[..., Any]:
-    """``function`` with keyword arguments ``names``, all optional: the parameters of the HTTP interface."""
+def _named(function: Callable[..., Any], names: Iterable[str], view: Any) -> Callable[..., Any]:
+    """``function`` with keyword arguments ``names``, all optional: the parameters of the HTTP interface.
+
+    What it raises is said in ``view`` too: Gradio's own message goes after seconds, and "waiting" would stay.
+    """
 
     def named(**values: Any) -> Iterator[Any]:
-        yield from function(**values)
+        try:
+            yield from function(**values)
+        except _CURABLE as error:
+            yield {view: waiting_html(str(error))}
+            raise _shown(error) from None
+        except Exception:
+            yield {view: waiting_html("the server failed; its log says why")}
+            raise
 
     kind = Parameter.KEYWORD_ONLY
     named.__signature__ = Signature([Parameter(name, kind, default=None) for name in names])  # type: ignore[attr-defined]
@@ -269,11 +292,6 @@ def _numbers(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in (*SCORES, "fps", "onsets_s", "strikes_s", "contacts_s")}
 
 
-class _shown_errors:  # noqa: N801
-    """Errors the user can cure become messages on the page; Gradio says of others only that there was one."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (UserError, FloatingPointError)):
-            raise gr.Error(str(error), print_exception=False) from None
+def _shown(error: Exception) -> gr.Error:
+    """An error the user can cure, as a message on the page; Gradio says of others only that there was one."""
+    return gr.Error(str(error), duration=5, print_exception=False)

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,10 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
         examples = write_examples(folder / "examples")
         # The first measuring compiles for seconds: better now than for the first user.
         measure(read_clip(examples["clip"][0][0]), "example")
-        page = build_page(load(), limits, results, examples)
+        pipe = load()
+        # Messages and saved settings name the bundle; the folder it lies in is nobody's business.
+        pipe.spec = replace(pipe.spec, name=Path(pipe.spec.name).name)
+        page = build_page(pipe, limits, results, examples)
         fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
         try:
             _, url, _ = page.launch(

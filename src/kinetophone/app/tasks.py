@@ -6,17 +6,17 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kinetophone import __version__
 from kinetophone.app.uploads import Limits, read_upload
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.media.read import Sound
-from kinetophone.request import GenerateRequest, read_stretch
+from kinetophone.request import GenerateRequest, read_gamma, read_scales, read_stretch
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
@@ -39,12 +39,26 @@ FIELDS: dict[TaskName, tuple[str, ...]] = {
 _NOT_OPTIONS = ("task", "bundle", "kinetophone", "prompt", "seed", "seconds", "keep")
 
 SCORES = ("event_f1", "contact_f1", "synchrony", "av_align_svg")  # of METRICS, shown for one clip
-AUTO = "auto"  # a value that is left to the bundle
 PREVIEW_EVERY = 2  # steps: a preview costs a tenth of a step of the bundle that ships
 
 
+def _gamma(value: Any) -> Any:
+    return read_gamma(value) if isinstance(value, str) else value
+
+
+def _checked_scales(value: Any) -> Any:
+    """A number as one; two ("6,4") stay a text, as the page shows them and JSON keeps them."""
+    if not isinstance(value, str):
+        return value
+    scales = read_scales(value)
+    return value if isinstance(scales, AV) else scales
+
+
 class Settings(BaseModel):
-    """One request; None leaves a value to the bundle. What is saved beside each result, and loaded back."""
+    """One request; None leaves a value to the bundle. What is saved beside each result, and loaded back.
+
+    ``gamma`` may be "auto" and ``guidance_sync`` two numbers, such as "6,4", as on the command line.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,26 +69,25 @@ class Settings(BaseModel):
     seconds: float | None = None
     keep: str | None = None
     steps: int | None = None
-    gamma: float | None = None
+    gamma: Annotated[float | str | None, BeforeValidator(_gamma)] = None
     guidance_audio: float | None = None
     guidance_video: float | None = None
-    guidance_sync: float | None = None
+    guidance_sync: Annotated[float | str | None, BeforeValidator(_checked_scales)] = None
     bundle: str | None = None
     kinetophone: str = __version__
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Settings:
-        """Settings from plain values, numbers as text too; empty texts and "auto" count as not given.
+        """Settings from plain values, numbers as text too; empty texts count as not given.
 
         Raises:
             RequestError: A value is unknown or of the wrong kind; all of them are named.
         """
         try:
-            return cls(**{k: v for k, v in values.items() if v not in ("", AUTO) or k == "prompt"})
+            return cls(**{k: v for k, v in values.items() if v != "" or k == "prompt"})
         except ValidationError as error:
-            raise RequestError(
-                f"{'.'.join(str(part) for part in e['loc'])}: {e['msg'].lower()}" for e in error.errors()
-            ) from None
+            said = ((e["loc"], e["msg"].lower().removeprefix("value error, ")) for e in error.errors())
+            raise RequestError(f"{'.'.join(map(str, place))}: {text}" for place, text in said) from None
 
     @classmethod
     def read(cls, path: Path, task: TaskName) -> Settings:
@@ -97,7 +110,10 @@ class Settings(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         """The sampling options that were given."""
-        return {k: v for k, v in self.model_dump(exclude_none=True).items() if k not in _NOT_OPTIONS}
+        given = {k: v for k, v in self.model_dump(exclude_none=True).items() if k not in _NOT_OPTIONS}
+        if isinstance(self.guidance_sync, str):
+            given["guidance_sync"] = read_scales(self.guidance_sync)
+        return given
 
 
 @dataclass(frozen=True, slots=True)

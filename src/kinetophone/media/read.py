@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,6 +56,7 @@ def read_clip(
     size: tuple[int, int] | None = None,
     sample_rate: int | None = None,
     sound: str | os.PathLike[str] | None = None,
+    longest_s: float | None = None,
 ) -> Clip:
     """Read a sounding clip.
 
@@ -67,16 +68,18 @@ def read_clip(
             not given.
         sample_rate: Sample rate to resample to, in Hz. The file's own where not given.
         sound: A file to take the sound from instead; it starts with the first frame.
+        longest_s: Refuse what lasts longer, in seconds: at once where the file says so, otherwise as soon as
+            so much is decoded.
 
     Returns:
         The clip. Its sound is the mean of the file's channels, divided by its peak where that exceeds 1.
 
     Raises:
         FileNotFoundError: There is no such file.
-        MediaError: The file is empty or corrupt, or has no picture or no sound.
+        MediaError: The file is empty or corrupt, has no picture or no sound, or is too long.
     """
-    picture = read_picture(path, fps=fps, size=size)
-    heard = read_sound(path if sound is None else sound, sample_rate=sample_rate)
+    picture = read_picture(path, fps=fps, size=size, longest_s=longest_s)
+    heard = read_sound(path if sound is None else sound, sample_rate=sample_rate, longest_s=longest_s)
     time = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=heard.sample_rate)
     late = round((heard.start_s - picture.start_s) * heard.sample_rate) if sound is None else 0
     waveform = np.pad(heard.waveform, (late, 0)) if late > 0 else heard.waveform[-late:]
@@ -88,29 +91,31 @@ def read_clip(
     )
 
 
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image, or the first frame of a film: uint8 (H, W, 3); errors as in ``read_picture``."""
+    with open_media(path) as file:
+        return next(_images(path, file, _video_stream(path, file)))[0]
+
+
 def read_picture(
-    path: str | os.PathLike[str], *, fps: float | Fraction | None = None, size: tuple[int, int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    fps: float | Fraction | None = None,
+    size: tuple[int, int] | None = None,
+    longest_s: float | None = None,
 ) -> Picture:
     """Read a file's picture; arguments and errors as in ``read_clip``, but the file may be silent."""
-    from av.video.reformatter import Interpolation
-
-    # Without accurate rounding every frame comes out a level darker.
-    scaling = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
     with open_media(path) as file:
-        if not file.streams.video:
-            raise MediaError(f"'{path}' has no video stream; give a file with a picture, such as an .mp4")
-        stream = file.streams.video[0]
-        stream.thread_type = "AUTO"
+        stream = _video_stream(path, file)
+        _check_stated(path, file, stream, longest_s)
         rate = as_fps(stream.average_rate or stream.guessed_rate or 0)
-        images, times = [], []
-        for frame in file.decode(stream):
-            image = frame.to_ndarray(format="rgb24", interpolation=scaling)
-            if frame.rotation:  # a phone held upright: the pixels lie on their side, and the file says so
-                image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+        images: list[np.ndarray] = []
+        times: list[Fraction | None] = []
+        for image, time in _images(path, file, stream):
             images.append(image if size is None else resize(image, size))
-            times.append(frame.pts * frame.time_base if frame.pts is not None else None)
-    if not images:
-        raise MediaError(f"'{path}' has a video stream without a frame; it is cut short or corrupt")
+            times.append(time)
+            past = len(images) / rate if time is None else time - (times[0] or 0)
+            _check_length(path, past, longest_s)
     shapes = {image.shape for image in images}
     if len(shapes) > 1:
         raise MediaError(f"'{path}' changes its frames' size, {sorted(shapes)}; give size=(height, width)")
@@ -124,7 +129,9 @@ def read_picture(
     return Picture(frames=np.stack(images), fps=target, start_s=float(start))
 
 
-def read_sound(path: str | os.PathLike[str], *, sample_rate: int | None = None) -> Sound:
+def read_sound(
+    path: str | os.PathLike[str], *, sample_rate: int | None = None, longest_s: float | None = None
+) -> Sound:
     """Read a file's sound; arguments and errors as in ``read_clip``, but the file may have no picture."""
     import av
 
@@ -132,7 +139,8 @@ def read_sound(path: str | os.PathLike[str], *, sample_rate: int | None = None) 
         if not file.streams.audio:
             raise MediaError(f"'{path}' has no audio stream; give a file with sound")
         stream = file.streams.audio[0]
-        rate = stream.rate
+        _check_stated(path, file, stream, longest_s)
+        rate, decoded_s = stream.rate, Fraction(0)
         # Only the sample format is converted here; the channels are averaged below, all with one weight.
         converter = av.AudioResampler(format="fltp")
         frames, start = [], None
@@ -140,6 +148,8 @@ def read_sound(path: str | os.PathLike[str], *, sample_rate: int | None = None) 
             if start is None:
                 start = float(decoded.pts * decoded.time_base) if decoded.pts is not None else 0.0
             frames += [frame.to_ndarray() for frame in converter.resample(decoded)]
+            decoded_s += Fraction(decoded.samples, rate)
+            _check_length(path, decoded_s, longest_s)
         # An .mp4 says where the sound ends within its last AAC frame; what follows is the encoder's padding.
         length = round(stream.duration * stream.time_base * rate) if stream.duration and start == 0 else None
         container = set(file.format.name.split(","))
@@ -160,6 +170,48 @@ def read_sound(path: str | os.PathLike[str], *, sample_rate: int | None = None) 
         waveform = np.clip(waveform / peak, -1.0, 1.0)
     several = np.clip(channels, -1.0, 1.0) if channels.shape[1] > 1 else None
     return Sound(waveform=waveform, sample_rate=rate, start_s=start or 0.0, channels=several)
+
+
+def _video_stream(path: str | os.PathLike[str], file: Any) -> Any:
+    if not file.streams.video:
+        raise MediaError(f"'{path}' has no video stream; give a file with a picture, such as an .mp4")
+    stream = file.streams.video[0]
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _images(
+    path: str | os.PathLike[str], file: Any, stream: Any
+) -> Iterator[tuple[np.ndarray, Fraction | None]]:
+    """Frames, uint8 (H, W, 3), upright, each with its time in the file."""
+    from av.video.reformatter import Interpolation
+
+    # Without accurate rounding every frame comes out a level darker.
+    scaling = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
+    frame = None
+    for frame in file.decode(stream):
+        image = frame.to_ndarray(format="rgb24", interpolation=scaling)
+        if frame.rotation:  # a phone held upright: the pixels lie on their side, and the file says so
+            image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+        yield image, frame.pts * frame.time_base if frame.pts is not None else None
+    if frame is None:
+        raise MediaError(f"'{path}' has a video stream without a frame; it is cut short or corrupt")
+
+
+def _check_stated(path: str | os.PathLike[str], file: Any, stream: Any, longest_s: float | None) -> None:
+    """Refuse a file that itself says it is too long, before a frame of it is decoded."""
+    if stream.duration:
+        _check_length(path, stream.duration * stream.time_base, longest_s)
+    elif file.duration:
+        _check_length(path, Fraction(file.duration, 1_000_000), longest_s)
+
+
+def _check_length(path: str | os.PathLike[str], seconds: Fraction, longest_s: float | None) -> None:
+    # A second more is nobody's memory: encoders pad, and who computes with it checks what it computes.
+    if longest_s is not None and seconds > longest_s + 1:
+        raise MediaError(
+            f"'{path}' lasts {float(seconds):.0f} s or more; at most {longest_s:g} s can be used at once"
+        )
 
 
 def resample_sound(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:

@@ -92,6 +92,18 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
+def check_rate(path: str | os.PathLike[str], fps: Fraction) -> None:
+    """Raise unless frames of this rate can be written to ``path``.
+
+    Raises:
+        MediaError: It is a GIF, and the rate is above 50, which browsers do not play.
+    """
+    if os.fspath(path).lower().endswith(".gif") and fps > _GIF_MAX_FPS:
+        raise MediaError(
+            f"a GIF plays at most {_GIF_MAX_FPS} fps, the clip has {float(fps):g}; write an .mp4"
+        )
+
+
 def write_mp4(
     clip: Clip, path: str | os.PathLike[str], *, crf: int = 16, channels: np.ndarray | None = None
 ) -> Path:
@@ -184,10 +196,7 @@ def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
     """
     from PIL import Image
 
-    if clip.fps > _GIF_MAX_FPS:
-        raise MediaError(
-            f"a GIF plays at most {_GIF_MAX_FPS} fps, the clip has {float(clip.fps):g}; write an .mp4"
-        )
+    check_rate(".gif", clip.fps)
     # Rounding the frames' start times, not their durations, keeps the whole in time.
     starts_cs = [round(100 * frame / clip.fps) for frame in range(len(clip.video) + 1)]
     durations_ms = [10 * (end - start) for start, end in pairwise(starts_cs)]
