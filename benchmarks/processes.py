@@ -39,7 +39,8 @@ KINDS: dict[str, list[str]] = {
     "FSDP2": ["--use_fsdp", "--fsdp_version", "2"],
     "ZeRO-2": ["--use_deepspeed", "--zero_stage", "2"],
 }
-SETTINGS = (("float32", 2e-4), ("float32", 8e-4), ("float64", 8e-4))  # 8e-4: about the rate of the recipes of hits
+# 8e-4: about the rate of the recipes of hits.
+SETTINGS = (("float32", 2e-4), ("float32", 8e-4), ("float64", 8e-4))
 
 
 def recipe_of(root: Path, lr: float) -> Recipe:
