@@ -79,6 +79,13 @@ def test_the_python_client_makes_clips_and_is_refused(server: str, place: Path) 
     strip, scores = client.predict(upload=handle_file(film), detector="contacts", api_name="/measure")
     assert "contact F1" in strip
     assert scores["fps"] == 8
+    silent = Clip(np.zeros((32, 64, 64, 3), np.uint8), Fraction(8), np.zeros(64_000, np.float32), 16_000)
+    film, _, strip, scores = client.predict(
+        upload=handle_file(silent.save(place / "silent.wav")), prompt="a drum", steps=1, api_name="/picture"
+    )
+    assert read_clip(film).time.frames == 32
+    assert "cannot be measured: the sound is silent" in strip
+    assert scores is None
     with pytest.raises(AppError, match="the prompt is empty"):
         client.predict(prompt="", api_name="/generate")
     with pytest.raises(AppError, match="there is no file; upload a sound first"):

@@ -229,18 +229,22 @@ def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any,
         upload = values.pop("upload", None)
         settings = Settings.of({"task": task, **values})
 
-        def work(report: Any) -> tuple[Result, dict[str, Any]]:
+        def work(report: Any) -> tuple[Result, str, dict[str, Any] | None]:
             file = Path(upload) if upload else None
             made = perform(room.pipe, settings, file, room.limits, Path(folder), report)
             report(None)
-            return made, measure_clip(made.clip, "the clip")
+            try:
+                found = measure_clip(made.clip, "the clip")
+            except UserError as error:  # a silent clip, say, is a result all the same
+                return made, waiting_html(str(error)), None
+            return made, result_html(made.clip, found, "strikes"), _numbers(found)
 
         picture = ""
         for said in room.jobs.run(work):
             if isinstance(said, Done):
-                made, found = said.result
+                made, strip, numbers = said.result
                 files = [str(file) for file in made.files]
-                yield files[0], files, result_html(made.clip, found, "strikes"), _numbers(found)
+                yield files[0], files, strip, numbers
             elif isinstance(said, Step):
                 picture = picture if said.preview is None else preview_html(said.preview)
                 yield gr.skip(), gr.skip(), progress_html(said, picture), gr.skip()
