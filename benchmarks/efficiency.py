@@ -116,7 +116,8 @@ def train_on(
     folder = given.out / arm
     if not (bundle := folder / "bundle").exists():
         shutil.copytree(given.bundle, bundle)
-    recipe = recipe_of(arm, bundle, given.cache, given.count)
+    # From the bases as they were at every moment: losses are weighed by their errors.
+    recipe = recipe_of(arm, given.bundle, given.cache, given.count)
     stage: Any = build_stage(recipe)
     clock = Clock()
     clock.wrap(stage)
@@ -148,6 +149,7 @@ def train_on(
             for key, parameter in module.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(state["ema"][f"{name}.{key}"])
+    stage.bundle = bundle
     stage.export()
     return row
 
