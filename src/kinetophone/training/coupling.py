@@ -31,7 +31,7 @@ from kinetophone.joint.model import JointModel
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.request import BundleSpec
-from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
+from kinetophone.sampling.ddim import NoiseSchedule, clean_estimate
 from kinetophone.sampling.guidance import guided
 from kinetophone.sampling.joint import initial_noise, sample_joint
 from kinetophone.training import diffusion
@@ -43,6 +43,7 @@ from kinetophone.training.diffusion import (
     drop_texts,
     min_snr,
     noise_loss,
+    noised,
     plain_attention,
     random_timesteps,
     sample_prompts,
@@ -204,12 +205,7 @@ class CouplingStage:
         counts: AV[Tensor | None] = AV.both(None)
 
         def at(levels: AV[Tensor]) -> AV[Tensor]:
-            return clean.map(
-                lambda x, e, s, level: add_noise(x, e, s.alpha(level).to(x.device)),
-                noise,
-                self.schedules,
-                levels,
-            )
+            return clean.map(lambda *of: noised(*of)[0], self.schedules, levels, noise)
 
         noisy, seen = at(t), at(t_con)
         if given is not None:
