@@ -13,6 +13,7 @@ from kinetophone.bases.components import cast
 from kinetophone.errors import RequestError
 from kinetophone.media.read import read_clip
 from kinetophone.request import BUNDLES
+from kinetophone.sampling.leak import SignalLeak
 
 PROMPTS = ("a drumstick hits a metal bowl three times", "a mallet taps a yellow cushion")
 
@@ -49,6 +50,17 @@ def test_the_coupling_changes_both_modalities(pipe):
     joint, apart = (pipe(PROMPTS[0], steps=3, coupled=c)[0] for c in (True, False))
     assert np.abs(joint.video.astype(int) - apart.video).mean() > 0.5
     assert np.abs(joint.audio - apart.audio).max() > 1e-3
+
+
+def test_a_bundle_starts_from_its_signal_leak_and_keeps_it(pipe, tmp_path):
+    latents = np.random.default_rng(0).normal(3, 1, (600, 16, 4, 4, 4))
+    leaky = Kinetophone(pipe.bases, pipe.coupling, pipe.spec, AV(audio=None, video=SignalLeak.of(latents)))
+    bare = Kinetophone(pipe.bases, pipe.coupling, pipe.spec)
+    bright, plain = (p(PROMPTS[0], steps=3)[0] for p in (leaky, bare))
+    assert np.abs(bright.video.astype(int) - plain.video).mean() > 5
+    leaky.save_pretrained(tmp_path / "leaky")
+    again = Kinetophone.from_pretrained(tmp_path / "leaky", device="cpu")
+    np.testing.assert_allclose(again(PROMPTS[0], steps=3)[0].video.astype(int), bright.video, atol=1)
 
 
 def test_clocks_by_log_snr_are_others_than_those_by_gamma(pipe):

@@ -27,6 +27,7 @@ from kinetophone.joint.model import JointModel
 from kinetophone.media.timing import as_fps
 from kinetophone.request import BundleSpec
 from kinetophone.sampling.ddim import NoiseSchedule
+from kinetophone.sampling.leak import SignalLeak
 
 MOST_FRAMES = 64  # of video bases whose positions in time have no limit of their own
 
@@ -38,13 +39,21 @@ class Bundle:
         bases: audio and video base models, frozen.
         coupling: the trained connectors and inserted blocks that tie them.
         spec: what clips the bundle makes.
+        leaks: of each base, the trace of a clip that its sampling starts from; None: of neither.
 
     Raises:
         RequestError: if the coupling was made for other bases.
     """
 
-    def __init__(self, bases: AV[Any], coupling: Coupling, spec: BundleSpec) -> None:
+    def __init__(
+        self,
+        bases: AV[Any],
+        coupling: Coupling,
+        spec: BundleSpec,
+        leaks: AV[SignalLeak | None] | None = None,
+    ) -> None:
         self.bases, self.coupling, self.spec = bases, coupling, spec
+        self.leaks: AV[SignalLeak | None] = leaks or AV.both(None)
         self.model = JointModel(bases.map(lambda base: base.unet), coupling).eval().requires_grad_(False)
         # The reference leaves the noise of its schedule's first timestep in; ours removes it.
         final = None if spec.sampling == "reference" else 1.0
@@ -82,7 +91,8 @@ class Bundle:
             audio=load_audio_base(**places["audio"], **options),
             video=load_video_base(**places["video"], **options),
         )
-        return cls(bases, coupling, spec).to(device or _fastest_device())
+        leaks = AV(*(SignalLeak.load(spec.folder / name) for name in MODALITIES))
+        return cls(bases, coupling, spec, leaks).to(device or _fastest_device())
 
     @classmethod
     def from_bases(
@@ -159,6 +169,9 @@ class Bundle:
         self.bases.audio.save_pretrained(root / "audio", dtype)
         self.bases.video.save_pretrained(root / "video", dtype)
         save_component(self.coupling, root / "coupling", dtype)
+        for name in MODALITIES:
+            if (leak := getattr(self.leaks, name)) is not None:
+                leak.save(root / name, dtype)
         replace(self.spec, bases={}).write(root)
         classifiers = self.spec.folder and self.spec.folder / "classifiers"
         if classifiers and classifiers.is_dir():

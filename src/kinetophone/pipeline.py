@@ -448,7 +448,11 @@ class Kinetophone(Bundle):
         else:
             grids = snr_grids(schedulers, settings.steps, settings.snr_offset)
         noise = initial_noise(shapes, seeds, device=self.device)
-        return sample_joint(windowed(windows, predicts), noise, grids, self.schedules, callback, given)
+        leak: AV[Tensor | None] = self.leaks.map(
+            lambda leak, known: None if leak is None else leak.draw(seeds, known), given or AV.both(None)
+        )
+        predict = windowed(windows, predicts)
+        return sample_joint(predict, noise, grids, self.schedules, callback, given, leak)
 
     def _decoded(self, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
         """Frames (B, T, H, W, 3) and waveforms (B, N) of ``time``: what windows reached beyond it is cut."""

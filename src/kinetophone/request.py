@@ -49,7 +49,7 @@ _EXAMPLE = "a drumstick hits a bowl"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # What a bundle on the Hub may hold, apart from its bases.
 _PARTS = (
-    "", "coupling", "classifiers",
+    "", "coupling", "classifiers", "audio", "video",
     *(f"video/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
     *(f"audio/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "vocoder")),
 )  # fmt: skip

@@ -68,9 +68,14 @@ def _prefix(clips: ClipArrays) -> str:
 
 
 def fingerprint(vae: Any) -> str:
-    """Eight hex digits that change with the weights, so that a cache of another autoencoder is not used."""
+    """Eight hex digits that change with the weights, so that a cache of another autoencoder is not used.
+
+    The decoder's are left out: it has no part in latents, and may be trained on.
+    """
     digest = hashlib.sha256()
-    for tensor in vae.state_dict().values():
+    for name, tensor in vae.state_dict().items():
+        if name.startswith(("decoder.", "post_quant_conv.")):
+            continue
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:8]
 

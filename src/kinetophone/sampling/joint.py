@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.sampling.ddim import END, NoiseSchedule, clean_estimate, step
+from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
 from kinetophone.sampling.given import Given
 
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
@@ -49,6 +49,7 @@ def sample_joint(
     schedules: AV[NoiseSchedule],
     callback: Callable[[Progress], None] | None = None,
     given: AV[Given | None] | None = None,
+    leak: AV[Tensor | None] | None = None,
 ) -> AV[Tensor]:
     """Denoise both modalities in lockstep, each on its own clock (arXiv 2409.17550, section 3.3).
 
@@ -63,6 +64,8 @@ def sample_joint(
         callback: called after each step.
         given: of each modality, what is known already and must be kept. A complete track enters at timestep
             0, clean; a stretch is put into the latents at each step, noised to their level.
+        leak: of each modality, clean latents of which the first timestep still shows a trace, in shapes that
+            broadcast to those of ``noise``; see :mod:`kinetophone.sampling.leak`. None: pure noise.
 
     Returns:
         The clean latents, in the shapes and dtypes of ``noise``.
@@ -79,7 +82,9 @@ def sample_joint(
         )
     given = given or AV.both(None)
     grids = grids.map(lambda grid, g: torch.zeros_like(grid) if g is not None and g.complete else grid, given)
-    latents, x0_hat = noise.map(_held, given, noise, grids.map(lambda grid: int(grid[0])), schedules), None
+    first: AV[int] = grids.map(lambda grid: int(grid[0]))
+    latents, x0_hat = noise.map(_leaked, leak or AV.both(None), first, schedules), None
+    latents = latents.map(_held, given, noise, first, schedules)
     for k in range(steps):
         timesteps: AV[int] = grids.map(lambda grid, k=k: int(grid[k]))
         following: AV[int] = grids.map(lambda grid, k=k: int(grid[k + 1]) if k + 1 < steps else END)
@@ -132,6 +137,10 @@ def initial_noise(
         drawn.append(shapes.map(lambda shape, g=generator: torch.randn(*shape, generator=g)))
     stacked = AV(audio=torch.stack([x.audio for x in drawn]), video=torch.stack([x.video for x in drawn]))
     return stacked.map(lambda x: x.to(device=device, dtype=dtype))
+
+
+def _leaked(noise: Tensor, leak: Tensor | None, timestep: int, schedule: NoiseSchedule) -> Tensor:
+    return noise if leak is None else add_noise(leak.to(noise), noise, _alpha(schedule, timestep))
 
 
 def _held(x: Tensor, given: Given | None, noise: Tensor, timestep: int, schedule: NoiseSchedule) -> Tensor:

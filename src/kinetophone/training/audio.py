@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from kinetophone.bases.components import decode_latents, load_component, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
+from kinetophone.sampling.leak import SignalLeak
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
@@ -98,3 +99,4 @@ class AudioStage:
 
     def export(self) -> None:
         self.unet.save_pretrained(self.bundle / "audio" / "unet")
+        SignalLeak.of(self.latents.audio).save(self.bundle / "audio")

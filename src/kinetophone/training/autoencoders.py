@@ -20,7 +20,7 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_strips
 
 
-def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
+def edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
@@ -57,7 +57,7 @@ class VideoAutoencoder:
         noisy = z + self.noise * torch.randn(z.shape, generator=generator)
         y = self.vae.decode(noisy).sample
         mae = (y - x).abs().mean()
-        edge = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
+        edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
         mse = (y - x).square().mean()
         # Keeps the latents at unit scale, so that the noise above means something.
         scale = z.square().mean()
@@ -107,7 +107,7 @@ class AudioAutoencoder:
         posterior = self.vae.encode(x).latent_dist
         y = self.vae.decode(posterior.sample(generator=generator)).sample
         mae = (y - x).abs().mean()
-        edge = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
+        edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": mae + 0.5 * edge + 0.01 * kl, "mae": mae, "kl": kl}
 

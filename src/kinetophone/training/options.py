@@ -35,6 +35,21 @@ class LatentNoiseOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecoderOptions(LatentNoiseOptions):
+    """Of the video decoder.
+
+    Attributes:
+        adversarial: Weight of the discriminator's opinion beside the mean absolute error.
+        estimated: Share of clips whose latents are the video base's estimates of them.
+        most_noise: Timestep below which those are made.
+    """
+
+    adversarial: float = field(default=0.05, metadata={"least": 0})
+    estimated: float = share(0.5)
+    most_noise: int = positive(400)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextOptions:
     """Of the text encoders: tokens known, and tokens of a caption."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from kinetophone.data.domains import DOMAINS
 from kinetophone.training.options import (
     CouplingOptions,
+    DecoderOptions,
     DiffusionOptions,
     ImageOptions,
     LatentNoiseOptions,
@@ -54,6 +55,7 @@ STAGES = {
     "vocoder": StageInfo("vocoder", "VocoderStage"),
     "connectors": StageInfo("connectors", "ConnectorStage", divisible=True),
     "coupling": StageInfo("coupling", "CouplingStage", CouplingOptions, divisible=True),
+    "video-decoder": StageInfo("decoder", "VideoDecoder", DecoderOptions),
     "picture-classifier": StageInfo("classifiers", "PictureClassifier"),
     "sound-classifier": StageInfo("classifiers", "SoundClassifier"),
 }

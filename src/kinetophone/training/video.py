@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from kinetophone.bases.components import decode_latents, load_component, tokenize
 from kinetophone.data.latents import load_latents
 from kinetophone.sampling.ddim import NoiseSchedule
+from kinetophone.sampling.leak import SignalLeak
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
@@ -162,3 +163,4 @@ class MotionStage(_VideoStage):
 
     def export(self) -> None:
         self.unet.save_pretrained(self.bundle / "video" / "unet")
+        SignalLeak.of(self.latents.video).save(self.bundle / "video")

@@ -1,0 +1,133 @@
+"""The decoder of the video autoencoder, trained on alone: latents stay what they are, frames become sharp.
+
+What a latent leaves open an absolute error answers with the mean of what it may be, a blur. A discriminator
+of patches (PatchGAN, arXiv 1611.07004) takes blur for false, and the decoder learns edges in its place. It
+learns on what it will be given: beside true latents, the video base's estimates of them from noisy ones.
+
+Shapes: latents (B, C, T, h, w) of clips, (N, C, h, w) of frames; frames (N, 3, S, S) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from kinetophone.bases.components import load_component, tokenize
+from kinetophone.data.hits import FPS
+from kinetophone.data.latents import load_latents
+from kinetophone.sampling.ddim import NoiseSchedule, clean_estimate
+from kinetophone.training.autoencoders import edges
+from kinetophone.training.clips import load_clips
+from kinetophone.training.diffusion import channels_last, make_scheduler, noised, plain_attention
+from kinetophone.training.recipe import Recipe
+from kinetophone.training.samples import save_strips
+
+FRAMES_OF_A_CLIP = 8
+
+
+class Discriminator(nn.Module):
+    """Frames to one logit per patch and the features on the way there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128)
+        self.layers = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)) for a, b in pairwise(widths)
+        )
+        self.head = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return self.head(x), features
+
+
+class VideoDecoder:
+    """Goes on from the decoder there is; of ``batch_size`` frames half are strikes or neighbours of one."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.bundle = recipe, Path(recipe.bundle)
+        self.vae, self.tokenizer, self.text_encoder, self.unet = (
+            load_component(self.bundle / "video", name)
+            for name in ("vae", "tokenizer", "text_encoder", "unet")
+        )
+        self.vae = self.vae.to(memory_format=torch.channels_last)
+        plain_attention(self.unet)
+        self.clips = load_clips(recipe)
+        self.latents = load_latents(self.clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
+        self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
+        self.discriminator = channels_last(Discriminator())
+        self.trained: dict[str, nn.Module] = {
+            "decoder": self.vae.decoder,
+            "discriminator": self.discriminator,
+        }
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        options = self.recipe.options
+        z, x = self._batch(rng, generator)
+        y = self.vae.decode(z / self.vae.config.scaling_factor).sample
+        mae = (y - x).abs().mean()
+        edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
+        true, features = self.discriminator(x)
+        false, _ = self.discriminator(y.detach())
+        judged = F.relu(1 - true).mean() + F.relu(1 + false).mean()
+        # For the decoder the discriminator stands still: one optimiser serves both.
+        still = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        opinion, seen = functional_call(self.discriminator, still, (y,))
+        matching = sum((a - b.detach()).abs().mean() for a, b in zip(seen, features, strict=True))
+        adversarial = -opinion.mean()
+        loss = mae + edge + matching + options.adversarial * adversarial + judged
+        return {"loss": loss, "mae": mae, "edge": edge, "matching": matching, "judged": judged}
+
+    @torch.no_grad()
+    def _batch(self, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents of frames, half of the clips' as the base sees them through noise, and the true frames."""
+        options = self.recipe.options
+        index, texts = self.latents.draw(rng, -(-self.recipe.loop.batch_size // FRAMES_OF_A_CLIP))
+        true = torch.from_numpy(self.latents.video[index]).float()
+        z = true + options.latent_noise * torch.randn(true.shape, generator=generator)
+        t = torch.full((len(z),), -1)
+        half = rng.random(len(index)) < options.estimated
+        if half.any():
+            chosen = torch.from_numpy(np.flatnonzero(half))
+            t = torch.from_numpy(rng.integers(options.most_noise, size=len(chosen)))
+            noise = torch.randn(true[chosen].shape, generator=generator)
+            xt, _ = noised(true[chosen], self.schedule, t, noise)
+            ids = tokenize(self.tokenizer, [texts[i] for i in chosen], torch.device("cpu"))["input_ids"]
+            states = self.text_encoder(input_ids=ids).last_hidden_state
+            eps = self.unet(xt, t, encoder_hidden_states=states.repeat_interleave(xt.shape[2], dim=0)).sample
+            z[chosen] = clean_estimate(xt, eps.float(), self.schedule.alpha(t))
+        frames, latents = [], []
+        for row, i in enumerate(index):
+            for _ in range(FRAMES_OF_A_CLIP):
+                k = self._frame(int(i), rng)
+                frames.append(self.clips.video[i, k])
+                latents.append(z[row, :, k])
+        x = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+        x = x.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        return torch.stack(latents).contiguous(memory_format=torch.channels_last), x
+
+    def _frame(self, clip: int, rng: np.random.Generator) -> int:
+        count = self.clips.video.shape[1]
+        moments = self.clips.moments_s(clip)
+        if len(moments) and rng.random() < 0.5:
+            return min(max(round(rng.choice(moments) * FPS) + int(rng.integers(-1, 2)), 0), count - 1)
+        return int(rng.integers(count))
+
+    def sample(self, folder: Path, step: int) -> None:
+        z, x = self._batch(np.random.default_rng(0), torch.Generator().manual_seed(0))
+        y = self.vae.decode(z / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+        shown = torch.stack([x, y])[:, ::2][:, :16]
+        save_strips(shown, folder / f"sample-{step}.png", scale=2)
+
+    def export(self) -> None:
+        self.vae.save_pretrained(self.bundle / "video" / "vae")
