@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from kinetophone.data.latents import fingerprint
 from kinetophone.media.read import read_clip
 from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
+from kinetophone.sampling.leak import SignalLeak
 from kinetophone.training import diffusion
 from kinetophone.training.loop import train
 from kinetophone.training.recipe import load_recipe
@@ -23,6 +25,7 @@ ORDER = (
     "clap-text",
     "image",
     "motion",
+    "video-decoder",
     "audio",
     "vocoder",
     "coupling",
@@ -58,8 +61,14 @@ def bundle(tmp_path_factory):
 
 
 def test_every_stage_writes_something_to_look_at_or_listen_to(bundle):
-    for name in ("video-autoencoder", "audio-autoencoder", "image", "motion", "audio", "vocoder", "coupling"):
+    silent = ("clip-text", "clap-text", "connectors", "picture-classifier", "sound-classifier")
+    for name in set(ORDER) - set(silent):
         assert list((bundle.parent / "runs" / name).glob("sample-2*")), name
+
+
+def test_bases_come_with_the_trace_of_their_clips(bundle):
+    for name, size in (("audio", (8, 8)), ("video", (16, 4, 4))):
+        assert SignalLeak.load(bundle / name).mean.shape == size
 
 
 def test_the_couplings_samples_are_playable_and_their_synchrony_is_measured(bundle):
@@ -101,6 +110,18 @@ def test_only_the_coupling_is_trained_in_the_coupling_stage(bundle):
         for p in unet.parameters()
     )
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage.coupling.parameters())
+
+
+def test_only_the_decoder_is_trained_in_its_stage_so_latents_stay_and_their_cache_holds(bundle):
+    stage = build_stage(shrunk("video-decoder", bundle.parent))
+    before = {name: tensor.clone() for name, tensor in stage.vae.state_dict().items()}
+    known = fingerprint(stage.vae)
+    loop = dataclasses.replace(stage.recipe.loop, sample_every=0)
+    train(stage, loop, bundle.parent / "runs" / "decoder-again")
+    after = stage.vae.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+    assert fingerprint(stage.vae) == known
 
 
 def test_recipes_train_on_bows_too(tmp_path):

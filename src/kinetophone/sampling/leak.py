@@ -39,7 +39,7 @@ class SignalLeak:
 
     @classmethod
     def of(cls, latents: Any) -> SignalLeak:
-        """Fitted to clean latents (N, C, L, M) or (N, C, T, H, W), N above D; NumPy arrays of any type."""
+        """Fitted to clean latents (N, C, L, M) or (N, C, T, H, W), NumPy arrays of any type."""
         means = np.stack([np.asarray(clip, np.float64).mean(axis=1) for clip in latents])
         flat = torch.from_numpy(means).flatten(1)
         covariance = torch.cov(flat.T)
@@ -79,5 +79,5 @@ class SignalLeak:
         if not (folder / FILE).is_file():
             return None
         found = load_file(folder / FILE)
-        # Copies: a product depends, in its last digit, on how its factors lie in memory, and files are mapped.
+        # Copies: files are mapped, and the last digit of a product depends on where its factors lie.
         return cls(found["mean"].float().clone(), found["root"].float().clone())

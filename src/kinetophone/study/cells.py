@@ -107,7 +107,7 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
 
     folder = train(cell, device)
     sampling, experiment = dict(cell.sampling), cell.experiment
-    pipe = Kinetophone.from_pretrained(folder, device=device)
+    pipe = Kinetophone.from_pretrained(folder, device, getattr(torch, experiment.precision))
     if sampling.get("gamma") == "auto":
         sampling["gamma"] = auto_gamma(pipe, folder, experiment.domain)
     true = true_clips(experiment.domain, experiment.split, experiment.prompts, pipe.spec.size)

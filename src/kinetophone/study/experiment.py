@@ -67,6 +67,7 @@ class Experiment:
         split: Of the domain.
         domain: "hits" or "bows": where the prompts are from, and how synchrony is measured.
         sampling: Options of all rows; the bundle's own hold for what neither they nor a row say.
+        precision: Of the U-Nets and the coupling in sampling.
         along: Option of sampling that a plot has along its axis, if any.
         groups: Sets of materials that the table also gives apart, by name.
     """
@@ -84,6 +85,7 @@ class Experiment:
     split: str = "test"
     domain: Literal["hits", "bows"] = "hits"
     sampling: dict[str, Any] = field(default_factory=dict)
+    precision: Literal["float32", "bfloat16"] = "float32"
     along: str = ""
     groups: dict[str, Any] = field(default_factory=dict)
 
@@ -164,7 +166,8 @@ class Cell:
     @property
     def key(self) -> str:
         """Hash of what its result follows from."""
-        return _hash([self.recipes, self.weights, self.sampling, self.experiment.split, self.seed])
+        one = self.experiment
+        return _hash([self.recipes, self.weights, self.sampling, one.precision, one.split, self.seed])
 
     @property
     def path(self) -> Path:
