@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderDC
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -22,6 +24,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from kinetophone.bases.components import load_component, tokenize
 from kinetophone.data.hits import FPS
 from kinetophone.data.latents import load_latents
+from kinetophone.errors import UserError
 from kinetophone.sampling.ddim import NoiseSchedule, clean_estimate
 from kinetophone.training.autoencoders import edges
 from kinetophone.training.clips import load_clips
@@ -51,8 +54,20 @@ class Discriminator(nn.Module):
         return self.head(x), features
 
 
+def _with_decoder(vae: AutoencoderDC, changes: dict[str, Any]) -> AutoencoderDC:
+    """The autoencoder with a new decoder, in the settings of which ``changes`` are made."""
+    if odd := sorted(key for key in changes if not key.startswith("decoder_")):
+        raise UserError(f"model: {', '.join(odd)}: in this stage only the decoder_ settings may change")
+    changed = AutoencoderDC.from_config({**vae.config, **changes})
+    changed.encoder.load_state_dict(vae.encoder.state_dict())
+    return changed
+
+
 class VideoDecoder:
-    """Goes on from the decoder there is; of ``batch_size`` frames half are strikes or neighbours of one."""
+    """Of ``batch_size`` frames half are strikes or neighbours of one.
+
+    Goes on from the decoder there is, or, where the recipe's ``model`` changes its settings, from a new one.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
@@ -60,6 +75,8 @@ class VideoDecoder:
             load_component(self.bundle / "video", name)
             for name in ("vae", "tokenizer", "text_encoder", "unet")
         )
+        if recipe.model:
+            self.vae = _with_decoder(self.vae, recipe.model)
         self.vae = self.vae.to(memory_format=torch.channels_last)
         plain_attention(self.unet)
         self.clips = load_clips(recipe)
