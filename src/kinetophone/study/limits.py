@@ -2,6 +2,10 @@
 
 Each set is one clip per prompt. From the true clips down, every set has one part more of the bundle in it;
 what is lost from one to the next is that part's doing.
+
+A distance from the true clips has a floor: other true clips are not at 0 from them either, and what is the same
+clip but for an autoencoder is nearer than any other can be. So the distances of other true clips, as they
+are and through the autoencoders, stand beside those of what is made.
 """
 
 from __future__ import annotations
@@ -15,20 +19,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kinetophone.data.hits import HitsClip
+from kinetophone.data.hits import HitsClip, make_clip
 from kinetophone.data.shards import write_json
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import log_mel
 from kinetophone.media.read import Picture, Sound
 from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint
-from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
+from kinetophone.study.measures import MAIN, apart, as_clip, count_right, measured, right, true_clips
 from kinetophone.study.table import difference, with_interval
 
 if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
 
 MEASURE = MAIN["hits"]
+DISTANCES = ("hits-FVD", "hits-FAD")
+OTHERS, FLOOR = "other true clips", "other true clips, autoencoders, vocoder"
 
 
 @dataclass(frozen=True)
@@ -57,26 +63,38 @@ PARTS = (
 )
 
 
+def frames_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
+    """The frames of a true clip through the video autoencoder."""
+    video = pipe.bases.video
+    return video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
+
+
+def sound_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
+    """The sound of a true clip through the audio autoencoder and the vocoder."""
+    audio = pipe.bases.audio
+    return audio.decode(audio.encode(torch.from_numpy(clip.audio)[None]), len(clip.audio))[0]
+
+
+def through_autoencoders(pipe: Kinetophone, clip: HitsClip) -> Clip:
+    """A true clip as it would be if everything but the autoencoders and the vocoder were perfect."""
+    true = as_clip(clip)
+    sound = fit_audio(sound_again(pipe, clip), len(true.audio))
+    return Clip(frames_again(pipe, clip), true.fps, sound, true.sample_rate)
+
+
 def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
     """How each set's clip is made of a true clip and its number (the seed of its noise)."""
-    audio, video = pipe.bases.audio, pipe.bases.video
+    audio = pipe.bases.audio
 
     def with_sound(clip: HitsClip, waveform: np.ndarray) -> Clip:
         true = as_clip(clip)
         sound = fit_audio(waveform, len(true.audio))
         return Clip(video=true.video, fps=true.fps, audio=sound, sample_rate=true.sample_rate)
 
-    def round_trip(clip: HitsClip) -> np.ndarray:
-        return video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
-
     def through_vocoder(clip: HitsClip) -> np.ndarray:
         with torch.no_grad():
             mel = log_mel(torch.from_numpy(clip.audio)[None]).to(pipe.device)
             return audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
-
-    def through_both(clip: HitsClip) -> np.ndarray:
-        latents = audio.encode(torch.from_numpy(clip.audio)[None])
-        return audio.decode(latents, len(clip.audio))[0]
 
     def seen(clip: HitsClip, frames: np.ndarray) -> Clip:
         true = as_clip(clip)
@@ -91,9 +109,9 @@ def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, 
 
     return {
         "true": lambda clip, seed: as_clip(clip),
-        "video autoencoder": lambda clip, seed: seen(clip, round_trip(clip)),
+        "video autoencoder": lambda clip, seed: seen(clip, frames_again(pipe, clip)),
         "vocoder": lambda clip, seed: with_sound(clip, through_vocoder(clip)),
-        "audio autoencoder, vocoder": lambda clip, seed: with_sound(clip, through_both(clip)),
+        "audio autoencoder, vocoder": lambda clip, seed: with_sound(clip, sound_again(pipe, clip)),
         "true picture, sound made": sound_made,
         "true sound, picture made": picture_made,
         "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **sampling)[0],
@@ -123,7 +141,8 @@ def limits(
 
     Returns:
         ``sets`` by name, as :func:`kinetophone.study.measures.measured` gives them, and ``parts``: how much
-        event F1 each loses, paired by clip, with a 95 % interval.
+        event F1 each loses, paired by clip, with a 95 % interval. ``others``: distances of other clips of the
+        split.
     """
     made_of = [fingerprint(bundle, coupling=True), count, split, sampling]
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -137,6 +156,14 @@ def limits(
         found["sets"][name] = measured(clips, "hits", split, str(bundle), workers)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, path)
+    if "others" not in found:
+        others = [make_clip(split, count + i, pipe.spec.size) for i in track(range(count), count, "others")]
+        found["others"] = {
+            OTHERS: apart([as_clip(clip) for clip in others], split, count, str(bundle), workers),
+            FLOOR: apart(
+                [through_autoencoders(pipe, clip) for clip in others], split, count, str(bundle), workers
+            ),
+        }
     sets = {name: [result | {"seed": 0}] for name, result in found["sets"].items()}
     found["parts"] = {part.name: difference(sets[part.without], sets[part.having], MEASURE) for part in PARTS}
     write_json(found, path)
@@ -165,12 +192,15 @@ def markdown(found: dict[str, Any]) -> str:
             f"{f1['value']:.3f}",
             f"{f1['shuffled']:.3f}",
             f"{result['synchrony']['synchrony']['value']:.3f}",
-            *[f"{result['distances'][key]['frechet']:.2f}" for key in ("hits-FVD", "hits-FAD")],
+            *[f"{result['distances'][key]['frechet']:.2f}" for key in DISTANCES],
             *[f"{right(clips, side):.3f}" for side in ("seen", "heard")],
             "" if (count := count_right(clips)) is None else f"{count:.3f}",
             str(f1["n"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    for name, result in found.get("others", {}).items():
+        shown = [f"{result[key]['frechet']:.2f}" for key in DISTANCES]
+        lines.append("| " + " | ".join([name, "", "", "", *shown, "", "", "", ""]) + " |")
     lines += ["", "| part | event F1 it loses |", "|---|---|"]
     ranked = sorted(found["parts"].items(), key=lambda item: -item[1]["value"])
     lines += [f"| {name} | {with_interval(lost, sign='+')} |" for name, lost in ranked]

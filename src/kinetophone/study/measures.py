@@ -78,13 +78,12 @@ def _of_hits(
     scored = [item for item in found if isinstance(item, ClipEvents)]
     captions = {str(i): clip.caption for i, clip in enumerate(true)}
     rows = {row["name"]: row for row in report.rows}
-    quality = distances(scored, reference)
     agreed = material_agreement(scored, captions)
     return {
         "prompts": len(clips),
         "unscored": len(report.unscored),
         "synchrony": {name: _plain(control) for name, control in report.metrics.items()},
-        "distances": {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in quality.items()},
+        "distances": _apart(scored, reference),
         "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
         "clips": [
             {
@@ -100,6 +99,20 @@ def _of_hits(
             for item in scored
         ],
     }
+
+
+def apart(
+    clips: Sequence[Clip], split: str, count: int, judges: str, workers: int | None = None
+) -> dict[str, Any]:
+    """Distances of any clips of hits from the first ``count`` true ones of a split."""
+    reference = _reference(split, count, clips[0].video.shape[1], judges, workers)
+    found = detect(clips, workers=workers, features=Extractor(hits=judges))
+    return _apart([item for item in found if isinstance(item, ClipEvents)], reference)
+
+
+def _apart(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
+    found = distances(clips, reference)
+    return {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in found.items()}
 
 
 def right(clips: Sequence[dict[str, Any]], side: str) -> float | None:

@@ -82,11 +82,10 @@ class VideoDecoder:
         self.clips = load_clips(recipe)
         self.latents = load_latents(self.clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
-        self.discriminator = channels_last(Discriminator())
-        self.trained: dict[str, nn.Module] = {
-            "decoder": self.vae.decoder,
-            "discriminator": self.discriminator,
-        }
+        self.trained: dict[str, nn.Module] = {"decoder": self.vae.decoder}
+        if recipe.options.adversarial:
+            self.discriminator = channels_last(Discriminator())
+            self.trained["discriminator"] = self.discriminator
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         options = self.recipe.options
@@ -94,6 +93,8 @@ class VideoDecoder:
         y = self.vae.decode(z / self.vae.config.scaling_factor).sample
         mae = (y - x).abs().mean()
         edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
+        if not options.adversarial:
+            return {"loss": mae + edge, "mae": mae, "edge": edge}
         true, features = self.discriminator(x)
         false, _ = self.discriminator(y.detach())
         judged = F.relu(1 - true).mean() + F.relu(1 + false).mean()
@@ -101,8 +102,7 @@ class VideoDecoder:
         still = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         opinion, seen = functional_call(self.discriminator, still, (y,))
         matching = sum((a - b.detach()).abs().mean() for a, b in zip(seen, features, strict=True))
-        adversarial = -opinion.mean()
-        loss = mae + edge + matching + options.adversarial * adversarial + judged
+        loss = mae + edge + matching - options.adversarial * opinion.mean() + judged
         return {"loss": loss, "mae": mae, "edge": edge, "matching": matching, "judged": judged}
 
     @torch.no_grad()

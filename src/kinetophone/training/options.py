@@ -39,12 +39,13 @@ class DecoderOptions(LatentNoiseOptions):
     """Of the video decoder.
 
     Attributes:
-        adversarial: Weight of the discriminator's opinion beside the mean absolute error.
+        adversarial: Weight of the discriminator's opinion beside the mean absolute error; 0, for a decoder
+            that has yet to learn what there is, does without one.
         estimated: Share of clips whose latents are the video base's estimates of them.
         most_noise: Timestep below which those are made.
     """
 
-    adversarial: float = field(default=0.05, metadata={"least": 0})
+    adversarial: float = field(default=0.0, metadata={"least": 0})
     estimated: float = share(0.5)
     most_noise: int = positive(400)
 
