@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from kinetophone.bases.components import load_component
 from kinetophone.data.latents import fingerprint
+from kinetophone.errors import UserError
 from kinetophone.media.read import read_clip
 from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
 from kinetophone.sampling.leak import SignalLeak
 from kinetophone.training import diffusion
+from kinetophone.training.decoder import widened
 from kinetophone.training.loop import train
 from kinetophone.training.recipe import load_recipe
 from kinetophone.training.stages import build_stage
@@ -26,6 +29,7 @@ ORDER = (
     "image",
     "motion",
     "video-decoder",
+    "video-decoder-2",
     "audio",
     "vocoder",
     "coupling",
@@ -135,3 +139,20 @@ def test_recipes_train_on_bows_too(tmp_path):
     assert len(stage.latents.strikes_s[0]) % 2 == 0  # starts and stops
     cached = {path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()}
     assert cached == {"bows"}
+
+
+def test_a_widened_decoder_gives_what_it_gave(bundle):
+    vae = load_component(bundle / "video", "vae")
+    wide = widened(vae)
+    widths = [2 * width for width in vae.config.decoder_block_out_channels]
+    assert list(wide.config.decoder_block_out_channels) == widths
+    z = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(wide.decode(z).sample, vae.decode(z).sample, atol=1e-5, rtol=1e-4)
+    assert fingerprint(wide) == fingerprint(vae)
+
+
+def test_a_decoder_grows_to_twice_its_width_or_not_at_all(bundle):
+    recipe = shrunk("video-decoder", bundle.parent)
+    with pytest.raises(UserError, match="the decoder there is, or twice as wide"):
+        build_stage(dataclasses.replace(recipe, model={"decoder_block_out_channels": [16, 16, 32, 64, 96]}))

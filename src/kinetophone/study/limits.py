@@ -3,9 +3,9 @@
 Each set is one clip per prompt. From the true clips down, every set has one part more of the bundle in it;
 what is lost from one to the next is that part's doing.
 
-A distance from the true clips has a floor: other true clips are not at 0 from them either, and what is the same
-clip but for an autoencoder is nearer than any other can be. So the distances of other true clips, as they
-are and through the autoencoders, stand beside those of what is made.
+A distance from the true clips has a floor: other true clips are not at 0 from them either, and what is the
+same clip but for an autoencoder is nearer than any other can be. So the distances of other true clips, as
+they are and through the autoencoders, stand beside those of what is made.
 """
 
 from __future__ import annotations

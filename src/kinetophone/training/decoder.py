@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
 FRAMES_OF_A_CLIP = 8
+PAIRS_APART = 0.02  # relative deviation of the weights of a channel that was doubled
 
 
 class Discriminator(nn.Module):
@@ -54,19 +54,40 @@ class Discriminator(nn.Module):
         return self.head(x), features
 
 
-def _with_decoder(vae: AutoencoderDC, changes: dict[str, Any]) -> AutoencoderDC:
-    """The autoencoder with a new decoder, in the settings of which ``changes`` are made."""
-    if odd := sorted(key for key in changes if not key.startswith("decoder_")):
-        raise UserError(f"model: {', '.join(odd)}: in this stage only the decoder_ settings may change")
-    changed = AutoencoderDC.from_config({**vae.config, **changes})
-    changed.encoder.load_state_dict(vae.encoder.state_dict())
-    return changed
+def widened(vae: AutoencoderDC) -> AutoencoderDC:
+    """The same autoencoder with twice the channels in its decoder, same in what it gives (arXiv 1511.05641).
+
+    Every channel stands there twice, and what reads the two takes half of each. A mean square over channels,
+    and so the RMS norm, stays what it was.
+    """
+    widths = [2 * width for width in vae.config.decoder_block_out_channels]
+    wide = AutoencoderDC.from_config({**vae.config, "decoder_block_out_channels": widths})
+    wide.encoder.load_state_dict(vae.encoder.state_dict())
+    targets = wide.decoder.state_dict()
+    state = {name: _twice(x, targets[name].shape) for name, x in vae.decoder.state_dict().items()}
+    if vae.decoder.in_shortcut:
+        # The shortcut repeats each latent channel 2 r times in a row, not r times twice: the convolution
+        # beside it makes up for that.
+        eye = torch.eye(vae.config.latent_channels)
+        repeats = vae.decoder.in_shortcut_repeats
+        was = eye.repeat_interleave(repeats, dim=0).repeat(2, 1)
+        state["conv_in.weight"][:, :, 1, 1] += was - eye.repeat_interleave(2 * repeats, dim=0)
+    wide.decoder.load_state_dict(state)
+    return wide
+
+
+def _twice(x: Tensor, shape: torch.Size) -> Tensor:
+    if shape[0] != x.shape[0]:
+        x = torch.cat([x, x])
+    if x.dim() > 1 and shape[1] != x.shape[1]:
+        x = torch.cat([x, x], dim=1) / 2
+    return x.clone()
 
 
 class VideoDecoder:
     """Of ``batch_size`` frames half are strikes or neighbours of one.
 
-    Goes on from the decoder there is, or, where the recipe's ``model`` changes its settings, from a new one.
+    Goes on from the decoder there is, twice as wide if that is what the recipe's ``model`` says.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -75,8 +96,16 @@ class VideoDecoder:
             load_component(self.bundle / "video", name)
             for name in ("vae", "tokenizer", "text_encoder", "unet")
         )
-        if recipe.model:
-            self.vae = _with_decoder(self.vae, recipe.model)
+        widths = recipe.model.get("decoder_block_out_channels")
+        if widths and widths != list(self.vae.config.decoder_block_out_channels):
+            self.vae = widened(self.vae)
+            if widths != list(self.vae.config.decoder_block_out_channels):
+                raise UserError(
+                    f"model: decoder_block_out_channels: the decoder there is, or twice as wide, not {widths}"
+                )
+            with torch.no_grad():  # or the two of a pair would learn the same for ever
+                for p in self.vae.decoder.parameters():
+                    p.mul_(1 + PAIRS_APART * torch.randn(p.shape))
         self.vae = self.vae.to(memory_format=torch.channels_last)
         plain_attention(self.unet)
         self.clips = load_clips(recipe)
