@@ -15,7 +15,7 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinetophone.training.clips import load_clips
+from kinetophone.training.clips import draw_frame, load_clips
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_strips
 
@@ -41,12 +41,7 @@ class VideoAutoencoder:
         frames = []
         for _ in range(self.recipe.loop.batch_size):
             i = int(rng.integers(len(self.clips)))
-            count = self.clips.video.shape[1]
-            if rng.random() < 0.5:
-                strike = rng.choice(self.clips.moments_s(i))
-                k = min(max(round(strike * 8) + int(rng.integers(-1, 2)), 0), count - 1)
-            else:
-                k = int(rng.integers(count))
+            k = draw_frame(self.clips, i, rng)
             frames.append(self.clips.video[i, k])
         x = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
         return x.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)

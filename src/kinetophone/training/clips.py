@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from kinetophone.data.arrays import ClipArrays, load_rendered
+from kinetophone.data.hits import FPS
 from kinetophone.training.recipe import Recipe
 
 
@@ -12,3 +15,12 @@ def load_clips(recipe: Recipe) -> ClipArrays:
     """The clips of a recipe's data section, rendered where they are not there yet."""
     data = recipe.data
     return load_rendered(data.source, Path(data.cache), data.split, data.count, data.size)
+
+
+def draw_frame(clips: ClipArrays, clip: int, rng: np.random.Generator) -> int:
+    """The number of a frame of a clip: every second one is where something happens, or beside it."""
+    count = clips.video.shape[1]
+    if rng.random() < 0.5:
+        moment = rng.choice(clips.moments_s(clip))
+        return min(max(round(moment * FPS) + int(rng.integers(-1, 2)), 0), count - 1)
+    return int(rng.integers(count))

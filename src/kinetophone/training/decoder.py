@@ -21,12 +21,11 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from kinetophone.bases.components import load_component, tokenize
-from kinetophone.data.hits import FPS
 from kinetophone.data.latents import load_latents
 from kinetophone.errors import UserError
 from kinetophone.sampling.ddim import NoiseSchedule, clean_estimate
 from kinetophone.training.autoencoders import edges
-from kinetophone.training.clips import load_clips
+from kinetophone.training.clips import draw_frame, load_clips
 from kinetophone.training.diffusion import channels_last, make_scheduler, noised, plain_attention
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
@@ -136,15 +135,13 @@ class VideoDecoder:
 
     @torch.no_grad()
     def _batch(self, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents of frames, half of the clips' as the base sees them through noise, and the true frames."""
+        """Latents of frames, some clips' as the base sees them through noise, and the true frames."""
         options = self.recipe.options
         index, texts = self.latents.draw(rng, -(-self.recipe.loop.batch_size // FRAMES_OF_A_CLIP))
         true = torch.from_numpy(self.latents.video[index]).float()
         z = true + options.latent_noise * torch.randn(true.shape, generator=generator)
-        t = torch.full((len(z),), -1)
-        half = rng.random(len(index)) < options.estimated
-        if half.any():
-            chosen = torch.from_numpy(np.flatnonzero(half))
+        chosen = torch.from_numpy(np.flatnonzero(rng.random(len(index)) < options.estimated))
+        if len(chosen):
             t = torch.from_numpy(rng.integers(options.most_noise, size=len(chosen)))
             noise = torch.randn(true[chosen].shape, generator=generator)
             xt, _ = noised(true[chosen], self.schedule, t, noise)
@@ -155,19 +152,12 @@ class VideoDecoder:
         frames, latents = [], []
         for row, i in enumerate(index):
             for _ in range(FRAMES_OF_A_CLIP):
-                k = self._frame(int(i), rng)
+                k = draw_frame(self.clips, int(i), rng)
                 frames.append(self.clips.video[i, k])
                 latents.append(z[row, :, k])
         x = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
         x = x.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
         return torch.stack(latents).contiguous(memory_format=torch.channels_last), x
-
-    def _frame(self, clip: int, rng: np.random.Generator) -> int:
-        count = self.clips.video.shape[1]
-        moments = self.clips.moments_s(clip)
-        if len(moments) and rng.random() < 0.5:
-            return min(max(round(rng.choice(moments) * FPS) + int(rng.integers(-1, 2)), 0), count - 1)
-        return int(rng.integers(count))
 
     def sample(self, folder: Path, step: int) -> None:
         z, x = self._batch(np.random.default_rng(0), torch.Generator().manual_seed(0))
