@@ -18,6 +18,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from kinetophone.data.hits import make_scene
+from kinetophone.metrics.control import shuffled_control
+from kinetophone.metrics.hits import count_named
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "src/kinetophone/bundles/hits/README.md", "docs/results.md", "docs/tasks.md")
 ROWS = {
@@ -30,6 +34,7 @@ MATERIALS = {
     "material seen is the one asked for": "picture-text",
     "material heard is the one asked for": "sound-text",
 }
+COUNTS = "strikes as many as the prompt names, within one, heard and seen"
 SETS = {"generated": "generated", "uncoupled": "coupling off", "true": "true clips"}
 # Of a task: what is made, from what, the group of measures in its results, and the measure at one frame.
 TASKS = {
@@ -79,13 +84,35 @@ def table(results: dict[str, Any]) -> str:
         # Five materials, so that a guess is right in a fifth of the clips.
         rows = [results[part]["materials"][key] for part in sets]
         lines.append(_row([name, *(cell for row in rows for cell in (_value(row), "0.20"))]))
+    rows = [counts_right(results[part]["synchrony"]["rows"]) for part in sets]
+    lines.append(_row([COUNTS, *(cell for row in rows for cell in (_value(row), f"{row['shuffled']:.2f}"))]))
     synchrony = results["generated"]["synchrony"]
     rates = ", ".join(f"{n} clips at {rate} fps" for rate, n in synchrony["fps"].items())
     note = (
         f"{rates}, seed {synchrony['seed']}; tolerance one frame; 95 % intervals over clips; chance is what "
-        f"shuffled pairs score ({synchrony['shuffles']} shuffles), for materials one in five."
+        f"shuffled pairs score ({synchrony['shuffles']} shuffles), for materials one in five, for the number "
+        f"of strikes that of other prompts; {rows[0]['n']} prompts name one."
     )
     return "\n".join([*lines, "", note, ""])
+
+
+def counts_right(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the clips whose test prompts name a number of strikes: the share that has it, heard and seen."""
+    asked = {row["name"]: count_named(make_scene("test", int(row["name"]))[1]) for row in rows}
+    found = [(len(row["onsets_s"]), len(row["strikes_s"])) for row in rows if asked[row["name"]] is not None]
+    wanted = [count for count in asked.values() if count is not None]
+
+    def right(counts: tuple[int, int], number: int) -> float:
+        return float(all(abs(count - number) <= 1 for count in counts))
+
+    control = shuffled_control(right, found, wanted, 0)
+    low, high = control.interval.low, control.interval.high
+    return {
+        "value": control.value,
+        "interval": {"low": low, "high": high},
+        "shuffled": control.shuffled,
+        "n": control.n,
+    }
 
 
 def _value(row: dict[str, Any]) -> str:
