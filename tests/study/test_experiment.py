@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from kinetophone.av import AV
@@ -91,6 +92,21 @@ def test_rows_that_train_alike_share_it(here: Path) -> None:
     # A seed that is asked for by itself is the same cell.
     alone = list(dataclasses.replace(experiment, seeds=[1]).cells())
     assert [cell.key for cell in alone] == [cell.key for cell in experiment.cells() if cell.seed == 1]
+
+
+def test_another_decoder_is_another_result_of_the_same_training(here: Path, tmp_path: Path) -> None:
+    shutil.copytree(BundleSpec.read("hits").folder, tmp_path / "mine")
+    path = changed(here, bundle=str(tmp_path / "mine"))
+    before = next(iter(load_experiment(path).cells()))
+    for part, same_training in (("decoder.", True), ("encoder.", False)):
+        weights = tmp_path / "mine" / "video" / "vae" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(weights)
+        name = next(name for name in tensors if name.startswith(part))
+        tensors[name] = tensors[name] + 1
+        save_file(tensors, weights)
+        after = next(iter(load_experiment(path).cells()))
+        assert after.key != before.key
+        assert (after.folder(1) == before.folder(1)) == same_training
 
 
 def test_a_row_is_sampled_as_the_bundle_is_but_for_what_it_says(here: Path) -> None:

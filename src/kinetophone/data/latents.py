@@ -21,6 +21,7 @@ from kinetophone.data.domains import domain
 from kinetophone.progress import track
 
 CAPTIONS_PER_CLIP = 4
+DECODER = ("decoder.", "post_quant_conv.")  # what the names of an autoencoder's decoder begin with
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def fingerprint(vae: Any) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in vae.state_dict().items():
-        if name.startswith(("decoder.", "post_quant_conv.")):
+        if name.startswith(DECODER):
             continue
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:8]

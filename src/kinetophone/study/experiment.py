@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kinetophone.av import AV
+from kinetophone.av import AV, MODALITIES
 from kinetophone.errors import RequestError
 from kinetophone.request import BundleSpec, GenerateRequest
 from kinetophone.sampling.settings import SamplingOptions
@@ -96,23 +96,24 @@ class Experiment:
 
     def cells(self) -> Iterator[Cell]:
         """All cells, all rows of a seed before the next seed: a table is whole as early as can be."""
+        start = training_fingerprint(self.bundle_folder)
         bases = fingerprint(self.bundle_folder, coupling=False)
         whole = fingerprint(self.bundle_folder, coupling=True)
         for seed in self.seeds:
             for name, row in self.rows.items():
                 sampling = self.options(row)
                 if not self.train or sampling.get("coupled") is False:
-                    yield Cell(self, name, seed, sampling, (), whole)
+                    yield Cell(self, name, seed, sampling, (), whole, start)
                     continue
                 model = merged(self.model, row.train.get("model", {}))
                 recipe = _recipe(self.train, merged(row.train, {"model": model}), seed)
                 if not self.connectors:
-                    yield Cell(self, name, seed, sampling, (recipe,), bases)
+                    yield Cell(self, name, seed, sampling, (recipe,), bases, start)
                     continue
                 shape = {key: value for key, value in model.items() if key in CONNECTOR_SETTINGS}
                 shared = {"model": shape, "data": row.train.get("data", {}), "continued": False}
                 first = _recipe(self.connectors, shared, CONNECTOR_SEED)
-                yield Cell(self, name, seed, sampling, (first, recipe), bases)
+                yield Cell(self, name, seed, sampling, (first, recipe), bases, start)
 
     def options(self, row: Row) -> dict[str, Any]:
         """How a row is sampled: what it says, else the experiment, else the bundle."""
@@ -146,6 +147,7 @@ class Cell:
     Attributes:
         recipes: What is trained, in order: nothing, the coupling, or the connectors and then the coupling.
         weights: Hash of the weights that this starts from.
+        start: The same of those that training sees: it goes from latents, whatever decodes them.
     """
 
     experiment: Experiment
@@ -154,13 +156,14 @@ class Cell:
     sampling: dict[str, Any]
     recipes: tuple[dict[str, Any], ...]
     weights: str
+    start: str
 
     def folder(self, number: int) -> Path:
         """Where its recipe ``number`` is trained, named after what its weights follow from.
 
         Cells that train alike share it.
         """
-        key = _hash([self.recipes[: number + 1], self.weights])
+        key = _hash([self.recipes[: number + 1], self.start])
         return RUNS / f"{self.recipes[number]['name']}-{key}"
 
     @property
@@ -301,6 +304,23 @@ def fingerprint(folder: Path, *, coupling: bool) -> str:
         part = path.relative_to(folder).parts[0]
         if part in ("audio", "video") or (coupling and part == "coupling"):
             digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def training_fingerprint(folder: Path) -> str:
+    """Hash of the weights of a bundle's bases that training sees: U-Nets, text models, encoders."""
+    from safetensors import safe_open
+
+    from kinetophone.data.latents import DECODER
+
+    digest = hashlib.sha256()
+    for base in MODALITIES:
+        for part in ("unet", "text_encoder", "vae"):
+            for path in sorted((folder / base / part).glob("*.safetensors")):
+                with safe_open(path, "pt") as file:
+                    for name in sorted(file.keys()):
+                        if part != "vae" or not name.startswith(DECODER):
+                            digest.update(name.encode() + file.get_tensor(name).numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
