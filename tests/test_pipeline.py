@@ -92,7 +92,7 @@ def test_what_cannot_be_done_is_said_at_once(pipe, options, message):
 
 def test_the_bundle_is_small_and_safe():
     files = [f for f in (BUNDLES / "hits").rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 40e6
+    assert sum(f.stat().st_size for f in files) <= 48e6
     assert all(f.stat().st_size <= 16e6 for f in files)
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".txt", ".md"}
 
