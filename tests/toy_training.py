@@ -66,9 +66,11 @@ def main():
     torch.set_num_threads(1)
     stage = Toy(nap_s=given.nap, poisoned=given.poison)
     loop = config(steps=given.steps, accumulate=given.accumulate)
-    train(stage, loop, given.out, stop_at=given.stop_at, processes=Processes.join("cpu"))
+    processes = Processes.join("cpu")
+    train(stage, loop, given.out, stop_at=given.stop_at, processes=processes)
     if stage.exported is not None:
         torch.save(stage.exported, given.out / "exported.pt")
+    processes.leave()
 
 
 if __name__ == "__main__":

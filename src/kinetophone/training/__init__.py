@@ -51,4 +51,5 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     with processes.first_alone():
         stage = build_stage(recipe)
     train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
+    processes.leave()
     return folder

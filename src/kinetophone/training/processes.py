@@ -128,6 +128,12 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
+    def leave(self) -> None:
+        """Part from the others when all are done: threads of the group that run at exit abort the process."""
+        self.wait()
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
+
 
 def sync_only_last(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
     """Where DDP accumulates parts, gradients are averaged once, after the last."""
