@@ -20,7 +20,7 @@ from typing import Any
 
 from kinetophone.data.hits import make_scene
 from kinetophone.metrics.control import shuffled_control
-from kinetophone.metrics.hits import count_named
+from kinetophone.metrics.hits import as_many, count_named
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "src/kinetophone/bundles/hits/README.md", "docs/results.md", "docs/tasks.md")
@@ -103,7 +103,7 @@ def counts_right(rows: list[dict[str, Any]]) -> dict[str, Any]:
     wanted = [count for count in asked.values() if count is not None]
 
     def right(counts: tuple[int, int], number: int) -> float:
-        return float(all(abs(count - number) <= 1 for count in counts))
+        return float(as_many(number, *counts))
 
     control = shuffled_control(right, found, wanted, 0)
     low, high = control.interval.low, control.interval.high

@@ -82,6 +82,11 @@ def count_named(prompt: str) -> int | None:
     return None
 
 
+def as_many(asked: int, *found: int) -> bool:
+    """Whether each of the numbers of strikes found is the one asked for, within one."""
+    return all(abs(count - asked) <= 1 for count in found)
+
+
 class MaterialJudge:
     """Both classifiers, loaded from a bundle."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,30 +75,23 @@ def sound_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
     return audio.decode(audio.encode(torch.from_numpy(clip.audio)[None]), len(clip.audio))[0]
 
 
+def with_sound(clip: HitsClip, waveform: np.ndarray) -> Clip:
+    """A true clip with another sound."""
+    return replace(as_clip(clip), audio=fit_audio(waveform, len(clip.audio)))
+
+
 def through_autoencoders(pipe: Kinetophone, clip: HitsClip) -> Clip:
     """A true clip as it would be if everything but the autoencoders and the vocoder were perfect."""
-    true = as_clip(clip)
-    sound = fit_audio(sound_again(pipe, clip), len(true.audio))
-    return Clip(frames_again(pipe, clip), true.fps, sound, true.sample_rate)
+    return replace(with_sound(clip, sound_again(pipe, clip)), video=frames_again(pipe, clip))
 
 
 def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
     """How each set's clip is made of a true clip and its number (the seed of its noise)."""
-    audio = pipe.bases.audio
-
-    def with_sound(clip: HitsClip, waveform: np.ndarray) -> Clip:
-        true = as_clip(clip)
-        sound = fit_audio(waveform, len(true.audio))
-        return Clip(video=true.video, fps=true.fps, audio=sound, sample_rate=true.sample_rate)
 
     def through_vocoder(clip: HitsClip) -> np.ndarray:
         with torch.no_grad():
             mel = log_mel(torch.from_numpy(clip.audio)[None]).to(pipe.device)
-            return audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
-
-    def seen(clip: HitsClip, frames: np.ndarray) -> Clip:
-        true = as_clip(clip)
-        return Clip(video=frames, fps=true.fps, audio=true.audio, sample_rate=true.sample_rate)
+            return pipe.bases.audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
 
     def sound_made(clip: HitsClip, seed: int) -> Clip:
         return pipe.sound(Picture(clip.video, as_clip(clip).fps), clip.caption, seed=seed, **sampling)
@@ -109,7 +102,7 @@ def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, 
 
     return {
         "true": lambda clip, seed: as_clip(clip),
-        "video autoencoder": lambda clip, seed: seen(clip, frames_again(pipe, clip)),
+        "video autoencoder": lambda clip, seed: replace(as_clip(clip), video=frames_again(pipe, clip)),
         "vocoder": lambda clip, seed: with_sound(clip, through_vocoder(clip)),
         "audio autoencoder, vocoder": lambda clip, seed: with_sound(clip, sound_again(pipe, clip)),
         "true picture, sound made": sound_made,

@@ -14,7 +14,7 @@ from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, shuffled_control
 from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
-from kinetophone.metrics.hits import NAMES, count_named
+from kinetophone.metrics.hits import NAMES, as_many, count_named
 from kinetophone.metrics.quality import distances, material_agreement
 from kinetophone.metrics.sustained import correlation, loudness_curve, motion_curve
 
@@ -126,9 +126,7 @@ def count_right(clips: Sequence[dict[str, Any]]) -> float | None:
     asked = [clip for clip in clips if clip.get("asked") is not None]
     if not asked:
         return None
-    return float(
-        np.mean([all(abs(clip[key] - clip["asked"]) <= 1 for key in ("onsets", "strikes")) for clip in asked])
-    )
+    return float(np.mean([as_many(clip["asked"], clip["onsets"], clip["strikes"]) for clip in asked]))
 
 
 def _plain(control: Control) -> dict[str, Any]:

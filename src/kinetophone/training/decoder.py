@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +21,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from kinetophone.bases.components import load_component, tokenize
-from kinetophone.data.latents import load_latents
+from kinetophone.bases.components import load_component
 from kinetophone.errors import UserError
-from kinetophone.sampling.ddim import NoiseSchedule, clean_estimate
+from kinetophone.sampling.ddim import clean_estimate
 from kinetophone.training.autoencoders import edges
-from kinetophone.training.clips import draw_frame, load_clips
-from kinetophone.training.diffusion import channels_last, make_scheduler, noised, plain_attention
+from kinetophone.training.clips import draw_frame
+from kinetophone.training.diffusion import channels_last, noised, plain_attention
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
+from kinetophone.training.video import VideoStage
 
 FRAMES_OF_A_CLIP = 8
 PAIRS_APART = 0.02  # relative deviation of the weights of a channel that was doubled
@@ -83,18 +84,15 @@ def _twice(x: Tensor, shape: torch.Size) -> Tensor:
     return x.clone()
 
 
-class VideoDecoder:
+class VideoDecoder(VideoStage):
     """Of ``batch_size`` frames half are strikes or neighbours of one.
 
     Goes on from the decoder there is, twice as wide if that is what the recipe's ``model`` says.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.bundle = recipe, Path(recipe.bundle)
-        self.vae, self.tokenizer, self.text_encoder, self.unet = (
-            load_component(self.bundle / "video", name)
-            for name in ("vae", "tokenizer", "text_encoder", "unet")
-        )
+        super().__init__(recipe)
+        self.unet: Any = load_component(self.bundle / "video", "unet").to(self.device)
         widths = recipe.model.get("decoder_block_out_channels")
         if widths and widths != list(self.vae.config.decoder_block_out_channels):
             self.vae = widened(self.vae)
@@ -105,14 +103,11 @@ class VideoDecoder:
             with torch.no_grad():  # or the two of a pair would learn the same for ever
                 for p in self.vae.decoder.parameters():
                     p.mul_(1 + PAIRS_APART * torch.randn(p.shape))
-        self.vae = self.vae.to(memory_format=torch.channels_last)
+        self.vae = self.vae.to(self.device, memory_format=torch.channels_last)
         plain_attention(self.unet)
-        self.clips = load_clips(recipe)
-        self.latents = load_latents(self.clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
-        self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
         self.trained: dict[str, nn.Module] = {"decoder": self.vae.decoder}
         if recipe.options.adversarial:
-            self.discriminator = channels_last(Discriminator())
+            self.discriminator = channels_last(Discriminator()).to(self.device)
             self.trained["discriminator"] = self.discriminator
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
@@ -145,10 +140,9 @@ class VideoDecoder:
             t = torch.from_numpy(rng.integers(options.most_noise, size=len(chosen)))
             noise = torch.randn(true[chosen].shape, generator=generator)
             xt, _ = noised(true[chosen], self.schedule, t, noise)
-            ids = tokenize(self.tokenizer, [texts[i] for i in chosen], torch.device("cpu"))["input_ids"]
-            states = self.text_encoder(input_ids=ids).last_hidden_state
-            eps = self.unet(xt, t, encoder_hidden_states=states.repeat_interleave(xt.shape[2], dim=0)).sample
-            z[chosen] = clean_estimate(xt, eps.float(), self.schedule.alpha(t))
+            states = self._text([texts[i] for i in chosen]).repeat_interleave(xt.shape[2], dim=0)
+            eps = self.unet(xt.to(self.device), t.to(self.device), encoder_hidden_states=states).sample
+            z[chosen] = clean_estimate(xt, eps.float().cpu(), self.schedule.alpha(t))
         frames, latents = [], []
         for row, i in enumerate(index):
             for _ in range(FRAMES_OF_A_CLIP):
@@ -156,13 +150,16 @@ class VideoDecoder:
                 frames.append(self.clips.video[i, k])
                 latents.append(z[row, :, k])
         x = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
-        x = x.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
-        return torch.stack(latents).contiguous(memory_format=torch.channels_last), x
+        x = x.float().div(127.5).sub(1)
+        z, x = (
+            y.to(self.device).contiguous(memory_format=torch.channels_last) for y in (torch.stack(latents), x)
+        )
+        return z, x
 
     def sample(self, folder: Path, step: int) -> None:
         z, x = self._batch(np.random.default_rng(0), torch.Generator().manual_seed(0))
         y = self.vae.decode(z / self.vae.config.scaling_factor).sample.clamp(-1, 1)
-        shown = torch.stack([x, y])[:, ::2][:, :16]
+        shown = torch.stack([x, y])[:, ::2][:, :16].cpu()
         save_strips(shown, folder / f"sample-{step}.png", scale=2)
 
     def export(self) -> None:

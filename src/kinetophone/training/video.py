@@ -40,7 +40,9 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
 
-class _VideoStage:
+class VideoStage:
+    """What stages on video latents have: autoencoder, text model, clips and their latents, noise schedule."""
+
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
@@ -48,8 +50,8 @@ class _VideoStage:
             load_component(self.bundle / "video", name) for name in ("vae", "tokenizer", "text_encoder")
         )
         self.text_encoder = text_encoder.to(self.device)
-        clips = load_clips(recipe)
-        self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
+        self.clips = load_clips(recipe)
+        self.latents = load_latents(self.clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
         self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
         save_scheduler("video", self.bundle)
 
@@ -64,7 +66,7 @@ class _VideoStage:
         save_strips(frames.unflatten(0, (latents.shape[0], -1))[:, :columns], path)
 
 
-class ImageStage(_VideoStage):
+class ImageStage(VideoStage):
     """A text-to-image model (``UNet2DConditionModel``) on single frames, strikes drawn more often."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -112,7 +114,7 @@ class ImageStage(_VideoStage):
         self.unet.save_pretrained(self.bundle / "video" / "image_unet")
 
 
-class MotionStage(_VideoStage):
+class MotionStage(VideoStage):
     """``UNetMotionModel`` on whole clips, started from the image model."""
 
     def __init__(self, recipe: Recipe) -> None:
