@@ -129,7 +129,7 @@ class Processes:
             torch.distributed.barrier()
 
     def leave(self) -> None:
-        """Part from the others when all are done: threads of the group that run at exit abort the process."""
+        """Part from the others when all are done, as torch wants it before a process exits."""
         self.wait()
         if self.count > 1:
             torch.distributed.destroy_process_group()
