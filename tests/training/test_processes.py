@@ -69,8 +69,8 @@ def launch(kind, *command):
             text=True,
             timeout=800,
         )
-        # On a busy machine torch 2.13 with gloo sometimes aborts a process that way as it exits, when Python is
-        # gone and everything is written. Run again then, and then only: it goes on from its checkpoints.
+        # On a busy machine torch 2.13 with gloo sometimes aborts a process that way as it exits, when Python
+        # is gone and everything is written. Run again then, and only then: it goes on from its checkpoints.
         if not done.stderr.startswith("terminate called without an active exception"):
             break
     assert done.returncode == 0, done.stderr[-4000:]
