@@ -128,6 +128,25 @@ def test_only_the_decoder_is_trained_in_its_stage_so_latents_stay_and_their_cach
     assert fingerprint(stage.vae) == known
 
 
+def test_a_decoder_exports_a_blend_with_what_it_started_from_though_a_resumed_run_finds_that_overwritten(
+    bundle,
+):
+    recipe = shrunk("video-decoder", bundle.parent)
+    options = dataclasses.replace(recipe.options, kept=0.75)
+    loop = dataclasses.replace(recipe.loop, steps=4, sample_every=2, checkpoint_every=2)
+    recipe = dataclasses.replace(recipe, options=options, loop=loop)
+    out = bundle.parent / "runs" / "decoder-blend"
+    start = build_stage(recipe).start
+    train(build_stage(recipe), loop, out, stop_at=2)
+    train(build_stage(recipe), loop, out)
+    trained = torch.load(out / "checkpoint-00000004.pt", weights_only=True)["ema"]
+    exported = load_component(bundle / "video", "vae").decoder.state_dict()
+    assert not torch.equal(exported["conv_in.weight"], start["conv_in.weight"])
+    for name, tensor in exported.items():
+        blend = 0.25 * trained[f"decoder.{name}"] + 0.75 * start[name]
+        torch.testing.assert_close(tensor, blend, atol=1e-6, rtol=1e-5)
+
+
 def test_recipes_train_on_bows_too(tmp_path):
     for name in ("video-autoencoder", "audio-autoencoder", "clip-text", "image"):
         recipe = shrunk(name, tmp_path)

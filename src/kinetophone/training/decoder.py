@@ -105,6 +105,8 @@ class VideoDecoder(VideoStage):
                     p.mul_(1 + PAIRS_APART * torch.randn(p.shape))
         self.vae = self.vae.to(self.device, memory_format=torch.channels_last)
         plain_attention(self.unet)
+        # Of its own: what is exported overwrites the bundle's, and a resumed run could not start from it.
+        self.start = {name: x.detach().clone() for name, x in self.vae.decoder.state_dict().items()}
         self.trained: dict[str, nn.Module] = {"decoder": self.vae.decoder}
         if recipe.options.adversarial:
             self.discriminator = channels_last(Discriminator()).to(self.device)
@@ -162,5 +164,12 @@ class VideoDecoder(VideoStage):
         shown = torch.stack([x, y])[:, ::2][:, :16].cpu()
         save_strips(shown, folder / f"sample-{step}.png", scale=2)
 
+    @torch.no_grad()
     def export(self) -> None:
+        trained = {name: x.clone() for name, x in self.vae.decoder.state_dict().items()}
+        kept = self.recipe.options.kept
+        self.vae.decoder.load_state_dict(
+            {name: x.lerp(self.start[name].to(x.device), kept) for name, x in trained.items()}
+        )
         self.vae.save_pretrained(self.bundle / "video" / "vae")
+        self.vae.decoder.load_state_dict(trained)

@@ -34,7 +34,10 @@ from kinetophone.training.zero import Zero
 
 
 class Stage(Protocol):
-    """What is trained. ``trained`` holds the modules whose parameters learn, by component name."""
+    """What is trained. ``trained`` holds the modules whose parameters learn, by component name.
+
+    A stage that needs the weights it started from has them as ``start``; they are kept in checkpoints.
+    """
 
     trained: dict[str, nn.Module]
 
@@ -246,6 +249,8 @@ def train(
     if found:
         state = checkpoints.load(found[-1])
         run.restore(state, found[-1])
+        if "start" in state:
+            stage.start = state["start"]  # type: ignore[attr-defined]
         start = int(state["step"])
         changed = checkpoints.changes(state["made_by"], made_by) if made_by else []
     monitor = Monitor(out, config, start) if processes.first else None
@@ -278,6 +283,8 @@ def train(
                     monitor.measured(measured, done)
             if done % config.checkpoint_every == 0 or done == end:
                 state = run.state(done) | {"made_by": made_by}
+                if hasattr(stage, "start"):
+                    state["start"] = stage.start
                 if processes.first:
                     checkpoints.save(state, out, config.keep)
     finally:

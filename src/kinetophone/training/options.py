@@ -43,11 +43,15 @@ class DecoderOptions(LatentNoiseOptions):
             that has yet to learn what there is, does without one.
         estimated: Share of clips whose latents are the video base's estimates of them.
         most_noise: Timestep below which those are made.
+        kept: Share of the weights it started from in those it exports, the rest being the trained ones
+            (network interpolation, arXiv 1809.00219): what a discriminator adds, edges and patterns of its
+            own, can be had in part.
     """
 
     adversarial: float = field(default=0.0, metadata={"least": 0})
     estimated: float = share(0.5)
     most_noise: int = positive(400)
+    kept: float = share(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
