@@ -89,6 +89,7 @@ def test_rows_that_train_alike_share_it(here: Path) -> None:
     assert cells["other connectors", 0].folder(0) != one.folder(0)
     assert cells["other data", 0].recipes[0]["data"] == cells["other data", 0].recipes[1]["data"]
     assert [cell.seed for cell in experiment.cells()] == [0] * 5 + [1] * 5
+    assert [one.prompts, cells["one", 1].prompts] == [range(4), range(4, 8)]
     # A seed that is asked for by itself is the same cell.
     alone = list(dataclasses.replace(experiment, seeds=[1]).cells())
     assert [cell.key for cell in alone] == [cell.key for cell in experiment.cells() if cell.seed == 1]
@@ -134,7 +135,7 @@ def test_the_shipped_experiments_can_be_run(path: Path, here: Path, monkeypatch:
         check_recipes(cell)
     if path.stem != "debug":
         assert len(experiment.seeds) >= 3
-        assert experiment.prompts >= 256
+        assert experiment.prompts * len(experiment.seeds) >= 256
         assert experiment.split == "test"
 
 
@@ -228,7 +229,7 @@ def test_differences_are_paired_by_prompt_and_seed() -> None:
     low, high = found["rows"]["new"]["event_f1"]["interval"]
     assert high - low > 0.05
     assert found["rows"]["old"]["event_f1"]["difference"] is None
-    assert found["rows"]["old"]["groups"]["metal"]["n"] == 20
+    assert found["rows"]["old"]["groups"]["metal"]["n"] == 40
     assert found["rows"]["old"]["seen"] == 0.5
     assert found["missing"] == {"old": [2], "new": [2], "none": [0, 1, 2]}
     text = table.markdown(found)
@@ -237,8 +238,9 @@ def test_differences_are_paired_by_prompt_and_seed() -> None:
 
 
 def test_clips_of_bows_are_measured_by_their_curves() -> None:
-    true = [measures.as_clip(clip) for clip in measures.true_clips("bows", "val", 4, 64)]
-    found = measures.measured(true, "bows", "val", "no judges")
+    true = [measures.as_clip(clip) for clip in measures.true_clips("bows", "val", range(2, 6), 64)]
+    found = measures.measured(true, "bows", "val", "no judges", first=2)
+    assert [clip["clip"] for clip in found["clips"]] == [2, 3, 4, 5]
     assert found["synchrony"]["sustained"]["value"] > 0.9
     assert found["synchrony"]["sustained"]["value"] - found["synchrony"]["sustained"]["shuffled"] > 0.5
     experiment = Experiment(name="x", question="?", baseline="one", rows={"one": Row()}, domain="bows")

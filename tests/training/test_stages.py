@@ -128,7 +128,7 @@ def test_only_the_decoder_is_trained_in_its_stage_so_latents_stay_and_their_cach
     assert fingerprint(stage.vae) == known
 
 
-def test_a_decoder_exports_a_blend_with_what_it_started_from_though_a_resumed_run_finds_that_overwritten(
+def test_a_decoder_exports_a_blend_with_what_it_started_from_resumed_or_not(
     bundle,
 ):
     recipe = shrunk("video-decoder", bundle.parent)

@@ -110,7 +110,7 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
     pipe = Kinetophone.from_pretrained(folder, device, getattr(torch, experiment.precision))
     if sampling.get("gamma") == "auto":
         sampling["gamma"] = auto_gamma(pipe, folder, experiment.domain)
-    true = true_clips(experiment.domain, experiment.split, experiment.prompts, pipe.spec.size)
+    true = true_clips(experiment.domain, experiment.split, cell.prompts, pipe.spec.size)
     judges = str(experiment.bundle_folder)
     prompts = [clip.caption for clip in true]
     coupled = sampling.get("coupled", True)
@@ -127,7 +127,7 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
         "revision": revision(),
         "torch": torch.__version__,
         "machine": f"{platform.processor() or platform.machine()}, {pipe.device}",
-        **measured(clips, experiment.domain, experiment.split, judges, workers),
+        **measured(clips, experiment.domain, experiment.split, judges, workers, cell.prompts.start),
     }
     cell.path.parent.mkdir(parents=True, exist_ok=True)
     write_json(found, cell.path)

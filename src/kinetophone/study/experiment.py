@@ -63,7 +63,8 @@ class Experiment:
         baseline: Name of the row that the others are compared with.
         rows: By name.
         seeds: Of training and of the noise sampled from.
-        prompts: Number of prompts, the first of ``split``.
+        prompts: Number of prompts of each seed, which are its own: seed 1 has those of ``split`` after seed
+            0's. More prompts say more than more noise for the same ones.
         split: Of the domain.
         domain: "hits" or "bows": where the prompts are from, and how synchrony is measured.
         sampling: Options of all rows; the bundle's own hold for what neither they nor a row say.
@@ -171,6 +172,12 @@ class Cell:
         """Hash of what its result follows from."""
         one = self.experiment
         return _hash([self.recipes, self.weights, self.sampling, one.precision, one.split, self.seed])
+
+    @property
+    def prompts(self) -> range:
+        """Indices of its prompts in the split."""
+        count = self.experiment.prompts
+        return range(count * self.seed, count * (self.seed + 1))
 
     @property
     def path(self) -> Path:

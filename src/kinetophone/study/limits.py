@@ -141,7 +141,7 @@ def limits(
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("made_of") != made_of:
         found = {"made_of": made_of, "sets": {}}
-    true = true_clips("hits", split, count, pipe.spec.size)
+    true = true_clips("hits", split, range(count), pipe.spec.size)
     for name, make in makers(pipe, **sampling).items():
         if name in found["sets"]:
             continue

@@ -23,9 +23,9 @@ MAIN = {"hits": "event_f1", "bows": "sustained"}
 
 
 @lru_cache(maxsize=2)
-def true_clips(domain: str, split: str, count: int, size: int) -> list[Any]:
+def true_clips(domain: str, split: str, indices: range, size: int) -> list[Any]:
     """The clips whose captions are the prompts."""
-    return [domain_of(domain).make_clip(split, i, size) for i in range(count)]
+    return [domain_of(domain).make_clip(split, i, size) for i in indices]
 
 
 def as_clip(clip: Any) -> Clip:
@@ -39,8 +39,9 @@ def measured(
     split: str,
     judges: str,
     workers: int | None = None,
+    first: int = 0,
 ) -> dict[str, Any]:
-    """Measure clips made of the first prompts of a split.
+    """Measure clips made of prompts of a split.
 
     Args:
         clips: one per true clip, in their order.
@@ -48,12 +49,15 @@ def measured(
         split: whose captions were the prompts.
         judges: folder of the bundle whose classifiers judge; for hits.
         workers: processes of the detectors; for hits.
+        first: index in the split of the first clip.
     """
-    true = true_clips(domain, split, len(clips), clips[0].video.shape[1])
-    return _of_hits(clips, true, split, judges, workers) if domain == "hits" else _of_bows(clips, true)
+    indices, size = range(first, first + len(clips)), clips[0].video.shape[1]
+    if domain == "hits":
+        return _of_hits(clips, split, indices, size, judges, workers)
+    return _of_bows(clips, true_clips(domain, split, indices, size), first)
 
 
-def _of_bows(clips: Sequence[Clip], true: Sequence[Any]) -> dict[str, Any]:
+def _of_bows(clips: Sequence[Clip], true: Sequence[Any], first: int) -> dict[str, Any]:
     heard, seen = [loudness_curve(clip) for clip in clips], [motion_curve(clip) for clip in clips]
     each = [correlation(*pair) for pair in zip(heard, seen, strict=True)]
     return {
@@ -64,15 +68,16 @@ def _of_bows(clips: Sequence[Clip], true: Sequence[Any]) -> dict[str, Any]:
         "materials": {},
         "clips": [
             {"clip": i, "material": clip.scene.instrument, "sustained": round(value, 4)}
-            for i, (clip, value) in enumerate(zip(true, each, strict=True))
+            for i, (clip, value) in enumerate(zip(true, each, strict=True), first)
         ],
     }
 
 
 def _of_hits(
-    clips: Sequence[Clip], true: Sequence[Any], split: str, judges: str, workers: int | None
+    clips: Sequence[Clip], split: str, indices: range, size: int, judges: str, workers: int | None
 ) -> dict[str, Any]:
-    reference = _reference(split, len(true), true[0].video.shape[1], judges, workers)
+    true = true_clips("hits", split, indices, size)
+    reference = _reference(split, indices, size, judges, workers)
     found = detect(clips, workers=workers, features=Extractor(hits=judges))
     report = score(found)
     scored = [item for item in found if isinstance(item, ClipEvents)]
@@ -87,7 +92,7 @@ def _of_hits(
         "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
         "clips": [
             {
-                "clip": int(item.name),
+                "clip": indices[int(item.name)],
                 "material": true[int(item.name)].scene.material,
                 **{name: round(float(rows[item.name][name]), 4) for name in METRICS},
                 "seen": NAMES[int(item.features["hits_seen"].argmax())],
@@ -105,7 +110,7 @@ def apart(
     clips: Sequence[Clip], split: str, count: int, judges: str, workers: int | None = None
 ) -> dict[str, Any]:
     """Distances of any clips of hits from the first ``count`` true ones of a split."""
-    reference = _reference(split, count, clips[0].video.shape[1], judges, workers)
+    reference = _reference(split, range(count), clips[0].video.shape[1], judges, workers)
     found = detect(clips, workers=workers, features=Extractor(hits=judges))
     return _apart([item for item in found if isinstance(item, ClipEvents)], reference)
 
@@ -139,8 +144,10 @@ def _plain(control: Control) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _reference(split: str, count: int, size: int, judges: str, workers: int | None) -> tuple[ClipEvents, ...]:
+def _reference(
+    split: str, indices: range, size: int, judges: str, workers: int | None
+) -> tuple[ClipEvents, ...]:
     """Events and features of the true clips of hits."""
-    clips = [as_clip(clip) for clip in true_clips("hits", split, count, size)]
+    clips = [as_clip(clip) for clip in true_clips("hits", split, indices, size)]
     found = detect(clips, workers=workers, features=Extractor(hits=judges))
     return tuple(item for item in found if isinstance(item, ClipEvents))
