@@ -141,10 +141,10 @@ def markdown(table: dict[str, Any]) -> str:
         table["question"],
         "",
         f"{table['prompts']} prompts of `{table['split']}` for each seed, 8 fps, event F1 at one frame; 95 % "
-        "intervals over all prompts, range over seeds; differences are paired. Seen and heard: share of clips "
-        "whose material is the prompt's (chance 0.2). Count: of the prompts that name a number of strikes, "
-        "the share whose clip has it, within 1, seen and heard. Distances are each seed's, from the true clips "
-        "of its prompts.",
+        "intervals over all prompts, range over seeds; differences are paired. Seen and heard: share of "
+        "clips whose material is the prompt's (chance 0.2). Count: of the prompts that name a number of "
+        "strikes, the share whose clip has it, within 1, seen and heard. Distances are each seed's, from the "
+        "true clips of its prompts.",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
