@@ -71,6 +71,7 @@ def learn(root: Path, out: Path) -> None:
         if dtype == "float64":
             in_float64(stage.model)
         train(stage, recipe.loop, out / f"{dtype}-{lr:g}", processes=processes)
+    processes.leave()
 
 
 def in_float64(model: Any) -> None:

@@ -22,7 +22,7 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     """Train what the recipe at ``recipe_path`` describes; returns the run's folder.
 
     The folder is ``out``, or ``runs/<recipe name>``. Under ``accelerate launch`` all processes train
-    together. Raises ValueError for a recipe that can't be used, before anything is built.
+    together, and end with it. Raises ValueError for a recipe that can't be used, before anything is built.
     """
     from kinetophone.training.recipe import STAGES, load_recipe
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -129,10 +130,17 @@ class Processes:
             torch.distributed.barrier()
 
     def leave(self) -> None:
-        """Part from the others when all are done, as torch wants it before a process exits."""
+        """When all are done, end this process if it is one of several; return if it is alone.
+
+        Not by Python's own exit: threads of gloo may still hold tensors, and abort the process if they let go
+        of them while Python shuts down (pytorch/pytorch#179291).
+        """
         self.wait()
         if self.count > 1:
             torch.distributed.destroy_process_group()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def sync_only_last(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
