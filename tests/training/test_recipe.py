@@ -63,6 +63,7 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
             HEAD.format("coupling").replace("4}", "4, materials: [stone]}", 1),
             r"'data\.materials': stone is none of metal, wood, glass, drum, cloth",
         ),
+        (HEAD.format("image") + "continued: true", "'continued' is for the stages video-autoencoder, audio"),
         (
             HEAD.format("audio").replace("4}", "4, materials: [wood]}", 1),
             r"'data\.materials' is for hits and the stages connectors and coupling; leave it out",

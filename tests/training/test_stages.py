@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from kinetophone.errors import UserError
 from kinetophone.media.read import read_clip
 from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
+from kinetophone.request import BUNDLES
 from kinetophone.sampling.leak import SignalLeak
 from kinetophone.training import diffusion
 from kinetophone.training.decoder import widened
@@ -44,8 +46,8 @@ ORDER = (
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def shrunk(name, root):
-    recipe = load_recipe(RECIPES / f"hits-{name}.yaml")
+def shrunk(name, root, domain="hits"):
+    recipe = load_recipe(RECIPES / f"{domain}-{name}.yaml")
     data = dataclasses.replace(recipe.data, count=8, cache=str(root / "cache"))
     loop = dataclasses.replace(
         recipe.loop, steps=2, batch_size=2, warmup=1, sample_every=2, checkpoint_every=2, log_every=1
@@ -147,17 +149,35 @@ def test_a_decoder_exports_a_blend_with_what_it_started_from_resumed_or_not(
         torch.testing.assert_close(tensor, blend, atol=1e-6, rtol=1e-5)
 
 
-def test_recipes_train_on_bows_too(tmp_path):
-    for name in ("video-autoencoder", "audio-autoencoder", "clip-text", "image"):
-        recipe = shrunk(name, tmp_path)
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source="bows"))
+BOWS = (
+    "video-autoencoder",
+    "audio-autoencoder",
+    "vocoder",
+    "clip-text",
+    "clap-text",
+    "motion",
+    "audio",
+    "connectors",
+    "coupling",
+)
+
+
+def test_the_recipes_of_bows_go_on_from_the_bundle_that_ships(tmp_path):
+    shipped, bundle = BUNDLES / "hits", tmp_path / "bundle"
+    shutil.copytree(shipped, bundle)
+    for name in BOWS:
+        recipe = shrunk(name, tmp_path, "bows")
         stage = build_stage(recipe)
+        if name == "video-autoencoder":
+            known = load_component(shipped / "video", "vae").state_dict()
+            assert all(torch.equal(tensor, known[key]) for key, tensor in stage.vae.state_dict().items())
         train(stage, dataclasses.replace(recipe.loop, sample_every=0), tmp_path / "runs" / name)
-    captions = stage.latents.captions
-    assert all("bow" in text for of_clip in captions for text in of_clip)
-    assert len(stage.latents.strikes_s[0]) % 2 == 0  # starts and stops
-    cached = {path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()}
-    assert cached == {"bows"}
+    clips = stage.latents
+    assert all("bow" in text for of_clip in clips.captions for text in of_clip)
+    assert len(clips.strikes_s[0]) % 2 == 0  # starts and stops
+    assert {path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()} == {"bows"}
+    pipe = Kinetophone.from_pretrained(bundle, device="cpu")
+    assert pipe("a bow is drawn over a pale cello", steps=1)[0].video.shape == (32, 64, 64, 3)
 
 
 def test_a_widened_decoder_gives_what_it_gave(bundle):

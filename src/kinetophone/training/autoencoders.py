@@ -15,6 +15,7 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinetophone.bases.components import load_component
 from kinetophone.training.clips import draw_frame, load_clips
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_picture, save_strips
@@ -33,7 +34,12 @@ class VideoAutoencoder:
         # A stem that folds pixels into channels: at full resolution a CPU only waits for memory.
         # Measured at 64 px on two cores: 50 images/s in training against 10 for an AutoencoderKL of the
         # same size (see docs/experiments.md).
-        self.vae = AutoencoderDC(**recipe.model).to(memory_format=torch.channels_last)
+        vae = (
+            load_component(Path(recipe.bundle) / "video", "vae")
+            if recipe.continued
+            else AutoencoderDC(**recipe.model)
+        )
+        self.vae = vae.to(memory_format=torch.channels_last)
         self.trained = {"vae": self.vae}
         self.noise = recipe.options.latent_noise
 
@@ -79,9 +85,13 @@ class AudioAutoencoder:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.clips = load_clips(recipe)
-        self.vae = AutoencoderKL(**recipe.model).to(memory_format=torch.channels_last)
-        # Start at the mean log-mel, not at 0: AdamW would take a thousand steps to walk there.
-        nn.init.constant_(self.vae.decoder.conv_out.bias, float(self.clips.mel[:50].mean()))
+        if recipe.continued:
+            vae = load_component(Path(recipe.bundle) / "audio", "vae")
+        else:
+            vae = AutoencoderKL(**recipe.model)
+            # Start at the mean log-mel, not at 0: AdamW would take a thousand steps to walk there.
+            nn.init.constant_(vae.decoder.conv_out.bias, float(self.clips.mel[:50].mean()))
+        self.vae = vae.to(memory_format=torch.channels_last)
         self.trained = {"vae": self.vae}
 
     def _batch(self, rng: np.random.Generator, crop: int | None = None) -> Tensor:

@@ -36,28 +36,30 @@ class StageInfo:
         options: Dataclass of its options.
         divisible: Whether the loss of a batch is the mean of its samples' losses, so that processes and
             accumulated parts may share the batch out. Contrast and batch statistics forbid it.
+        continuable: Whether it can go on from its component in the bundle.
     """
 
     module: str
     name: str
     options: type = NoOptions
     divisible: bool = False
+    continuable: bool = True
 
 
 STAGES = {
     "video-autoencoder": StageInfo("autoencoders", "VideoAutoencoder", LatentNoiseOptions),
     "audio-autoencoder": StageInfo("autoencoders", "AudioAutoencoder"),
-    "clip-text": StageInfo("text", "ClipText", TextOptions),
-    "clap-text": StageInfo("text", "ClapText", TextOptions),
-    "image": StageInfo("video", "ImageStage", ImageOptions, divisible=True),
+    "clip-text": StageInfo("text", "ClipText", TextOptions, continuable=False),
+    "clap-text": StageInfo("text", "ClapText", TextOptions, continuable=False),
+    "image": StageInfo("video", "ImageStage", ImageOptions, divisible=True, continuable=False),
     "motion": StageInfo("video", "MotionStage", MotionOptions, divisible=True),
     "audio": StageInfo("audio", "AudioStage", DiffusionOptions, divisible=True),
     "vocoder": StageInfo("vocoder", "VocoderStage"),
     "connectors": StageInfo("connectors", "ConnectorStage", divisible=True),
     "coupling": StageInfo("coupling", "CouplingStage", CouplingOptions, divisible=True),
-    "video-decoder": StageInfo("decoder", "VideoDecoder", DecoderOptions),
-    "picture-classifier": StageInfo("classifiers", "PictureClassifier"),
-    "sound-classifier": StageInfo("classifiers", "SoundClassifier"),
+    "video-decoder": StageInfo("decoder", "VideoDecoder", DecoderOptions, continuable=False),
+    "picture-classifier": StageInfo("classifiers", "PictureClassifier", continuable=False),
+    "sound-classifier": StageInfo("classifiers", "SoundClassifier", continuable=False),
 }
 JOINT = ("connectors", "coupling")  # stages of pairs: on clips of one's own, and on any bases
 
@@ -260,6 +262,9 @@ def _check(recipe: Recipe) -> list[str]:
         ):
             if asked:
                 problems.append(f"'loop.{key}' is for the stages {divisible}; leave it out")
+    if recipe.continued and not STAGES[recipe.stage].continuable:
+        continuable = ", ".join(name for name, info in STAGES.items() if info.continuable)
+        problems.append(f"'continued' is for the stages {continuable}; leave it out")
     if loop.batch_size % loop.accumulate:
         problems.append(
             f"'loop.batch_size' {loop.batch_size} is no multiple of 'loop.accumulate' {loop.accumulate}"

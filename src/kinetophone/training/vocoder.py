@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinetophone.bases.components import load_component
 from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
 from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
@@ -44,10 +45,13 @@ class VocoderStage:
 
         self.recipe = recipe
         self.clips = load_clips(recipe)
-        self.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**recipe.model))
-        mel = torch.from_numpy(self.clips.mel[:100].astype(np.float32))
-        self.vocoder.mean.copy_(mel.mean((0, 1)))
-        self.vocoder.scale.copy_(mel.std((0, 1)).clamp(min=0.5))
+        if recipe.continued:
+            self.vocoder = load_component(Path(recipe.bundle) / "audio", "vocoder")
+        else:
+            self.vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**recipe.model))
+            mel = torch.from_numpy(self.clips.mel[:100].astype(np.float32))
+            self.vocoder.mean.copy_(mel.mean((0, 1)))
+            self.vocoder.scale.copy_(mel.std((0, 1)).clamp(min=0.5))
         self.trained: dict[str, nn.Module] = {"vocoder": self.vocoder}
 
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
