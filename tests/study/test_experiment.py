@@ -45,6 +45,9 @@ def changed(here: Path, **changes: Any) -> Path:
 def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     rows = {"cmc_pe": {}, "bases": {"sampling": {"coupled": False}}}
     path = changed(here, rows=rows, sampling={"steps": 1})
+    (here / "docs").mkdir()
+    page = here / "docs" / "results.md"
+    page.write_text(f"# Results\n\nBy hand.\n\n{table.START}\nold\n{table.END}\n\n## After\n")
     first = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])
     assert first.exit_code == 0, first.output
     results = here / "docs" / "results" / "changed"
@@ -56,7 +59,11 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     assert row["parameters"] == 3_594_824
     assert row["event_f1"]["n"] == 4
     assert summary["rows"]["bases"]["event_f1"]["difference"]["n"] == 4
-    assert "| bases | 1 |" in (here / "docs" / "results.md").read_text()
+    text = page.read_text()
+    assert text.startswith(f"# Results\n\nBy hand.\n\n{table.START}\n\n### changed")
+    assert text.endswith(f"{table.END}\n\n## After\n")
+    assert "| bases | 1 |" in text
+    assert "old" not in text
 
     times = {file: file.stat().st_mtime_ns for file in results.glob("*-seed0-4.json")}
     again = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])

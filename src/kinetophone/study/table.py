@@ -19,7 +19,9 @@ from kinetophone.study.experiment import RESULTS, Experiment
 from kinetophone.study.measures import MAIN, count_right, right
 
 SYNCHRONY = ("event_f1", "contact_f1", "synchrony", "av_align_svg", "sustained")
-MARGIN = "<!-- Written by kinetophone experiment; changes made by hand are lost. -->"
+# In docs/results.md the tables stand between these.
+START = "<!-- experiments: written by kinetophone experiment, changes made by hand are lost -->"
+END = "<!-- /experiments -->"
 
 
 def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
@@ -136,7 +138,7 @@ def markdown(table: dict[str, Any]) -> str:
         "parameters",
     ]  # fmt: skip
     lines = [
-        f"## {table['experiment']}",
+        f"### {table['experiment']}",
         "",
         table["question"],
         "",
@@ -227,7 +229,7 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
 
 
 def write(experiment: Experiment) -> dict[str, Any]:
-    """Write table, plot and section of what is there, and ``docs/results.md`` of all sections."""
+    """Write table and plot of what is there, and the tables of all experiments into ``docs/results.md``."""
     table = summary(experiment, collect(experiment))
     folder = experiment.results
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,8 +238,10 @@ def write(experiment: Experiment) -> dict[str, Any]:
     if table["rows"]:
         plot(experiment, table, folder / "plot.png")
     sections = [path.read_text(encoding="utf-8") for path in sorted(RESULTS.glob("*/table.md"))]
-    head = (
-        f"{MARGIN}\n\n# Results\n\nEvery table is `kinetophone experiment recipes/experiments/NAME.yaml`.\n\n"
-    )
-    (RESULTS.parent / "results.md").write_text(head + "\n".join(sections), encoding="utf-8")
+    page = RESULTS.parent / "results.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else "# Results\n"
+    before, _, after = text.partition(START)
+    after = after.partition(END)[2] if after else "\n"
+    written = "\n\n".join([before.rstrip(), START, *(section.strip() for section in sections), END])
+    page.write_text(written + after, encoding="utf-8")
     return table
