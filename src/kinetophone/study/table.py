@@ -210,7 +210,7 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
     ends = np.array([one["interval"] for one in main]).reshape(-1, 2).T
     axes[0].errorbar(x, means, np.abs(ends - means), fmt="o-" if along else "o", capsize=3, label=measure)
     axes[0].plot(x, [one["shuffled"] for one in main], "k_", markersize=12, label="shuffled")
-    axes[0].set(ylim=(min(0, means.min(initial=0)), 1), title=f"{measure}, 95 % over prompts")
+    axes[0].set(ylim=(min(0, means.min(initial=0)), 1.2), title=f"{measure}, 95 % over prompts")
     for number, (name, row) in enumerate(others.items()):
         axes[0].axhline(row[measure]["value"], color=f"C{number + 1}", linestyle="--", label=name)
     axes[0].legend(fontsize="small")
@@ -219,7 +219,7 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
             axis.plot([place] * len(row[key]), row[key], "C0o")
         for number, row in enumerate(others.values()):
             axis.axhline(np.mean(row[key]), color=f"C{number + 1}", linestyle="--")
-        axis.set(ylim=(0, None), title=f"{key}, each seed")
+        axis.set(ylim=(0, 1.1 * axis.dataLim.y1), title=f"{key}, each seed")
     for axis in axes:
         if along:
             axis.set(xlabel=along)
