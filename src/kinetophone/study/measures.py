@@ -12,7 +12,7 @@ from kinetophone.data.domains import domain as domain_of
 from kinetophone.data.hits import FPS, SAMPLE_RATE
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, shuffled_control
-from kinetophone.metrics.evaluate import METRICS, ClipEvents, detect, score
+from kinetophone.metrics.evaluate import ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
 from kinetophone.metrics.hits import NAMES, as_many, count_named
 from kinetophone.metrics.quality import distances, material_agreement
@@ -20,6 +20,8 @@ from kinetophone.metrics.sustained import correlation, loudness_curve, motion_cu
 
 # The measure of synchrony that stands for a domain.
 MAIN = {"hits": "event_f1", "bows": "sustained"}
+# Those of hits that are kept of every clip.
+OF_CLIPS = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
 
 
 @lru_cache(maxsize=2)
@@ -94,7 +96,7 @@ def _of_hits(
             {
                 "clip": indices[int(item.name)],
                 "material": true[int(item.name)].scene.material,
-                **{name: round(float(rows[item.name][name]), 4) for name in METRICS},
+                **{name: round(float(rows[item.name][name]), 4) for name in OF_CLIPS},
                 "seen": NAMES[int(item.features["hits_seen"].argmax())],
                 "heard": NAMES[int(item.features["hits_heard"].argmax())],
                 "asked": count_named(true[int(item.name)].caption),

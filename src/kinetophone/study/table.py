@@ -16,9 +16,9 @@ import numpy as np
 from kinetophone.data.shards import write_json
 from kinetophone.metrics.control import bootstrap_interval
 from kinetophone.study.experiment import RESULTS, Experiment
-from kinetophone.study.measures import MAIN, count_right, right
+from kinetophone.study.measures import MAIN, OF_CLIPS, count_right, right
 
-SYNCHRONY = ("event_f1", "contact_f1", "synchrony", "av_align_svg", "sustained")
+SYNCHRONY = (*OF_CLIPS, "sustained")
 # In docs/results.md the tables stand between these.
 START = "<!-- experiments: written by kinetophone experiment, changes made by hand are lost -->"
 END = "<!-- /experiments -->"
