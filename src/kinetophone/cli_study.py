@@ -73,9 +73,7 @@ def experiment(
     prompts: Annotated[
         int | None, typer.Option(help="Number of prompts instead of the file's; kept apart.")
     ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Seed instead of the file's; may be given again.")
-    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be given again.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given again.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Begin no cell later than this; what is done stays.")
@@ -92,18 +90,27 @@ def experiment(
 
         from kinetophone.study.experiment import load_experiment
 
-        chosen = [load_experiment(path, prompts, seed or None) for path in paths]
+        chosen = [load_experiment(path, prompts) for path in paths]
         for one in chosen:
             if unknown := sorted(set(row or ()) - one.rows.keys()):
                 raise RequestError(
                     [f"{one.name} has no row {', '.join(unknown)}; it has {', '.join(one.rows)}"]
+                )
+            if absent := sorted(set(seed or ()) - set(one.seeds)):
+                raise RequestError(
+                    [f"{one.name} has no seed {', '.join(map(str, absent))}; it has {one.seeds}"]
                 )
         from kinetophone.study.cells import check_recipes, make
         from kinetophone.study.measures import MAIN
         from kinetophone.study.table import write
 
         quiet_libraries()
-        cells = [cell for one in chosen for cell in one.cells() if not row or cell.row in row]
+        cells = [
+            cell
+            for one in chosen
+            for cell in one.cells()
+            if (not row or cell.row in row) and (not seed or cell.seed in seed)
+        ]
         for cell in cells:
             check_recipes(cell)
         ends = time.monotonic() + 60 * minutes if minutes is not None else None

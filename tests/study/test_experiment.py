@@ -65,6 +65,13 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     assert "| bases | 1 |" in text
     assert "old" not in text
 
+    # With one seed chosen the table is still that of all.
+    both = changed(here, rows=rows, sampling={"steps": 1}, seeds=[0, 1])
+    one = CliRunner().invoke(app, ["experiment", str(both), "--seed", "0"])
+    assert one.exit_code == 0, one.output
+    assert json.loads((results / "table.json").read_text())["missing"] == {"cmc_pe": [1], "bases": [1]}
+
+    path = changed(here, rows=rows, sampling={"steps": 1})
     times = {file: file.stat().st_mtime_ns for file in results.glob("*-seed0-4.json")}
     again = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])
     assert again.output.count("there already") == 2
@@ -190,6 +197,12 @@ def test_all_problems_are_told_at_once(here: Path) -> None:
         "'split' must be train or val or test",
     ):
         assert part in text, part
+
+
+def test_a_seed_that_the_experiment_does_not_have_is_refused(here: Path) -> None:
+    result = CliRunner().invoke(app, ["experiment", str(changed(here)), "--seed", "3"])
+    assert result.exit_code == 2
+    assert "changed has no seed 3; it has [0]" in result.stderr
 
 
 def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(here: Path) -> None:

@@ -192,13 +192,12 @@ class Cell:
         return found if found["key"] == self.key else None
 
 
-def load_experiment(path: Path, prompts: int | None = None, seeds: list[int] | None = None) -> Experiment:
+def load_experiment(path: Path, prompts: int | None = None) -> Experiment:
     """Read and check an experiment, its recipes and its rows; every problem is told at once.
 
     Args:
         path: the YAML.
         prompts: instead of the file's.
-        seeds: instead of the file's.
 
     Raises:
         RequestError: it can't be used.
@@ -213,7 +212,8 @@ def load_experiment(path: Path, prompts: int | None = None, seeds: list[int] | N
         raise RequestError([f"{path} is not valid YAML: {error}"]) from error
     if not isinstance(raw, dict):
         raise RequestError([f"{path} must hold keys and values, such as 'question: …'"])
-    raw |= {key: value for key, value in (("prompts", prompts), ("seeds", seeds)) if value is not None}
+    if prompts is not None:
+        raw["prompts"] = prompts
     problems: list[str] = []
     rows = raw.get("rows")
     if isinstance(rows, dict):
