@@ -36,9 +36,9 @@ from kinetophone.joint.clocks import T_MAX
 from kinetophone.sampling.ddim import NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.joint import Predict, initial_noise
 
-# Evenly from where noise is nearly half of a latent's deviation. Below, a latent's content is settled, and what is
-# left is neither seen nor heard; but log SNR changes fastest there, and small errors of a coupling, of either
-# sign, would outweigh all else. Eight suffice: integrals of a Gaussian world are exact to 3 %.
+# Evenly from where noise is nearly half of a latent's deviation. Below, a latent's content is settled, and
+# what is left is neither seen nor heard; but log SNR changes fastest there, and small errors of a coupling,
+# of either sign, would outweigh all else. Eight suffice: integrals of a Gaussian world are exact to 3 %.
 LEVELS = tuple(round(127 + (T_MAX - 1 - 127) * k / 7) for k in range(8))
 GAMMAS = tuple(2 ** (k / 4) for k in range(-8, 9))
 ENOUGH = 0.95  # of the largest gain
@@ -150,8 +150,8 @@ def gained_nats(found: InformationMap, schedules: AV[NoiseSchedule], gamma: floa
 
     γ = 0 is the limit in which the sound is there before the picture begins (so that only the picture
     gains), γ = ∞ that in which the picture is. Between the levels measured the gains are interpolated by
-    cubic splines over u = t / T_max; beyond the first and the last level nothing is counted. So an exact model
-    gains, on every path, the mutual information of sound and picture as noisy as at the first level.
+    cubic splines over u = t / T_max; beyond the first and the last level nothing is counted. So an exact
+    model gains, on every path, the mutual information of sound and picture as noisy as at the first level.
     """
     measured = (np.array(found.levels) + 1) / T_MAX
     u = (np.arange(found.levels[0], found.levels[-1] + 1) + 1) / T_MAX
