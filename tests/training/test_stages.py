@@ -130,9 +130,7 @@ def test_only_the_decoder_is_trained_in_its_stage_so_latents_stay_and_their_cach
     assert fingerprint(stage.vae) == known
 
 
-def test_a_decoder_exports_a_blend_with_what_it_started_from_resumed_or_not(
-    bundle,
-):
+def test_a_decoder_exports_a_blend_with_what_it_started_from_resumed_or_not(bundle):
     recipe = shrunk("video-decoder", bundle.parent)
     options = dataclasses.replace(recipe.options, kept=0.75)
     loop = dataclasses.replace(recipe.loop, steps=4, sample_every=2, checkpoint_every=2)
