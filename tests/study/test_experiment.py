@@ -20,6 +20,7 @@ from kinetophone.data.hits import make_scene
 from kinetophone.errors import RequestError
 from kinetophone.metrics.hits import count_named
 from kinetophone.request import BundleSpec
+from kinetophone.sampling import information
 from kinetophone.study import measures, table
 from kinetophone.study.experiment import Experiment, Row, as_options, load_experiment, merged
 
@@ -122,6 +123,18 @@ def test_another_decoder_is_another_result_of_the_same_training(here: Path, tmp_
         after = next(iter(load_experiment(path).cells()))
         assert after.key != before.key
         assert (after.folder(1) == before.folder(1)) == same_training
+
+
+def test_another_rule_for_an_automatic_gamma_makes_its_results_out_of_date(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"auto": {"sampling": {"gamma": "auto"}}, "one": {"sampling": {"gamma": 1.0}}}
+    cells = list(load_experiment(changed(here, rows=rows, baseline="one")).cells())
+    before = [cell.key for cell in cells]
+    monkeypatch.setattr(information, "LEVELS", (100, 500, 999))
+    auto, one = (cell.key for cell in cells)
+    assert auto != before[0]
+    assert one == before[1]
 
 
 def test_a_row_is_sampled_as_the_bundle_is_but_for_what_it_says(here: Path) -> None:

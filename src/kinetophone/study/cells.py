@@ -15,10 +15,12 @@ from kinetophone.auto_gamma import find_gamma
 from kinetophone.av import MODALITIES
 from kinetophone.data.shards import write_json
 from kinetophone.study.experiment import (
+    AUTO_GAMMA_CLIPS,
     NOISE_SEEDS_APART,
     RUNS,
     Cell,
     as_options,
+    auto_gamma_rule,
     fingerprint,
     merged,
     write_recipe,
@@ -28,8 +30,6 @@ from kinetophone.training.checkpoints import revision
 
 if TYPE_CHECKING:
     from kinetophone.bundle import Bundle
-
-AUTO_GAMMA_CLIPS = 32
 
 
 def check_recipes(cell: Cell) -> None:
@@ -136,7 +136,7 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
 
 def auto_gamma(pipe: Bundle, folder: Path, domain: str) -> float:
     """The automatic γ of the weights in ``folder``; found once, and kept among the runs."""
-    path = RUNS / f"gamma-{fingerprint(folder, coupling=True)}.json"
+    path = RUNS / f"gamma-{fingerprint(folder, coupling=True)}-{auto_gamma_rule()}.json"
     if not path.is_file():
         _, _, results = find_gamma(pipe, AUTO_GAMMA_CLIPS, domain=domain)
         path.parent.mkdir(parents=True, exist_ok=True)

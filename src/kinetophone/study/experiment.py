@@ -31,6 +31,7 @@ CONNECTOR_SETTINGS = (
 CONNECTOR_SEED = 0  # all rows and seeds start from the same connectors
 # Of a seed's prompts: far enough apart that two seeds share no noise.
 NOISE_SEEDS_APART = 100_000
+AUTO_GAMMA_CLIPS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,8 @@ class Cell:
     def key(self) -> str:
         """Hash of what its result follows from."""
         one = self.experiment
-        return _hash([self.recipes, self.weights, self.sampling, one.precision, one.split, self.seed])
+        rule = [auto_gamma_rule()] if self.sampling.get("gamma") == "auto" else []
+        return _hash([self.recipes, self.weights, self.sampling, one.precision, one.split, self.seed, *rule])
 
     @property
     def prompts(self) -> range:
@@ -329,6 +331,13 @@ def training_fingerprint(folder: Path) -> str:
                         if part != "vae" or not name.startswith(DECODER):
                             digest.update(name.encode() + file.get_tensor(name).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def auto_gamma_rule() -> str:
+    """Hash of what an automatic γ follows from, beside the weights."""
+    from kinetophone.sampling import information
+
+    return _hash([AUTO_GAMMA_CLIPS, information.LEVELS, information.GAMMAS, information.ENOUGH])
 
 
 def _hash(content: Any) -> str:

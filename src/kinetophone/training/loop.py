@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,10 +34,7 @@ from kinetophone.training.zero import Zero
 
 
 class Stage(Protocol):
-    """What is trained. ``trained`` holds the modules whose parameters learn, by component name.
-
-    A stage that needs the weights it started from has them as ``start``; they are kept in checkpoints.
-    """
+    """What is trained. ``trained`` holds the modules whose parameters learn, by component name."""
 
     trained: dict[str, nn.Module]
 
@@ -52,6 +49,13 @@ class Stage(Protocol):
 
     def export(self) -> None:
         """Save the components in their ordinary layout; called with the averaged weights loaded."""
+
+
+@runtime_checkable
+class KeepsStart(Protocol):
+    """A stage that needs the weights it started from: checkpoints hold them, too."""
+
+    start: dict[str, Tensor]
 
 
 class NonFiniteLossError(UserError):
@@ -249,8 +253,8 @@ def train(
     if found:
         state = checkpoints.load(found[-1])
         run.restore(state, found[-1])
-        if "start" in state:
-            stage.start = state["start"]  # type: ignore[attr-defined]
+        if isinstance(stage, KeepsStart):
+            stage.start = state["start"]
         start = int(state["step"])
         changed = checkpoints.changes(state["made_by"], made_by) if made_by else []
     monitor = Monitor(out, config, start) if processes.first else None
@@ -283,7 +287,7 @@ def train(
                     monitor.measured(measured, done)
             if done % config.checkpoint_every == 0 or done == end:
                 state = run.state(done) | {"made_by": made_by}
-                if hasattr(stage, "start"):
+                if isinstance(stage, KeepsStart):
                     state["start"] = stage.start
                 if processes.first:
                     checkpoints.save(state, out, config.keep)
