@@ -66,6 +66,15 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     assert "| bases | 1 |" in text
     assert "old" not in text
 
+    # Another experiment's row that is made alike is not made again.
+    known = json.loads((results / "cmc_pe-seed0-4.json").read_text()) | {"date": "long ago"}
+    (results / "cmc_pe-seed0-4.json").write_text(json.dumps(known))
+    other = changed(here, rows={"mine": {}}, baseline="mine", sampling={"steps": 1}, name="other")
+    ran = CliRunner().invoke(app, ["experiment", str(other), "--workers", "1"])
+    assert ran.exit_code == 0, ran.output
+    taken = json.loads((here / "docs" / "results" / "other" / "mine-seed0-4.json").read_text())
+    assert taken == known | {"row": "mine"}
+
     # With one seed chosen the table is still that of all.
     both = changed(here, rows=rows, sampling={"steps": 1}, seeds=[0, 1])
     one = CliRunner().invoke(app, ["experiment", str(both), "--seed", "0"])

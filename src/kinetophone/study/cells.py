@@ -98,7 +98,14 @@ def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
 
 
 def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -> dict[str, Any]:
-    """Train, sample and measure one cell, and write its result."""
+    """Train, sample and measure one cell, unless another experiment did, and write its result."""
+    found = cell.from_another() or _made(cell, device, workers)
+    cell.path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(found, cell.path)
+    return found
+
+
+def _made(cell: Cell, device: str | None, workers: int | None) -> dict[str, Any]:
     import torch
 
     from kinetophone.bundle import load_coupling
@@ -116,7 +123,7 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
     coupled = sampling.get("coupled", True)
     parameters = trainable(load_coupling(folder, torch.float32)) if coupled else 0
     clips = pipe(prompts, seed=cell.seed * NOISE_SEEDS_APART, progress=True, **as_options(sampling))
-    found = {
+    return {
         "row": cell.row,
         "seed": cell.seed,
         "key": cell.key,
@@ -129,9 +136,6 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
         "machine": f"{platform.processor() or platform.machine()}, {pipe.device}",
         **measured(clips, experiment.domain, experiment.split, judges, workers, cell.prompts.start),
     }
-    cell.path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(found, cell.path)
-    return found
 
 
 def auto_gamma(pipe: Bundle, folder: Path, domain: str) -> float:

@@ -193,6 +193,14 @@ class Cell:
         found = json.loads(self.path.read_text(encoding="utf-8"))
         return found if found["key"] == self.key else None
 
+    def from_another(self) -> dict[str, Any] | None:
+        """The result of another experiment's row that is trained and sampled alike, if there is one."""
+        for path in sorted(RESULTS.glob(f"*/*-seed{self.seed}-{self.experiment.prompts}.json")):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["key"] == self.key:
+                return {**found, "row": self.row}
+        return None
+
 
 def load_experiment(path: Path, prompts: int | None = None) -> Experiment:
     """Read and check an experiment, its recipes and its rows; every problem is told at once.
