@@ -279,6 +279,25 @@ def test_differences_are_paired_by_prompt_and_seed() -> None:
     assert "| 2.000 to 3.000 |" in text
 
 
+def test_rules_are_compared_with_the_best_of_a_sweep() -> None:
+    rng = np.random.default_rng(0)
+    base = [rng.random(40), rng.random(40)]
+    rows = {str(gamma): Row(sampling={"gamma": gamma}) for gamma in (0.5, 1, 2)}
+    rows["rule"] = Row(sampling={"gamma": "auto"})
+    above = {"0.5": 0.2, "1": 0.0, "2": 0.3, "rule": 0.15}
+    results = {
+        name: [result_of(name, seed, list(base[seed] + gain)) for seed in (0, 1)]
+        for name, gain in above.items()
+    }
+    del results["2"][1]  # the highest, but of one seed
+    experiment = Experiment(name="x", question="?", baseline="1", rows=rows, seeds=[0, 1], along="gamma")
+    found = table.summary(experiment, results)
+    assert found["best"] == "0.5"
+    assert found["rows"]["rule"]["from_best"]["value"] == pytest.approx(-0.05)
+    text = table.markdown(found)
+    assert "by these very scores: 0.5. Minus it: rule (γ 1.50, 1.50) -0.050 (-0.050 to -0.050)." in text
+
+
 def test_clips_of_bows_are_measured_by_their_curves() -> None:
     true = [measures.as_clip(clip) for clip in measures.true_clips("bows", "val", range(2, 6), 64)]
     found = measures.measured(true, "bows", "val", "no judges", first=2)

@@ -22,6 +22,15 @@ SYNCHRONY = (*OF_CLIPS, "sustained")
 # In docs/results.md the tables stand between these.
 START = "<!-- experiments: written by kinetophone experiment, changes made by hand are lost -->"
 END = "<!-- /experiments -->"
+_MEASURED = {
+    "event_f1": "event F1 at one frame",
+    "sustained": "correlation of loudness and motion",
+}
+_OF_HITS = (
+    " Seen and heard: share of clips whose material is the prompt's (chance 0.2). Count: of the prompts that "
+    "name a number of strikes, the share whose clip has it, within 1, seen and heard. Distances are each "
+    "seed's, from the true clips of its prompts."
+)
 
 
 def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
@@ -44,11 +53,17 @@ def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]])
                 group: _mean(_by_prompt(cells, MAIN[experiment.domain], materials))
                 for group, materials in experiment.groups.items()
             }
+    best = _best_along(experiment, rows)
+    for name, row in rows.items():
+        of_best = results[best] if best and name != best else []
+        row["from_best"] = difference(results[name], of_best, MAIN[experiment.domain])
     return {
         "experiment": experiment.name,
         "question": experiment.question,
         "baseline": experiment.baseline,
         "measure": MAIN[experiment.domain],
+        "best": best,
+        "along": _along(experiment),
         "split": experiment.split,
         "prompts": experiment.prompts,
         "seeds_wanted": experiment.seeds,
@@ -61,6 +76,25 @@ def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]])
     }
 
 
+def _along(experiment: Experiment) -> list[str]:
+    """Rows that differ in the number that the experiment goes along."""
+    return [
+        name
+        for name, row in experiment.rows.items()
+        if isinstance((experiment.sampling | row.sampling).get(experiment.along), int | float)
+    ]
+
+
+def _best_along(experiment: Experiment, rows: Mapping[str, Any]) -> str | None:
+    """Of these, the row with the best score among those with all seeds."""
+    measure = MAIN[experiment.domain]
+    whole = [
+        name for name in _along(experiment)
+        if name in rows and len(rows[name]["seeds"]) == len(experiment.seeds)
+    ]  # fmt: skip
+    return max(whole, key=lambda name: rows[name][measure]["value"], default=None)
+
+
 def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
     names = cells[0]["distances"].keys()
     clips = [clip for cell in cells for clip in cell["clips"]]
@@ -68,6 +102,7 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
         "seeds": [cell["seed"] for cell in cells],
         "parameters": cells[0]["parameters"],
         "sampling": cells[0]["sampling"],
+        "gammas": [cell["sampling"].get("gamma") for cell in cells],
         "unscored": sum(cell["unscored"] for cell in cells),
         **{
             measure: _mean(_by_prompt(cells, measure))
@@ -131,22 +166,20 @@ def markdown(table: dict[str, Any]) -> str:
     """The table as a section of ``docs/results.md``."""
     measure, rows = table["measure"], table["rows"].values()
     distances = [key for key in ("hits-FVD", "hits-FAD") if any(key in row for row in rows)]
+    judged = [key for key in ("seen", "heard", "count") if any(row[key] is not None for row in rows)]
     groups = sorted({group for row in rows for group in row["groups"]})
     columns = [
         "row", "seeds", measure, "by seed", "shuffled", f"minus {table['baseline']}",
-        *[f"{measure}, {group}" for group in groups], *distances, "seen", "heard", "count",
-        "parameters",
+        *[f"{measure}, {group}" for group in groups], *distances, *judged, "parameters",
     ]  # fmt: skip
     lines = [
         f"### {table['experiment']}",
         "",
         table["question"],
         "",
-        f"{table['prompts']} prompts of `{table['split']}` for each seed, 8 fps, event F1 at one frame; 95 % "
-        "intervals over all prompts, range over seeds; differences are paired. Seen and heard: share of "
-        "clips whose material is the prompt's (chance 0.2). Count: of the prompts that name a number of "
-        "strikes, the share whose clip has it, within 1, seen and heard. Distances are each seed's, from the "
-        "true clips of its prompts.",
+        f"{table['prompts']} prompts of `{table['split']}` for each seed, 8 fps; {_MEASURED[measure]}; 95 % "
+        "intervals over all prompts, range over seeds; differences are paired."
+        + (_OF_HITS if distances else ""),
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
@@ -162,7 +195,7 @@ def markdown(table: dict[str, Any]) -> str:
             "" if gain is None else with_interval(gain, sign="+"),
             *[with_interval(row["groups"][group]) for group in groups],
             *[seed_range(row[key]) for key in distances],
-            *["" if row[key] is None else f"{row[key]:.3f}" for key in ("seen", "heard", "count")],
+            *["" if row[key] is None else f"{row[key]:.3f}" for key in judged],
             f"{row['parameters'] / 1e6:.2f} M",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -171,8 +204,21 @@ def markdown(table: dict[str, Any]) -> str:
     if table["missing"]:
         absent = "; ".join(f"{name}: {', '.join(map(str, of))}" for name, of in table["missing"].items())
         lines += ["", f"**Not made yet**, seeds of {absent}."]
+    if table["best"] and len(table["along"]) < len(rows):
+        lines += ["", _from_best(table)]
     lines += ["", f"![{table['experiment']}](results/{table['experiment']}/plot.png)", ""]
     return "\n".join(lines)
+
+
+def _from_best(table: dict[str, Any]) -> str:
+    """How far the rows that follow from a rule are from the best number, which was chosen by the scores."""
+    ruled = {name: row for name, row in table["rows"].items() if name not in table["along"]}
+    parts = []
+    for name, row in ruled.items():
+        gammas = row["gammas"] if None not in row["gammas"] else []
+        found = f" (γ {', '.join(f'{gamma:.2f}' for gamma in gammas)})" if gammas else ""
+        parts.append(f"{name}{found} {with_interval(row['from_best'], sign='+')}")
+    return f"Best along the sweep, by these very scores: {table['best']}. Minus it: {'; '.join(parts)}."
 
 
 def with_interval(mean: dict[str, Any], sign: str = "") -> str:
@@ -192,11 +238,7 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     along = experiment.along
-    rows = {
-        name: row
-        for name, row in table["rows"].items()
-        if not along or isinstance(row["sampling"].get(along), int | float)
-    }
+    rows = {name: row for name, row in table["rows"].items() if not along or name in table["along"]}
     others = {name: row for name, row in table["rows"].items() if name not in rows}
     distances = [key for key in ("hits-FVD", "hits-FAD") if all(key in row for row in table["rows"].values())]
     figure = Figure(figsize=(5 * (1 + len(distances)), 4), layout="constrained")
