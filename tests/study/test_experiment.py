@@ -113,6 +113,8 @@ def test_rows_that_train_alike_share_it(here: Path) -> None:
     assert cells["other connectors", 0].folder(0) != one.folder(0)
     assert cells["other data", 0].recipes[0]["data"] == cells["other data", 0].recipes[1]["data"]
     assert [cell.seed for cell in experiment.cells()] == [0] * 5 + [1] * 5
+    bows = dataclasses.replace(experiment, domain="bows")
+    assert next(bows.cells()).key != next(experiment.cells()).key  # other prompts, measured otherwise
     assert [one.prompts, cells["one", 1].prompts] == [range(4), range(4, 8)]
     # A seed that is asked for by itself is the same cell.
     alone = list(dataclasses.replace(experiment, seeds=[1]).cells())

@@ -172,8 +172,12 @@ class Cell:
     def key(self) -> str:
         """Hash of what its result follows from."""
         one = self.experiment
-        rule = [auto_gamma_rule()] if self.sampling.get("gamma") == "auto" else []
-        return _hash([self.recipes, self.weights, self.sampling, one.precision, one.split, self.seed, *rule])
+        follows = [self.recipes, self.weights, self.sampling, one.precision, one.split, self.seed]
+        if one.domain != "hits":  # so that results made before there was another keep their keys
+            follows.append(one.domain)
+        if self.sampling.get("gamma") == "auto":
+            follows.append(auto_gamma_rule())
+        return _hash(follows)
 
     @property
     def prompts(self) -> range:

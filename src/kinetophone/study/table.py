@@ -53,17 +53,19 @@ def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]])
                 group: _mean(_by_prompt(cells, MAIN[experiment.domain], materials))
                 for group, materials in experiment.groups.items()
             }
-    best = _best_along(experiment, rows)
-    for name, row in rows.items():
-        of_best = results[best] if best and name != best else []
-        row["from_best"] = difference(results[name], of_best, MAIN[experiment.domain])
+    along, measure = _along(experiment), MAIN[experiment.domain]
+    whole = [name for name in along if name in rows and len(rows[name]["seeds"]) == len(experiment.seeds)]
+    best = max(whole, key=lambda name: rows[name][measure]["value"], default=None)
+    if best:
+        for name in rows.keys() - set(along):
+            rows[name]["from_best"] = difference(results[name], results[best], measure)
     return {
         "experiment": experiment.name,
         "question": experiment.question,
         "baseline": experiment.baseline,
-        "measure": MAIN[experiment.domain],
+        "measure": measure,
         "best": best,
-        "along": _along(experiment),
+        "along": along,
         "split": experiment.split,
         "prompts": experiment.prompts,
         "seeds_wanted": experiment.seeds,
@@ -83,16 +85,6 @@ def _along(experiment: Experiment) -> list[str]:
         for name, row in experiment.rows.items()
         if isinstance((experiment.sampling | row.sampling).get(experiment.along), int | float)
     ]
-
-
-def _best_along(experiment: Experiment, rows: Mapping[str, Any]) -> str | None:
-    """Of these, the row with the best score among those with all seeds."""
-    measure = MAIN[experiment.domain]
-    whole = [
-        name for name in _along(experiment)
-        if name in rows and len(rows[name]["seeds"]) == len(experiment.seeds)
-    ]  # fmt: skip
-    return max(whole, key=lambda name: rows[name][measure]["value"], default=None)
 
 
 def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
