@@ -326,6 +326,7 @@ def load_pipeline(
     import torch
 
     from kinetophone.pipeline import Kinetophone
+    from kinetophone.precision import emulated
 
     quiet_libraries()
     # Offloaded networks start on the CPU and visit the device.
@@ -339,6 +340,8 @@ def load_pipeline(
         pipe.enable_model_cpu_offload(device or "cuda")
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(device or "cuda")
+    if told := emulated(dtype, pipe.device):
+        typer.echo(told, err=True)
     return pipe
 
 

@@ -167,3 +167,12 @@ def test_swapping_the_average_twice_restores_the_weights():
 def test_the_constant_schedule_keeps_the_rate():
     config = dataclasses.replace(CONFIG, schedule="constant")
     assert [learning_rate(config, step) for step in (2, 15, 29)] == pytest.approx([0.05] * 3)
+
+
+@pytest.mark.parametrize(("cpu", "precision", "told"), [
+    ("AVX2", "bfloat16", True), ("AVX512", "bfloat16", False), ("AVX2", "float32", False),
+])  # fmt: skip
+def test_it_is_said_where_half_precision_is_emulated(tmp_path, monkeypatch, capsys, cpu, precision, told):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
+    train(Line(), dataclasses.replace(CONFIG, steps=1, precision=precision), tmp_path)
+    assert ("choose float32" in capsys.readouterr().out) == told

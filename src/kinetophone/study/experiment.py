@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -78,7 +78,7 @@ class Experiment:
     question: str
     baseline: str
     rows: dict[str, Any]
-    bundle: str = "runs/hits"
+    bundle: str = "hits"
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     connectors: dict[str, Any] = field(default_factory=dict)
@@ -320,28 +320,33 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def fingerprint(folder: Path, *, coupling: bool) -> str:
     """Hash of a bundle's weights, those of its coupling only if asked for."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        part = path.relative_to(folder).parts[0]
-        if part in ("audio", "video") or (coupling and part == "coupling"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    parts = (*MODALITIES, "coupling") if coupling else MODALITIES
+    return _of_weights(folder, parts)
 
 
 def training_fingerprint(folder: Path) -> str:
     """Hash of the weights of a bundle's bases that training sees: U-Nets, text models, encoders."""
-    from safetensors import safe_open
-
     from kinetophone.data.latents import DECODER
 
+    parts = [f"{base}/{part}" for base in MODALITIES for part in ("unet", "text_encoder", "vae")]
+    return _of_weights(folder, parts, but=DECODER)
+
+
+def _of_weights(folder: Path, parts: Sequence[str], but: tuple[str, ...] = ()) -> str:
+    """Hash of the tensors in folders of a bundle, without those whose name begins with one of ``but``.
+
+    In half precision, as bundles ship: results of the weights that were trained are those of the bundle.
+    """
+    from safetensors.torch import load_file
+
     digest = hashlib.sha256()
-    for base in MODALITIES:
-        for part in ("unet", "text_encoder", "vae"):
-            for path in sorted((folder / base / part).glob("*.safetensors")):
-                with safe_open(path, "pt") as file:
-                    for name in sorted(file.keys()):
-                        if part != "vae" or not name.startswith(DECODER):
-                            digest.update(name.encode() + file.get_tensor(name).numpy().tobytes())
+    for part in parts:
+        for path in sorted((folder / part).rglob("*.safetensors")):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            for name, tensor in sorted(load_file(path).items()):
+                if not name.startswith(but):
+                    half = tensor.half() if tensor.is_floating_point() else tensor
+                    digest.update(name.encode() + half.numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -353,4 +358,13 @@ def auto_gamma_rule() -> str:
 
 
 def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_whole(content), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _whole(content: Any) -> Any:
+    """``content`` with whole numbers written as such: 4.0 is what 4 is."""
+    if isinstance(content, dict):
+        return {key: _whole(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_whole(value) for value in content]
+    return int(content) if isinstance(content, float) and content.is_integer() else content

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kinetophone.errors import UserError
+from kinetophone.precision import emulated
 from kinetophone.training import checkpoints
 from kinetophone.training.monitor import Monitor
 from kinetophone.training.processes import (
@@ -261,6 +262,8 @@ def train(
     if monitor:
         count = sum(p.numel() for p in run.parameters)
         monitor.say(f"{count / 1e6:.2f} M parameters, steps {start} to {config.steps}, output in {out}")
+        if told := emulated(config.precision, config.device):
+            monitor.say(told)
         if changed:
             monitor.say(f"the recipe has changed since step {start}: {'; '.join(changed)}")
     end = config.steps if stop_at is None else min(stop_at, config.steps)
