@@ -44,6 +44,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, make_struck_clip: MakeClip) -> Ite
     calls: list[dict[str, Any]] = []
 
     class Kinetophone:
+        device = torch.device("cpu")
+
         @classmethod
         def from_pretrained(cls, name: str, **options: Any) -> Kinetophone:
             calls.append({"bundle": name, **options})
@@ -85,6 +87,16 @@ def test_generate_passes_on_what_was_given_and_nothing_else(
         {"bundle": str(bundle), "dtype": torch.float32, "allow_pickle": False},
         {"prompts": ["a bowl is hit"], "seconds": 4.0, "seed": 7, "steps": 5, "progress": True},
     ]
+
+
+def test_generate_says_where_half_precision_is_emulated(
+    run: Callable[..., Result], bundle: Path, pipeline: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    result = run("generate", "a bowl", "-o", "clip.mp4", "--bundle", bundle, "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    assert "this CPU emulates bfloat16" in result.stderr
+    assert pipeline[0]["dtype"] == torch.bfloat16
 
 
 def test_generate_several_with_sheets(

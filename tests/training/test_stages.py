@@ -15,6 +15,7 @@ from kinetophone.errors import UserError
 from kinetophone.media.read import read_clip
 from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
+from kinetophone.precision import emulated
 from kinetophone.request import BUNDLES
 from kinetophone.sampling.leak import SignalLeak
 from kinetophone.training import diffusion
@@ -45,12 +46,23 @@ ORDER = (
 )
 RECIPES = Path(__file__).parents[2] / "recipes"
 
+# The fixture trains every stage: one worker does it, for all tests.
+pytestmark = pytest.mark.xdist_group("stages")
+
 
 def shrunk(name, root, domain="hits"):
     recipe = load_recipe(RECIPES / f"{domain}-{name}.yaml")
     data = dataclasses.replace(recipe.data, count=8, cache=str(root / "cache"))
+    precision = "float32" if emulated(recipe.loop.precision, "cpu") else recipe.loop.precision
     loop = dataclasses.replace(
-        recipe.loop, steps=2, batch_size=2, warmup=1, sample_every=2, checkpoint_every=2, log_every=1
+        recipe.loop,
+        steps=2,
+        batch_size=2,
+        warmup=1,
+        sample_every=2,
+        checkpoint_every=2,
+        log_every=1,
+        precision=precision,
     )
     return dataclasses.replace(recipe, data=data, loop=loop, bundle=str(root / "bundle"))
 
