@@ -145,7 +145,7 @@ def test_another_decoder_is_another_result_of_the_same_training(here: Path, tmp_
         assert (after.folder(1) == before.folder(1)) == same_training
 
 
-def test_a_bundle_and_its_packed_copy_make_the_same_results(here: Path, tmp_path: Path) -> None:
+def test_a_bundle_and_its_packed_copy_make_the_same_results(tmp_path: Path) -> None:
     shipped = BundleSpec.read("hits").folder
     mine = shutil.copytree(shipped, tmp_path / "mine")
     for path in mine.rglob("*.safetensors"):  # as training leaves them: finer than what is packed
