@@ -92,7 +92,7 @@ class Bundle:
             video=load_video_base(**places["video"], **options),
         )
         leaks = AV(*(SignalLeak.load(spec.folder / name) for name in MODALITIES))
-        return cls(bases, coupling, spec, leaks).to(device or _fastest_device())
+        return cls(bases, coupling, spec, leaks).to(device or fastest_device())
 
     @classmethod
     def from_bases(
@@ -160,7 +160,7 @@ class Bundle:
             max_frames=most,
             sampling=sampling,
         )
-        return cls(bases, ready, spec).to(device or _fastest_device())
+        return cls(bases, ready, spec).to(device or fastest_device())
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write everything as a bundle: diffusers layout, weights in safetensors of ``dtype`` (their own)."""
@@ -259,7 +259,8 @@ def load_coupling(name_or_path: str | os.PathLike[str], dtype: torch.dtype) -> C
     return load_network(folder, Coupling, dtype=dtype)
 
 
-def _fastest_device() -> str:
+def fastest_device() -> str:
+    """Where networks go if nothing else is asked for."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -100,6 +100,8 @@ def experiment(
                 raise RequestError(
                     [f"{one.name} has no seed {', '.join(map(str, absent))}; it has {one.seeds}"]
                 )
+        from kinetophone.bundle import fastest_device
+        from kinetophone.precision import emulated
         from kinetophone.study.cells import check_recipes, make
         from kinetophone.study.measures import MAIN
         from kinetophone.study.table import write
@@ -113,6 +115,9 @@ def experiment(
         ]
         for cell in cells:
             check_recipes(cell)
+        for one in [] if collect else chosen:
+            if told := emulated(one.precision, device or fastest_device()):
+                typer.echo(f"{one.name}: {told}", err=True)
         ends = time.monotonic() + 60 * minutes if minutes is not None else None
         for cell in [] if collect else cells:
             where = f"{cell.experiment.name}: {cell.row}, seed {cell.seed}"

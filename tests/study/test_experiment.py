@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -250,6 +251,16 @@ def test_a_seed_that_the_experiment_does_not_have_is_refused(here: Path) -> None
     result = CliRunner().invoke(app, ["experiment", str(changed(here)), "--seed", "3"])
     assert result.exit_code == 2
     assert "changed has no seed 3; it has [0]" in result.stderr
+
+
+def test_it_is_said_where_sampling_in_half_precision_is_emulated(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    asked = ["experiment", str(changed(here, precision="bfloat16")), "--device", "cpu", "--minutes", "0"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    assert "changed: this CPU emulates bfloat16" in result.stderr
 
 
 def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(here: Path) -> None:
