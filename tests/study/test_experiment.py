@@ -291,14 +291,16 @@ def result_of(row: str, seed: int, scores: list[float]) -> dict[str, Any]:
 def test_differences_are_paired_by_prompt_and_seed() -> None:
     rng = np.random.default_rng(0)
     base = [rng.random(40), rng.random(40)]
+    on_metal = np.tile([0.0, 0.3], 20)  # every other clip is of metal
     results = {
         "old": [result_of("old", seed, list(base[seed])) for seed in (0, 1)],
         "new": [result_of("new", seed, list(base[seed] + 0.1)) for seed in (0, 1)],
+        "on_metal": [result_of("on_metal", seed, list(base[seed] + on_metal)) for seed in (0, 1)],
         "none": [],
     }
     experiment = Experiment(
         name="x", question="?", baseline="old", rows=dict.fromkeys(results, Row()), seeds=[0, 1, 2],
-        groups={"metal": ["metal"]},
+        groups={"metal": ["metal"], "wood": ["wood"], "glass": ["glass"]},
     )  # fmt: skip
     found = table.summary(experiment, results)
     difference = found["rows"]["new"]["event_f1"]["difference"]
@@ -308,10 +310,17 @@ def test_differences_are_paired_by_prompt_and_seed() -> None:
     assert high - low > 0.05
     assert found["rows"]["old"]["event_f1"]["difference"] is None
     assert found["rows"]["old"]["groups"]["metal"]["n"] == 40
+    assert found["rows"]["old"]["groups"]["metal"]["difference"] is None
+    groups = found["rows"]["on_metal"]["groups"]
+    assert groups["metal"]["difference"]["value"] == pytest.approx(0.3)
+    assert groups["wood"]["difference"]["value"] == pytest.approx(0)
+    assert groups["glass"]["n"] == 0
+    assert groups["glass"]["difference"] is None
     assert found["rows"]["old"]["seen"] == 0.5
-    assert found["missing"] == {"old": [2], "new": [2], "none": [0, 1, 2]}
+    assert found["missing"] == {"old": [2], "new": [2], "on_metal": [2], "none": [0, 1, 2]}
     text = table.markdown(found)
     assert "+0.100 (+0.100 to +0.100)" in text
+    assert "+0.300 (+0.300 to +0.300)" in text
     assert "| 2.000 to 3.000 |" in text
 
 

@@ -45,15 +45,17 @@ def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
 
 def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Everything in the table, ready for JSON."""
-    rows = {}
+    rows, measure = {}, MAIN[experiment.domain]
     for name, cells in results.items():
         if cells:
-            rows[name] = _row(cells, results[experiment.baseline] if name != experiment.baseline else [])
+            others = results[experiment.baseline] if name != experiment.baseline else []
+            rows[name] = _row(cells, others)
             rows[name]["groups"] = {
-                group: _mean(_by_prompt(cells, MAIN[experiment.domain], materials))
+                group: _mean(_by_prompt(cells, measure, materials))
+                | {"difference": difference(cells, others, measure, materials)}
                 for group, materials in experiment.groups.items()
             }
-    along, measure = _along(experiment), MAIN[experiment.domain]
+    along = _along(experiment)
     whole = [name for name in along if name in rows and len(rows[name]["seeds"]) == len(experiment.seeds)]
     best = max(whole, key=lambda name: rows[name][measure]["value"], default=None)
     if best:
@@ -129,15 +131,22 @@ def _scores(cell: dict[str, Any], measure: str, materials: Sequence[str] | None 
 
 
 def difference(
-    cells: list[dict[str, Any]], baseline: list[dict[str, Any]], measure: str
+    cells: list[dict[str, Any]],
+    baseline: list[dict[str, Any]],
+    measure: str,
+    materials: Sequence[str] | None = None,
 ) -> dict[str, Any] | None:
-    """Row minus baseline over the seeds that both have, and the prompts that both have a score of."""
-    others = {cell["seed"]: _scores(cell, measure) for cell in baseline}
+    """Row minus baseline over the seeds that both have, and the prompts that both have a score of.
+
+    Only prompts of ``materials``, where given.
+    """
+    others = {cell["seed"]: _scores(cell, measure, materials) for cell in baseline}
     gains = []
     for cell in cells:
         theirs = others.get(cell["seed"])
-        if theirs is not None:
-            gains.append([s - theirs[clip] for clip, s in _scores(cell, measure).items() if clip in theirs])
+        if theirs:
+            scores = _scores(cell, measure, materials).items()
+            gains.append([s - theirs[clip] for clip, s in scores if clip in theirs])
     if not gains:
         return None
     return _mean(np.concatenate(gains)) | {"by_seed": [float(np.mean(gain)) for gain in gains]}
@@ -160,9 +169,11 @@ def markdown(table: dict[str, Any]) -> str:
     distances = [key for key in ("hits-FVD", "hits-FAD") if any(key in row for row in rows)]
     judged = [key for key in ("seen", "heard", "count") if any(row[key] is not None for row in rows)]
     groups = sorted({group for row in rows for group in row["groups"]})
+    minus = f"minus {table['baseline']}"
     columns = [
-        "row", "seeds", measure, "by seed", "shuffled", f"minus {table['baseline']}",
-        *[f"{measure}, {group}" for group in groups], *distances, *judged, "parameters",
+        "row", "seeds", measure, "by seed", "shuffled", minus,
+        *[column for group in groups for column in (f"{measure}, {group}", f"{minus}, {group}")],
+        *distances, *judged, "parameters",
     ]  # fmt: skip
     lines = [
         f"### {table['experiment']}",
@@ -177,15 +188,19 @@ def markdown(table: dict[str, Any]) -> str:
         "|" + "---|" * len(columns),
     ]
     for name, row in table["rows"].items():
-        main, gain = row[measure], row[measure]["difference"]
+        main = row[measure]
         cells = [
             name,
             str(len(row["seeds"])),
             with_interval(main),
             seed_range(main["by_seed"]),
             f"{main['shuffled']:.3f}",
-            "" if gain is None else with_interval(gain, sign="+"),
-            *[with_interval(row["groups"][group]) for group in groups],
+            _difference(main),
+            *[
+                cell
+                for group in groups
+                for cell in (with_interval(row["groups"][group]), _difference(row["groups"][group]))
+            ],
             *[seed_range(row[key]) for key in distances],
             *["" if row[key] is None else f"{row[key]:.3f}" for key in judged],
             f"{row['parameters'] / 1e6:.2f} M",
@@ -218,6 +233,10 @@ def with_interval(mean: dict[str, Any], sign: str = "") -> str:
         return ""
     low, high = mean["interval"]
     return f"{mean['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def _difference(mean: dict[str, Any]) -> str:
+    return "" if mean["difference"] is None else with_interval(mean["difference"], sign="+")
 
 
 def seed_range(values: list[float]) -> str:
