@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -288,7 +289,7 @@ def result_of(row: str, seed: int, scores: list[float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_differences_are_paired_by_prompt_and_seed() -> None:
+def test_differences_are_paired_by_prompt_and_seed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     base = [rng.random(40), rng.random(40)]
     on_metal = np.tile([0.0, 0.3], 20)  # every other clip is of metal
@@ -321,6 +322,8 @@ def test_differences_are_paired_by_prompt_and_seed() -> None:
     text = table.markdown(found)
     assert "+0.100 (+0.100 to +0.100)" in text
     assert "+0.300 (+0.300 to +0.300)" in text
+    table.plot(experiment, found, tmp_path / "plot.png")  # glass has nothing to show
+    assert cv2.imread(str(tmp_path / "plot.png")).shape == (400, 1000, 3)
     assert "| 2.000 to 3.000 |" in text
 
 

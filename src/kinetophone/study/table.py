@@ -259,11 +259,16 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
     x, values = np.array(places)[order], [list(rows.values())[i] for i in order]
     measure = table["measure"]
     main = [row[measure] for row in values]
-    means = np.array([one["value"] for one in main])
-    ends = np.array([one["interval"] for one in main]).reshape(-1, 2).T
-    axes[0].errorbar(x, means, np.abs(ends - means), fmt="o-" if along else "o", capsize=3, label=measure)
+    shown = {measure: main} | {name: [row["groups"][name] for row in values] for name in experiment.groups}
+    lowest = 0.0
+    for number, (name, of) in enumerate(shown.items()):
+        means = np.array([one["value"] for one in of], float)  # a group without prompts has None: not drawn
+        ends = np.array([one["interval"] or (np.nan, np.nan) for one in of]).reshape(-1, 2).T
+        spread, beside = np.abs(ends - means), 0.06 * number  # so that intervals do not hide each other
+        axes[0].errorbar(x + beside, means, spread, fmt="o-" if along else "o", capsize=3, label=name)
+        lowest = min(lowest, np.nanmin(means, initial=0))
     axes[0].plot(x, [one["shuffled"] for one in main], "k_", markersize=12, label="shuffled")
-    axes[0].set(ylim=(min(0, means.min(initial=0)), 1.2), title=f"{measure}, 95 % over prompts")
+    axes[0].set(ylim=(lowest, 1.2), title=f"{measure}, 95 % over prompts")
     for number, (name, row) in enumerate(others.items()):
         axes[0].axhline(row[measure]["value"], color=f"C{number + 1}", linestyle="--", label=name)
     axes[0].legend(fontsize="small")
