@@ -51,8 +51,7 @@ def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]])
             others = results[experiment.baseline] if name != experiment.baseline else []
             rows[name] = _row(cells, others)
             rows[name]["groups"] = {
-                group: _mean(_by_prompt(cells, measure, materials))
-                | {"difference": difference(cells, others, measure, materials)}
+                group: _compared(cells, others, measure, materials)
                 for group, materials in experiment.groups.items()
             }
     along = _along(experiment)
@@ -99,11 +98,10 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
         "gammas": [cell["sampling"].get("gamma") for cell in cells],
         "unscored": sum(cell["unscored"] for cell in cells),
         **{
-            measure: _mean(_by_prompt(cells, measure))
+            measure: _compared(cells, baseline, measure)
             | {
                 "shuffled": float(np.mean([cell["synchrony"][measure]["shuffled"] for cell in cells])),
                 "by_seed": [cell["synchrony"][measure]["value"] for cell in cells],
-                "difference": difference(cells, baseline, measure),
             }
             for measure in SYNCHRONY
             if measure in cells[0]["synchrony"]
@@ -115,11 +113,15 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
     }
 
 
-def _by_prompt(
-    cells: list[dict[str, Any]], measure: str, materials: Sequence[str] | None = None
-) -> np.ndarray:
-    """Scores of all clips, seed after seed."""
-    return np.array([score for cell in cells for score in _scores(cell, measure, materials).values()])
+def _compared(
+    cells: list[dict[str, Any]],
+    baseline: list[dict[str, Any]],
+    measure: str,
+    materials: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Mean over all clips, seed after seed, and its difference from the baseline."""
+    scores = [score for cell in cells for score in _scores(cell, measure, materials).values()]
+    return _mean(np.array(scores)) | {"difference": difference(cells, baseline, measure, materials)}
 
 
 def _scores(cell: dict[str, Any], measure: str, materials: Sequence[str] | None = None) -> dict[int, float]:
@@ -195,11 +197,11 @@ def markdown(table: dict[str, Any]) -> str:
             with_interval(main),
             seed_range(main["by_seed"]),
             f"{main['shuffled']:.3f}",
-            _difference(main),
+            _gain(main),
             *[
                 cell
                 for group in groups
-                for cell in (with_interval(row["groups"][group]), _difference(row["groups"][group]))
+                for cell in (with_interval(row["groups"][group]), _gain(row["groups"][group]))
             ],
             *[seed_range(row[key]) for key in distances],
             *["" if row[key] is None else f"{row[key]:.3f}" for key in judged],
@@ -235,7 +237,7 @@ def with_interval(mean: dict[str, Any], sign: str = "") -> str:
     return f"{mean['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def _difference(mean: dict[str, Any]) -> str:
+def _gain(mean: dict[str, Any]) -> str:
     return "" if mean["difference"] is None else with_interval(mean["difference"], sign="+")
 
 
@@ -260,15 +262,14 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
     measure = table["measure"]
     main = [row[measure] for row in values]
     shown = {measure: main} | {name: [row["groups"][name] for row in values] for name in experiment.groups}
-    lowest = 0.0
     for number, (name, of) in enumerate(shown.items()):
         means = np.array([one["value"] for one in of], float)  # a group without prompts has None: not drawn
         ends = np.array([one["interval"] or (np.nan, np.nan) for one in of]).reshape(-1, 2).T
         spread, beside = np.abs(ends - means), 0.06 * number  # so that intervals do not hide each other
         axes[0].errorbar(x + beside, means, spread, fmt="o-" if along else "o", capsize=3, label=name)
-        lowest = min(lowest, np.nanmin(means, initial=0))
     axes[0].plot(x, [one["shuffled"] for one in main], "k_", markersize=12, label="shuffled")
-    axes[0].set(ylim=(lowest, 1.2), title=f"{measure}, 95 % over prompts")
+    lowest = min(one["value"] or 0 for of in shown.values() for one in of)
+    axes[0].set(ylim=(min(0, lowest), 1.2), title=f"{measure}, 95 % over prompts")
     for number, (name, row) in enumerate(others.items()):
         axes[0].axhline(row[measure]["value"], color=f"C{number + 1}", linestyle="--", label=name)
     axes[0].legend(fontsize="small")
