@@ -12,6 +12,7 @@ from kinetophone.av import AV
 from kinetophone.data.hits import make_scene
 from kinetophone.pipeline import Kinetophone
 from kinetophone.request import BUNDLES
+from kinetophone.training import coupling
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import BasesConfig, DataConfig, LoopConfig, Recipe
 from kinetophone.training.stages import build_stage
@@ -124,6 +125,23 @@ def test_a_given_modality_is_read_clean_and_carries_no_loss(make, monkeypatch):
     assert seen["timesteps"].audio.tolist() == [0] * 4
     index, _ = stage.latents.draw(np.random.default_rng(0), 4)
     torch.testing.assert_close(seen["latents"].audio, torch.from_numpy(stage.latents.audio[index]).float())
+
+
+def test_leaving_out_what_is_given_changes_no_gradient(make, monkeypatch):
+    given = AV(
+        audio=torch.tensor([True, False, False, True]), video=torch.tensor([False, False, True, False])
+    )
+    sizes, gradients = [], []
+    for every in (False, True):
+        stage = make(CouplingOptions(one_clean=1.0, self_conditioning=1.0, connector_dropout=0.3))
+        monkeypatch.setattr(stage, "_given", lambda batch, rng: given)
+        stage.model.register_forward_pre_hook(lambda _, args: sizes.append(args[0].map(len)))
+        if every:
+            monkeypatch.setattr(coupling, "_others", lambda known: torch.arange(len(known)))
+        loss(stage)["loss"].backward()
+        gradients.append([p.grad for p in stage.coupling.parameters()])
+    assert sizes == [AV(audio=2, video=3)] * 2 + [AV(audio=4, video=4)] * 2
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_estimates_are_made_where_the_option_says(make, monkeypatch):

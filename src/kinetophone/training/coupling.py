@@ -183,6 +183,26 @@ class CouplingStage:
             return self.latents.text(texts).map(lambda states: states.to(self.device))
         return self.bases.map(lambda base: base.encode_prompt(texts))
 
+    def _predict(
+        self,
+        x: AV[Tensor],
+        t: AV[Tensor],
+        text: AV[Tensor],
+        features: AV[Tensor],
+        rows: AV[Tensor] | None,
+        coupled: AV[Tensor] | None = None,
+    ) -> AV[Tensor]:
+        """The noise in ``x``, of all samples or of each U-Net's ``rows`` of them, with zeros elsewhere."""
+        if rows is None:
+            return self.model(x, t, text, features, coupled)
+
+        def of(pair: AV[Tensor], rows: AV[Tensor] = rows) -> AV[Tensor]:
+            return pair.map(lambda whole, some: whole.index_select(0, some), rows)
+
+        features = of(features, rows.swap())  # a U-Net's is the one made from the other modality
+        eps: AV[Tensor] = self.model(of(x), of(t), of(text), features, coupled and of(coupled))
+        return eps.map(lambda e, z, some: torch.zeros_like(z, dtype=e.dtype).index_copy(0, some, e), x, rows)
+
     def loss(
         self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
     ) -> dict[str, Tensor]:
@@ -208,7 +228,9 @@ class CouplingStage:
             return clean.map(lambda *of: noised(*of)[0], self.schedules, levels, noise)
 
         noisy, seen = at(t), at(t_con)
+        rows = None
         if given is not None:
+            rows = given.map(lambda x: _others(x[part]).to(self.device))
             given = given.map(lambda x: x[part].to(self.device))
             t_con = t_con.map(lambda level, known: level.masked_fill(known, 0), given)
             seen = seen.map(_where, given, clean)
@@ -218,7 +240,7 @@ class CouplingStage:
         if estimated:
             x, level = (seen, t_con) if options.estimate_at == "connector" else (noisy, t)
             with torch.no_grad():
-                eps = self.model(x, level, text, self.model.features(seen, level, None))
+                eps = self._predict(x, level, text, self.model.features(seen, level, None), rows)
                 x0_hat = x.map(
                     lambda x, e, s, level: clean_estimate(x, e, s.alpha(level).to(x.device)),
                     eps, self.schedules, level,
@@ -226,7 +248,7 @@ class CouplingStage:
                 if given is not None:
                     x0_hat = x0_hat.map(_where, given, clean)
         features = self.model.features(seen, t_con, x0_hat)
-        eps = self.model(noisy, t, text, features, coupled)
+        eps = self._predict(noisy, t, text, features, rows, coupled)
         losses: AV[Tensor] = eps.map(
             lambda e, n, weight, known: noise_loss(e, n, weight, known), noise, self._weights(t), counts
         )
@@ -294,6 +316,14 @@ class CouplingStage:
 def _randomise(unet: nn.Module) -> None:
     """Weights as those of a new network."""
     unet.load_state_dict(type(unet).from_config(unet.config).state_dict())  # type: ignore[attr-defined]
+
+
+def _others(known: Tensor) -> Tensor:
+    """Indices of the samples that are not known: what their U-Net has to predict.
+
+    All of them where it has none: distributed training needs every parameter in the graph.
+    """
+    return (torch.ones_like(known) if known.all() else ~known).nonzero().flatten()
 
 
 def _where(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:
