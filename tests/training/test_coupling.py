@@ -12,7 +12,6 @@ from kinetophone.av import AV
 from kinetophone.data.hits import make_scene
 from kinetophone.pipeline import Kinetophone
 from kinetophone.request import BUNDLES
-from kinetophone.training import coupling
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import BasesConfig, DataConfig, LoopConfig, Recipe
 from kinetophone.training.stages import build_stage
@@ -127,20 +126,29 @@ def test_a_given_modality_is_read_clean_and_carries_no_loss(make, monkeypatch):
     torch.testing.assert_close(seen["latents"].audio, torch.from_numpy(stage.latents.audio[index]).float())
 
 
-def test_leaving_out_what_is_given_changes_no_gradient(make, monkeypatch):
+@pytest.mark.parametrize(("train", "audio", "video"), [("coupling", 1, 2), ("motion", 1, 3)])
+def test_a_unet_is_run_for_samples_it_can_learn_from_and_no_gradient_is_lost(
+    make, monkeypatch, train, audio, video
+):
+    options = CouplingOptions(one_clean=1.0, self_conditioning=1.0, connector_dropout=0.5, train=train)
     given = AV(
         audio=torch.tensor([True, False, False, True]), video=torch.tensor([False, False, True, False])
     )
     sizes, gradients = [], []
     for every in (False, True):
-        stage = make(CouplingOptions(one_clean=1.0, self_conditioning=1.0, connector_dropout=0.3))
+        stage = make(options, size=64)
         monkeypatch.setattr(stage, "_given", lambda batch, rng: given)
-        stage.model.register_forward_pre_hook(lambda _, args: sizes.append(args[0].map(len)))
         if every:
-            monkeypatch.setattr(coupling, "_others", lambda known: torch.arange(len(known)))
+            predict = stage._predict
+            all_of_them = given.map(torch.ones_like)
+            monkeypatch.setattr(
+                stage, "_predict", lambda *args, of=predict, w=all_of_them: of(*args[:4], w, *args[5:])
+            )
+        stage.model.register_forward_pre_hook(lambda _, args: sizes.append(args[0].map(len)))
         loss(stage)["loss"].backward()
-        gradients.append([p.grad for p in stage.coupling.parameters()])
-    assert sizes == [AV(audio=2, video=3)] * 2 + [AV(audio=4, video=4)] * 2
+        trained = [p for module in stage.trained.values() for p in module.parameters()]
+        gradients.append([p.grad for p in trained if p.grad is not None])
+    assert sizes == [AV(audio=2, video=3), AV(audio, video), *[AV(audio=4, video=4)] * 2]
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
@@ -184,13 +192,14 @@ def test_what_is_given_is_never_both(make):
 
 
 def test_relative_weights_make_the_bases_alone_score_about_one_at_every_level(make):
-    stage = make(CouplingOptions(relative=True, connector_dropout=1.0))
+    stage = make(CouplingOptions(relative=True))
+    stage.model.detach()  # the bases alone
     errors = stage.errors.map(lambda e: e.numpy())
     assert errors.audio.shape == errors.video.shape == (1000,)
     assert errors.audio[50] > 10 * errors.audio[900]
     with torch.no_grad():
         mean = np.mean([float(loss(stage, seed)["loss"]) for seed in range(6)])
-    assert 1.5 < mean < 2.5  # one for each modality; connector_dropout 1 leaves the bases alone
+    assert 1.5 < mean < 2.5  # one for each modality
 
 
 def test_a_power_below_one_draws_noisier_timesteps(make):

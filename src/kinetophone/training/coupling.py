@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kinetophone.av import AV
+from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.components import load_network
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.data.domains import DOMAINS
@@ -98,6 +98,7 @@ class CouplingStage:
             self._thaw_motion(unets.video)
         elif trains != "coupling":
             self.trained |= {"audio": unets.audio, "video": unets.video}
+        self.learns = AV(*(name in self.trained for name in MODALITIES))
         self.errors = self._base_errors() if recipe.options.relative else None
         if trains == "scratch":  # after the errors: the loss is weighed by those of the trained bases
             unets.map(_randomise)
@@ -154,11 +155,9 @@ class CouplingStage:
             return AV(audio=t.audio, video=torch.where(same, t.audio, t.video))
         return t
 
-    def _given(self, batch: int, rng: np.random.Generator) -> AV[Tensor] | None:
+    def _given(self, batch: int, rng: np.random.Generator) -> AV[Tensor]:
         """Which samples' audio, and which samples' video, is given clean; never both of one sample."""
         rate = self.recipe.options.one_clean
-        if not rate:
-            return None
         u = torch.from_numpy(rng.random(batch))
         return AV(audio=u < rate / 2, video=(u >= rate / 2) & (u < rate))
 
@@ -189,12 +188,15 @@ class CouplingStage:
         t: AV[Tensor],
         text: AV[Tensor],
         features: AV[Tensor],
-        rows: AV[Tensor] | None,
+        wanted: AV[Tensor],
         coupled: AV[Tensor] | None = None,
     ) -> AV[Tensor]:
-        """The noise in ``x``, of all samples or of each U-Net's ``rows`` of them, with zeros elsewhere."""
-        if rows is None:
-            return self.model(x, t, text, features, coupled)
+        """The noise in ``x``, as the model predicts it; each U-Net is run for its ``wanted`` samples alone.
+
+        What it predicts for the others is 0. Where it has none it is run for all of them: distributed
+        training needs every parameter in the graph.
+        """
+        rows: AV[Tensor] = wanted.map(lambda w: (w if w.any() else ~w).nonzero().flatten())
 
         def of(pair: AV[Tensor], rows: AV[Tensor] = rows) -> AV[Tensor]:
             return pair.map(lambda whole, some: whole.index_select(0, some), rows)
@@ -221,34 +223,30 @@ class CouplingStage:
         coupled = AV(
             *(torch.from_numpy(rng.random(batch) >= options.connector_dropout)[part] for _ in range(2))
         ).map(lambda x: x.to(self.device))
-        given = self._given(batch, rng)
-        counts: AV[Tensor | None] = AV.both(None)
+        given = self._given(batch, rng).map(lambda x: x[part].to(self.device))
+        asked: AV[Tensor] = given.map(torch.logical_not)
 
         def at(levels: AV[Tensor]) -> AV[Tensor]:
             return clean.map(lambda *of: noised(*of)[0], self.schedules, levels, noise)
 
         noisy, seen = at(t), at(t_con)
-        rows = None
-        if given is not None:
-            rows = given.map(lambda x: _others(x[part]).to(self.device))
-            given = given.map(lambda x: x[part].to(self.device))
-            t_con = t_con.map(lambda level, known: level.masked_fill(known, 0), given)
-            seen = seen.map(_where, given, clean)
-            counts = given.map(torch.logical_not)
+        t_con = t_con.map(lambda level, known: level.masked_fill(known, 0), given)
+        seen = seen.map(_where, given, clean)
         text = self._text(texts)
         x0_hat = None
         if estimated:
             x, level = (seen, t_con) if options.estimate_at == "connector" else (noisy, t)
             with torch.no_grad():
-                eps = self._predict(x, level, text, self.model.features(seen, level, None), rows)
+                eps = self._predict(x, level, text, self.model.features(seen, level, None), asked)
                 x0_hat = x.map(
                     lambda x, e, s, level: clean_estimate(x, e, s.alpha(level).to(x.device)),
                     eps, self.schedules, level,
                 )  # fmt: skip
-                if given is not None:
-                    x0_hat = x0_hat.map(_where, given, clean)
+                x0_hat = x0_hat.map(_where, given, clean)
         features = self.model.features(seen, t_con, x0_hat)
-        eps = self._predict(noisy, t, text, features, rows, coupled)
+        # A frozen U-Net learns nothing from samples without coupling, and the coupling neither.
+        counts = asked.map(lambda a, c, learns: a if learns else a & c, coupled, self.learns)
+        eps = self._predict(noisy, t, text, features, counts, coupled)
         losses: AV[Tensor] = eps.map(
             lambda e, n, weight, known: noise_loss(e, n, weight, known), noise, self._weights(t), counts
         )
@@ -316,14 +314,6 @@ class CouplingStage:
 def _randomise(unet: nn.Module) -> None:
     """Weights as those of a new network."""
     unet.load_state_dict(type(unet).from_config(unet.config).state_dict())  # type: ignore[attr-defined]
-
-
-def _others(known: Tensor) -> Tensor:
-    """Indices of the samples that are not known: what their U-Net has to predict.
-
-    All of them where it has none: distributed training needs every parameter in the graph.
-    """
-    return (torch.ones_like(known) if known.all() else ~known).nonzero().flatten()
 
 
 def _where(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:

@@ -91,8 +91,9 @@ class CouplingOptions(DiffusionOptions):
         self_conditioning: Share of batches whose connectors see an estimate of the clean latents.
         estimate_at: Noise level of that estimate: the "connector"'s, where sampling makes it, or the
             "unet"'s, as in the published code.
-        connector_dropout: Share of samples whose inserted blocks are off, for each U-Net by itself: what
-            cross-modal guidance needs.
+        connector_dropout: Share of samples whose inserted blocks are off, for each U-Net by itself, so that
+            one that learns stays good without them, as cross-modal guidance needs. One that is frozen is so
+            anyway, and skips them.
         aligned_share: Share of batches whose connector levels lie near the sampler's path instead of
             anywhere.
         noise_levels: Levels of the two U-Nets: "independent", "shared" by both, or "mixed", shared by about
