@@ -115,8 +115,9 @@ def experiment(
         ]
         for cell in cells:
             check_recipes(cell)
-        for one in [] if collect else chosen:
-            if told := emulated(one.precision, device or fastest_device()):
+        wanted = [] if collect else [cell.experiment for cell in cells if cell.result() is None]
+        for one in chosen:
+            if one in wanted and (told := emulated(one.precision, device or fastest_device())):
                 typer.echo(f"{one.name}: {told}", err=True)
         ends = time.monotonic() + 60 * minutes if minutes is not None else None
         for cell in [] if collect else cells:

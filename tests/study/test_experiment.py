@@ -263,6 +263,15 @@ def test_it_is_said_where_sampling_in_half_precision_is_emulated(
     assert result.exit_code == 0, result.output
     assert "changed: this CPU emulates bfloat16" in result.stderr
 
+    # Not where nothing is left to sample.
+    for cell in load_experiment(here / "changed.yaml").cells():
+        cell.path.parent.mkdir(parents=True, exist_ok=True)
+        cell.path.write_text(json.dumps(result_of(cell.row, cell.seed, [0.5] * 4) | {"key": cell.key}))
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    assert "there already" in result.stdout
+    assert "emulates" not in result.stderr
+
 
 def test_a_recipe_that_cannot_be_trained_is_refused_before_any_work(here: Path) -> None:
     rows = {"cmc_pe": {"train": {"options": {"one_claen": 0.5}}}}
