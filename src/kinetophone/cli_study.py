@@ -115,9 +115,9 @@ def experiment(
         ]
         for cell in cells:
             check_recipes(cell)
-        wanted = [] if collect else [cell.experiment for cell in cells if cell.result() is None]
-        for one in chosen:
-            if one in wanted and (told := emulated(one.precision, device or fastest_device())):
+        for one in [] if collect else chosen:
+            left = any(cell.experiment is one and cell.result() is None for cell in cells)
+            if left and (told := emulated(one.precision, device or fastest_device())):
                 typer.echo(f"{one.name}: {told}", err=True)
         ends = time.monotonic() + 60 * minutes if minutes is not None else None
         for cell in [] if collect else cells:
