@@ -18,9 +18,10 @@ READY := $(VENV)/.ready
 clip: $(READY)
 	$(BIN)/kinetophone generate "a drumstick hits a metal bowl three times" -o out/clip.mp4
 
-# More threads than cores only fight over them: the tests run in two processes already.
+# More threads than cores only fight over them: the tests run in two processes already. A file is one process's, so that
+# what its tests share is made once.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet

@@ -21,11 +21,9 @@ import pytest
 from kinetophone.media import Clip
 from kinetophone.media.read import read_clip
 
-# One server for all of it.
-pytestmark = [
-    pytest.mark.xdist_group("app"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:(httpx|gradio_client|websockets|playwright).*"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:(httpx|gradio_client|websockets|playwright).*"
+)
 MakeClip = Callable[..., Clip]
 PATIENCE_S = 240  # machines that run the tests are slow and shared
 

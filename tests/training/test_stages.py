@@ -46,9 +46,6 @@ ORDER = (
 )
 RECIPES = Path(__file__).parents[2] / "recipes"
 
-# The fixture trains every stage: one worker does it, for all tests.
-pytestmark = pytest.mark.xdist_group("stages")
-
 
 def shrunk(name, root, domain="hits"):
     recipe = load_recipe(RECIPES / f"{domain}-{name}.yaml")
