@@ -76,28 +76,32 @@ def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
         raise RequestError(
             [f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"]
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
-        EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
-        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     model = f"{owner}/{repository}"
     try:
-        return Path(hf_hub_download(model, file, etag_timeout=_TIMEOUT_S))
+        # Asked first: it fails at once where the Hub is away, what follows only after many tries.
+        HfApi().model_info(model, timeout=_TIMEOUT_S)
+        return Path(hf_hub_download(model, file))
     except HFValidationError:
         problem = f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"
     except GatedRepoError:
         problem = _GATED.format(model)
     except RepositoryNotFoundError:
         problem = f"there is no file '{name}' here, and {_UNKNOWN.format(model)}"
-    except LocalEntryNotFoundError as error:  # its cause, not itself, says why
-        problem = _unreachable(name, error.__cause__ or error, "a file that is here")
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:
         problem = f"there is no file '{name}' here, nor a '{file}' in '{model}' on the Hub"
+    except Exception as error:  # offline: every layer below has exceptions of its own for it
+        found = try_to_load_from_cache(model, file)
+        if isinstance(found, str):
+            return Path(found)
+        problem = _unreachable(name, error, "a file that is here")
     raise RequestError([problem])
 
 
