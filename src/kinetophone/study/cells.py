@@ -43,7 +43,11 @@ def check_recipes(cell: Cell) -> None:
 
 
 def train(cell: Cell, device: str | None = None) -> Path:
-    """The folder of the cell's bundle, its coupling trained unless that is done; goes on where it stopped."""
+    """The folder of the cell's bundle, its coupling trained unless that is done; goes on where it stopped.
+
+    Connectors are kept among the results: trained again elsewhere they would not be quite the same, and the
+    rows of an experiment are compared from the same ones.
+    """
     if not cell.recipes:
         return cell.experiment.bundle_folder
     from kinetophone import training
@@ -54,13 +58,17 @@ def train(cell: Cell, device: str | None = None) -> Path:
         bundle = run / "bundle"
         bundle.mkdir(parents=True, exist_ok=True)
         with FileLock(run / "lock"):  # two grids at once may want the same coupling
-            if (run / "trained").exists():
+            connectors = number < len(cell.recipes) - 1
+            if (cell.connectors if connectors else run / "trained").exists():
                 continue
             _link_bases(source, bundle, raw.get("options", {}).get("train", "coupling"))
             if number and not (bundle / "coupling").exists():
-                start_from(cell.folder(0) / "bundle" / "coupling", raw, bundle)
+                start_from(cell.connectors, raw, bundle)
             training.run(_write_recipe(cell, number, device), out=run)
-            (run / "trained").touch()
+            if connectors:
+                keep_connectors(bundle / "coupling", cell.connectors)
+            else:
+                (run / "trained").touch()
     return cell.folder(len(cell.recipes) - 1) / "bundle"
 
 
@@ -76,24 +84,39 @@ def _link_bases(source: Path, bundle: Path, trained: str) -> None:
             (bundle / name).symlink_to(source / name, target_is_directory=True)
 
 
-def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
-    """Write a coupling into ``bundle`` that is fresh but for its connectors, which are another's."""
-    import torch
+def keep_connectors(coupling: Path, folder: Path) -> None:
+    """Write the connectors of a coupling, and its settings, into a folder of their own."""
+    from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+    from safetensors.torch import load_file, save_file
 
-    from kinetophone.bundle import load_coupling
+    weights = load_file(coupling / SAFETENSORS_WEIGHTS_NAME)
+    kept = {key: weight for key, weight in weights.items() if key.startswith("connector_out_")}
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    shutil.copy(coupling / "config.json", part)
+    save_file(kept, part / SAFETENSORS_WEIGHTS_NAME)
+    part.rename(folder)
+
+
+def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
+    """Write a coupling into ``bundle`` that is fresh but for its connectors, which are those kept there."""
+    import torch
+    from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+    from safetensors.torch import load_file
+
     from kinetophone.joint.coupling import Coupling
 
-    known = load_coupling(connectors, torch.float32)
-    settings = {**known.config, **raw["model"]}
+    settings = {**json.loads((connectors / "config.json").read_text()), **raw["model"]}
     flags = settings.pop("with_connector", None)
     if flags is not None:
         settings |= {"audio_with_connector": flags, "video_with_connector": flags}
     with torch.random.fork_rng():
         torch.manual_seed(raw["loop"]["seed"])
         coupling = Coupling(**{key: value for key, value in settings.items() if not key.startswith("_")})
-    for name in MODALITIES:
-        fresh, trained = (getattr(c, f"connector_out_{name}") for c in (coupling, known))
-        fresh.load_state_dict(trained.state_dict())
+    known = load_file(connectors / SAFETENSORS_WEIGHTS_NAME)
+    missing, unexpected = coupling.load_state_dict(known, strict=False)
+    assert not unexpected
+    assert not any(key.startswith("connector_out_") for key in missing)
     coupling.save_pretrained(bundle / "coupling")
 
 

@@ -169,6 +169,11 @@ class Cell:
         return RUNS / f"{self.recipes[number]['name']}-{key}"
 
     @property
+    def connectors(self) -> Path:
+        """Where the connectors that its coupling starts from are kept."""
+        return RESULTS / "connectors" / self.folder(0).name
+
+    @property
     def key(self) -> str:
         """Hash of what its result follows from."""
         one = self.experiment
