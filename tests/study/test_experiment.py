@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -22,9 +23,10 @@ from kinetophone.cli import app
 from kinetophone.data.hits import make_scene
 from kinetophone.errors import RequestError
 from kinetophone.metrics.hits import count_named
-from kinetophone.request import BundleSpec
+from kinetophone.request import BUNDLES, BundleSpec
 from kinetophone.sampling import information
 from kinetophone.study import measures, table
+from kinetophone.study.cells import keep_connectors, start_from, train
 from kinetophone.study.experiment import (
     Experiment,
     Row,
@@ -65,6 +67,8 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     results = here / "docs" / "results" / "changed"
     names = {"cmc_pe-seed0-4.json", "bases-seed0-4.json", "table.json", "table.md", "plot.png"}
     assert {file.name for file in results.iterdir()} == names
+    (kept,) = (here / "docs" / "results" / "connectors").iterdir()
+    assert {file.name for file in kept.iterdir()} == {"config.json", SAFETENSORS_WEIGHTS_NAME}
     summary = json.loads((results / "table.json").read_text())
     assert summary["missing"] == {}
     row = summary["rows"]["cmc_pe"]
@@ -104,6 +108,18 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     assert collected.exit_code == 0, collected.output
     assert json.loads((results / "table.json").read_text())["rows"] == {}
     assert "**Not made yet**, seeds of cmc_pe: 0; bases: 0." in (results / "table.md").read_text()
+
+
+def test_a_coupling_starts_from_connectors_that_are_kept(here: Path) -> None:
+    (cell,) = load_experiment(changed(here, rows={"cmc_pe": {}})).cells()
+    keep_connectors(BUNDLES / "hits" / "coupling", cell.connectors)
+    kept = load_file(cell.connectors / SAFETENSORS_WEIGHTS_NAME)
+    assert {key.split(".")[0] for key in kept} == {"connector_out_audio", "connector_out_video"}
+    start_from(cell.connectors, cell.recipes[1], here)
+    start = load_file(here / "coupling" / SAFETENSORS_WEIGHTS_NAME)
+    assert all(torch.equal(start[key], weight.float()) for key, weight in kept.items())
+    assert (train(cell) / "coupling").is_dir()
+    assert not (cell.folder(0) / "log.jsonl").exists()
 
 
 def test_rows_that_train_alike_share_it(here: Path) -> None:
