@@ -345,7 +345,7 @@ def test_differences_are_paired_by_prompt_and_seed(tmp_path: Path) -> None:
     assert found["rows"]["old"]["seen"] == 0.5
     assert found["missing"] == {"old": [2], "new": [2], "on_metal": [2], "none": [0, 1, 2]}
     text = table.markdown(found)
-    assert "+0.100 (+0.100 to +0.100)" in text
+    assert "+0.100 (+0.100 to +0.100) [+0.100, +0.100]" in text
     assert "+0.300 (+0.300 to +0.300)" in text
     table.plot(experiment, found, tmp_path / "plot.png")  # glass has nothing to show
     assert cv2.imread(str(tmp_path / "plot.png")).shape == (400, 1000, 3)

@@ -1,8 +1,9 @@
 """The table of an experiment: its cells put together, with intervals, paired differences and a plot.
 
 A value of a row is the mean over the prompts of all its seeds, each seed having its own. Its interval is
-bootstrapped over prompts; how far seeds differ is shown beside it as the range of their means, since three
-seeds are too few for an interval. A difference from the baseline pairs prompt with prompt and seed with seed.
+bootstrapped over prompts, and so holds nothing of what another training would change: how far seeds differ is
+shown beside it as the range of their means, since three are too few for an interval. A difference from the
+baseline pairs prompt with prompt and seed with seed, and is given for each seed, too.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def markdown(table: dict[str, Any]) -> str:
         table["question"],
         "",
         f"{table['prompts']} prompts of `{table['split']}` for each seed, 8 fps; {_MEASURED[measure]}; 95 % "
-        "intervals over all prompts, range over seeds; differences are paired."
+        "intervals over all prompts, range over seeds; differences are paired, those of each seed in brackets."
         + (_OF_HITS if distances else ""),
         "",
         "| " + " | ".join(columns) + " |",
@@ -238,7 +239,10 @@ def with_interval(mean: dict[str, Any], sign: str = "") -> str:
 
 
 def _gain(mean: dict[str, Any]) -> str:
-    return "" if mean["difference"] is None else with_interval(mean["difference"], sign="+")
+    gain = mean["difference"]
+    if gain is None or gain["value"] is None:
+        return ""
+    return f"{with_interval(gain, sign='+')} [{', '.join(f'{seed:+.3f}' for seed in gain['by_seed'])}]"
 
 
 def seed_range(values: list[float]) -> str:
