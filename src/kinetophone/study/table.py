@@ -184,7 +184,7 @@ def markdown(table: dict[str, Any]) -> str:
         table["question"],
         "",
         f"{table['prompts']} prompts of `{table['split']}` for each seed, 8 fps; {_MEASURED[measure]}; 95 % "
-        "intervals over all prompts, range over seeds; differences are paired, those of each seed in brackets."
+        "intervals over all prompts, range over seeds; differences are paired, each seed's in brackets."
         + (_OF_HITS if distances else ""),
         "",
         "| " + " | ".join(columns) + " |",
