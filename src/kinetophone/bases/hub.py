@@ -86,22 +86,26 @@ def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
 
     model = f"{owner}/{repository}"
     try:
-        # Asked first: it fails at once where the Hub is away, what follows only after many tries.
+        # Asked first: it fails at once where the Hub is away, a download only after many tries.
         HfApi().model_info(model, timeout=_TIMEOUT_S)
-        return Path(hf_hub_download(model, file))
     except HFValidationError:
         problem = f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"
     except GatedRepoError:
         problem = _GATED.format(model)
     except RepositoryNotFoundError:
         problem = f"there is no file '{name}' here, and {_UNKNOWN.format(model)}"
-    except RemoteEntryNotFoundError:
-        problem = f"there is no file '{name}' here, nor a '{file}' in '{model}' on the Hub"
     except Exception as error:  # offline: every layer below has exceptions of its own for it
         found = try_to_load_from_cache(model, file)
         if isinstance(found, str):
             return Path(found)
         problem = _unreachable(name, error, "a file that is here")
+    else:  # apart, so that a full disk is not told as a Hub that is away
+        try:
+            return Path(hf_hub_download(model, file))
+        except GatedRepoError:
+            problem = _GATED.format(model)
+        except RemoteEntryNotFoundError:
+            problem = f"there is no file '{name}' here, nor a '{file}' in '{model}' on the Hub"
     raise RequestError([problem])
 
 
