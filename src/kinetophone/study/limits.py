@@ -3,9 +3,10 @@
 Each set is one clip per prompt. From the true clips down, every set has one part more of the bundle in it;
 what is lost from one to the next is that part's doing.
 
-A distance from the true clips has a floor: other true clips are not at 0 from them either, and what is the
-same clip but for an autoencoder is nearer than any other can be. So the distances of other true clips, as
-they are and through the autoencoders, stand beside those of what is made.
+A distance from the true clips of the same prompts can't be compared between sets: what is the same clip but
+for an autoencoder is nearer than anything made anew can be. So each set is also measured from as many *other*
+true clips, which none of them has a part of. The true clips themselves say what a perfect model would score
+there, and those through an autoencoder what a perfect U-Net would.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kinetophone.data.hits import HitsClip, make_clip
+from kinetophone.data.hits import HitsClip
 from kinetophone.data.shards import write_json
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import log_mel
 from kinetophone.media.read import Picture, Sound
 from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint
-from kinetophone.study.measures import MAIN, apart, as_clip, count_right, measured, right, true_clips
+from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
 from kinetophone.study.table import difference, with_interval
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 MEASURE = MAIN["hits"]
 DISTANCES = ("hits-FVD", "hits-FAD")
-OTHERS, FLOOR = "other true clips", "other true clips, autoencoders, vocoder"
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,6 @@ def with_sound(clip: HitsClip, waveform: np.ndarray) -> Clip:
     return replace(as_clip(clip), audio=fit_audio(waveform, len(clip.audio)))
 
 
-def through_autoencoders(pipe: Kinetophone, clip: HitsClip) -> Clip:
-    """A true clip as it would be if everything but the autoencoders and the vocoder were perfect."""
-    return replace(with_sound(clip, sound_again(pipe, clip)), video=frames_again(pipe, clip))
-
-
 def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
     """How each set's clip is made of a true clip and its number (the seed of its noise)."""
 
@@ -126,7 +121,7 @@ def limits(
     Args:
         pipe: the loaded bundle.
         bundle: its folder, with the classifiers.
-        count: number of prompts, the first of ``split``, at least 4.
+        count: number of prompts, the first of ``split``, at least 4; as many clips after them are the others.
         path: JSON to write after each set.
         split: of hits.
         workers: processes of the detectors.
@@ -134,10 +129,10 @@ def limits(
 
     Returns:
         ``sets`` by name, as :func:`kinetophone.study.measures.measured` gives them, and ``parts``: how much
-        event F1 each loses, paired by clip, with a 95 % interval. ``others``: distances of other clips of the
-        split.
+        event F1 each loses, paired by clip, with a 95 % interval.
     """
     made_of = [fingerprint(bundle, coupling=True), count, split, sampling]
+    others = range(count, 2 * count)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("made_of") != made_of:
         found = {"made_of": made_of, "sets": {}}
@@ -146,17 +141,9 @@ def limits(
         if name in found["sets"]:
             continue
         clips = [make(clip, i) for i, clip in enumerate(track(true, count, name))]
-        found["sets"][name] = measured(clips, "hits", split, str(bundle), workers)
+        found["sets"][name] = measured(clips, "hits", split, str(bundle), workers, others=others)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, path)
-    if "others" not in found:
-        others = [make_clip(split, count + i, pipe.spec.size) for i in track(range(count), count, "others")]
-        found["others"] = {
-            OTHERS: apart([as_clip(clip) for clip in others], split, count, str(bundle), workers),
-            FLOOR: apart(
-                [through_autoencoders(pipe, clip) for clip in others], split, count, str(bundle), workers
-            ),
-        }
     sets = {name: [result | {"seed": 0}] for name, result in found["sets"].items()}
     found["parts"] = {part.name: difference(sets[part.without], sets[part.having], MEASURE) for part in PARTS}
     write_json(found, path)
@@ -165,36 +152,27 @@ def limits(
 
 def markdown(found: dict[str, Any]) -> str:
     """Both tables, and which part loses most."""
-    columns = (
-        "set",
-        "event F1",
-        "shuffled",
-        "synchrony",
-        "hits-FVD",
-        "hits-FAD",
-        "seen",
-        "heard",
-        "count",
-        "n",
-    )
+    far = [f"{name}, others" for name in DISTANCES]
+    columns = ["set", "event F1", "shuffled", "synchrony", *DISTANCES, *far, "seen", "heard", "count", "n"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, result in found["sets"].items():
         f1, clips = result["synchrony"][MEASURE], result["clips"]
+        from_others = [result["distances_from_others"][key] for key in DISTANCES]
         cells = [
             name,
             f"{f1['value']:.3f}",
             f"{f1['shuffled']:.3f}",
             f"{result['synchrony']['synchrony']['value']:.3f}",
             *[f"{result['distances'][key]['frechet']:.2f}" for key in DISTANCES],
+            *[f"{away['frechet']:.2f} ({away['kernel']:.3f})" for away in from_others],
             *[f"{right(clips, side):.3f}" for side in ("seen", "heard")],
             "" if (count := count_right(clips)) is None else f"{count:.3f}",
             str(f1["n"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    for name, result in found.get("others", {}).items():
-        shown = [f"{result[key]['frechet']:.2f}" for key in DISTANCES]
-        lines.append("| " + " | ".join([name, "", "", "", *shown, "", "", "", ""]) + " |")
-    lines += ["", "| part | event F1 it loses |", "|---|---|"]
+    told = "Distances are Fréchet's, from the true clips of the prompts and from as many other true clips;"
+    lines += ["", told, "in brackets the kernel distance from those, which has no bias.", ""]
+    lines += ["| part | event F1 it loses |", "|---|---|"]
     ranked = sorted(found["parts"].items(), key=lambda item: -item[1]["value"])
     lines += [f"| {name} | {with_interval(lost, sign='+')} |" for name, lost in ranked]
     lines += ["", f"What loses most: **{ranked[0][0]}**.", ""]

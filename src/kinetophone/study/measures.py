@@ -42,6 +42,7 @@ def measured(
     judges: str,
     workers: int | None = None,
     first: int = 0,
+    others: range | None = None,
 ) -> dict[str, Any]:
     """Measure clips made of prompts of a split.
 
@@ -52,10 +53,11 @@ def measured(
         judges: folder of the bundle whose classifiers judge; for hits.
         workers: processes of the detectors; for hits.
         first: index in the split of the first clip.
+        others: indices of other true clips of hits, to measure the distance from as well.
     """
     indices, size = range(first, first + len(clips)), clips[0].video.shape[1]
     if domain == "hits":
-        return _of_hits(clips, split, indices, size, judges, workers)
+        return _of_hits(clips, split, indices, size, judges, workers, others)
     return _of_bows(clips, true_clips(domain, split, indices, size), first)
 
 
@@ -76,21 +78,30 @@ def _of_bows(clips: Sequence[Clip], true: Sequence[Any], first: int) -> dict[str
 
 
 def _of_hits(
-    clips: Sequence[Clip], split: str, indices: range, size: int, judges: str, workers: int | None
+    clips: Sequence[Clip],
+    split: str,
+    indices: range,
+    size: int,
+    judges: str,
+    workers: int | None,
+    others: range | None,
 ) -> dict[str, Any]:
     true = true_clips("hits", split, indices, size)
-    reference = _reference(split, indices, size, judges, workers)
     found = detect(clips, workers=workers, features=Extractor(hits=judges))
     report = score(found)
     scored = [item for item in found if isinstance(item, ClipEvents)]
     captions = {str(i): clip.caption for i, clip in enumerate(true)}
     rows = {row["name"]: row for row in report.rows}
     agreed = material_agreement(scored, captions)
+    references = {"distances": indices} | ({} if others is None else {"distances_from_others": others})
     return {
         "prompts": len(clips),
         "unscored": len(report.unscored),
         "synchrony": {name: _plain(control) for name, control in report.metrics.items()},
-        "distances": _apart(scored, reference),
+        **{
+            name: _apart(scored, _reference(split, of, size, judges, workers))
+            for name, of in references.items()
+        },
         "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
         "clips": [
             {
@@ -106,15 +117,6 @@ def _of_hits(
             for item in scored
         ],
     }
-
-
-def apart(
-    clips: Sequence[Clip], split: str, count: int, judges: str, workers: int | None = None
-) -> dict[str, Any]:
-    """Distances of any clips of hits from the first ``count`` true ones of a split."""
-    reference = _reference(split, range(count), clips[0].video.shape[1], judges, workers)
-    found = detect(clips, workers=workers, features=Extractor(hits=judges))
-    return _apart([item for item in found if isinstance(item, ClipEvents)], reference)
 
 
 def _apart(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
