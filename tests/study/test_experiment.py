@@ -322,6 +322,7 @@ def test_differences_are_paired_by_prompt_and_seed(tmp_path: Path) -> None:
         "old": [result_of("old", seed, list(base[seed])) for seed in (0, 1)],
         "new": [result_of("new", seed, list(base[seed] + 0.1)) for seed in (0, 1)],
         "on_metal": [result_of("on_metal", seed, list(base[seed] + on_metal)) for seed in (0, 1)],
+        "uneven": [result_of("uneven", k, list(base[k] + (0.1, 0.3)[k])) for k in (0, 1)],
         "none": [],
     }
     experiment = Experiment(
@@ -332,6 +333,10 @@ def test_differences_are_paired_by_prompt_and_seed(tmp_path: Path) -> None:
     difference = found["rows"]["new"]["event_f1"]["difference"]
     assert difference["value"] == pytest.approx(0.1)
     assert difference["interval"] == pytest.approx([0.1, 0.1])  # the prompts' spread is gone
+    assert difference["over_seeds"] == pytest.approx([0.1, 0.1])
+    # Student's t of two seeds: 12.706 standard errors of their mean, 0.1 here, to either side.
+    uneven = found["rows"]["uneven"]["event_f1"]["difference"]
+    assert uneven["over_seeds"] == pytest.approx([0.2 - 1.2706, 0.2 + 1.2706], abs=1e-4)
     low, high = found["rows"]["new"]["event_f1"]["interval"]
     assert high - low > 0.05
     assert found["rows"]["old"]["event_f1"]["difference"] is None
@@ -343,9 +348,9 @@ def test_differences_are_paired_by_prompt_and_seed(tmp_path: Path) -> None:
     assert groups["glass"]["n"] == 0
     assert groups["glass"]["difference"] is None
     assert found["rows"]["old"]["seen"] == 0.5
-    assert found["missing"] == {"old": [2], "new": [2], "on_metal": [2], "none": [0, 1, 2]}
+    assert found["missing"] == {"old": [2], "new": [2], "on_metal": [2], "uneven": [2], "none": [0, 1, 2]}
     text = table.markdown(found)
-    assert "+0.100 (+0.100 to +0.100) [+0.100, +0.100]" in text
+    assert "+0.100 (+0.100 to +0.100) [+0.100, +0.100; +0.100 to +0.100]" in text
     assert "+0.300 (+0.300 to +0.300)" in text
     table.plot(experiment, found, tmp_path / "plot.png")  # glass has nothing to show
     assert cv2.imread(str(tmp_path / "plot.png")).shape == (400, 1000, 3)
@@ -368,7 +373,9 @@ def test_rules_are_compared_with_the_best_of_a_sweep() -> None:
     assert found["best"] == "0.5"
     assert found["rows"]["rule"]["from_best"]["value"] == pytest.approx(-0.05)
     text = table.markdown(found)
-    assert "by these very scores: 0.5. Minus it: rule (γ 1.50, 1.50) -0.050 (-0.050 to -0.050)." in text
+    assert (
+        "by these very scores: 0.5. Minus it: rule (γ 1.50, 1.50) -0.050 (-0.050 to -0.050) [-0.050" in text
+    )
 
 
 def test_clips_of_bows_are_measured_by_their_curves() -> None:

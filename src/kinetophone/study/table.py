@@ -2,8 +2,9 @@
 
 A value of a row is the mean over the prompts of all its seeds, each seed having its own. Its interval is
 bootstrapped over prompts, and so holds nothing of what another training would change: how far seeds differ is
-shown beside it as the range of their means, since three are too few for an interval. A difference from the
-baseline pairs prompt with prompt and seed with seed, and is given for each seed, too.
+shown beside it as the range of their means. A difference from the baseline pairs prompt with prompt and seed
+with seed. It has two intervals: one over prompts, and one over seeds, whose trainings differ, by Student's t.
+Three seeds make the second a wide one; it is what a claim about a way to train has to leave 0 out of.
 """
 
 from __future__ import annotations
@@ -152,7 +153,18 @@ def difference(
             gains.append([s - theirs[clip] for clip, s in scores if clip in theirs])
     if not gains:
         return None
-    return _mean(np.concatenate(gains)) | {"by_seed": [float(np.mean(gain)) for gain in gains]}
+    by_seed = [float(np.mean(gain)) for gain in gains]
+    return _mean(np.concatenate(gains)) | {"by_seed": by_seed, "over_seeds": _over_seeds(by_seed)}
+
+
+def _over_seeds(means: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean of the seeds' means, by Student's t; None for a single seed."""
+    from scipy.stats import t
+
+    if len(means) < 2:
+        return None
+    half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
+    return [float(np.mean(means) - half), float(np.mean(means) + half)]
 
 
 def _mean(by_prompt: np.ndarray) -> dict[str, Any]:
@@ -184,7 +196,8 @@ def markdown(table: dict[str, Any]) -> str:
         table["question"],
         "",
         f"{table['prompts']} prompts of `{table['split']}` for each seed, 8 fps; {_MEASURED[measure]}; 95 % "
-        "intervals over all prompts, range over seeds; differences are paired, each seed's in brackets."
+        "intervals over all prompts, range over seeds; differences are paired, in square brackets each "
+        "seed's and the 95 % interval of their mean over seeds (Student's t)."
         + (_OF_HITS if distances else ""),
         "",
         "| " + " | ".join(columns) + " |",
@@ -227,7 +240,7 @@ def _from_best(table: dict[str, Any]) -> str:
     for name, row in ruled.items():
         gammas = row["gammas"] if None not in row["gammas"] else []
         found = f" (γ {', '.join(f'{gamma:.2f}' for gamma in gammas)})" if gammas else ""
-        parts.append(f"{name}{found} {with_interval(row['from_best'], sign='+')}")
+        parts.append(f"{name}{found} {_paired(row['from_best'])}")
     return f"Best along the sweep, by these very scores: {table['best']}. Minus it: {'; '.join(parts)}."
 
 
@@ -240,9 +253,15 @@ def with_interval(mean: dict[str, Any], sign: str = "") -> str:
 
 def _gain(mean: dict[str, Any]) -> str:
     gain = mean["difference"]
-    if gain is None or gain["value"] is None:
-        return ""
-    return f"{with_interval(gain, sign='+')} [{', '.join(f'{seed:+.3f}' for seed in gain['by_seed'])}]"
+    return "" if gain is None or gain["value"] is None else _paired(gain)
+
+
+def _paired(gain: dict[str, Any]) -> str:
+    """A difference with both its intervals."""
+    seeds = ", ".join(f"{seed:+.3f}" for seed in gain["by_seed"])
+    if gain["over_seeds"] is not None:
+        seeds += "; {:+.3f} to {:+.3f}".format(*gain["over_seeds"])
+    return f"{with_interval(gain, sign='+')} [{seeds}]"
 
 
 def seed_range(values: list[float]) -> str:
