@@ -34,6 +34,8 @@ class Hub(BaseHTTPRequestHandler):
             return self._describe("/".join(parts[2:4]), parts[5:], parts[4:5], body)
         if not (self.root / "/".join(parts[:2])).is_dir():
             return self._send(404, b"", {"X-Error-Code": "RepoNotFound"}, body)
+        if (self.root / "/".join(parts[:2]) / ".gated").exists():  # such a one is described to anyone
+            return self._send(403, b"", {"X-Error-Code": "GatedRepo"}, body)
         file = self.root / "/".join(parts[:2]) / "/".join(parts[4:])
         if not file.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)

@@ -61,6 +61,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
     networks = root / "tiny" / "networks" / "sound"
     networks.mkdir(parents=True)
     torch.jit.trace(torch.nn.Softsign(), torch.ones(1)).save(networks / "vggish.pt")
+    gated = root / "tiny" / "gated"
+    tiny.save(tiny.audioldm(), gated)
+    (gated / ".gated").touch()
+    (gated / "network.pt").touch()
     with standin_hub.serving(root) as hub:
         yield hub
 
@@ -105,6 +109,7 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(served, tmp_path) -> Non
         "RequestError: the Hub has no model 'tiny/nothing'"
     )
     assert "has no revision 'v9'" in load(endpoint, tmp_path, "audio", "tiny/audioldm", "revision=v9")
+    assert load(endpoint, tmp_path, "audio", "tiny/gated").startswith("RequestError: 'tiny/gated' is gated")
     printed = load(endpoint, tmp_path, "audio", "tiny/pickled")
     assert printed.startswith("RequestError: 'tiny/pickled' has only pickled weights for some parts")
 
@@ -118,9 +123,11 @@ def test_offline_without_a_copy_is_said_in_one_line(tmp_path) -> None:
 def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
     endpoint, asked = served
     name = "tiny/networks/sound/vggish.pt"
-    found, no_file, no_model = printed(
-        NETWORKS, endpoint, tmp_path, name, "tiny/networks/none.pt", "tiny/nothing/a.pt"
-    )
+    found, no_file, no_model, gated = printed(
+        NETWORKS, endpoint, tmp_path, name,
+        "tiny/networks/none.pt", "tiny/nothing/a.pt", "tiny/gated/network.pt",
+    )  # fmt: skip
+    assert gated.startswith("RequestError: 'tiny/gated' is gated: accept its terms on the Hub")
     assert found == "0.5"
     assert "sound/vggish.pt" in asked
     gone = "RequestError: there is no file '{}' here, "

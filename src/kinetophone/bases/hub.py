@@ -6,7 +6,8 @@ Only the files that are needed are fetched, and pickled weights only when they a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,8 +17,6 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json")
 _PICKLES = (".bin", ".bin.index.json")
 _SMALL = (".json", ".txt", ".model")
 _TIMEOUT_S = 10.0
-_GATED = "'{}' is gated: accept its terms on the Hub, then log in with 'hf auth login'"
-_UNKNOWN = "the Hub has no model '{}' (or it is private: log in with 'hf auth login')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def locate(
     name = os.fspath(name_or_path)
     if Path(name).is_dir():
         return Source(Path(name), name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not _is_id(name):
         raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"])
     return _download(name, tuple(components), revision, allow_pickle)
 
@@ -72,71 +71,98 @@ def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
     if Path(name).is_file():
         return Path(name)
     owner, repository, file = (*name.split("/", 2), "", "")[:3]
-    if not (owner and repository and file) or name.startswith((".", "~")):
+    model = f"{owner}/{repository}"
+    if not (file and _is_id(model)):
         raise RequestError(
             [f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"]
         )
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    model = f"{owner}/{repository}"
     try:
-        # Asked first: it fails at once where the Hub is away, a download only after many tries.
-        HfApi().model_info(model, timeout=_TIMEOUT_S)
-    except HFValidationError:
-        problem = f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"
-    except GatedRepoError:
-        problem = _GATED.format(model)
-    except RepositoryNotFoundError:
-        problem = f"there is no file '{name}' here, and {_UNKNOWN.format(model)}"
-    except Exception as error:  # offline: every layer below has exceptions of its own for it
+        files = _ask(model)
+    except ConnectionError as error:
         found = try_to_load_from_cache(model, file)
         if isinstance(found, str):
             return Path(found)
-        problem = _unreachable(name, error, "a file that is here")
-    else:  # apart, so that a full disk is not told as a Hub that is away
+        raise RequestError([_unreachable(name, error, "a file that is here")]) from error
+    except RequestError as error:
+        raise RequestError([f"there is no file '{name}' here, and {error}"]) from error
+    if file not in files:
+        raise RequestError([f"there is no file '{name}' here, nor a '{file}' in '{model}' on the Hub"])
+    with _permitted(model):
+        return Path(hf_hub_download(model, file))
+
+
+def _is_id(name: str) -> bool:
+    """Whether it is like "owner/name", and no path that is not there."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _ask(model: str, revision: str | None = None) -> list[str]:
+    """The files of a Hub repository.
+
+    Asked before a download: it fails at once where the Hub is away, a download only after many tries.
+
+    Raises:
+        RequestError: there is no such repository, or it has no such revision.
+        ConnectionError: the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with _permitted(model):
         try:
-            return Path(hf_hub_download(model, file))
+            info = HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S)
         except GatedRepoError:
-            problem = _GATED.format(model)
-        except RemoteEntryNotFoundError:
-            problem = f"there is no file '{name}' here, nor a '{file}' in '{model}' on the Hub"
-    raise RequestError([problem])
+            raise
+        except RepositoryNotFoundError:
+            raise RequestError(
+                [f"the Hub has no model '{model}' (or it is private: log in with 'hf auth login')"]
+            ) from None
+        except RevisionNotFoundError:
+            raise RequestError([f"'{model}' has no revision '{revision}' on the Hub"]) from None
+        except Exception as error:  # offline: every layer below has exceptions of its own for it
+            raise ConnectionError(str(error) or type(error).__name__) from error
+    return [file.rfilename for file in info.siblings or ()]
+
+
+@contextmanager
+def _permitted(model: str) -> Iterator[None]:
+    """Say what to do about terms not accepted, of which most repositories tell when a file is fetched."""
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        yield
+    except GatedRepoError:
+        raise RequestError(
+            [f"'{model}' is gated: accept its terms on the Hub, then log in with 'hf auth login'"]
+        ) from None
 
 
 def _download(name: str, components: tuple[str, ...], revision: str | None, allow_pickle: bool) -> Source:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import snapshot_download
 
     try:
-        info = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
-    except HFValidationError:
-        raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"]) from None
-    except GatedRepoError:
-        raise RequestError([_GATED.format(name)]) from None
-    except RepositoryNotFoundError:
-        raise RequestError([_UNKNOWN.format(name)]) from None
-    except RevisionNotFoundError:
-        raise RequestError([f"'{name}' has no revision '{revision}' on the Hub"]) from None
-    except Exception as error:  # offline: every layer below has exceptions of its own for it
+        files = _ask(name, revision)
+    except ConnectionError as error:
         return _cached(name, components, revision, error)
-    wanted = _wanted(name, [file.rfilename for file in info.siblings or ()], components, allow_pickle)
+    wanted = _wanted(name, files, components, allow_pickle)
     # By the name of the revision, not by its commit: the name is then known without the Hub, too.
-    folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    with _permitted(name):
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     return Source(folder, name, folder.name)
 
 
-def _cached(name: str, components: tuple[str, ...], revision: str | None, error: Exception) -> Source:
+def _cached(name: str, components: tuple[str, ...], revision: str | None, error: ConnectionError) -> Source:
     """What an earlier run has downloaded; what it lacks is found when it is read."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -149,10 +175,10 @@ def _cached(name: str, components: tuple[str, ...], revision: str | None, error:
     raise RequestError([_unreachable(name, error, "a folder that holds it")])
 
 
-def _unreachable(name: str, error: BaseException, instead: str) -> str:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+def _unreachable(name: str, error: ConnectionError, instead: str) -> str:
     return (
-        f"the Hub cannot be reached for '{name}', which was not downloaded before ({reason}): "
+        f"the Hub cannot be reached for '{name}', which was not downloaded before "
+        f"({str(error).splitlines()[0]}): "
         f"connect, or give {instead}"
     )
 
