@@ -131,7 +131,7 @@ def limits(
         ``sets`` by name, as :func:`kinetophone.study.measures.measured` gives them, and ``parts``: how much
         event F1 each loses, paired by clip, with a 95 % interval.
     """
-    made_of = [fingerprint(bundle, coupling=True), count, split, sampling]
+    made_of = [fingerprint(bundle, coupling=True), count, split, {**pipe.spec.defaults, **sampling}]
     others = range(count, 2 * count)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("made_of") != made_of:
