@@ -219,7 +219,9 @@ def test_the_shipped_experiments_can_be_run(path: Path, here: Path) -> None:
 
     for cell in dataclasses.replace(experiment, seeds=experiment.seeds[:1]).cells():
         check_recipes(cell)
-    if path.stem != "debug":
+    if path.stem in ("debug", "8-guidance-shipped"):  # these answer nothing: the second chooses settings
+        assert experiment.split == "val"
+    else:
         assert len(experiment.seeds) >= 3
         assert experiment.prompts * len(experiment.seeds) >= 256
         assert experiment.split == "test"
