@@ -375,9 +375,8 @@ def test_rules_are_compared_with_the_best_of_a_sweep() -> None:
     assert found["best"] == "0.5"
     assert found["rows"]["rule"]["from_best"]["value"] == pytest.approx(-0.05)
     text = table.markdown(found)
-    assert (
-        "by these very scores: 0.5. Minus it: rule (γ 1.50, 1.50) -0.050 (-0.050 to -0.050) [-0.050" in text
-    )
+    minus = "-0.050 (-0.050 to -0.050) [-0.050, -0.050; -0.050 to -0.050]."
+    assert f"by these very scores: 0.5. Minus it: rule (γ 1.50, 1.50) {minus}" in text
 
 
 def test_clips_of_bows_are_measured_by_their_curves() -> None:

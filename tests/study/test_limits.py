@@ -35,6 +35,7 @@ def test_every_part_is_measured_and_nothing_is_made_twice(tmp_path: Path) -> Non
     own = sets["video autoencoder"]["distances"]["hits-FVD"]["frechet"]
     assert others["true"]["hits-FVD"]["frechet"] > own
     assert others["video autoencoder"]["hits-FVD"]["frechet"] > own
+    assert all(away["hits-FAD"]["frechet"] > 0 for away in others.values())
     assert others["vocoder"]["hits-FVD"] == others["true"]["hits-FVD"]
     assert set(found["parts"]) == {part.name for part in PARTS}
     assert "What loses most: **" in (tmp_path / "hits-4.md").read_text()

@@ -122,7 +122,7 @@ def _ask(model: str, revision: str | None = None) -> list[str]:
     with _permitted(model):
         try:
             info = HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S)
-        except GatedRepoError:
+        except GatedRepoError:  # which is a RepositoryNotFoundError, too
             raise
         except RepositoryNotFoundError:
             raise RequestError(

@@ -159,10 +159,10 @@ def difference(
 
 def _over_seeds(means: Sequence[float]) -> list[float] | None:
     """95 % interval of the mean of the seeds' means, by Student's t; None for a single seed."""
-    from scipy.stats import t
-
     if len(means) < 2:
         return None
+    from scipy.stats import t
+
     half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
     return [float(np.mean(means) - half), float(np.mean(means) + half)]
 
