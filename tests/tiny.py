@@ -65,7 +65,7 @@ def autoencoder(channels: int, latent_channels: int) -> AutoencoderKL:
     )
 
 
-def audioldm() -> dict[str, Any]:
+def audioldm(text_width: int = 12) -> dict[str, Any]:
     """Components of an AudioLDM: latents of 8 channels, multiples of 2 in time."""
     text = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     return {
@@ -81,13 +81,17 @@ def audioldm() -> dict[str, Any]:
             cross_attention_dim=WIDTHS,
             attention_head_dim=8,
             class_embed_type="simple_projection",
-            projection_class_embeddings_input_dim=12,
+            projection_class_embeddings_input_dim=text_width,
             class_embeddings_concat=True,
         ),
         "vae": autoencoder(1, 8),
         "text_encoder": ClapTextModelWithProjection(
             ClapTextConfig(
-                **text, num_attention_heads=2, projection_dim=12, max_position_embeddings=12, pad_token_id=2
+                **text,
+                num_attention_heads=2,
+                projection_dim=text_width,
+                max_position_embeddings=12,
+                pad_token_id=2,
             )
         ),
         "tokenizer": tokenizer(),
@@ -111,10 +115,10 @@ def audioldm() -> dict[str, Any]:
     }
 
 
-def _video_parts(unet: Any, scheduler: Any) -> dict[str, Any]:
+def _video_parts(unet: Any, scheduler: Any, text_width: int = 16) -> dict[str, Any]:
     config = CLIPTextConfig(
         vocab_size=len(WORDS),
-        hidden_size=16,
+        hidden_size=text_width,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,

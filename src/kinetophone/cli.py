@@ -140,6 +140,9 @@ def reference(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pickled weights, as tensors only.")
     ] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Take a checkpoint's moving average, not its last weights.")
+    ] = False,
 ) -> None:
     """Convert the checkpoint published with arXiv 2409.17550 to a bundle."""
     with user_errors():
@@ -148,9 +151,10 @@ def reference(
         check_writable(out / "kinetophone.json")
         from kinetophone.convert import convert_reference
 
-        quiet_libraries()
         bases = given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
-        typer.echo(convert_reference(source, out, allow_pickle=allow_pickle, **bases))
+        for note in convert_reference(source, out, allow_pickle=allow_pickle, ema=ema, **bases):
+            typer.echo(note, err=True)
+        typer.echo(out)
 
 
 data.command()(user_errors()(cli_data.hits))

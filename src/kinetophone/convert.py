@@ -2,40 +2,68 @@
 
 Theirs is a diffusers pipeline folder: ``unet_svg`` holds the connectors and inserted blocks, ``unet_a`` and
 ``unet_v`` the U-Nets (the video one with tuned motion modules), further folders the rest of the bases, named
-after the modality (``vae_a``, ``vae_v`` …). Its weights are pickles. They are read as tensors only
-(``torch.load(weights_only=True)``), and only when that is asked for.
+after the modality (``vae_a``, ``vae_v`` …). A training run also leaves folders ``checkpoint-N``, with an
+exponential moving average beside the weights (``unet_ema``). The weights are pickles; see
+:mod:`kinetophone.bases.weights`.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-import pickle
+import re
 import shutil
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.animatediff import MOTION_ADAPTER
 from kinetophone.bases.audioldm import AudioLDM
-from kinetophone.bases.components import component_class
+from kinetophone.bases.components import component_class, quiet
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.bases.video import VideoBase
+from kinetophone.bases.weights import find_weights, is_weight_file, read_folder
+from kinetophone.bundle import Bundle
 from kinetophone.errors import RequestError
 from kinetophone.joint import reference
+from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import SUPPORTED
 from kinetophone.request import CONFIG_NAME, PUBLISHED_DEFAULTS, BundleSpec
 
 # The pair that the released checkpoint was trained on, for components that its folder does not hold.
 PUBLISHED_BASES = AV(audio="cvssp/audioldm-m-full", video="SG161222/Realistic_Vision_V5.1_noVAE")
 _COMPONENTS: AV[dict[str, tuple[str, ...]]] = AV(audio=AudioLDM.COMPONENTS, video=VideoBase.COMPONENTS)
+_CONNECTORS = "unet_svg"  # their folder, and the class of its configuration
+_CONNECTORS_CLASS = "UNetModelSVG"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _LISTED = 5  # differing tensors named in an error
+
+
+@dataclass(frozen=True)
+class Release:
+    """What of the authors' files is converted.
+
+    Attributes:
+        connectors: Folder of the connectors' weights.
+        settings: Configuration of the connectors.
+        places: Folders to look for the bases' components in, the nearest first.
+        notes: What was chosen, in words, where there was a choice.
+    """
+
+    connectors: Path
+    settings: dict[str, Any]
+    places: tuple[Path, ...]
+    notes: tuple[str, ...]
 
 
 def convert_reference(
@@ -45,111 +73,223 @@ def convert_reference(
     audio_base: str | os.PathLike[str] = PUBLISHED_BASES.audio,
     video_base: str | os.PathLike[str] = PUBLISHED_BASES.video,
     motion_adapter: str | os.PathLike[str] | None = None,
+    ema: bool = False,
     allow_pickle: bool = False,
-) -> Path:
+) -> list[str]:
     """Convert the authors' pipeline folder to a bundle, which ``Kinetophone.from_pretrained`` loads.
 
+    The bundle is written under another name, loaded once, and only then gets its own: what ``out`` holds
+    works.
+
     Args:
-        source: their folder.
-        out: the bundle's folder; must not hold a bundle yet.
+        source: their folder, one with it inside, or a training run's ``checkpoint-N``.
+        out: the bundle's folder; must be empty or not there yet.
         audio_base: where to take the components of the audio base from that ``source`` lacks.
         video_base: the same of the video base.
         motion_adapter: for a ``video_base`` that is an image model.
+        ema: take the moving average of a checkpoint, not its last weights.
         allow_pickle: read pickled weights, as tensors only.
 
     Returns:
-        ``out``.
+        What was chosen, a line each, where there was a choice.
 
     Raises:
         RequestError: if ``source`` is not theirs, or its tensors are not those of its own configuration;
             lists missing and surplus names and wrong shapes.
     """
-    root, target = Path(source), Path(out)
-    if not (root / "unet_svg").is_dir():
-        raise RequestError([f"'{root}' is not the authors' pipeline folder: it holds no folder unet_svg"])
-    if (target / CONFIG_NAME).exists():
-        raise RequestError([f"'{target}' holds a bundle already: name another folder"])
-    joint = read_weights(root / "unet_svg", allow_pickle)
+    target = Path(out)
+    release = find_release(Path(source), ema)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "holds a bundle already" if (target / CONFIG_NAME).exists() else "exists and is not empty"
+        raise RequestError([f"'{target}' {what}: name another folder"])
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+    try:
+        with quiet():
+            notes = _write(release, unfinished, AV(audio_base, video_base), motion_adapter, allow_pickle)
+        Bundle.from_pretrained(unfinished, device="cpu", dtype=torch.float16)
+        unfinished.chmod(0o755)  # mkdtemp's own is for one user alone
+        unfinished.replace(target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return [*release.notes, *notes]
+
+
+def find_release(source: Path, ema: bool = False) -> Release:
+    """The authors' files in ``source``: there, one level down, or in its latest ``checkpoint-N``.
+
+    Raises:
+        RequestError: if there are none, or several of which none is the latest.
+    """
+    if not source.is_dir():
+        raise RequestError([f"there is no folder '{source}'"])
+    notes = []
+    root = source
+    if not any(_variants(root)):
+        inside = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and any(_variants(folder))]
+        finished = [folder for folder in inside if not _CHECKPOINT.fullmatch(folder.name)]
+        if not inside:
+            raise RequestError(
+                [f"'{source}' is not the authors' pipeline folder: it holds no folder {_CONNECTORS}"]
+            )
+        if len(finished) > 1:
+            names = ", ".join(folder.name for folder in finished)
+            raise RequestError([f"'{source}' holds several pipelines ({names}): name one of them"])
+        root = finished[0] if finished else max(inside, key=_steps)
+        notes.append(f"took {root.name}" + (f", one of {len(inside)}" if len(inside) > 1 else ""))
+    plain, average = _variants(root)
+    if ema and average is None:
+        raise RequestError([f"'{root}' has no moving average (a folder such as unet_ema): leave --ema out"])
+    chosen = average if ema or plain is None else plain
+    assert chosen is not None
+    if average is not None:
+        if chosen is average:
+            notes.append(f"took the moving average, {average.name}")
+        else:
+            notes.append(
+                f"took the last weights, {chosen.name}; --ema takes the moving average, {average.name}"
+            )
+    settings = next((s for folder in (plain, average) if folder and (s := _settings(folder))), {})
+    places = tuple(dict.fromkeys((root, root.parent, source)))
+    return Release(chosen, settings, places, tuple(notes))
+
+
+def _variants(root: Path) -> tuple[Path | None, Path | None]:
+    """Folders in ``root`` with the connectors' weights: the plain ones, and their moving average."""
+    found = [
+        folder
+        for folder in sorted(root.iterdir() if root.is_dir() else ())
+        if folder.is_dir() and (folder.name == _CONNECTORS or component_class(folder) == _CONNECTORS_CLASS)
+    ]
+    averages = [folder for folder in found if "ema" in folder.name.split("_")]
+    plain = [folder for folder in found if folder not in averages]
+    plain.sort(key=lambda folder: folder.name != _CONNECTORS)
+    if plain and not averages and _CHECKPOINT.fullmatch(root.name):  # some runs keep one average beside all
+        averages = [folder for folder in [root.parent / "unet_ema"] if folder.is_dir()]
+    return plain[0] if plain else None, averages[0] if averages else None
+
+
+def _steps(checkpoint: Path) -> int:
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _write(
+    release: Release,
+    target: Path,
+    bases: AV[str | os.PathLike[str]],
+    motion_adapter: str | os.PathLike[str] | None,
+    allow_pickle: bool,
+) -> list[str]:
+    """Write the bundle; returns what was chosen."""
+    joint = read_folder(release.connectors, allow_pickle)
+    joint = {name.removeprefix("module."): tensor for name, tensor in joint.items()}
+    notes: list[str] = []
     unets: dict[str, nn.Module] = {}
+    configs: dict[str, dict[str, Any]] = {}
     for modality in MODALITIES:
-        folder, prefixes = _place(root, "unet", modality), (f"unet_{modality}.", f"unet_{modality[0]}.")
+        prefixes = (f"unet_{modality}.", f"unet_{modality[0]}.")
         inner = {
             name.removeprefix(prefix): joint.pop(name)
             for prefix in prefixes
             for name in list(joint)
             if name.startswith(prefix)
         }
-        if folder is None:
-            raise RequestError([f"'{root}' has no {modality} U-Net: unet_{modality[0]} is missing"])
-        unets[modality] = _filled(
-            _empty_unet(folder, modality), inner or read_weights(folder, allow_pickle), folder
-        )
-    pair: AV[Any] = AV(**unets)
-    with torch.device("meta"):
-        coupling = reference.coupling_for(pair, _settings(root / "unet_svg"))
-    _filled(coupling, joint, root / "unet_svg")
-    target.mkdir(parents=True, exist_ok=True)
+        folder = _place(release.places, "unet", modality)
+        nested = release.settings.get(f"unet_{modality}_config")
+        base = getattr(bases, modality)
+        if folder is not None:
+            configs[modality] = _settings(folder)
+            unet = _empty_unet(configs[modality], modality, folder)
+            complete = inner.keys() >= unet.state_dict().keys()
+            tensors = {**({} if complete else read_folder(folder, allow_pickle)), **inner}
+            unets[modality] = _filled(unet, tensors, folder)
+        elif (
+            nested
+            and inner
+            and inner.keys() >= _empty_unet(nested, modality, release.connectors).state_dict().keys()
+        ):
+            configs[modality] = nested
+            unets[modality] = _filled(
+                _empty_unet(nested, modality, release.connectors), inner, release.connectors
+            )
+        else:  # the base's own, with what was trained of it
+            loaded = _load_base(base, motion_adapter, modality, allow_pickle).unet
+            configs[modality] = nested or dict(loaded.config)
+            unets[modality] = _filled(loaded, {**loaded.state_dict(), **inner}, release.connectors)
+            trained = f"{len(inner)} tensors" if inner else "nothing"
+            notes.append(f"took the {modality} U-Net of '{base}', with {trained} of the checkpoint's own")
+    coupling = _empty_coupling(AV(**unets), release.settings, AV(**configs))
+    _filled(coupling, joint, release.connectors)
     coupling.save_pretrained(target / "coupling")
-    for modality, base in (("audio", audio_base), ("video", video_base)):
+    for modality in MODALITIES:
         unets[modality].save_pretrained(target / modality / "unet")  # type: ignore[operator]
-        places = {name: _place(root, name, modality) for name in getattr(_COMPONENTS, modality)}
-        _copy_rest(places, base, motion_adapter, target / modality, modality, allow_pickle)
-    _spec(target).write(target)
-    return target
-
-
-def read_weights(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    """All tensors of a folder's weight files, on the CPU.
-
-    Raises:
-        RequestError: if there are none, they are pickled and ``allow_pickle`` is not set, or they are damaged
-            or hold more than tensors.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    safe, pickled = sorted(folder.glob("*.safetensors")), sorted(folder.glob("*.bin"))
-    if not safe and not pickled:
-        raise RequestError([f"'{folder}' has no weights (*.safetensors or *.bin)"])
-    if not safe and not allow_pickle:
-        raise RequestError(
-            [
-                f"'{folder}' has only pickled weights ({pickled[0].name}), which can run code: "
-                "allow_pickle (--allow-pickle) reads them, as tensors only"
-            ]
-        )
-    tensors: dict[str, Tensor] = {}
-    for file in safe or pickled:
-        try:
-            found = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise RequestError([f"'{file}' is damaged or holds more than tensors ({reason})"]) from None
-        if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
-            raise RequestError([f"'{file}' holds no weights by name"])
-        tensors |= found
-    return tensors
+        rest = {
+            name: _place(release.places, name, modality)
+            for name in getattr(_COMPONENTS, modality)
+            if name != "unet"
+        }
+        missing = [name for name, place in rest.items() if place is None]
+        if missing:
+            base = getattr(bases, modality)
+            loaded = _load_base(base, motion_adapter, modality, allow_pickle)
+            notes.append(f"took {', '.join(missing)} of the {modality} base from '{base}'")
+        for name, place in rest.items():
+            if place is None:
+                getattr(loaded, name).save_pretrained(target / modality / name)
+            else:
+                _copy_component(place, target / modality / name, allow_pickle)
+    _spec(target, _gamma(release)).write(target)
+    return notes
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
-    return dict(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else {}
+    if not config.is_file():
+        return {}
+    try:
+        return dict(json.loads(config.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RequestError([f"{config} is not JSON: {error}"]) from None
 
 
-def _empty_unet(folder: Path, modality: str) -> nn.Module:
-    """The U-Net that ``folder`` describes, without weights."""
+def _empty_unet(config: Mapping[str, Any], modality: str, folder: Path) -> nn.Module:
+    """The U-Net of a configuration, without weights."""
     allowed = [cls.__name__ for cls in getattr(SUPPORTED, modality)]
-    found = component_class(folder)
+    found = config.get("_class_name")
     if found not in allowed:
         raise RequestError([f"'{folder}' is a {found}, but the {modality} U-Net is {' or '.join(allowed)}"])
-    cls: Any = getattr(diffusers, str(found))
     with torch.device("meta"):
-        unet: nn.Module = cls.from_config(cls.load_config(folder))
+        unet: nn.Module = _configured(getattr(diffusers, str(found)), config)
     return unet
+
+
+def _configured(kind: Any, config: Mapping[str, Any]) -> Any:
+    """An instance of ``kind`` from those settings that it knows: other versions saved others."""
+    known = inspect.signature(kind.__init__).parameters
+    with quiet():
+        return kind.from_config({key: value for key, value in config.items() if key in known})
+
+
+def _empty_coupling(unets: AV[Any], settings: Mapping[str, Any], configs: AV[dict[str, Any]]) -> Coupling:
+    with torch.device("meta"):
+        return reference.coupling_for(unets, reference.read_settings(settings, configs))
 
 
 def _filled(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> nn.Module:
     """``module`` with ``tensors`` as its weights, after comparing names and shapes."""
+    problems = differences(module, tensors, folder)
+    if problems:
+        raise RequestError(problems)
+    # Copies: weights that are views of one buffer cannot be saved.
+    module.load_state_dict({name: x.clone().contiguous() for name, x in tensors.items()}, assign=True)
+    return module
+
+
+def differences(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> list[str]:
+    """How ``tensors`` differ from the weights of ``module`` in names and shapes, a line a kind."""
     wanted = {name: tuple(x.shape) for name, x in module.state_dict().items()}
     given = {name: tuple(x.shape) for name, x in tensors.items()}
     both = wanted.keys() & given.keys()
@@ -162,66 +302,67 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> n
             if given[name] != wanted[name]
         ],
     }
-    problems = [
-        f"'{folder}' {what} {len(names)} tensors: {', '.join(names[:_LISTED])}"
+    return [
+        f"'{where}' {what} {len(names)} tensors: {', '.join(names[:_LISTED])}"
         + (" …" if len(names) > _LISTED else "")
         for what, names in different.items()
         if names
     ]
-    if problems:
-        raise RequestError(problems)
-    module.load_state_dict(dict(tensors), assign=True)
-    return module
 
 
-def _place(root: Path, component: str, modality: str) -> Path | None:
-    """Where their folder keeps a component of one base; None if it does not."""
-    names = (f"{component}_{modality[0]}", f"{component}_{modality}", component)
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _place(roots: tuple[Path, ...], component: str, modality: str) -> Path | None:
+    """Where their folders keep a component of one base; None if they do not."""
+    names = [f"{component}_{modality[0]}", f"{component}_{modality}"]
+    if component == "vocoder":  # only one of the bases has one
+        names.append(component)
+    return next((root / name for root in roots for name in names if (root / name).is_dir()), None)
 
 
-def _copy_rest(
-    places: Mapping[str, Path | None],
+def _load_base(
     base: str | os.PathLike[str],
     motion_adapter: str | os.PathLike[str] | None,
-    target: Path,
     modality: str,
     allow_pickle: bool,
-) -> None:
-    """Write the components beside the U-Net: theirs where they have all of them, else the base's own."""
-    rest = {name: place for name, place in places.items() if name != "unet"}
-    if all(rest.values()):
-        for name, place in rest.items():
-            assert place is not None
-            _copy_component(place, target / name, allow_pickle)
-        return
-    loaded: Any
+) -> Any:
     if modality == "audio":
-        loaded = load_audio_base(base, allow_pickle=allow_pickle)
-    else:
-        whole = Path(base).is_dir() and component_class(Path(base) / "unet") != "UNet2DConditionModel"
-        adapter = motion_adapter or (None if whole else MOTION_ADAPTER)
-        loaded = load_video_base(base, motion_adapter=adapter, allow_pickle=allow_pickle)
-    for name in rest:
-        getattr(loaded, name).save_pretrained(target / name)
+        return load_audio_base(base, allow_pickle=allow_pickle)
+    whole = Path(base).is_dir() and component_class(Path(base) / "unet") != "UNet2DConditionModel"
+    adapter = motion_adapter or (None if whole else MOTION_ADAPTER)
+    return load_video_base(base, motion_adapter=adapter, allow_pickle=allow_pickle)
 
 
 def _copy_component(place: Path, target: Path, allow_pickle: bool) -> None:
-    """Copy a component's folder; pickled weights become safetensors."""
+    """Copy a component's folder; weights become safetensors, a scheduler one that diffusers has."""
     from safetensors.torch import save_file
 
+    if (place / "scheduler_config.json").is_file():
+        _configured(DDIMScheduler, json.loads((place / "scheduler_config.json").read_text())).save_pretrained(
+            target
+        )
+        return
     target.mkdir(parents=True, exist_ok=True)
     for file in place.iterdir():
-        if file.is_file() and not file.name.endswith((".bin", ".bin.index.json")):
+        if file.suffix in (".json", ".txt", ".model") and not is_weight_file(file.name):
             shutil.copyfile(file, target / file.name)
-    if list(place.glob("*.bin")) and not list(place.glob("*.safetensors")):
-        tensors = {name: x.contiguous().clone() for name, x in read_weights(place, allow_pickle).items()}
+    if find_weights(place) is not None:
+        tensors = {name: x.clone().contiguous() for name, x in read_folder(place, allow_pickle).items()}
         is_diffusers = "_class_name" in _settings(place)
         name = "diffusion_pytorch_model.safetensors" if is_diffusers else "model.safetensors"
         save_file(tensors, target / name, metadata={"format": "pt"})
 
 
-def _spec(folder: Path) -> BundleSpec:
+def _gamma(release: Release) -> float:
+    """γ as their schedulers keep it, the published one where they do not or differ."""
+    found = set()
+    for modality in MODALITIES:
+        place = _place(release.places, "scheduler", modality)
+        if place is not None and (place / "scheduler_config.json").is_file():
+            found.add(json.loads((place / "scheduler_config.json").read_text(encoding="utf-8")).get("gamma"))
+    kept = found.pop() if len(found) == 1 else None
+    return float(kept) if isinstance(kept, int | float) and kept > 0 else PUBLISHED_DEFAULTS["gamma"]
+
+
+def _spec(folder: Path, gamma: float) -> BundleSpec:
     """The published setting: 4 s of 256 px at 8 frames per second."""
     return BundleSpec(
         name=folder.name,
@@ -234,5 +375,5 @@ def _spec(folder: Path) -> BundleSpec:
         min_frames=1,
         max_frames=32,
         sampling="reference",
-        defaults=dict(PUBLISHED_DEFAULTS),
+        defaults={**PUBLISHED_DEFAULTS, "gamma": gamma},
     )

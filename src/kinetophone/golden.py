@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -125,9 +126,15 @@ def load_case(directory: Path, name: str) -> JointModel:
 
 
 @torch.no_grad()
-def check_forward(directory: Path, name: str) -> Result:
-    """One joint forward pass, in float64, against its golden outputs."""
-    model = load_case(directory, name).double()
+def check_forward(directory: Path, name: str, model: JointModel | None = None) -> Result:
+    """One joint forward pass, in float64, against its golden outputs.
+
+    Args:
+        directory: folder of golden cases.
+        name: of the case.
+        model: what predicts, cast to float64; the case's if not given.
+    """
+    model = (model or load_case(directory, name)).double()
     golden = {
         key: value.double() if value.is_floating_point() else value
         for key, value in load_file(directory / f"{name}.safetensors").items()
@@ -141,13 +148,23 @@ def check_forward(directory: Path, name: str) -> Result:
     return Result(name, ours.map(relative_error, expected), FORWARD_TOLERANCE)
 
 
-def check_sampling(directory: Path, name: str) -> Result:
-    """A whole sampling run, in float32, against its golden result; the grids must be equal."""
+@torch.no_grad()
+def check_sampling(
+    directory: Path, name: str, model: JointModel | None = None, schedulers: AV[Any] | None = None
+) -> Result:
+    """A whole sampling run, in float32, against its golden result; the grids must be equal.
+
+    Args:
+        directory: folder of golden cases.
+        name: of the run.
+        model: what samples; the case's if not given.
+        schedulers: its noise schedules; the published ones if not given.
+    """
     match = SAMPLING_RUN.fullmatch(name)
     if match is None:
         raise ValueError(f"{name} is not named like a sampling run: sample-CASE-gammaG-Nsteps")
-    model, golden = load_case(directory, match["case"]), load_file(directory / f"{name}.safetensors")
-    schedulers = reference.schedulers()
+    model, golden = model or load_case(directory, match["case"]), load_file(directory / f"{name}.safetensors")
+    schedulers = schedulers or reference.schedulers()
     grids = local_grids(
         schedulers, int(match["steps"]), float(match["gamma"]) or 1.0, spacing=reference.SAMPLING
     )

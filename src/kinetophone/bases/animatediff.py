@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from kinetophone.bases.components import component_class, load_components, load_network
+from kinetophone.bases.components import component_class, load_components, load_network, quiet
 from kinetophone.bases.hub import Source, locate
 from kinetophone.bases.video import VideoBase
 from kinetophone.errors import RequestError
@@ -87,4 +87,5 @@ def _with_motion(image_unet: Any, source: Source, dtype: torch.dtype, allow_pick
         raise RequestError(
             [f"the motion adapter '{source.name}' has widths {widths}, but the image model {wanted}"]
         )
-    return UNetMotionModel.from_unet2d(image_unet, adapter).to(dtype).eval()
+    with quiet():
+        return UNetMotionModel.from_unet2d(image_unet, adapter).to(dtype).eval()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
+from kinetophone.bases.weights import find_weights, refusal
 from kinetophone.errors import RequestError
 
 LIBRARIES = {
@@ -50,9 +53,7 @@ def load_component(
     """
     path = folder / name
     if name == "tokenizer":
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(path)
+        return _load_tokenizer(path)
     found = component_class(path)
     if found is None:
         raise RequestError([f"{path} holds no config.json: is {folder} a folder in diffusers layout?"])
@@ -60,12 +61,26 @@ def load_component(
     if kind is None:
         raise RequestError([f"{path} names the class {found!r}, which {LIBRARIES[name]} does not have"])
     if name == "scheduler":
-        return kind.from_pretrained(path)
+        with quiet():
+            return kind.from_pretrained(path)
     return load_network(path, kind, dtype=dtype, allow_pickle=allow_pickle)
+
+
+def _load_tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RequestError([f"{path} holds no tokenizer that can be loaded ({reason})"]) from error
 
 
 def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: bool = False) -> Any:
     """Load a network of class ``kind`` from its folder, in evaluation mode.
+
+    A folder with half-precision weights alone is loaded from those.
 
     Raises:
         RequestError: if the weights are damaged, incomplete or pickled.
@@ -73,15 +88,54 @@ def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: boo
     problems = list(_weight_problems(path, allow_pickle))
     if problems:
         raise RequestError(problems)
+    weights = find_weights(path)
+    assert weights is not None
     # Bundles are stored in half precision and run in another: nothing is guessed from the files.
     options: dict[str, Any] = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
-    if not allow_pickle:
-        options["use_safetensors"] = True
-    network, info = kind.from_pretrained(path, output_loading_info=True, **options)
+    options["use_safetensors"] = not weights.pickled  # and both libraries read pickles as tensors only
+    if weights.variant is not None:
+        options["variant"] = weights.variant
+    try:
+        with quiet():
+            network, info = kind.from_pretrained(path, output_loading_info=True, **options)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError([f"{path} cannot be loaded as a {kind.__name__}: {reason}"]) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise RequestError([f"the weights in {path} lack {len(missing)} tensors, first {missing[0]}"])
+    for name, buffer in network.named_buffers():
+        if name.endswith("token_type_ids"):  # a constant, though files hold it: text here is of one type, 0
+            buffer.zero_()
     return network.eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and bars of diffusers and transformers: what matters of them is checked here."""
+    import diffusers
+    import transformers
+
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def load_components(
@@ -98,13 +152,13 @@ def load_components(
         classes: the classes each component may have, by name; none for the tokenizer and the scheduler, whose
             own files say.
         dtype: of the networks; autoencoder and vocoder are always in float32.
-        allow_pickle: whether pickled weights may be read (by ``torch.load(weights_only=True)``).
+        allow_pickle: whether the user agreed to pickled weights, see :mod:`kinetophone.bases.weights`.
 
     Raises:
         RequestError: if components are missing, of another class or damaged; lists all, before any is loaded.
     """
     root = Path(folder)
-    problems = [p for name in classes for p in _problems(root, name, classes[name], allow_pickle)]
+    problems = component_problems(root, classes, allow_pickle)
     if problems:
         raise RequestError(problems)
     return {
@@ -116,6 +170,13 @@ def load_components(
         )
         for name in classes
     }
+
+
+def component_problems(
+    folder: Path, classes: Mapping[str, Sequence[str]], allow_pickle: bool = False
+) -> list[str]:
+    """What keeps the components of a base from being loaded, found without loading any; see above."""
+    return [p for name in classes for p in _problems(folder, name, classes[name], allow_pickle)]
 
 
 def _problems(root: Path, name: str, allowed: Sequence[str], allow_pickle: bool) -> Iterator[str]:
@@ -136,21 +197,20 @@ def _problems(root: Path, name: str, allowed: Sequence[str], allow_pickle: bool)
 def _weight_problems(path: Path, allow_pickle: bool) -> Iterator[str]:
     from safetensors import SafetensorError, safe_open
 
-    files = sorted(path.glob("*.safetensors"))
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            yield f"{file} is damaged ({error}): copy or download it again"
-    pickled = sorted(path.glob("*.bin"))
-    if not files and pickled and not allow_pickle:
-        yield (
-            f"{path} has only pickled weights ({pickled[0].name}), which can run code: "
-            "allow_pickle (--allow-pickle) reads them, weights only"
-        )
-    elif not files and not pickled:
+    weights = find_weights(path)
+    if weights is None:
         yield f"{path} has no weights (*.safetensors)"
+    elif weights.pickled:
+        if not allow_pickle:
+            yield refusal(str(path), weights.names)
+    else:
+        for name in weights.names:
+            if name.endswith(".safetensors"):
+                try:
+                    with safe_open(path / name, framework="pt"):
+                        pass
+                except (SafetensorError, OSError) as error:
+                    yield f"{path / name} is damaged ({error}): copy or download it again"
 
 
 def cast(network: Any, dtype: torch.dtype) -> Any:
@@ -161,12 +221,14 @@ def cast(network: Any, dtype: torch.dtype) -> Any:
 def save_component(component: Any, path: Path, dtype: torch.dtype) -> None:
     """Save ``component`` as ``dtype`` where it is a network; it keeps its own dtype and values itself."""
     if not isinstance(component, nn.Module) or next(component.parameters()).dtype == dtype:
-        component.save_pretrained(path)
+        with quiet():
+            component.save_pretrained(path)
         return
     own = next(component.parameters()).dtype
     exact = {name: tensor.clone() for name, tensor in component.state_dict().items()}
-    cast(component, dtype).save_pretrained(path)
-    cast(component, own)
+    with quiet():
+        cast(component, dtype).save_pretrained(path)
+        cast(component, own)
     component.load_state_dict(exact)
 
 

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from kinetophone.bases.weights import choose_weights, is_weight_file, refusal
 from kinetophone.errors import RequestError
 
-_WEIGHTS = (".safetensors", ".safetensors.index.json")
-_PICKLES = (".bin", ".bin.index.json")
 _SMALL = (".json", ".txt", ".model")
 _TIMEOUT_S = 10.0
 
@@ -184,27 +183,17 @@ def _unreachable(name: str, error: ConnectionError, instead: str) -> str:
 
 
 def _wanted(name: str, files: list[str], components: tuple[str, ...], allow_pickle: bool) -> list[str]:
-    """The files to fetch: settings, and one set of weights in full precision."""
+    """The files to fetch: settings, and of each component one set of weights."""
     wanted, pickled = [], []
     for component in components:
         inside = [f for f in files if str(PurePosixPath(f).parent) == (component or ".")]
-        wanted += [f for f in inside if f.endswith(_SMALL) and not f.endswith((*_WEIGHTS, *_PICKLES))]
-        plain = [f for f in inside if not _is_variant(f)]
-        safe = [f for f in plain if f.endswith(_WEIGHTS)]
-        unsafe = [f for f in plain if f.endswith(_PICKLES)]
-        wanted += safe or unsafe
-        pickled += [] if safe or allow_pickle else unsafe
+        named = {PurePosixPath(f).name: f for f in inside}
+        weights = choose_weights(named)
+        chosen = [named[file] for file in weights.names] if weights else []
+        wanted += [f for f in inside if f.endswith(_SMALL) and not is_weight_file(PurePosixPath(f).name)]
+        wanted += chosen
+        if weights and weights.pickled and not allow_pickle:
+            pickled += chosen
     if pickled:
-        raise RequestError(
-            [
-                f"'{name}' has only pickled weights for some parts ({', '.join(pickled)}), which can run "
-                "code: allow_pickle (--allow-pickle) reads them, weights only"
-            ]
-        )
+        raise RequestError([refusal(f"'{name}', for some parts,", pickled)])
     return wanted
-
-
-def _is_variant(file: str) -> bool:
-    """Whether weights are a second set, such as ``model.fp16.safetensors``."""
-    stem = PurePosixPath(file).name.split(".")
-    return any(part in ("fp16", "non_ema", "bf16") for part in stem[1:-1])

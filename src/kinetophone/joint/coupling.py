@@ -91,7 +91,7 @@ class Coupling(ModelMixin, ConfigMixin):
         connector_channels: feature channels K.
         channel_mult: width of each connector level, in units of the first width of its U-Net.
         num_blocks: residual blocks of each connector level.
-        head_dim: width of an attention head in the inserted blocks.
+        head_dim: width of an attention head in the inserted blocks; two numbers are those of audio and video.
         feature_norm: axis of unit L2 norm of a CMC-PE feature. "channel": a unit vector at each time. "time":
             each channel is a unit time series, as in the published checkpoint. The cross-attention token is
             always normalised over its channels.
@@ -122,7 +122,7 @@ class Coupling(ModelMixin, ConfigMixin):
         connector_channels: int = 1280,
         channel_mult: Sequence[int] = (2, 4),
         num_blocks: Sequence[int] = (1, 1),
-        head_dim: int = 8,
+        head_dim: int | Sequence[int] = 8,
         feature_norm: NormAxis = "channel",
         temporal_norm: NormAxis = "channel",
         window: int = 0,
@@ -143,7 +143,8 @@ class Coupling(ModelMixin, ConfigMixin):
         ):
             stages = {"down": nn.ModuleDict(), "up": nn.ModuleDict()}
             for site in sites_of(modality, widths, flags):
-                block = make_block(site.channels, connector_channels, head_dim, **own_setting)
+                width = getattr(self.head_dims, modality)
+                block = make_block(site.channels, connector_channels, width, **own_setting)
                 stages[site.stage][str(site.index)] = nn.ModuleList([block])
             self.add_module(f"connector_in_{modality}", nn.ModuleList(stages.values()))
         self.connector_out_video = VideoConnector(
@@ -192,6 +193,12 @@ class Coupling(ModelMixin, ConfigMixin):
             video_with_connector=flags.video,
             **settings,
         )
+
+    @property
+    def head_dims(self) -> AV[int]:
+        """Width of an attention head in the inserted blocks of each U-Net."""
+        width = self.config.head_dim
+        return AV.both(width) if isinstance(width, int) else AV(*width)
 
     def sites(self, modality: str) -> tuple[Site, ...]:
         """The sites in the U-Net of ``modality``, in the order in which it passes them."""
@@ -293,26 +300,25 @@ class Coupling(ModelMixin, ConfigMixin):
                 problems.append(
                     f"{key} is {config[key]}, which the coupling {config.coupling!r} does not have"
                 )
-        if config.coupling == "timed_cross_attention" and config.head_dim % 2:
-            problems.append(
-                f"head_dim is {config.head_dim}: rotary times turn pairs of channels, make it even"
-            )
+        if not isinstance(config.head_dim, int) and len(config.head_dim) != 2:
+            return [*problems, f"head_dim is {config.head_dim}: give one width, or those of audio and video"]
         for modality in MODALITIES:
             widths, flags = config[f"{modality}_widths"], config[f"{modality}_with_connector"]
+            head_dim = getattr(self.head_dims, modality)
+            if config.coupling == "timed_cross_attention" and head_dim % 2:
+                problems.append(f"head_dim is {head_dim}: rotary times turn pairs of channels, make it even")
             if len(widths) != len(flags):
                 problems.append(
                     f"{modality}_with_connector has {len(flags)} flags for {len(widths)} U-Net levels"
                 )
-            elif config.head_dim < 1:
-                problems.append(f"head_dim is {config.head_dim}: attention heads need a positive width")
+            elif head_dim < 1:
+                problems.append(f"head_dim is {head_dim}: attention heads need a positive width")
             elif not any(flags):
                 problems.append(f"{modality}_with_connector conditions no level: set at least one flag")
             else:
-                bad = sorted(
-                    {w for w, flag in zip(widths, flags, strict=True) if flag and w % config.head_dim}
-                )
+                bad = sorted({w for w, flag in zip(widths, flags, strict=True) if flag and w % head_dim})
                 if bad:
-                    problems.append(f"head_dim {config.head_dim} does not divide the {modality} widths {bad}")
+                    problems.append(f"head_dim {head_dim} does not divide the {modality} widths {bad}")
         if len(config.channel_mult) != len(config.num_blocks) or not config.channel_mult:
             problems.append(
                 f"channel_mult {list(config.channel_mult)} and num_blocks {list(config.num_blocks)} "

@@ -35,6 +35,7 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
 
     from kinetophone.errors import UserError
     from kinetophone.training.checkpoints import describe
+    from kinetophone.training.dry_run import check_memory
     from kinetophone.training.loop import train
     from kinetophone.training.processes import Processes
     from kinetophone.training.stages import build_stage
@@ -47,6 +48,7 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     made_by = describe(recipe, processes.count)
     if processes.device:
         recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, device=processes.device))
+    check_memory(recipe, processes.count)
     torch.set_num_threads(recipe.loop.threads)
     with processes.first_alone():
         stage = build_stage(recipe)

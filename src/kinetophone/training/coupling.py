@@ -51,7 +51,7 @@ from kinetophone.training.diffusion import (
     standard_normal,
 )
 from kinetophone.training.levels import base_errors
-from kinetophone.training.recipe import Recipe
+from kinetophone.training.recipe import Recipe, frozen_dtype
 from kinetophone.training.samples import mel_picture, save_wav
 from kinetophone.training.validation import validate
 
@@ -68,11 +68,13 @@ class CouplingStage:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
-        named = recipe.bases
+        named, dtype = recipe.bases, frozen_dtype(recipe)
         self.bases: AV = AV(
-            audio=load_audio_base(named.audio or self.bundle / "audio").to(self.device),
+            audio=load_audio_base(named.audio or self.bundle / "audio", dtype=dtype).to(self.device),
             video=load_video_base(
-                named.video or self.bundle / "video", motion_adapter=named.motion_adapter or None
+                named.video or self.bundle / "video",
+                motion_adapter=named.motion_adapter or None,
+                dtype=dtype,
             ).to(self.device),
         )
         trains = recipe.options.train
@@ -134,7 +136,13 @@ class CouplingStage:
         clean: AV[Tensor] = AV(audio=self.latents.audio, video=self.latents.video).map(
             lambda array: torch.from_numpy(np.array(array[clips])).float().to(self.device)
         )
-        return base_errors(self.model, clean, text, self.schedules)
+        with self._autocast():
+            return base_errors(self.model, clean, text, self.schedules)
+
+    def _autocast(self) -> torch.autocast:
+        """For passes outside of the training loop's own: frozen weights may be in half precision."""
+        dtype = frozen_dtype(self.recipe)
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def _weights(self, t: AV[Tensor]) -> AV[Tensor]:
         """Of the losses at levels ``t``."""
@@ -259,7 +267,8 @@ class CouplingStage:
         grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS, GAMMA)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
         predict = guided(self.model, text, empty, GUIDANCE, sync=AV.both(GUIDANCE_SYNC))
-        z = sample_joint(predict, noise, grids, self.schedules)
+        with self._autocast():
+            z = sample_joint(predict, noise, grids, self.schedules)
         frames = self.bases.video.decode(z.video.cpu())
         mel = self.bases.audio.decode_mel(z.audio.cpu())
         rows = []

@@ -1,7 +1,7 @@
 """What a recipe would train, found without weights: parameters, passes and memory, on the meta device.
 
-The tensors that a step keeps for its way back are counted as a real pass would keep them; what is computed
-and thrown away in between is not, nor are the autoencoders and text models (small beside the rest).
+The tensors that a step keeps for its backward pass are counted as a real pass would keep them. What is
+computed and thrown away in between, text models and the driver are an allowance of 1.5 GiB.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from kinetophone.bases.published import AUDIO_UNET, MOTION_UNET
 from kinetophone.errors import UserError
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
-from kinetophone.training.recipe import Recipe
+from kinetophone.training.recipe import Recipe, frozen_dtype
 
 # The published pair, so that its recipe needs no network to be tried.
 _PUBLISHED_AUDIO = "cvssp/audioldm-m-full"
 _PUBLISHED_VIDEO = ("SG161222/Realistic_Vision_V5.1_noVAE", "guoyww/animatediff-motion-adapter-v1-5-2")
 _VIDEO_FACTOR, _AUDIO_FACTOR, _FRAMES, _MEL_FRAMES, _MEL_BINS = 8, 4, 32, 400, 64
 _GIB = 2**30
+_REST = 3 * 2**29  # 1.5 GiB: text models, the driver's libraries, what a pass computes and throws away
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,23 @@ class Estimate:
     batch_size: int
     clips_per_pass: int
 
+    @property
+    def device_bytes(self) -> int:
+        """What one process alone needs on its device."""
+        return self.state_bytes + self.clips_per_pass * self.activation_bytes + _REST
+
+    def problem(self, available: int, processes: int = 1) -> str | None:
+        """Why training does not fit a device of ``available`` bytes, and the cure; None if it does."""
+        clips = -(-self.clips_per_pass // processes)
+        needed = self.state_bytes + clips * self.activation_bytes + _REST
+        if needed <= available:
+            return None
+        return (
+            f"training needs about {needed / _GIB:.1f} GiB on the device, which has {available / _GIB:.1f}: "
+            "set a larger 'loop.accumulate', 'loop.gradient_checkpointing: true', "
+            "'loop.precision: bfloat16' or 'loop.optimizer: adamw8bit'"
+        )
+
     def lines(self) -> list[str]:
         """For the terminal."""
         return [
@@ -47,6 +65,7 @@ class Estimate:
             f"memory    {self.state_bytes / _GIB:.2f} GiB for weights, gradients, average and optimiser",
             f"          {self.activation_bytes / _GIB:.2f} GiB kept on the way forward for each clip,",
             f"          of which one process alone takes {self.clips_per_pass} at once",
+            f"          {self.device_bytes / _GIB:.1f} GiB in all on the device of one process alone (computed)",
             f"steps     {self.steps:,} of {self.batch_size} clips: {self.steps * self.batch_size:,} clips",
         ]
 
@@ -82,12 +101,26 @@ def estimate(recipe: Recipe) -> Estimate:
     return Estimate(
         trained=trained,
         frozen=total - trained,
-        state_bytes=trained * per_parameter + (total - trained) * 4,
+        state_bytes=trained * per_parameter + (total - trained) * frozen_dtype(recipe).itemsize,
         activation_bytes=kept,
         steps=recipe.loop.steps,
         batch_size=recipe.loop.batch_size,
         clips_per_pass=recipe.loop.batch_size // recipe.loop.accumulate,
     )
+
+
+def check_memory(recipe: Recipe, processes: int = 1) -> None:
+    """Refuse a recipe that does not fit the CUDA device it names.
+
+    Raises:
+        UserError: with what is needed, what there is, and what to change.
+    """
+    device = torch.device(recipe.loop.device)
+    if recipe.stage != "coupling" or device.type != "cuda" or not torch.cuda.is_available():
+        return
+    problem = estimate(recipe).problem(torch.cuda.get_device_properties(device).total_memory, processes)
+    if problem:
+        raise UserError(problem)
 
 
 def _audio_unet(recipe: Recipe) -> Any:

@@ -9,7 +9,7 @@ import importlib.util
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kinetophone.data.domains import DOMAINS
 from kinetophone.training.options import (
@@ -24,6 +24,9 @@ from kinetophone.training.options import (
     positive,
     share,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class LoopConfig:
         max_skipped: Steps skipped in a row, for a loss or gradient that is not finite, that stop the run.
         sample_every: 0: no samples.
         gradient_checkpointing: Compute activations twice rather than keep them.
-        precision: Of the passes forward and back; weights and optimiser stay float32.
+        precision: Of the forward and backward passes, and of frozen weights while the coupling alone trains;
+            weights that are trained, and the optimiser, stay float32.
         optimizer: "adamw8bit" keeps AdamW's state in 8 bits, by bitsandbytes.
     """
 
@@ -152,6 +156,14 @@ class Recipe:
     continued: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     options: Any = field(default_factory=dict)
+
+
+def frozen_dtype(recipe: Recipe) -> torch.dtype:
+    """Of the base networks: half precision where they stay as they are and compute in it anyway."""
+    import torch
+
+    half = recipe.loop.precision != "float32" and getattr(recipe.options, "train", None) == "coupling"
+    return getattr(torch, recipe.loop.precision) if half else torch.float32  # type: ignore[no-any-return]
 
 
 def load_recipe(path: Path | str) -> Recipe:

@@ -1,0 +1,146 @@
+"""Weight files: which of a folder's are read, and the one place that decides whether pickled ones may be.
+
+A pickle can run code. It is read only where the user agreed (``allow_pickle``), and then as tensors only, by
+``torch.load(weights_only=True)``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinetophone.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAFE = (".safetensors",)
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+# What diffusers and transformers call weight files; "-00001-of-00002" is one of several, "fp16" a variant.
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?"
+    r"(?:\.(?P<after>\w+))?\.(?P<format>safetensors|bin)"
+)
+_INDEX = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)\.(?P<format>safetensors|bin)\.index"
+    r"(?:\.(?P<after>\w+))?\.json"
+)
+_VARIANTS = (None, "fp32", "fp16", "bf16")  # in the order of preference; any other comes last
+# Where a training script puts the weights among what else it saves.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """One set of weights of a network.
+
+    Attributes:
+        names: The files, with the index of several.
+        pickled: Whether they are pickles.
+        variant: Such as "fp16"; None for the plain set.
+    """
+
+    names: tuple[str, ...]
+    pickled: bool
+    variant: str | None
+
+
+def choose_weights(names: Iterable[str]) -> WeightFiles | None:
+    """The set of weights to read of a folder with files of these names; None where there is none.
+
+    safetensors come before pickles, the plain set before its variants.
+    """
+    sets: dict[tuple[bool, str | None], list[str]] = {}
+    for name in sorted(names):
+        match = _WEIGHTS.fullmatch(name) or _INDEX.fullmatch(name)
+        if match is not None:
+            parts = match.groupdict()
+            variant = parts.get("before") or parts["after"]
+            sets.setdefault((parts["format"] == "bin", variant), []).append(name)
+    if not sets:
+        return None
+
+    def preference(key: tuple[bool, str | None]) -> tuple[bool, int, str]:
+        pickled, variant = key
+        known = _VARIANTS.index(variant) if variant in _VARIANTS else len(_VARIANTS)
+        return pickled, known, variant or ""
+
+    best = min(sets, key=preference)
+    return WeightFiles(tuple(sets[best]), *best)
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file of this name holds weights, or is the index of several that do."""
+    return bool(_WEIGHTS.fullmatch(name) or _INDEX.fullmatch(name))
+
+
+def find_weights(folder: Path) -> WeightFiles | None:
+    """The set of weights to read of ``folder``; see :func:`choose_weights`."""
+    return choose_weights(path.name for path in folder.iterdir()) if folder.is_dir() else None
+
+
+def refusal(where: str, names: Sequence[str]) -> str:
+    """What to tell a user who has not agreed to pickles; ``names`` are the files."""
+    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return (
+        f"{where} has only pickled weights ({listed}), which can run code: to read them as tensors only, say "
+        "--allow-pickle, in Python allow_pickle=True, in a recipe 'bases: {allow_pickle: true}'"
+    )
+
+
+def read_tensors(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """All tensors of a weight file by name, on the CPU.
+
+    Args:
+        file: safetensors, or a pickled state dict, also one that a training script wrapped.
+        allow_pickle: whether the user agreed to pickles.
+
+    Raises:
+        RequestError: if it is missing, damaged, holds more than tensors, or is pickled without consent.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise RequestError([f"there is no file '{file}'"])
+    safe = file.suffix in SAFE
+    if not safe and not allow_pickle:
+        raise RequestError([refusal(f"'{file.parent}'", [file.name])])
+    try:
+        found: Any = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RequestError([f"'{file}' is damaged or holds more than tensors ({reason})"]) from None
+    wrapper = next(
+        (key for key in _WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)), None
+    )
+    if wrapper is not None:
+        found = found[wrapper]
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(isinstance(x, torch.Tensor) for x in found.values())
+    ):
+        raise RequestError([f"'{file}' holds no weights by name"])
+    return found
+
+
+def read_folder(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """All tensors of a folder's weights by name, on the CPU; see :func:`read_tensors`.
+
+    Raises:
+        RequestError: if there are none, or one of the files cannot be read.
+    """
+    weights = find_weights(folder)
+    if weights is None:
+        raise RequestError([f"'{folder}' has no weights (*.safetensors or *.bin)"])
+    tensors: dict[str, Tensor] = {}
+    for name in weights.names:
+        if not name.endswith(".json"):
+            tensors |= read_tensors(folder / name, allow_pickle)
+    return tensors
