@@ -331,26 +331,21 @@ def test_version(run: Callable[..., Result]) -> None:
 
 
 HELP = """
-import sys, time
+import sys
 from kinetophone.av import AV
 from kinetophone.cli import app
 try:
     app(["generate", "--help"])
 finally:
     heavy = {"torch", "librosa", "cv2", "av", "matplotlib", "scipy", "diffusers", "numpy"}
-    print(sorted(heavy & set(sys.modules)), time.process_time(), sep="\\n", file=sys.stderr)
+    print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    took_s = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
-        loaded, seconds = done.stderr.splitlines()
-        assert "--negative-prompt" in done.stdout
-        assert loaded == "[]"
-        took_s.append(float(seconds))  # of the process's own time: the machine may be busy
-    assert min(took_s) < 0.5
+def test_help_loads_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    assert "--negative-prompt" in done.stdout
+    assert done.stderr == "[]\n"
 
 
 def test_the_installed_script_refuses_like_the_function(tmp_path: Path) -> None:

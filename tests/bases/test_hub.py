@@ -111,7 +111,9 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(served, tmp_path) -> Non
     assert "has no revision 'v9'" in load(endpoint, tmp_path, "audio", "tiny/audioldm", "revision=v9")
     assert load(endpoint, tmp_path, "audio", "tiny/gated").startswith("RequestError: 'tiny/gated' is gated")
     printed = load(endpoint, tmp_path, "audio", "tiny/pickled")
-    assert printed.startswith("RequestError: 'tiny/pickled' has only pickled weights for some parts")
+    assert printed.startswith(
+        "RequestError: 'tiny/pickled', for some parts, has only pickled weights (vocoder/"
+    )
 
 
 def test_offline_without_a_copy_is_said_in_one_line(tmp_path) -> None:

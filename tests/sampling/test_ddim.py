@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kinetophone.joint import reference
 from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
+from no_float64 import NoFloat64
 
 SCHEDULER = reference.schedulers().video
 
@@ -63,17 +62,8 @@ def test_what_is_not_supported_is_an_error() -> None:
 
 
 def test_nothing_on_the_device_needs_double_precision() -> None:
-    """Apple's GPUs have no float64; the meta device stands in for one."""
-
-    class Guard(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor) and result.device.type == "meta":
-                assert result.dtype != torch.float64, func
-            return result
-
     schedule = NoiseSchedule.from_scheduler(SCHEDULER)
-    with Guard():
+    with NoFloat64():
         x, noise = torch.empty(2, 3, device="meta"), torch.empty(2, 3, device="meta")
         alpha = schedule.alpha(torch.tensor([3, 500]))
         x = step(clean_estimate(add_noise(x, noise, alpha), noise, alpha), noise, 1.0)

@@ -24,6 +24,7 @@ from kinetophone.sampling.information import (
     measure,
 )
 from kinetophone.sampling.joint import sample_joint
+from no_float64 import NoFloat64
 
 SCHEDULERS = reference.schedulers()
 SCHEDULES = SCHEDULERS.map(NoiseSchedule.from_scheduler)
@@ -205,3 +206,14 @@ def test_one_clip_is_not_enough() -> None:
     )
     with pytest.raises(ValueError, match="the map is of 1 clip; choosing γ needs at least 2"):
         choose_gamma(one, SCHEDULES)
+
+
+def test_the_map_is_measured_on_a_device_without_double_precision() -> None:
+    with NoFloat64():
+        clean: AV[Tensor] = AV.both(torch.zeros(2, 4, 3, device="meta"))
+        found = measure(_nothing, _nothing, clean, SCHEDULES, range(2), levels=(10, 500))
+    assert found.coupled.audio.shape == (2, 2, 2)
+
+
+def _nothing(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+    return latents.map(torch.zeros_like)

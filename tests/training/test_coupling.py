@@ -12,9 +12,11 @@ from kinetophone.av import AV
 from kinetophone.data.hits import make_scene
 from kinetophone.pipeline import Kinetophone
 from kinetophone.request import BUNDLES
+from kinetophone.training.levels import base_errors
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import BasesConfig, DataConfig, LoopConfig, Recipe
 from kinetophone.training.stages import build_stage
+from no_float64 import NoFloat64
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 EVERYTHING = CouplingOptions(
@@ -56,6 +58,34 @@ def test_the_losses_of_two_halves_average_to_that_of_the_batch(make, options, se
         halves = [loss(stage, seed, part) for part in (slice(0, 2), slice(2, 4))]
     for key, value in whole.items():
         torch.testing.assert_close((halves[0][key] + halves[1][key]) / 2, value)
+
+
+def test_a_device_without_double_precision_can_train(make):
+    stage = make(dataclasses.replace(EVERYTHING, self_conditioning=1.0))
+    with NoFloat64():
+        stage.device = torch.device("meta")
+        stage.model.to("meta")
+        stage.bases.map(lambda base: base.text_encoder.to("meta"))
+        losses = loss(stage)
+        losses["loss"].backward()
+        clean = AV(audio=stage.latents.audio, video=stage.latents.video).map(
+            lambda latents: torch.from_numpy(np.array(latents)).float().to("meta")
+        )
+        base_errors(stage.model, clean, stage._text(["a drum"] * 4), stage.schedules)
+    assert losses["loss"].device.type == "meta"
+
+
+def test_frozen_weights_are_in_half_precision_where_the_passes_are(make):
+    stage = make(EVERYTHING, precision="bfloat16")
+    assert {p.dtype for base in (stage.bases.audio, stage.bases.video) for p in base.unet.parameters()} == {
+        torch.bfloat16
+    }
+    assert {p.dtype for p in stage.coupling.parameters()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        half = loss(stage)["loss"]
+    half.backward()
+    assert all(torch.isfinite(p.grad).all() for p in stage.coupling.parameters() if p.grad is not None)
+    torch.testing.assert_close(half, loss(make(EVERYTHING))["loss"], rtol=0.05, atol=0.0)
 
 
 def test_gradient_checkpointing_changes_no_gradient(make):

@@ -93,4 +93,4 @@ def _roots(alpha: float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     alpha = torch.as_tensor(alpha, dtype=torch.float64)
     if alpha.dim():
         alpha = alpha.reshape(-1, *[1] * (x.dim() - 1))
-    return alpha.sqrt().to(x.device, x.dtype), (1 - alpha).sqrt().to(x.device, x.dtype)
+    return alpha.sqrt().to(x.dtype).to(x.device), (1 - alpha).sqrt().to(x.dtype).to(x.device)

@@ -124,8 +124,9 @@ def measure(
         return clean.map(add_noise, noise, alphas), timesteps, alphas
 
     def errors(eps: AV[Tensor]) -> AV[np.ndarray]:
-        squared = eps.map(lambda e, n: (e.double() - n.double()).square(), noise)
-        return squared.map(lambda x: x.flatten(1).mean(1).cpu().numpy())
+        # On the CPU: a device may have no float64.
+        squared = eps.map(lambda e, n: (e.cpu().double() - n.cpu().double()).square(), noise)
+        return squared.map(lambda x: x.flatten(1).mean(1).numpy())
 
     count = len(levels)
     off = AV(*(np.zeros((batch, count)) for _ in MODALITIES))

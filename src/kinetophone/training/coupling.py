@@ -247,9 +247,8 @@ class CouplingStage:
             with torch.no_grad():
                 eps = self._predict(x, level, text, self.model.features(seen, level, None), asked)
                 x0_hat = x.map(
-                    lambda x, e, s, level: clean_estimate(x, e, s.alpha(level).to(x.device)),
-                    eps, self.schedules, level,
-                )  # fmt: skip
+                    lambda x, e, s, level: clean_estimate(x, e, s.alpha(level)), eps, self.schedules, level
+                )
                 x0_hat = x0_hat.map(_where, given, clean)
         features = self.model.features(seen, t_con, x0_hat)
         # A frozen U-Net learns nothing from samples without coupling, and the coupling neither.

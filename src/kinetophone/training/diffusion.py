@@ -68,7 +68,7 @@ def standard_normal(x: Tensor, batch: int, part: slice, generator: torch.Generat
 
 def noised(x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy latents at ``timesteps`` and the noise in them."""
-    return add_noise(x, noise, schedule.alpha(timesteps).to(x.device)), noise
+    return add_noise(x, noise, schedule.alpha(timesteps)), noise
 
 
 def random_timesteps(batch: int, generator: torch.Generator, power: float = 1.0) -> Tensor:
@@ -83,7 +83,7 @@ def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None
     Samples where ``counts``, bool (B,), is False add nothing to the sum but are counted in the mean, so that
     means over equal parts of a batch average to the batch's.
     """
-    error = (eps.float() - noise).square().flatten(1).mean(1) * weight.to(eps.device, torch.float32)
+    error = (eps.float() - noise).square().flatten(1).mean(1) * weight.float().to(eps.device)
     if counts is not None:
         error = error * counts.to(error)
     return error.mean()

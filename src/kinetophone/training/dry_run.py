@@ -65,7 +65,7 @@ class Estimate:
             f"memory    {self.state_bytes / _GIB:.2f} GiB for weights, gradients, average and optimiser",
             f"          {self.activation_bytes / _GIB:.2f} GiB kept on the way forward for each clip,",
             f"          of which one process alone takes {self.clips_per_pass} at once",
-            f"          {self.device_bytes / _GIB:.1f} GiB in all on the device of one process alone (computed)",
+            f"          {self.device_bytes / _GIB:.1f} GiB in all, on one device alone (computed)",
             f"steps     {self.steps:,} of {self.batch_size} clips: {self.steps * self.batch_size:,} clips",
         ]
 

@@ -163,7 +163,7 @@ def frozen_dtype(recipe: Recipe) -> torch.dtype:
     import torch
 
     half = recipe.loop.precision != "float32" and getattr(recipe.options, "train", None) == "coupling"
-    return getattr(torch, recipe.loop.precision) if half else torch.float32  # type: ignore[no-any-return]
+    return getattr(torch, recipe.loop.precision) if half else torch.float32
 
 
 def load_recipe(path: Path | str) -> Recipe:
