@@ -1,6 +1,6 @@
 """Memory that sampling with the published pair needs, computed from parameters and activations.
 
-    python benchmarks/memory.py [--size 256] [--seconds 4] [--fps 8]
+    python benchmarks/memory.py [--size 256] [--seconds 4] [--fps 8] [--batch-size 1]
 
 Networks and tensors without storage go once through everything, while the bytes of every tensor alive are
 counted: their peak and the weights that lie on the device at the time are the estimate. What the driver, its
@@ -87,8 +87,8 @@ def activations(call: Callable[[], Any]) -> int:
     return alive.peak
 
 
-def row(dtype: torch.dtype, size: int, frames: int, length: int) -> str:
-    """A line of the table: ``length`` is that of the audio latents."""
+def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> str:
+    """A line of the table: ``length`` is that of the audio latents, ``batch`` the prompts sampled at once."""
     with FakeTensorMode():
         with default_dtype(dtype):
             unets = published.unets()
@@ -97,12 +97,12 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int) -> str:
             around = published.around()
             texts = [around.audio["text_encoder"], around.video["text_encoder"]]
             side = size // 8
-            # Guidance doubles the batch.
+            n = 2 * batch  # guidance doubles the batch
             latents = AV(
-                audio=torch.zeros(2, 8, length, MEL_BINS // 4), video=torch.zeros(2, 4, frames, side, side)
+                audio=torch.zeros(n, 8, length, MEL_BINS // 4), video=torch.zeros(n, 4, frames, side, side)
             )
-            text = AV(audio=torch.zeros(2, 512), video=torch.zeros(2, 77, 768))
-            t = AV.both(torch.zeros(2, dtype=torch.long))
+            text = AV(audio=torch.zeros(n, 512), video=torch.zeros(n, 77, 768))
+            t = AV.both(torch.zeros(n, dtype=torch.long))
             joint = activations(lambda: model(latents, t, text, model.features(latents, t, latents)))
         around = published.around()  # once more: decoders are in float32 always
         audio, video = around.audio, around.video
@@ -110,8 +110,8 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int) -> str:
         at_once = max(1, 64**3 // size**2)  # as VideoBase.decode
         decode = max(
             activations(lambda: video["vae"].decode(torch.zeros(at_once, 4, side, side)).sample),
-            activations(lambda: audio["vae"].decode(torch.zeros(1, 8, length, MEL_BINS // 4)).sample),
-            activations(lambda: audio["vocoder"](torch.zeros(1, length * 4, MEL_BINS))),
+            activations(lambda: audio["vae"].decode(torch.zeros(batch, 8, length, MEL_BINS // 4)).sample),
+            activations(lambda: audio["vocoder"](torch.zeros(batch, length * 4, MEL_BINS))),
         )
         whole = weights(*texts, model, *decoders) + max(joint, decode)
         by_model = max(weights(model) + joint, *(weights(d) + decode for d in decoders))
@@ -127,9 +127,10 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--fps", type=float, default=8)
+    parser.add_argument("--batch-size", type=int, default=1)
     given = parser.parse_args()
     length = -(-round(given.seconds * SAMPLE_RATE) // (HOP * 4 * 8)) * 8  # as AudioLDM.latent_shape
     print("| GB | all on the device | model offload | sequential offload | joint model | decoders |")
     print("|---|---|---|---|---|---|")
     for dtype in (torch.float32, torch.bfloat16):
-        print(row(dtype, given.size, round(given.seconds * given.fps), length))
+        print(row(dtype, given.size, round(given.seconds * given.fps), length, given.batch_size))

@@ -1,15 +1,19 @@
 """A recipe's sizes are known without weights, a network or a GPU."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from kinetophone.errors import UserError
 from kinetophone.request import BUNDLES
-from kinetophone.training import dry_run
+from kinetophone.training import dry_run, run
 from kinetophone.training.dry_run import estimate
 from kinetophone.training.recipe import load_recipe
 
+GIB = 2**30
 RECIPES = Path(__file__).parents[2] / "recipes"
 TINY = """
 stage: coupling
@@ -17,13 +21,13 @@ bundle: {bundle}
 data: {{count: 4}}
 model: {{channel_mult: [1], num_blocks: [1], connector_channels: 96, head_dim: 32}}
 options: {{train: {train}}}
-loop: {{steps: 10, batch_size: 4, accumulate: 2, lr: 1e-3, gradient_checkpointing: {checkpointing}}}
+loop: {{steps: 10, batch_size: 4, accumulate: 2, lr: 1e-3, gradient_checkpointing: {checkpointing}{more}}}
 """
 
 
-def tiny(folder, train="coupling", checkpointing="false"):
+def tiny(folder, train="coupling", checkpointing="false", more=""):
     path = folder / "tiny.yaml"
-    path.write_text(TINY.format(bundle=BUNDLES / "hits", train=train, checkpointing=checkpointing))
+    path.write_text(TINY.format(bundle=BUNDLES / "hits", train=train, checkpointing=checkpointing, more=more))
     return load_recipe(path)
 
 
@@ -32,6 +36,22 @@ def test_the_published_training():
     assert lines[0] == "trained   467.7 M parameters"
     assert lines[1] == "frozen    1,728.7 M parameters"  # 1,313 M of AnimateDiff, 416 M of AudioLDM
     assert "of 16 clips" in lines[-1]
+
+
+@pytest.mark.parametrize(("name", "card", "smaller"), [("", 79.1, 47.4), ("-24gb", 23.5, 15.7)])
+def test_the_published_training_fits_the_card_it_is_for(name, card, smaller):
+    found = estimate(load_recipe(RECIPES / f"animatediff-audioldm-greatesthits{name}.yaml"))
+    assert found.problem(int(card * GIB)) is None  # what the driver shows of 80 and of 24 GB
+    assert f"which has {smaller}: set a larger 'loop.accumulate'" in found.problem(int(smaller * GIB))
+    assert found.problem(int(smaller * GIB), processes=4) is None or found.clips_per_pass < 4
+
+
+def test_frozen_weights_take_half_where_the_coupling_alone_trains(tmp_path):
+    full = estimate(tiny(tmp_path))
+    half = estimate(tiny(tmp_path, more=", precision: bfloat16"))
+    assert full.state_bytes - half.state_bytes == 2 * full.frozen
+    motion = estimate(tiny(tmp_path, train="motion", more=", precision: bfloat16"))
+    assert motion.state_bytes == estimate(tiny(tmp_path, train="motion")).state_bytes
 
 
 def test_a_bundle_of_ones_own_and_what_changes_it(tmp_path):
@@ -53,3 +73,20 @@ def test_other_stages_and_bases_that_are_not_there(tmp_path):
     object.__setattr__(recipe, "bundle", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="can't be built: train or copy the bases there"):
         estimate(recipe)
+
+
+def test_a_device_that_is_not_there_or_too_small_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    recipe = RECIPES / "animatediff-audioldm-greatesthits.yaml"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        UserError, match=r"'loop\.device' is cuda, which torch .* does not find on this machine"
+    ):
+        run(recipe, tmp_path / "run")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    card = SimpleNamespace(total_memory=24 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    needed = r"needs about 63\.7 GiB on the device, which has 24\.0"
+    with pytest.raises(UserError, match=needed):
+        run(recipe, tmp_path / "run")
+    assert re.search(needed, dry_run(recipe)[-1])
+    assert not list(tmp_path.iterdir())

@@ -13,9 +13,10 @@ def dry_run(recipe_path: Path | str) -> list[str]:
     from kinetophone.training.recipe import load_recipe
 
     recipe = load_recipe(recipe_path)
-    from kinetophone.training.dry_run import estimate
+    from kinetophone.training.dry_run import estimate, memory_problem
 
-    return estimate(recipe).lines()
+    problem = memory_problem(recipe)
+    return estimate(recipe).lines() + ([f"problem   {problem}"] if problem else [])
 
 
 def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = True) -> Path:
@@ -35,7 +36,7 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
 
     from kinetophone.errors import UserError
     from kinetophone.training.checkpoints import describe
-    from kinetophone.training.dry_run import check_memory
+    from kinetophone.training.dry_run import check_device
     from kinetophone.training.loop import train
     from kinetophone.training.processes import Processes
     from kinetophone.training.stages import build_stage
@@ -48,7 +49,7 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     made_by = describe(recipe, processes.count)
     if processes.device:
         recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, device=processes.device))
-    check_memory(recipe, processes.count)
+    check_device(recipe, processes.count)
     torch.set_num_threads(recipe.loop.threads)
     with processes.first_alone():
         stage = build_stage(recipe)

@@ -63,7 +63,7 @@ class Estimate:
             f"trained   {self.trained / 1e6:,.1f} M parameters",
             f"frozen    {self.frozen / 1e6:,.1f} M parameters",
             f"memory    {self.state_bytes / _GIB:.2f} GiB for weights, gradients, average and optimiser",
-            f"          {self.activation_bytes / _GIB:.2f} GiB kept on the way forward for each clip,",
+            f"          {self.activation_bytes / _GIB:.2f} GiB kept for the backward pass of each clip,",
             f"          of which one process alone takes {self.clips_per_pass} at once",
             f"          {self.device_bytes / _GIB:.1f} GiB in all, on one device alone (computed)",
             f"steps     {self.steps:,} of {self.batch_size} clips: {self.steps * self.batch_size:,} clips",
@@ -109,18 +109,35 @@ def estimate(recipe: Recipe) -> Estimate:
     )
 
 
-def check_memory(recipe: Recipe, processes: int = 1) -> None:
-    """Refuse a recipe that does not fit the CUDA device it names.
+def check_device(recipe: Recipe, processes: int = 1) -> None:
+    """Refuse a recipe whose device is not there, or whose training does not fit it.
+
+    Args:
+        recipe: of any stage; the memory of a coupling's training is known.
+        processes: how many share a batch out, each on a device of its own.
 
     Raises:
-        UserError: with what is needed, what there is, and what to change.
+        UserError: with what is missing and what to change.
     """
-    device = torch.device(recipe.loop.device)
-    if recipe.stage != "coupling" or device.type != "cuda" or not torch.cuda.is_available():
-        return
-    problem = estimate(recipe).problem(torch.cuda.get_device_properties(device).total_memory, processes)
+    name = recipe.loop.device
+    kind = name.partition(":")[0]
+    backend = getattr(torch, kind, None)
+    if kind != "cpu" and not (hasattr(backend, "is_available") and backend.is_available()):
+        raise UserError(
+            f"'loop.device' is {name}, which torch {torch.__version__} does not find on this machine: "
+            "choose cpu, or install torch for your device"
+        )
+    problem = memory_problem(recipe, processes)
     if problem:
         raise UserError(problem)
+
+
+def memory_problem(recipe: Recipe, processes: int = 1) -> str | None:
+    """Why a coupling's training does not fit the CUDA device that its recipe names; None where nothing is known."""
+    device = torch.device(recipe.loop.device)
+    if recipe.stage != "coupling" or device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return estimate(recipe).problem(torch.cuda.get_device_properties(device).total_memory, processes)
 
 
 def _audio_unet(recipe: Recipe) -> Any:
