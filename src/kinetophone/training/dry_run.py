@@ -121,7 +121,7 @@ def check_device(recipe: Recipe, processes: int = 1) -> None:
     """
     name = recipe.loop.device
     kind = name.partition(":")[0]
-    backend = getattr(torch, kind, None)
+    backend: Any = getattr(torch, kind, None)
     if kind != "cpu" and not (hasattr(backend, "is_available") and backend.is_available()):
         raise UserError(
             f"'loop.device' is {name}, which torch {torch.__version__} does not find on this machine: "
@@ -133,7 +133,7 @@ def check_device(recipe: Recipe, processes: int = 1) -> None:
 
 
 def memory_problem(recipe: Recipe, processes: int = 1) -> str | None:
-    """Why a coupling's training does not fit the CUDA device that its recipe names; None where nothing is known."""
+    """Why a coupling's training does not fit the CUDA device it is to run on; None where nothing is known."""
     device = torch.device(recipe.loop.device)
     if recipe.stage != "coupling" or device.type != "cuda" or not torch.cuda.is_available():
         return None
