@@ -1,7 +1,13 @@
-"""Folders in the layout that the published pipeline saves: pickles, its own names and nested settings."""
+"""Folders in the layout that the published pipeline saves: pickles, its own names and nested settings.
+
+    python tests/release.py OUT [--coupling additive] [--family animatediff] [--half] [--checkpoint]
+
+makes one with tiny networks and random weights, to convert.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import tiny
 from kinetophone.av import AV
+from kinetophone.bases.components import quiet
+from kinetophone.joint import reference
 from kinetophone.joint.coupling import Coupling
 
 # Settings that its configuration keeps in ``connector_audio_config`` and ``connector_video_config``. The
@@ -23,6 +32,32 @@ NESTED = (
     "num_blocks_connector",
     "with_connector",
 )
+SETTINGS: dict[str, Any] = {
+    "connector_in_type": "additive",
+    "connector_channel": 32,
+    "channel_mult_connector": [1],
+    "num_blocks_connector": [1],
+    "with_connector": [False, True],
+}
+
+
+def make(root: Path, kind: str = "additive", family: str = "animatediff", **layout: Any) -> Coupling:
+    """Write a folder like theirs; returns its coupling, with random weights."""
+    torch.manual_seed(0)
+    parts = AV(audio=tiny.audioldm(), video=getattr(tiny, family)())
+    for components, scheduler in zip(
+        (parts.audio, parts.video), (reference.schedulers().audio, reference.schedulers().video), strict=True
+    ):
+        components["scheduler"] = scheduler
+    settings = SETTINGS | {"connector_in_type": kind}
+    unets = parts.map(lambda components: components["unet"])
+    configs = unets.map(lambda unet: dict(unet.config))
+    coupling = reference.coupling_for(unets, reference.read_settings(settings, configs))
+    with torch.no_grad():
+        for parameter in coupling.parameters():
+            parameter.normal_(0, 0.1)
+    write(root, parts, coupling, settings, **layout)
+    return coupling
 
 
 def write(
@@ -109,3 +144,18 @@ def _foreign_scheduler(file: Path, gamma: float | None, modality: str) -> None:
     if modality == "video":
         config["skip_prk_steps"] = True
     file.write_text(json.dumps(config))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--coupling", choices=["additive", "attn"], default="additive")
+    parser.add_argument("--family", choices=["animatediff", "unet3d"], default="animatediff")
+    parser.add_argument("--half", action="store_true", help="weights in float16, views of one buffer")
+    parser.add_argument("--checkpoint", action="store_true", help="add a checkpoint-100 with unet_ema")
+    asked = parser.parse_args()
+    dtype = torch.float16 if asked.half else torch.float32
+    with quiet():
+        make(asked.out, asked.coupling, asked.family, dtype=dtype, flat=asked.half)
+    if asked.checkpoint:
+        checkpoint(asked.out, 100, 2.0)

@@ -18,45 +18,19 @@ import tiny
 from kinetophone import Kinetophone, golden
 from kinetophone.av import AV
 from kinetophone.cli import app
-from kinetophone.convert import convert_reference
+from kinetophone.convert import convert_reference, find_release
 from kinetophone.errors import RequestError
 from kinetophone.joint import reference
 from kinetophone.joint.coupling import Coupling
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "release-layout"
 GOLDEN = Path(__file__).parent / "golden"
-SETTINGS: dict[str, Any] = {
-    "connector_in_type": "additive",
-    "connector_channel": 32,
-    "channel_mult_connector": [1],
-    "num_blocks_connector": [1],
-    "with_connector": [False, True],
-}
-
-
-def published(root: Path, kind: str = "additive", family: str = "animatediff", **layout: Any) -> Coupling:
-    """Write a folder like theirs; returns its coupling, with random weights."""
-    torch.manual_seed(0)
-    parts = AV(audio=tiny.audioldm(), video=getattr(tiny, family)())
-    for components, scheduler in zip(
-        (parts.audio, parts.video), (reference.schedulers().audio, reference.schedulers().video), strict=True
-    ):
-        components["scheduler"] = scheduler
-    settings = SETTINGS | {"connector_in_type": kind}
-    unets = parts.map(lambda components: components["unet"])
-    configs = unets.map(lambda unet: dict(unet.config))
-    coupling = reference.coupling_for(unets, reference.read_settings(settings, configs))
-    with torch.no_grad():
-        for parameter in coupling.parameters():
-            parameter.normal_(0, 0.1)
-    release.write(root, parts, coupling, settings, **layout)
-    return coupling
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Coupling]:
     root = tmp_path_factory.mktemp("release") / "theirs"
-    return root, published(root)
+    return root, release.make(root)
 
 
 @pytest.fixture
@@ -75,7 +49,7 @@ def same_weights(ours: Any, theirs: Any, atol: float = 0.0) -> None:
 @pytest.mark.parametrize("kind", ["additive", "attn"])
 @pytest.mark.parametrize("family", ["animatediff", "unet3d"])
 def test_both_couplings_and_both_video_families(tmp_path: Path, kind: str, family: str) -> None:
-    coupling = published(tmp_path / "theirs", kind, family, gamma=2.0)
+    coupling = release.make(tmp_path / "theirs", kind, family, gamma=2.0)
     out = tmp_path / "ours"
     convert_reference(tmp_path / "theirs", out, allow_pickle=True)
     pipe = Kinetophone.from_pretrained(out, device="cpu")
@@ -95,7 +69,7 @@ def test_both_couplings_and_both_video_families(tmp_path: Path, kind: str, famil
 
 @pytest.mark.parametrize("layout", [{"inner": True}, {"flat": True}, {"dtype": torch.float16}], ids=str)
 def test_other_ways_to_keep_the_weights(tmp_path: Path, layout: dict[str, Any]) -> None:
-    coupling = published(tmp_path / "theirs", **layout)
+    coupling = release.make(tmp_path / "theirs", **layout)
     convert_reference(tmp_path / "theirs", tmp_path / "ours", allow_pickle=True)
     pipe = Kinetophone.from_pretrained(tmp_path / "ours", device="cpu")
     same_weights(pipe.coupling, coupling, atol=1e-3 if "dtype" in layout else 0)
@@ -167,6 +141,24 @@ def test_the_latest_of_several_checkpoints(copy: Path, tmp_path: Path) -> None:
 def test_a_moving_average_that_is_not_there(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"has no moving average .* leave --ema out"):
         convert_reference(copy, tmp_path / "ours", ema=True, allow_pickle=True)
+    release.checkpoint(copy, 300)
+    with pytest.raises(RequestError, match=r"has no moving average .* name .*/theirs/checkpoint-300$"):
+        convert_reference(copy, tmp_path / "ours", ema=True, allow_pickle=True)
+
+
+@pytest.mark.parametrize("average", ["inside", "beside"])
+def test_the_checkpoints_of_a_run_in_an_archive(copy: Path, tmp_path: Path, average: str) -> None:
+    for step in (200, 1000):
+        release.checkpoint(copy, step, average=average)
+        if average == "beside" and step == 200:
+            shutil.rmtree(copy / "unet_ema")
+    shutil.rmtree(copy / "unet_svg")
+    (tmp_path / "archive").mkdir()
+    copy.rename(tmp_path / "archive" / "run")
+    found = find_release(tmp_path / "archive")
+    assert found.connectors == tmp_path / "archive" / "run" / "checkpoint-1000" / "unet_svg"
+    assert found.notes[:2] == ("took run", "took checkpoint-1000, one of 2")
+    assert find_release(tmp_path / "archive", ema=True).connectors.name == "unet_ema"
 
 
 def test_the_layout_that_the_published_pipeline_writes(tmp_path: Path) -> None:

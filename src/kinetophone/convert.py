@@ -126,21 +126,23 @@ def find_release(source: Path, ema: bool = False) -> Release:
         raise RequestError([f"there is no folder '{source}'"])
     notes = []
     root = source
-    if not any(_variants(root)):
-        inside = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and any(_variants(folder))]
+    # At most twice: from an archive's folder to the run in it, from a run to its latest checkpoint.
+    while _variants(root)[0] is None and (inside := [folder for folder in _folders(root) if _holds(folder)]):
         finished = [folder for folder in inside if not _CHECKPOINT.fullmatch(folder.name)]
-        if not inside:
-            raise RequestError(
-                [f"'{source}' is not the authors' pipeline folder: it holds no folder {_CONNECTORS}"]
-            )
         if len(finished) > 1:
             names = ", ".join(folder.name for folder in finished)
-            raise RequestError([f"'{source}' holds several pipelines ({names}): name one of them"])
+            raise RequestError([f"'{root}' holds several pipelines ({names}): name one of them"])
         root = finished[0] if finished else max(inside, key=_steps)
         notes.append(f"took {root.name}" + (f", one of {len(inside)}" if len(inside) > 1 else ""))
     plain, average = _variants(root)
+    if plain is None and average is None:
+        raise RequestError(
+            [f"'{source}' is not the authors' pipeline folder: it holds no folder {_CONNECTORS}"]
+        )
     if ema and average is None:
-        raise RequestError([f"'{root}' has no moving average (a folder such as unet_ema): leave --ema out"])
+        others = [folder for folder in _folders(root) if _CHECKPOINT.fullmatch(folder.name)]
+        instead = f"name {max(others, key=_steps)}" if others else "leave --ema out"
+        raise RequestError([f"'{root}' has no moving average (a folder such as unet_ema): {instead}"])
     chosen = average if ema or plain is None else plain
     assert chosen is not None
     if average is not None:
@@ -155,12 +157,22 @@ def find_release(source: Path, ema: bool = False) -> Release:
     return Release(chosen, settings, places, tuple(notes))
 
 
+def _folders(root: Path) -> list[Path]:
+    return [path for path in sorted(root.iterdir()) if path.is_dir()]
+
+
+def _holds(folder: Path) -> bool:
+    """Whether there are connectors in ``folder``, or in a checkpoint in it."""
+    checkpoints = [inner for inner in _folders(folder) if _CHECKPOINT.fullmatch(inner.name)]
+    return any(_variants(folder)) or any(any(_variants(inner)) for inner in checkpoints)
+
+
 def _variants(root: Path) -> tuple[Path | None, Path | None]:
     """Folders in ``root`` with the connectors' weights: the plain ones, and their moving average."""
     found = [
         folder
-        for folder in sorted(root.iterdir() if root.is_dir() else ())
-        if folder.is_dir() and (folder.name == _CONNECTORS or component_class(folder) == _CONNECTORS_CLASS)
+        for folder in _folders(root)
+        if folder.name == _CONNECTORS or component_class(folder) == _CONNECTORS_CLASS
     ]
     averages = [folder for folder in found if "ema" in folder.name.split("_")]
     plain = [folder for folder in found if folder not in averages]

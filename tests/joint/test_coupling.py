@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from kinetophone.av import AV
+from kinetophone.av import AV, MODALITIES
 from kinetophone.bases import published
 from kinetophone.bundle import load_coupling
 from kinetophone.errors import RequestError
+from kinetophone.joint import reference
 from kinetophone.joint.coupling import Coupling, matched_ff_mult, trainable
 from kinetophone.joint.model import JointModel
 from kinetophone.request import BUNDLES
@@ -40,6 +41,18 @@ def test_the_published_size() -> None:
         baseline = Coupling.for_unets(unets, coupling="cross_attention")
     assert round(sum(p.numel() for p in baseline.parameters()) / 1e6, 1) == 323.7
     assert round(sum(p.numel() for p in baseline.parameters() if not p.requires_grad) / 1e6, 1) == 19.6
+
+
+@pytest.mark.parametrize(("kind", "millions"), [("additive", 467.7), ("attn", 323.7)])
+def test_the_size_that_the_release_says(kind: str, millions: float) -> None:
+    """By the settings that its ``unet_svg/config.json`` nests."""
+    with torch.device("meta"):
+        unets = published.unets()
+        configs = unets.map(lambda unet: dict(unet.config))
+        nested = {"connector_in_type": kind}
+        written = {f"connector_{m}_config": nested for m in MODALITIES}
+        coupling = reference.coupling_for(unets, reference.read_settings(written, configs))
+    assert round(sum(p.numel() for p in coupling.parameters()) / 1e6, 1) == millions
 
 
 COMPARED = ("cross_attention", "timed_cross_attention")

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import MotionAdapter, UNet2DConditionModel
 
+from kinetophone.bases import published
 from kinetophone.errors import UserError
 from kinetophone.request import BUNDLES
 from kinetophone.training import dry_run, run
@@ -36,6 +38,33 @@ def test_the_published_training():
     assert lines[0] == "trained   467.7 M parameters"
     assert lines[1] == "frozen    1,728.7 M parameters"  # 1,313 M of AnimateDiff, 416 M of AudioLDM
     assert "of 16 clips" in lines[-1]
+
+
+@pytest.mark.parametrize(("coupling", "millions"), [("cmc_pe", 467.7), ("cross_attention", 323.7)])
+def test_the_published_sizes_by_the_configurations_on_disk(tmp_path, coupling, millions):
+    """Of an image model, a motion adapter and AudioLDM, as they lie on the Hub."""
+    with torch.device("meta"):
+        unets = published.unets()
+        image = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+        adapter = MotionAdapter()
+    unets.audio.save_config(tmp_path / "audioldm" / "unet")
+    image.save_config(tmp_path / "image" / "unet")
+    adapter.save_config(tmp_path / "adapter")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"""
+stage: coupling
+bundle: {tmp_path}/out
+bases: {{audio: {tmp_path}/audioldm, video: {tmp_path}/image, motion_adapter: {tmp_path}/adapter}}
+data: {{count: 4, size: 256}}
+model: {{coupling: {coupling}}}
+loop: {{steps: 10, batch_size: 1, lr: 1e-5}}
+"""
+    )
+    lines = dry_run(recipe)
+    fixed = 19.6 if coupling == "cross_attention" else 0  # attention to one token: weights that can't learn
+    assert lines[0] == f"trained   {millions - fixed:,.1f} M parameters"
+    assert float(lines[1].split()[1].replace(",", "")) == pytest.approx(1728.7 + fixed, abs=0.1)
 
 
 @pytest.mark.parametrize(("name", "card", "smaller"), [("", 79.1, 47.4), ("-24gb", 23.5, 15.7)])
