@@ -89,7 +89,8 @@ class ConnectorStage:
         left = {}
         for t in SHOWN_LEVELS:
             levels = clean.map(lambda x, t=t: torch.full((len(x),), t, device=x.device))
-            errors = self._squared(noise, levels, clean)
+            with stage.autocast():
+                errors = self._squared(noise, levels, clean)
             for name in MODALITIES:
                 left[f"from_{name}_at_{t}"] = float(getattr(errors, name)[:, 0].mean())
         return left

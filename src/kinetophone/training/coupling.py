@@ -136,10 +136,10 @@ class CouplingStage:
         clean: AV[Tensor] = AV(audio=self.latents.audio, video=self.latents.video).map(
             lambda array: torch.from_numpy(np.array(array[clips])).float().to(self.device)
         )
-        with self._autocast():
+        with self.autocast():
             return base_errors(self.model, clean, text, self.schedules)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """For passes outside of the training loop's own: frozen weights may be in half precision."""
         dtype = frozen_dtype(self.recipe)
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
@@ -266,7 +266,7 @@ class CouplingStage:
         grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS, GAMMA)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
         predict = guided(self.model, text, empty, GUIDANCE, sync=AV.both(GUIDANCE_SYNC))
-        with self._autocast():
+        with self.autocast():
             z = sample_joint(predict, noise, grids, self.schedules)
         frames = self.bases.video.decode(z.video.cpu())
         mel = self.bases.audio.decode_mel(z.audio.cpu())
