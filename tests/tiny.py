@@ -105,9 +105,9 @@ def audioldm(text_width: int = 12) -> dict[str, Any]:
         "vocoder": SpeechT5HifiGan(
             SpeechT5HifiGanConfig(
                 model_in_dim=64,
-                upsample_initial_channel=16,
-                upsample_rates=[5, 4, 4, 2],
-                upsample_kernel_sizes=[11, 8, 8, 4],
+                upsample_initial_channel=32,
+                upsample_rates=[5, 4, 2, 2, 2],
+                upsample_kernel_sizes=[16, 16, 8, 4, 4],
                 resblock_kernel_sizes=[3],
                 resblock_dilation_sizes=[[1]],
             )

@@ -10,7 +10,7 @@ from torch import nn
 from kinetophone.bases.components import (
     decode_latents,
     encode_latents,
-    in_stretches,
+    in_chunks,
     load_component,
     save_component,
 )
@@ -73,7 +73,7 @@ def test_saving_leaves_a_network_in_place(vae, tmp_path):
 
 @pytest.mark.parametrize("length", [7, 12, 13, 50])
 @pytest.mark.parametrize(("rate", "step"), [(1, 1), (3, 1), (1, 2)])
-def test_what_sees_little_is_the_same_in_stretches(length, rate, step):
+def test_what_sees_little_is_the_same_in_chunks(length, rate, step):
     seen = []
 
     def compute(x):  # sees one position on either side
@@ -83,6 +83,6 @@ def test_what_sees_little_is_the_same_in_stretches(length, rate, step):
         return y[:, : y.shape[1] // step * step : step].repeat_interleave(rate, dim=1)
 
     x = torch.randn(2, length, 3)
-    torch.testing.assert_close(in_stretches(compute, x, 12, 4, step), compute(x))
+    torch.testing.assert_close(in_chunks(compute, x, 12, 4, step), compute(x))
     assert len(seen) == 1 + -(-length // 12)
     assert max(seen[:-1]) <= 12 + 2 * 4

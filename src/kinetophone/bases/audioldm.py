@@ -19,7 +19,7 @@ from kinetophone.bases.components import (
     decode_latents,
     encode_latents,
     execution_device,
-    in_stretches,
+    in_chunks,
     load_components,
     tokenize,
 )
@@ -28,11 +28,12 @@ from kinetophone.errors import RequestError
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
 _CLIPS_AT_ONCE = 8
-# Mel frames of a long sound that are computed together, and those that a stretch sees on either side. The
-# autoencoder's norms take in the whole stretch, so it gets the ten seconds that AudioLDM is trained on; the
-# vocoder is convolutions alone and makes hundreds of values of each of its inputs.
-_AUTOENCODER_AT_ONCE, _AUTOENCODER_BESIDE = 1024, 128
-_VOCODER_AT_ONCE, _VOCODER_BESIDE = 400, 64
+# Mel frames of a long sound that are computed together. The autoencoder's norms and its attention take in all
+# that they get: it is computed as a whole up to a minute (24,576 positions in its attention), and beyond that
+# in chunks with ten seconds in common. The vocoder is convolutions alone and makes hundreds of values of each
+# of its inputs.
+_AUTOENCODER_AT_ONCE, _AUTOENCODER_OVERLAP = 6144, 1024
+_VOCODER_AT_ONCE = 400
 
 
 @dataclass
@@ -107,9 +108,9 @@ class AudioLDM(Base):
     def encode_mel(self, mel: Tensor) -> Tensor:
         """Latents of log-mel (B, frames, 64); zero positions are appended up to the U-Net's multiple."""
         device = execution_device(self.vae)
-        z = in_stretches(
+        z = in_chunks(
             lambda part: encode_latents(self.vae, part[:, None].to(device)).transpose(1, 2),
-            mel, _AUTOENCODER_AT_ONCE, _AUTOENCODER_BESIDE, self.factor,
+            mel, _AUTOENCODER_AT_ONCE, _AUTOENCODER_OVERLAP, self.factor,
         ).transpose(1, 2)  # fmt: skip
         length = self.latent_shape(mel.shape[1] * HOP)[1]
         return F.pad(z, (0, 0, 0, length - z.shape[2]))
@@ -121,24 +122,54 @@ class AudioLDM(Base):
     @torch.no_grad()
     def decode_mel(self, latents: Tensor) -> Tensor:
         """Log-mel (B, frames, 64) of latents."""
-        return in_stretches(
+        return in_chunks(
             lambda part: decode_latents(self.vae, part.transpose(1, 2), _CLIPS_AT_ONCE)[:, 0],
-            latents.transpose(1, 2), _AUTOENCODER_AT_ONCE // self.factor, _AUTOENCODER_BESIDE // self.factor,
+            latents.transpose(1, 2), _AUTOENCODER_AT_ONCE // self.factor, _AUTOENCODER_OVERLAP // self.factor,
         )  # fmt: skip
 
     @torch.no_grad()
     def decode(self, latents: Tensor, samples: int) -> np.ndarray:
-        """Sound of ``latents``, float32 (B, samples) in [-1, 1]; the padding for the U-Net is cut first."""
-        length = -(-samples // (HOP * self.factor))
-        if latents.shape[2] < length:
+        """Sound of ``latents``, float32 (B, samples) in [-1, 1].
+
+        All latents are decoded, those that the U-Net only made to fill its multiple too, as in the published
+        implementation; the sound is cut after that.
+
+        Raises:
+            ValueError: if the latents last less than ``samples``.
+        """
+        if latents.shape[2] * HOP * self.factor < samples:
             raise ValueError(
                 f"latents of {latents.shape[2] * HOP * self.factor} samples cannot give {samples}"
             )
-        mel = self.decode_mel(latents[:, :, :length])
+        mel = self.decode_mel(latents)
         waveform = torch.cat([self.vocoded(part) for part in mel.split(_CLIPS_AT_ONCE)])
         return waveform[:, :samples].clamp(-1, 1).cpu().numpy()
 
     @torch.no_grad()
     def vocoded(self, mel: Tensor) -> Tensor:
-        """Waveforms (B, frames * 160) of log-mel (B, frames, 64)."""
-        return in_stretches(self.vocoder, mel, _VOCODER_AT_ONCE, _VOCODER_BESIDE)
+        """Waveforms (B, frames * 160) of log-mel (B, frames, 64).
+
+        A vocoder whose kernels and rates differ by odd numbers makes a little more, which is cut: 32 samples
+        with the published kernels, 16, 16, 8, 4, 4 at rates 5, 4, 2, 2, 2.
+        """
+        overlap = 2 * receptive_frames(self.vocoder.config)
+        return in_chunks(
+            lambda part: self.vocoder(part)[:, : part.shape[1] * HOP],
+            mel, max(_VOCODER_AT_ONCE, 2 * overlap), overlap,
+        )  # fmt: skip
+
+
+def receptive_frames(config: Any) -> int:
+    """How many mel frames before and after its own a sample of a HiFi-GAN (arXiv 2010.05646) is made from.
+
+    Args:
+        config: a ``SpeechT5HifiGanConfig``.
+    """
+    reach = 3  # samples to either side that the last convolution sees: its kernel is 7 wide
+    blocks = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
+    block = max((kernel - 1) // 2 * (sum(dilations) + len(dilations)) for kernel, dilations in blocks)
+    stages = list(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))
+    for rate, kernel in reversed(stages):
+        padding = (kernel - rate) // 2
+        reach = -(-(reach + block + max(padding, kernel - 1 - padding)) // rate)
+    return reach + 3  # the first convolution's kernel is 7 wide, too

@@ -244,7 +244,7 @@ def decode_latents(vae: Any, z: Tensor, batch: int = 64) -> Tensor:
     return torch.cat([vae.decode(part.float() / vae.config.scaling_factor).sample for part in z.split(batch)])
 
 
-def in_stretches(
+def in_chunks(
     compute: Callable[[Tensor], Tensor], x: Tensor, at_once: int, beside: int, step: int = 1
 ) -> Tensor:
     """``compute(x)``, stretch by stretch along axis 1, time: what it needs does not grow with the length.

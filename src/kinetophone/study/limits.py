@@ -23,7 +23,7 @@ import torch
 from kinetophone.data.hits import HitsClip
 from kinetophone.data.shards import write_json
 from kinetophone.media.clip import Clip, fit_audio
-from kinetophone.media.mel import log_mel
+from kinetophone.media.mel import HOP, log_mel
 from kinetophone.media.read import Picture, Sound
 from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint
@@ -71,8 +71,10 @@ def frames_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
 
 def sound_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
     """The sound of a true clip through the audio autoencoder and the vocoder."""
-    audio = pipe.bases.audio
-    return audio.decode(audio.encode(torch.from_numpy(clip.audio)[None]), len(clip.audio))[0]
+    audio, samples = pipe.bases.audio, len(clip.audio)
+    latents = audio.encode(torch.from_numpy(clip.audio)[None])
+    made = latents[:, :, : -(-samples // (HOP * audio.factor))]  # without the zeros for the U-Net
+    return audio.decode(made, samples)[0]
 
 
 def with_sound(clip: HitsClip, waveform: np.ndarray) -> Clip:
