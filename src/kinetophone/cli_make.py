@@ -104,6 +104,9 @@ def generate(
         float | None, typer.Option(help="Length, up to ten minutes; the bundle's where not given.")
     ] = None,
     count: Annotated[int, typer.Option(help="Number of clips; more than one are numbered.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Clips made at once; the bundle's where not given.", metavar="INTEGER")
+    ] = None,
     stream: Annotated[
         bool,
         typer.Option("--stream", help="Make a long clip window by window, each written as it is done."),
@@ -121,7 +124,7 @@ def generate(
         text = _text(prompt, script)
         options = given(
             steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
-            guidance_sync=guidance_sync,
+            guidance_sync=guidance_sync, batch_size=batch_size,
         )  # fmt: skip
         time = _check(text, bundle, output, seed, options, seconds=seconds, fps=fps)
         if stream and (count > 1 or sheet or output.suffix.lower() != ".mp4"):

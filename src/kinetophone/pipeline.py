@@ -57,8 +57,6 @@ from kinetophone.sampling.joint import Progress, initial_noise, sample_joint
 from kinetophone.sampling.settings import SamplingOptions, Settings
 from kinetophone.sampling.windows import Window, carried, plan_windows, whole, window_seed, windowed
 
-BATCH = 8  # clips denoised together: more gain nothing on a CPU and cost memory
-
 
 class Kinetophone(Bundle):
     """Makes sounding clips: from a text, from a silent video, from a sound, from the beginning of a clip."""
@@ -97,9 +95,10 @@ class Kinetophone(Bundle):
         time = self._checked(texts, seconds, fps, seed, options)
         settings = Settings.of(self.spec, options)
         clips: list[Clip] = []
-        with step_bar(progress, settings.steps * -(-len(texts) // BATCH), callback) as advance:
-            for start in range(0, len(texts), BATCH):
-                part = texts[start : start + BATCH]
+        batch = settings.batch_size
+        with step_bar(progress, settings.steps * -(-len(texts) // batch), callback) as advance:
+            for start in range(0, len(texts), batch):
+                part = texts[start : start + batch]
                 seeds = [seed + start + i for i in range(len(part))]
                 latents = self._sample(part, time, seeds, settings, advance)
                 frames, sound = self._decoded(latents, time)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kinetophone.errors import RequestError
-from kinetophone.request import CONFIG_NAME, BundleSpec
+from kinetophone.request import BASE_FOLDERS, CONFIG_NAME, BundleSpec
 
 CARD = "README.md"
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
@@ -20,12 +20,20 @@ def bundle_files(name_or_path: str | os.PathLike[str]) -> tuple[Path, list[Path]
     Raises:
         RequestError: It is no bundle, or has no coupling or no model card with metadata.
     """
-    folder = BundleSpec.read(name_or_path).folder
+    spec = BundleSpec.read(name_or_path)
+    folder = spec.folder
     assert folder is not None
     files = sorted(path.relative_to(folder) for path in _published(folder))
     problems = []
     if not any(path.parts[0] == "coupling" and path.suffix == ".safetensors" for path in files):
         problems.append(f"'{folder}' has no coupling/*.safetensors")
+    problems += [
+        f"the {name} base is a folder of this machine, '{base[key]}': train on one from the Hub, or write "
+        "the bundle with its bases by 'kinetophone pack'"
+        for name, base in spec.bases.items()
+        for key in sorted(BASE_FOLDERS & base.keys())
+        if Path(base[key]).is_absolute() or Path(base[key]).is_dir()
+    ]
     card = folder / CARD
     if not card.is_file() or not card.read_text(encoding="utf-8").startswith("---\n"):
         problems.append(

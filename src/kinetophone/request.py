@@ -8,11 +8,14 @@ for::
 and may widen it: ``"fps_choices": [8, 16]`` (default: ``fps`` only), and ``"min_frames"``, ``"max_frames"``
 (default: ``frames``) and ``"frame_step"`` (default: 1) for the lengths it can make. ``"sampling"`` is
 "trailing" (ours, the default) or "reference" (the published implementation's grids), ``"defaults"`` holds the
-settings used where a call names none, and ``"bases"`` says where the base models are if not in the folder.
+settings used where a call names none, and ``"bases"`` says where the base models are if not in the folder:
+Hub ids with a revision, or folders, relative to the bundle's and (``"folders"``) absolute, as one or both may
+have moved.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -44,7 +47,9 @@ PUBLISHED_DEFAULTS: dict[str, Any] = {
     "guidance_video": 7.5,
     "guidance_sync": 1.0,
     "negative_prompt": "bad quality, worse quality",
+    "batch_size": 1,
 }
+BASE_FOLDERS = {"name", "motion_adapter"}  # arguments of a base that may be folders
 _EXAMPLE = "a drumstick hits a bowl"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # What a bundle on the Hub may hold, apart from its bases.
@@ -72,7 +77,7 @@ class BundleSpec:
         frame_step: Lengths are ``min_frames`` plus a multiple of this.
         sampling: "trailing" or "reference": spacing of the timesteps and where sampling ends.
         auto_gamma: What γ "auto" is, from ``kinetophone gamma``; None where that was not run.
-        defaults: ``steps``, ``gamma``, the three guidance scales and ``negative_prompt``.
+        defaults: ``steps``, ``gamma``, the three guidance scales, ``negative_prompt`` and ``batch_size``.
         bases: Arguments that load the "audio" and the "video" base; empty where they are in the folder.
     """
 
@@ -117,7 +122,7 @@ class BundleSpec:
                 sampling=_one_of(config.get("sampling", "trailing"), ("trailing", "reference")),
                 auto_gamma=None if config.get("auto_gamma") is None else float(config["auto_gamma"]),
                 defaults={**PUBLISHED_DEFAULTS, **config.get("defaults", {})},
-                bases=dict(config.get("bases", {})),
+                bases={name: _found(base, folder) for name, base in config.get("bases", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
@@ -131,6 +136,7 @@ class BundleSpec:
             del settings[key]
         settings["fps"] = _plain(self.fps)
         settings["fps_choices"] = [_plain(choice) for choice in self.fps_choices]
+        settings["bases"] = {name: _portable(base, folder) for name, base in self.bases.items()}
         for key in ("auto_gamma", "bases"):
             if not settings[key]:
                 del settings[key]
@@ -188,6 +194,56 @@ class BundleSpec:
         if shortest != longest and self.frame_step > 1:
             lengths += f", up to {longest} s in steps of {float(self.frame_step / rate):g} s"
         return f"makes {lengths} at {float(rate):g} fps"
+
+
+def _portable(base: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Arguments that load a base, with its folders relative to the bundle's ``folder`` and absolute, too."""
+    relative, absolute = dict(base), {}
+    for key in BASE_FOLDERS & base.keys():
+        if (path := Path(base[key])).is_dir():
+            absolute[key] = str(path.resolve())
+            with contextlib.suppress(ValueError):  # on Windows there is no way from one drive to another
+                relative[key] = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return {**relative, "folders": absolute} if absolute else relative
+
+
+def _found(base: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Undo :func:`_portable`: by the folder that is there, the one relative to the bundle's first."""
+    found = {key: value for key, value in base.items() if key != "folders"}
+    for key, absolute in base.get("folders", {}).items():
+        here = folder / base[key]
+        found[key] = os.path.normpath(here if here.is_dir() else absolute)
+    return found
+
+
+def same_bases(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> bool:
+    """Whether two bundles are on the same bases, by the arguments that load them."""
+
+    def whole(bases: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {k: os.path.realpath(v) if Path(v).is_dir() else v for k, v in base.items()}
+            for name, base in bases.items()
+        }
+
+    return whole(one) == whole(other)
+
+
+def sampling_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with settings like a bundle's ``defaults``, of which any may be left out."""
+    problems = [
+        f"'{key}' is none of {', '.join(PUBLISHED_DEFAULTS)}" for key in settings.keys() - PUBLISHED_DEFAULTS
+    ]
+    numbers = {k: v for k, v in settings.items() if k in PUBLISHED_DEFAULTS and k != "negative_prompt"}
+    if not isinstance(settings.get("negative_prompt", ""), str):
+        problems.append("'negative_prompt' must be a text")
+    if isinstance(sync := numbers.get("guidance_sync"), dict):
+        if sync.keys() != {"audio", "video"}:
+            return [*problems, "'guidance_sync' must be a number, or one of audio and one of video"]
+        numbers["guidance_sync"] = AV(**sync)
+    try:
+        return problems + GenerateRequest(prompts=(_EXAMPLE,), **numbers)._bad_numbers()
+    except (TypeError, ValueError):
+        return [*problems, "steps, gamma, guidance scales and batch_size must be numbers"]
 
 
 def _plain(rate: Fraction) -> int | str:
@@ -287,6 +343,7 @@ class GenerateRequest:
         guidance_audio: Classifier-free guidance of the sound, at least 0.
         guidance_video: The same of the picture.
         guidance_sync: Cross-modal guidance, of both or of each, at least 0.
+        batch_size: Clips denoised at once, at least 1.
         seed: Of the first clip, at least 0.
         output: File to write.
     """
@@ -301,6 +358,7 @@ class GenerateRequest:
     guidance_audio: float | None = None
     guidance_video: float | None = None
     guidance_sync: float | AV[float] | None = None
+    batch_size: int | None = None
     seed: int = 0
     output: str | os.PathLike[str] | None = None
 
@@ -367,6 +425,8 @@ class GenerateRequest:
                 problems.append(
                     f"{option} is {value:g}; it must be at least 0 (1 leaves the prediction as it is)"
                 )
+        if self.batch_size is not None and self.batch_size < 1:
+            problems.append(f"batch-size is {self.batch_size}; it must be at least 1")
         if not 0 <= self.seed <= _MOST_SEED:
             problems.append(f"seed is {self.seed}; it must be 0 to 2^63 - 1")
         return problems

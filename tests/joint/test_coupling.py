@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel, UNetMotionModel
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases import published
@@ -20,7 +21,7 @@ from kinetophone.request import BUNDLES
 
 
 def test_sites_are_where_the_flags_say(unets: AV[Any], fresh: Callable[..., Coupling]) -> None:
-    deep = fresh(unets)
+    deep = fresh(unets, with_connector=[False, True])
     assert [(s.stage, s.index, s.channels) for s in deep.sites("video")] == [("down", 1, 64), ("up", 0, 64)]
     both = fresh(unets, with_connector=AV(audio=[True, True], video=[True, False]))
     assert [(s.stage, s.index, s.channels) for s in both.sites("audio")] == [
@@ -53,6 +54,20 @@ def test_the_size_that_the_release_says(kind: str, millions: float) -> None:
         written = {f"connector_{m}_config": nested for m in MODALITIES}
         coupling = reference.coupling_for(unets, reference.read_settings(written, configs))
     assert round(sum(p.numel() for p in coupling.parameters()) / 1e6, 1) == millions
+
+
+def test_the_size_follows_the_unets() -> None:
+    base = BUNDLES / "hits"
+    unets = AV(
+        audio=UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(base / "audio" / "unet")),
+        video=UNetMotionModel.from_config(UNetMotionModel.load_config(base / "video" / "unet")),
+    )
+    shipped = Coupling.load_config(base / "coupling")
+    fitted = Coupling.for_unets(unets)
+    sizes = {"connector_channels", "channel_mult", "num_blocks", "head_dim", "video_with_connector"}
+    assert {key: fitted.config[key] for key in sizes} == {key: shipped[key] for key in sizes}
+    assert round(sum(p.numel() for p in fitted.parameters()) / 1e6, 1) == 3.6
+    assert Coupling.for_unets(unets, channel_mult=[1, 2]).config.connector_channels == 192
 
 
 COMPARED = ("cross_attention", "timed_cross_attention")
@@ -150,7 +165,7 @@ def test_self_conditioning_is_read_only_by_x_pred(
         ({"feature_norm": "frames"}, "feature_norm is 'frames', not one of 'time', 'channel'"),
         ({"with_connector": [True]}, r"with_connector has 1 flags for 2 U-Net levels"),
         ({"with_connector": [False, False]}, "conditions no level"),
-        ({"head_dim": 24}, r"head_dim 24 does not divide the video widths \[64\]"),
+        ({"head_dim": 24}, r"head_dim 24 does not divide the video widths \[32, 64\]"),
         ({"head_dim": 0}, "head_dim is 0"),
         ({"channel_mult": [1, 2]}, r"channel_mult \[1, 2\] and num_blocks \[1\] must have one entry per"),
         ({"num_blocks": [0]}, "must be positive"),

@@ -146,7 +146,7 @@ def test_batches_give_what_single_samples_give(
 def test_gradients_reach_the_coupling_only_and_start_at_the_first_site(
     unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
 ) -> None:
-    model = trained(unets)
+    model = trained(unets, with_connector=[False, True])
     before: list[Tensor] = []
     at_site: list[Tensor] = []
     for unet in (unets.audio, unets.video):

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
+from safetensors.torch import load_file
 
+import tiny as tiny_models
 from kinetophone.bases import published
 from kinetophone.errors import UserError
 from kinetophone.request import BUNDLES
@@ -102,6 +104,40 @@ def test_other_stages_and_bases_that_are_not_there(tmp_path):
     object.__setattr__(recipe, "bundle", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="can't be built: train or copy the bases there"):
         estimate(recipe)
+
+
+def test_pickled_weights_are_told_of_before_they_are_needed(tmp_path):
+    models = tiny_models.save_all(tmp_path)
+    recipe = tmp_path / "mine.yaml"
+
+    def lines(allow):
+        recipe.write_text(
+            f"""
+stage: coupling
+bundle: {tmp_path}/out
+bases:
+  audio: {models}/audioldm
+  video: {models}/image
+  motion_adapter: {models}/adapter
+  allow_pickle: {allow}
+data: {{count: 4, size: 64}}
+loop: {{steps: 10, batch_size: 1, lr: 1e-5}}
+"""
+        )
+        return [line for line in dry_run(recipe) if line.startswith("problem")]
+
+    assert lines("false") == []
+    for part in ("audioldm/vocoder/model", "adapter/diffusion_pytorch_model"):
+        weights = models / f"{part}.safetensors"
+        name = "pytorch_model.bin" if "vocoder" in part else "diffusion_pytorch_model.bin"
+        torch.save(load_file(weights), weights.with_name(name))
+        weights.unlink()
+    audio, adapter = lines("false")
+    assert audio.startswith(
+        f"problem   '{models}/audioldm' has only pickled weights (vocoder/pytorch_model.bin)"
+    )
+    assert "/adapter' has only pickled weights" in adapter
+    assert lines("true") == []
 
 
 def test_a_device_that_is_not_there_or_too_small_is_refused_before_anything_is_built(tmp_path, monkeypatch):

@@ -61,7 +61,8 @@ def shrunk(name, root, domain="hits"):
         log_every=1,
         precision=precision,
     )
-    return dataclasses.replace(recipe, data=data, loop=loop, bundle=str(root / "bundle"))
+    sampling = {**recipe.sampling, "steps": 1} if recipe.stage == "coupling" else {}
+    return dataclasses.replace(recipe, data=data, loop=loop, bundle=str(root / "bundle"), sampling=sampling)
 
 
 @pytest.fixture(scope="module")

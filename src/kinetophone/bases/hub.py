@@ -59,6 +59,33 @@ def locate(
     return _download(name, tuple(components), revision, allow_pickle)
 
 
+def pickled_parts(
+    name_or_path: str | os.PathLike[str], components: Iterable[str], revision: str | None = None
+) -> list[str]:
+    """The pickled weights that loading these components would read; nothing is downloaded.
+
+    Raises:
+        RequestError: it is neither a folder nor on the Hub.
+        ConnectionError: the Hub cannot be reached.
+    """
+    name = os.fspath(name_or_path)
+    if Path(name).is_dir():
+        files = [path.relative_to(name).as_posix() for path in Path(name).rglob("*") if path.is_file()]
+    elif _is_id(name):
+        files = _ask(name, revision)
+    else:
+        raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"])
+    return [file for component in components for file in _weights(files, component)[1]]
+
+
+def _weights(files: Iterable[str], component: str) -> tuple[list[str], list[str]]:
+    """The weights of a component among ``files`` of a repository, and those of them that are pickles."""
+    inside = {PurePosixPath(f).name: f for f in files if str(PurePosixPath(f).parent) == (component or ".")}
+    weights = choose_weights(inside)
+    chosen = [inside[name] for name in weights.names] if weights else []
+    return chosen, chosen if weights and weights.pickled else []
+
+
 def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
     """A file, or one of a Hub repository, named as "owner/name/folder/in/it/network.pt" and downloaded first.
 
@@ -187,13 +214,10 @@ def _wanted(name: str, files: list[str], components: tuple[str, ...], allow_pick
     wanted, pickled = [], []
     for component in components:
         inside = [f for f in files if str(PurePosixPath(f).parent) == (component or ".")]
-        named = {PurePosixPath(f).name: f for f in inside}
-        weights = choose_weights(named)
-        chosen = [named[file] for file in weights.names] if weights else []
+        chosen, unsafe = _weights(inside, component)
         wanted += [f for f in inside if f.endswith(_SMALL) and not is_weight_file(PurePosixPath(f).name)]
         wanted += chosen
-        if weights and weights.pickled and not allow_pickle:
-            pickled += chosen
-    if pickled:
+        pickled += unsafe
+    if pickled and not allow_pickle:
         raise RequestError([refusal(f"'{name}', for some parts,", pickled)])
     return wanted

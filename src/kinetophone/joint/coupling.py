@@ -11,6 +11,7 @@ Shape legend: B batch, K feature channels, T' feature time steps, E width of a t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,6 +72,33 @@ def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool
     down = [Site(modality, "down", i, width) for i, (width, flag) in enumerate(levels) if flag]
     up = [Site(modality, "up", j, width) for j, (width, flag) in enumerate(reversed(levels)) if flag]
     return (*down, *up)
+
+
+def fitting(widths: AV[list[int]], channel_mult: Sequence[int] | None = None) -> dict[str, Any]:
+    """Settings of a :class:`Coupling` whose size follows that of the U-Nets.
+
+    Each connector has two levels less than the shallower U-Net, at least one. Their widths double from level
+    to level; features are as wide as the video connector's last level. For the published U-Nets, of four
+    levels, these are the published settings: levels 2 and 4 times as wide as a U-Net's first, 1280 feature
+    channels, heads 8 wide. U-Nets of two levels get one connector level, of the U-Net's first width.
+
+    Args:
+        widths: ``block_out_channels`` of the audio and the video U-Net.
+        channel_mult: the connectors' levels, where they are chosen already.
+    """
+    levels = min(len(widths.audio), len(widths.video)) - 2
+    multiples = list(channel_mult or [2 ** (k + 1) for k in range(levels)] or [1])
+    return {
+        "connector_channels": widths.video[0] * multiples[-1],
+        "channel_mult": multiples,
+        "num_blocks": [1] * len(multiples),
+        "head_dim": 8 if levels > 1 else math.gcd(32, *widths.audio, *widths.video),
+    }
+
+
+def _default_flags(widths: Sequence[int]) -> list[bool]:
+    """The deeper half of a U-Net's levels, as published; both levels where there are only two."""
+    return [2 * i >= len(widths) or len(widths) == 2 for i in range(len(widths))]
 
 
 class Coupling(ModelMixin, ConfigMixin):
@@ -167,11 +195,11 @@ class Coupling(ModelMixin, ConfigMixin):
         with_connector: Sequence[bool] | AV[Sequence[bool]] | None = None,
         **settings: Any,
     ) -> Coupling:
-        """A fresh coupling that fits two U-Nets.
+        """A fresh coupling that fits two U-Nets, of a size that follows theirs; see :func:`fitting`.
 
         Args:
             unets: the base U-Nets; channels and widths are read from their configurations.
-            with_connector: a flag per level, for both U-Nets or for each; the deeper half by default.
+            with_connector: a flag per level, for both U-Nets or for each.
             **settings: further arguments of :class:`Coupling`, by name.
 
         Returns:
@@ -179,7 +207,7 @@ class Coupling(ModelMixin, ConfigMixin):
         """
         widths: AV[list[int]] = unets.map(lambda unet: list(unet.config.block_out_channels))
         if with_connector is None:
-            flags = widths.map(lambda levels: [2 * i >= len(levels) for i in range(len(levels))])
+            flags = widths.map(_default_flags)
         elif isinstance(with_connector, AV):
             flags = with_connector.map(list)
         else:
@@ -191,7 +219,7 @@ class Coupling(ModelMixin, ConfigMixin):
             video_widths=widths.video,
             audio_with_connector=flags.audio,
             video_with_connector=flags.video,
-            **settings,
+            **{**fitting(widths, settings.get("channel_mult")), **settings},
         )
 
     @property

@@ -24,6 +24,7 @@ class SamplingOptions(TypedDict, total=False):
         guidance_sync: Cross-modal guidance scale, of both or of each; 1 is none, above 1 a modality follows
             the other more closely.
         negative_prompt: What guidance leads away from.
+        batch_size: Clips denoised at once, which costs memory and changes nothing else.
         coupled: False samples each base by itself, without the connectors: for comparison.
         replacement: True noises a given track to the clock's level in each step, as for a model that was
             never trained with a clean one: for comparison.
@@ -36,6 +37,7 @@ class SamplingOptions(TypedDict, total=False):
     guidance_video: float
     guidance_sync: float | AV[float]
     negative_prompt: str
+    batch_size: int
     coupled: bool
     replacement: bool
 
@@ -50,6 +52,7 @@ class Settings:
     guidance: AV[float]
     sync: AV[float]
     negative_prompt: str
+    batch_size: int
     coupled: bool
     replacement: bool
 
@@ -64,6 +67,7 @@ class Settings:
             guidance=AV(audio=float(values["guidance_audio"]), video=float(values["guidance_video"])),
             sync=_of_each(values["guidance_sync"]),
             negative_prompt=values["negative_prompt"],
+            batch_size=int(values["batch_size"]),
             coupled=bool(values.get("coupled", True)),
             replacement=bool(values.get("replacement", False)),
         )

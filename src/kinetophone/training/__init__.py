@@ -13,10 +13,11 @@ def dry_run(recipe_path: Path | str) -> list[str]:
     from kinetophone.training.recipe import load_recipe
 
     recipe = load_recipe(recipe_path)
-    from kinetophone.training.dry_run import estimate, memory_problem
+    from kinetophone.training.dry_run import consent_needed, estimate, memory_problem
 
     problem = memory_problem(recipe)
-    return estimate(recipe).lines() + ([f"problem   {problem}"] if problem else [])
+    lines = estimate(recipe).lines() + consent_needed(recipe)
+    return [*lines, f"problem   {problem}"] if problem else lines
 
 
 def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = True) -> Path:

@@ -30,11 +30,11 @@ from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.timing import ClipTime, as_fps
-from kinetophone.request import BundleSpec
+from kinetophone.request import CONFIG_NAME, PUBLISHED_DEFAULTS, BundleSpec, same_bases
 from kinetophone.sampling.ddim import NoiseSchedule, clean_estimate
 from kinetophone.sampling.guidance import guided
 from kinetophone.sampling.joint import initial_noise, sample_joint
-from kinetophone.training import diffusion
+from kinetophone.sampling.settings import Settings
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
@@ -55,10 +55,6 @@ from kinetophone.training.recipe import Recipe, frozen_dtype
 from kinetophone.training.samples import mel_picture, save_wav
 from kinetophone.training.validation import validate
 
-# Of samples, and the bundle's defaults, chosen on val prompts (docs/experiments.md): the sound leads.
-GUIDANCE = AV(audio=4.5, video=2.0)
-GUIDANCE_SYNC = 6.0
-GAMMA = 0.4
 CLIPS_FOR_ERRORS = 32
 
 
@@ -70,11 +66,14 @@ class CouplingStage:
         self.device = torch.device(recipe.loop.device)
         named, dtype = recipe.bases, frozen_dtype(recipe)
         self.bases: AV = AV(
-            audio=load_audio_base(named.audio or self.bundle / "audio", dtype=dtype).to(self.device),
+            audio=load_audio_base(
+                named.audio or self.bundle / "audio", dtype=dtype, allow_pickle=named.allow_pickle
+            ).to(self.device),
             video=load_video_base(
                 named.video or self.bundle / "video",
                 motion_adapter=named.motion_adapter or None,
                 dtype=dtype,
+                allow_pickle=named.allow_pickle,
             ).to(self.device),
         )
         trains = recipe.options.train
@@ -262,10 +261,13 @@ class CouplingStage:
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         prompts = self.prompts
         shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
-        text, empty = self._text(prompts), self._text([""] * len(prompts))
-        grids = local_grids(self.bases.map(lambda base: base.scheduler), diffusion.SAMPLE_STEPS, GAMMA)
+        spec = self._spec()
+        settings = Settings.of(spec, {})
+        text, negative = self._text(prompts), self._text([settings.negative_prompt] * len(prompts))
+        schedulers = self.bases.map(lambda base: base.scheduler)
+        grids = local_grids(schedulers, settings.steps, settings.gamma, spec.sampling)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
-        predict = guided(self.model, text, empty, GUIDANCE, sync=AV.both(GUIDANCE_SYNC))
+        predict = guided(self.model, text, negative, settings.guidance, sync=settings.sync)
         with self.autocast():
             z = sample_joint(predict, noise, grids, self.schedules)
         frames = self.bases.video.decode(z.video.cpu())
@@ -296,8 +298,21 @@ class CouplingStage:
                 base.save_pretrained(self.bundle / name)
             else:
                 base.unet.save_pretrained(self.bundle / name / "unet")
+        self._spec().write(self.bundle)
+
+    def _spec(self) -> BundleSpec:
+        """The description of the bundle; see ``Recipe.sampling`` for what it samples with."""
+        bases: dict[str, dict[str, Any]] = {
+            name: {key: value for key, value in base.reference.items() if value is not None}
+            for name, base in (("audio", self.bases.audio), ("video", self.bases.video))
+            if getattr(self.recipe.bases, name) and name not in self.trained
+        }
+        before = _description(self.bundle)
+        if before is not None and not same_bases(before.bases, bases):
+            before = None
+        origin = before or self._origin()
         _, _, frames, side, _ = self.latents.video.shape
-        BundleSpec(
+        return BundleSpec(
             name=self.bundle.name,
             folder=self.bundle,
             fps=self.fps,
@@ -307,16 +322,20 @@ class CouplingStage:
             fps_choices=(self.fps,),
             min_frames=frames,
             max_frames=frames,
-            defaults={
-                "steps": diffusion.SAMPLE_STEPS, "gamma": GAMMA, "guidance_audio": GUIDANCE.audio,
-                "guidance_video": GUIDANCE.video, "guidance_sync": GUIDANCE_SYNC, "negative_prompt": "",
-            },
-            bases={
-                name: {key: value for key, value in base.reference.items() if value is not None}
-                for name, base in (("audio", self.bases.audio), ("video", self.bases.video))
-                if getattr(self.recipe.bases, name) and name not in self.trained
-            },
-        ).write(self.bundle)  # fmt: skip
+            sampling=origin.sampling if origin else "trailing",
+            auto_gamma=before.auto_gamma if before else None,
+            defaults={**(origin.defaults if origin else PUBLISHED_DEFAULTS), **self.recipe.sampling},
+            bases=bases,
+        )
+
+    def _origin(self) -> BundleSpec | None:
+        """The description of the bundle that both bases are from."""
+        places = {Path(base.reference["name"]).parent for base in (self.bases.audio, self.bases.video)}
+        return _description(places.pop()) if len(places) == 1 else None
+
+
+def _description(folder: Path) -> BundleSpec | None:
+    return BundleSpec.read(folder) if (folder / CONFIG_NAME).is_file() else None
 
 
 def _randomise(unet: nn.Module) -> None:

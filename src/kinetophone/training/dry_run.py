@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from kinetophone.av import AV
+from kinetophone.bases.audioldm import AudioLDM
+from kinetophone.bases.hub import pickled_parts
 from kinetophone.bases.published import AUDIO_UNET, MOTION_UNET
+from kinetophone.bases.video import VideoBase
+from kinetophone.bases.weights import refusal
 from kinetophone.errors import UserError
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import JointModel
@@ -109,6 +113,28 @@ def estimate(recipe: Recipe) -> Estimate:
     )
 
 
+def consent_needed(recipe: Recipe) -> list[str]:
+    """What a recipe does not allow and its bases need: pickled weights. Lines for the terminal."""
+    named, lines = recipe.bases, []
+    if named.allow_pickle:
+        return []
+    sources = [
+        (named.audio or f"{recipe.bundle}/audio", tuple(AudioLDM.COMPONENTS)),
+        (named.video or f"{recipe.bundle}/video", tuple(VideoBase.COMPONENTS)),
+        (named.motion_adapter, ("",)),
+    ]
+    for source, components in sources:
+        if not source:
+            continue
+        try:
+            pickled = pickled_parts(source, components)
+        except ConnectionError:
+            lines.append(f"unknown   whether '{source}' has pickled weights: the Hub cannot be reached")
+        else:
+            lines += [f"problem   {refusal(repr(source), pickled)}"] if pickled else []
+    return lines
+
+
 def check_device(recipe: Recipe, processes: int = 1) -> None:
     """Refuse a recipe whose device is not there, or whose training does not fit it.
 
@@ -186,6 +212,7 @@ def _kept_bytes(model: JointModel, size: int) -> int:
     """Bytes of the tensors that a training pass over one clip keeps for the way back, parameters apart."""
     video, audio = model.unets.video.config, model.unets.audio.config
     side = max(size // _VIDEO_FACTOR, 2 ** (len(video.block_out_channels) - 1))
+    frames = min(_FRAMES, video.get("motion_max_seq_length") or _FRAMES)
     length = _MEL_FRAMES // _AUDIO_FACTOR
     length += -length % model.audio_multiple
     context = video.cross_attention_dim
@@ -197,7 +224,7 @@ def _kept_bytes(model: JointModel, size: int) -> int:
 
     latents = AV(
         audio=zeros(1, audio.in_channels, length, _MEL_BINS // _AUDIO_FACTOR),
-        video=zeros(1, video.in_channels, _FRAMES, side, side),
+        video=zeros(1, video.in_channels, frames, side, side),
     )
     timesteps = AV.both(torch.zeros(1, dtype=torch.long, device="meta"))
     text = AV(audio=zeros(1, labels), video=zeros(1, 77, width))

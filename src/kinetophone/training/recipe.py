@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kinetophone.data.domains import DOMAINS
+from kinetophone.request import sampling_problems
 from kinetophone.training.options import (
     CouplingOptions,
     DecoderOptions,
@@ -90,11 +91,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BasesConfig:
-    """Base models of a coupling, folders or Hub ids; those in the recipe's bundle where not given."""
+    """Base models of a coupling, folders or Hub ids; those in the recipe's bundle where not given.
+
+    ``allow_pickle``: their pickled weights may be fetched and read, as tensors only.
+    """
 
     audio: str = ""
     video: str = ""
     motion_adapter: str = ""
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +149,10 @@ class Recipe:
 
     With ``continued`` the weights start from the stage's own component in that folder, not at random: a
     second run on top of an earlier recipe's, or of a shipped bundle that was copied there. ``options`` is
-    the dataclass that ``STAGES`` names for the stage.
+    the dataclass that ``STAGES`` names for the stage. ``sampling`` is what the bundle samples with unless a
+    call says otherwise: any of the keys of ``request.PUBLISHED_DEFAULTS``. Those left out are as they were in
+    the bundle if it was trained on the same bases before, else as in the bundle that the bases are from, else
+    as published.
     """
 
     stage: str
@@ -156,6 +164,7 @@ class Recipe:
     continued: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     options: Any = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 def frozen_dtype(recipe: Recipe) -> torch.dtype:
@@ -249,7 +258,8 @@ def _value(value: Any, hint: Any, limits: typing.Mapping[str, float], where: str
 
 def _check(recipe: Recipe) -> list[str]:
     """What single fields can't tell."""
-    problems, loop = [], recipe.loop
+    loop = recipe.loop
+    problems = [f"'sampling': {problem}" for problem in sampling_problems(recipe.sampling)]
     if recipe.data.source in DOMAINS and not recipe.data.count:
         problems.append(f"'data.count' is missing: say how many clips of {recipe.data.source} to train on")
     if recipe.data.materials:
@@ -264,8 +274,9 @@ def _check(recipe: Recipe) -> list[str]:
     if recipe.stage not in JOINT:
         if recipe.data.source not in DOMAINS:
             problems.append(f"'data.source' must be {' or '.join(DOMAINS)} for the stage {recipe.stage}")
-        if recipe.bases != BasesConfig():
-            problems.append(f"'bases' are for the stages {' and '.join(JOINT)}; leave them out")
+        for key, given in (("bases", recipe.bases != BasesConfig()), ("sampling", bool(recipe.sampling))):
+            if given:
+                problems.append(f"'{key}' is for the stages {' and '.join(JOINT)}; leave it out")
     if not STAGES[recipe.stage].divisible:
         divisible = ", ".join(name for name, info in STAGES.items() if info.divisible)
         for key, asked in (
