@@ -53,11 +53,12 @@ def prepare(
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 256,
     layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")] = "folder",
     captions: Annotated[
-        Path | None, typer.Option(help="CSV with the columns file and caption; VGGSound's own for vggsound.")
+        Path | None,
+        typer.Option(help="Table of files and captions, with or without a header; or VGGSound's own."),
     ] = None,
     caption: Annotated[str | None, typer.Option(help="One caption for all.")] = None,
     split: Annotated[
-        PrepareSplit | None, typer.Option(help="Part of greatesthits or vggsound; all if not given.")
+        PrepareSplit | None, typer.Option(help="The data set's own part; all if not given.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores if not given.")] = None,
 ) -> None:
@@ -75,7 +76,10 @@ def prepare(
         cut.time  # noqa: B018
     except ValueError as error:
         raise RequestError([str(error)]) from error
-    rows = cut_all(find_sources(source, layout, captions, caption, split), out, cut, workers)
+    sources = find_sources(source, layout, captions, caption, split)
+    for note in sources.notes:
+        typer.echo(note, err=True)
+    rows = cut_all(sources.files, out, cut, workers)
     for row in rows:
         if row["reason"]:
             typer.echo(f"rejected: {row['source']}: {row['reason']}")
@@ -96,14 +100,21 @@ def encode(
         str | None, typer.Option(help="For a video base that is an image model.")
     ] = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickled weights of bases, as tensors only.")
+    ] = False,
 ) -> None:
     """Encode prepared clips once, so that training reads latents and not files."""
     from kinetophone.av import AV
     from kinetophone.bases.load import load_audio_base, load_video_base
+    from kinetophone.data.encode import check_prepared
     from kinetophone.data.encode import encode as encode_all
     from kinetophone.request import find_bundle
 
+    check_prepared(source)
     folder = find_bundle(bundle) if audio_base is None or video_base is None else Path()
-    audio = load_audio_base(audio_base or folder / "audio").to(device)
-    video = load_video_base(video_base or folder / "video", motion_adapter=motion_adapter).to(device)
+    audio = load_audio_base(audio_base or folder / "audio", allow_pickle=allow_pickle).to(device)
+    video = load_video_base(
+        video_base or folder / "video", motion_adapter=motion_adapter, allow_pickle=allow_pickle
+    ).to(device)
     typer.echo(f"{encode_all(source, out, AV(audio=audio, video=video))} clips in {out}")

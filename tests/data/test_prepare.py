@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "clips"
-    rows = prepare(find_sources(folder, caption="a tone"), out, CUT, workers=1)
+    rows = prepare(find_sources(folder, caption="a tone").files, out, CUT, workers=1)
     return out, {row["source"]: row for row in rows}
 
 
@@ -77,68 +77,11 @@ def test_a_run_goes_on_where_it_stopped_and_refuses_other_settings(folder, prepa
     shutil.copytree(out, again)
     (again / "parts" / "00000.jsonl").unlink()
     (again / "clips-00000.tar").write_bytes(b"half")
-    sources = find_sources(folder, caption="a tone")
+    sources = find_sources(folder, caption="a tone").files
     assert {row["source"]: row for row in prepare(sources, again, CUT, workers=1)} == rows
     assert (again / "clips-00000.tar").read_bytes() == (out / "clips-00000.tar").read_bytes()
-    with pytest.raises(RequestError, match="other settings or sources"):
+    with pytest.raises(RequestError, match="other settings, sources or captions"):
         prepare(sources, out, Cut(fps=4, seconds=1, size=64))
-
-
-def test_captions_come_from_a_table_a_file_beside_or_nowhere(tmp_path):
-    for name in ("a.mp4", "b.mp4", "c.mov"):
-        (tmp_path / name).touch()
-    (tmp_path / "b.txt").write_text("from beside\n")
-    (tmp_path / "t.csv").write_text('file,caption\na.mp4,"one, two"\n')
-    found = {s.name: s.caption for s in find_sources(tmp_path, captions=tmp_path / "t.csv")}
-    assert found == {"a.mp4": "one, two", "b.mp4": "from beside", "c.mov": None}
-
-
-def touch(folder, *names):
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def test_greatest_hits(tmp_path):
-    touch(tmp_path, "x_denoised_thumb.mp4", "x_denoised.wav", "y_denoised.mp4", "y_mic.mp4", "z_mic.mp4")
-    (tmp_path / "x_times.txt").write_text(
-        "1.5 wood hit static\n2.25 plastic-bag hit deform\n2.5 None None None\n3 wood hit static\n\n"
-    )
-    (tmp_path / "y_times.txt").write_text("0.5 plastic-bag scratch deform\n")
-    x, y = find_sources(tmp_path, "greatesthits")
-    assert (x.caption, x.events_s) == ("a drumstick hits wood", (1.5, 2.25, 3.0))
-    assert (x.name, x.sound) == ("x_denoised_thumb.mp4", tmp_path / "x_denoised.wav")
-    assert (y.name, y.caption) == ("y_denoised.mp4", "a drumstick scratches plastic bag")
-    with pytest.raises(RequestError, match=r"holds no test\.txt"):
-        find_sources(tmp_path, "greatesthits", split="test")
-    (tmp_path / "test.txt").write_text("y\n")
-    assert find_sources(tmp_path, "greatesthits", split="test") == [y]
-
-
-def test_landscape(tmp_path):
-    touch(tmp_path, "fire_crackling/1.mp4", "raining_145_3_37.mp4")
-    found = {s.name: s.caption for s in find_sources(tmp_path, "landscape")}
-    assert found == {"fire_crackling/1.mp4": "fire crackling", "raining_145_3_37.mp4": "raining"}
-    with pytest.raises(RequestError, match="has no split of its own"):
-        find_sources(tmp_path, "landscape", split="train")
-
-
-def test_vggsound(tmp_path):
-    touch(tmp_path, "video/abc_000030.mp4", "video/-d_e_000001.mp4", "video/other_000001.mp4")
-    table = tmp_path / "vggsound.csv"
-    table.write_text(
-        'abc,30,"dog barking",train\n-d_e,1,"cattle, bovinae cowbell",test\nmissing,0,cat,test\n'
-    )
-    found = {s.name: s.caption for s in find_sources(tmp_path, "vggsound", captions=table)}
-    assert found == {
-        "video/abc_000030.mp4": "dog barking",
-        "video/-d_e_000001.mp4": "cattle, bovinae cowbell",
-    }
-    (one,) = find_sources(tmp_path, "vggsound", captions=table, split="train")
-    assert one.caption == "dog barking"
-    with pytest.raises(RequestError, match="needs its table"):
-        find_sources(tmp_path, "vggsound")
 
 
 def test_from_videos_to_a_trained_coupling(tmp_path):

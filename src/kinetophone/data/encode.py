@@ -40,8 +40,7 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
     Raises:
         RequestError: ``source`` holds no prepared clips.
     """
-    if not (source / "manifest.jsonl").is_file():
-        raise RequestError([f"'{source}' holds no manifest.jsonl; run kinetophone data prepare first"])
+    check_prepared(source)
     settings = json.loads((source / "prepare.json").read_text())
     out.mkdir(parents=True, exist_ok=True)
     made_by = {name: fingerprint(getattr(bases, name).vae) for name in ("audio", "video")}
@@ -72,6 +71,20 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
     index = {key: settings[key] for key in ("fps", "seconds", "size")}
     write_json({**index, "made_by": made_by, "captions": captions, "clips": clips}, out / INDEX)
     return len(clips)
+
+
+def check_prepared(source: Path) -> None:
+    """Make sure that ``source`` holds clips that ``kinetophone data prepare`` wrote.
+
+    Raises:
+        RequestError: It does not.
+    """
+    manifest = source / "manifest.jsonl"
+    if not manifest.is_file():
+        raise RequestError([f"'{source}' holds no manifest.jsonl; run kinetophone data prepare first"])
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    if not any(row["clips"] for row in rows):
+        raise RequestError([f"'{source}' holds no clip; its manifest.jsonl says why"])
 
 
 @dataclass(frozen=True)

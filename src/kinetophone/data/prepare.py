@@ -12,6 +12,7 @@ import io
 import json
 import tarfile
 import wave
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -55,15 +56,24 @@ def prepare(sources: list[Source], out: Path, cut: Cut, workers: int | None = No
     """Cut ``sources`` into clips; returns the manifest, a dict a source.
 
     Raises:
-        RequestError: ``out`` holds clips that were cut otherwise or from other sources.
+        RequestError: ``out`` holds clips that were cut otherwise, or from other sources or captions; or no
+            clip at all could be made.
     """
     out.mkdir(parents=True, exist_ok=True)
-    settings = {**asdict(cut), "sources": [source.name for source in sources]}
+    settings = {
+        **asdict(cut),
+        "sources": [source.name for source in sources],
+        "captions": [source.caption for source in sources],
+    }
     described = out / "prepare.json"
     if described.exists():
-        if json.loads(described.read_text()) != settings:
+        before = json.loads(described.read_text())
+        if any(settings.get(key) != value for key, value in before.items()):
             raise RequestError(
-                [f"'{out}' holds clips of other settings or sources; name another folder, or remove it"]
+                [
+                    f"'{out}' holds clips of other settings, sources or captions; name another folder, or "
+                    "remove it"
+                ]
             )
     else:
         write_json(settings, described)
@@ -80,7 +90,19 @@ def prepare(sources: list[Source], out: Path, cut: Cut, workers: int | None = No
     manifest = [json.loads(line) for g in groups for line in _part(out, g).read_text().splitlines()]
     with writing(out / "manifest.jsonl") as file:
         file.write("".join(json.dumps(row) + "\n" for row in manifest).encode())
+    if not any(row["clips"] for row in manifest):
+        for g in groups:  # so that the folder can be used again
+            _part(out, g).unlink()
+            (out / f"clips-{g:05d}.tar").unlink()
+        described.unlink()
+        raise RequestError([_nothing(manifest, out)])
     return manifest
+
+
+def _nothing(manifest: list[dict[str, Any]], out: Path) -> str:
+    reasons = Counter(str(row["reason"]).removeprefix(row["source"]).strip(" :") for row in manifest)
+    most = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+    return f"no clip was made of {len(manifest)} files: {most}; all reasons are in '{out / 'manifest.jsonl'}'"
 
 
 def _part(out: Path, group: int) -> Path:
@@ -112,7 +134,7 @@ def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
 
 def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: dict[str, Any]) -> None:
     """Add the clips of one file, cut end to end from its start, and note them in ``row``."""
-    if source.caption is None:
+    if source.caption is None and not source.events:
         raise ValueError("has no caption: name a table, put a .txt file beside it, or give one for all")
     clip, time = _read(source, cut), cut.time
     windows = len(clip.video) // time.frames
@@ -126,11 +148,16 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
         if level < SILENCE_DB:
             row["rejected"].append({"start_s": start_s, "reason": f"silent ({level:.0f} dB)"})
             continue
+        caption = source.caption_between(start_s, start_s + cut.seconds)
+        if caption is None:
+            row["rejected"].append({"start_s": start_s, "reason": "no event, so nothing to say of it"})
+            continue
+        times = [event.time_s - start_s for event in source.events]
         about = {
-            "caption": source.caption,
+            "caption": caption,
             "source": source.name,
             "start_s": start_s,
-            "events_s": [round(t - start_s, 4) for t in source.events_s if 0 <= t - start_s < cut.seconds],
+            "events_s": [round(t, 4) for t in times if 0 <= t < cut.seconds],
         }
         members = {
             "jpg": _strip(clip.video[first : first + time.frames]),
