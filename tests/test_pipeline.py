@@ -1,15 +1,19 @@
 """The shipped bundle through the public calls: same seed, same clip; lengths; errors before any compute."""
 
+import itertools
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import tiny
 from kinetophone import Kinetophone
 from kinetophone.av import AV
 from kinetophone.bases.components import cast
+from kinetophone.cli import app
 from kinetophone.errors import RequestError
 from kinetophone.media.read import read_clip
 from kinetophone.request import BUNDLES
@@ -44,6 +48,20 @@ def test_same_seed_same_clip_and_a_batch_gives_what_single_runs_give(pipe):
     np.testing.assert_allclose(batch[1].audio, single.audio, atol=1e-3)
     other = pipe(PROMPTS[1], steps=2, seed=7)[0]
     assert np.abs(batch[1].video.astype(int) - other.video).mean() > 1
+
+
+def test_the_batch_size_changes_what_is_computed_at_once_and_nothing_else(pipe, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        pipe, "_sample", lambda part, *a, made=pipe._sample: sizes.append(len(part)) or made(part, *a)
+    )
+    at_once = pipe([PROMPTS[0]] * 3, steps=1)
+    in_twos = pipe([PROMPTS[0]] * 3, steps=1, batch_size=2)
+    assert sizes == [3, 2, 1]
+    for one, two in zip(at_once, in_twos, strict=True):
+        assert np.abs(one.video.astype(int) - two.video).max() <= 1
+    with pytest.raises(RequestError, match="batch-size is 0; it must be at least 1"):
+        pipe(PROMPTS[0], batch_size=0)
 
 
 def test_the_coupling_changes_both_modalities(pipe):
@@ -166,6 +184,54 @@ def test_offloading_changes_where_networks_wait_and_nothing_else(models, way):
     clip = pipe("a bowl", steps=2)[0]
     np.testing.assert_array_equal(clip.video, expected.video)
     np.testing.assert_allclose(clip.audio, expected.audio, atol=1e-7)
+
+
+WAYS = ("move", "model", "sequential", "save")
+
+
+@pytest.mark.parametrize(
+    "order", [*itertools.permutations(WAYS), ("sequential", "sequential"), ("model", "model")]
+)
+def test_offloading_moving_and_saving_in_any_order(models, order, tmp_path, expected_clip):
+    pipe = from_bases(models)
+    for way in order:
+        if way == "move":
+            pipe.to("cpu")
+        elif way == "save":
+            pipe.save_pretrained(tmp_path / "saved")
+        else:
+            getattr(pipe, f"enable_{way}_cpu_offload")("cpu")
+    offloaded = hasattr(pipe.bases.video.text_encoder, "_hf_hook")
+    last = [way for way in order if way != "save"][-1]
+    assert offloaded == (last != "move")
+    np.testing.assert_array_equal(pipe("a bowl", steps=1)[0].video, expected_clip.video)
+    if "save" in order:
+        unet = load_file(tmp_path / "saved" / "audio" / "unet" / "diffusion_pytorch_model.safetensors")
+        whole = load_file(models / "audioldm" / "unet" / "diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(unet[name], x) for name, x in whole.items())
+
+
+@pytest.fixture(scope="module")
+def expected_clip(models):
+    return from_bases(models)("a bowl", steps=1)[0]
+
+
+def test_devices_that_are_not_there_are_refused_before_anything_is_read(models, monkeypatch):
+    monkeypatch.setattr("kinetophone.bundle.fastest_device", lambda: "cpu")
+    pipe = from_bases(models)
+    for way in ("model", "sequential"):
+        with pytest.raises(RequestError, match="offloading needs a GPU"):
+            getattr(pipe, f"enable_{way}_cpu_offload")()
+        with pytest.raises(RequestError, match="there is no device 'xpu' here"):
+            getattr(pipe, f"enable_{way}_cpu_offload")("xpu")
+    with pytest.raises(RequestError, match="there is no device 'quantum'"):
+        pipe.to("quantum")
+    assert pipe("a bowl", steps=1)
+    with pytest.raises(RequestError, match="there is no device 'xpu'"):
+        Kinetophone.from_bases(audio="nowhere/at-all", video="nor/this", device="xpu")
+    done = CliRunner().invoke(app, ["generate", "a", "--bundle", "hits", "--offload", "model", "-o", "x.mp4"])
+    assert done.exit_code == 2
+    assert "error: offloading needs a GPU to compute on" in done.output
 
 
 def test_a_coupling_saved_without_its_bases_finds_them_again(models, tmp_path):

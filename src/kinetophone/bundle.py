@@ -10,7 +10,7 @@ import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from kinetophone.request import BundleSpec
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.sampling.leak import SignalLeak
 
+Offload = Literal["model", "sequential"]
 MOST_FRAMES = 64  # of video bases whose positions in time have no limit of their own
 
 
@@ -60,7 +61,7 @@ class Bundle:
         self.schedules: AV[NoiseSchedule] = bases.map(
             lambda base: NoiseSchedule.from_scheduler(base.scheduler, final)
         )
-        self._offloaded_to: torch.device | None = None
+        self._offload: tuple[Offload, torch.device] | None = None
 
     @classmethod
     def from_pretrained(
@@ -83,6 +84,7 @@ class Bundle:
         """
         spec = BundleSpec.read(name_or_path)
         assert spec.folder is not None
+        target = usable_device(device)
         options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
         # The coupling first: it is small, and what is wrong with it shows before the bases are read.
         coupling = load_coupling(spec.folder / "coupling", dtype)
@@ -92,7 +94,7 @@ class Bundle:
             video=load_video_base(**places["video"], **options),
         )
         leaks = AV(*(SignalLeak.load(spec.folder / name) for name in MODALITIES))
-        return cls(bases, coupling, spec, leaks).to(device or fastest_device())
+        return cls(bases, coupling, spec, leaks).to(target)
 
     @classmethod
     def from_bases(
@@ -130,6 +132,11 @@ class Bundle:
         Raises:
             RequestError: if something is missing, damaged or does not fit the rest.
         """
+        try:
+            rate = as_fps(fps)
+        except ValueError as error:
+            raise RequestError([str(error)]) from None
+        target = usable_device(device)
         options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
         ready = coupling if isinstance(coupling, Coupling) else None
         if coupling is not None and ready is None:
@@ -151,24 +158,29 @@ class Bundle:
         spec = BundleSpec(
             name=f"{bases.video.reference['name']} + {bases.audio.reference['name']}",
             folder=None,
-            fps=as_fps(fps),
+            fps=rate,
             frames=frames or min(32, most),
             size=size,
             sample_rate=bases.audio.sample_rate,
-            fps_choices=(as_fps(fps),),
+            fps_choices=(rate,),
             min_frames=1,
             max_frames=most,
             sampling=sampling,
         )
-        return cls(bases, ready, spec).to(device or fastest_device())
+        return cls(bases, ready, spec).to(target)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write everything as a bundle: diffusers layout, weights in safetensors of ``dtype`` (their own)."""
         root = Path(folder)
         dtype = dtype or self.coupling.dtype
+        offload, device = self._offload, self.device
+        if offload is not None:  # layers that wait have no weights of their own
+            self.to("cpu")
         self.bases.audio.save_pretrained(root / "audio", dtype)
         self.bases.video.save_pretrained(root / "video", dtype)
         save_component(self.coupling, root / "coupling", dtype)
+        if offload is not None:
+            self._enable(offload[0], device)
         for name in MODALITIES:
             if (leak := getattr(self.leaks, name)) is not None:
                 leak.save(root / name, dtype)
@@ -205,38 +217,60 @@ class Bundle:
     @property
     def device(self) -> torch.device:
         """Where the networks compute."""
-        return self._offloaded_to or torch.device(self.coupling.device)
+        return self._offload[1] if self._offload else torch.device(self.coupling.device)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move every network to ``device``."""
+        """Move every network to ``device``; ends offloading.
+
+        Raises:
+            RequestError: if there is no such device.
+        """
+        usable_device(device)
+        if self._offload is not None:
+            from accelerate.hooks import remove_hook_from_module
+
+            for network in (self.model, *self._around("text_encoder", "unet", "vae", "vocoder")):
+                remove_hook_from_module(network, recurse=True)
+            self._offload = None
         self.bases.audio.to(device)
         self.bases.video.to(device)
         self.coupling.to(device)
         return self
 
-    def enable_model_cpu_offload(self, device: torch.device | str = "cuda") -> None:
+    def enable_model_cpu_offload(self, device: torch.device | str | None = None) -> None:
         """Keep on ``device`` only what is computing: text models, then the joint model, then the decoders.
 
         Saves the memory of the parts that wait, at the price of moving each once a batch.
+
+        Args:
+            device: where it computes; the fastest that is there if not given.
+
+        Raises:
+            RequestError: if there is no such device, or none but the CPU.
         """
-        from accelerate.big_modeling import cpu_offload_with_hook
+        self._enable("model", offload_device(device))
+
+    def enable_sequential_cpu_offload(self, device: torch.device | str | None = None) -> None:
+        """Keep on ``device`` only the coupling and the layer that computes: least memory, much slower.
+
+        Args and errors are those of :meth:`enable_model_cpu_offload`.
+        """
+        self._enable("sequential", offload_device(device))
+
+    def _enable(self, offload: Offload, device: torch.device) -> None:
+        from accelerate.big_modeling import cpu_offload, cpu_offload_with_hook
 
         self.to("cpu")
-        hook = None
-        for network in (*self._around("text_encoder"), self.model, *self._around("vae", "vocoder")):
-            _, hook = cpu_offload_with_hook(network, device, prev_module_hook=hook)
-        self._offloaded_to = torch.device(device)
-
-    def enable_sequential_cpu_offload(self, device: torch.device | str = "cuda") -> None:
-        """Keep on ``device`` only the coupling and the layer that computes: least memory, much slower."""
-        from accelerate.big_modeling import cpu_offload
-
-        self.to("cpu")
-        for network in self._around("text_encoder", "unet", "vae", "vocoder"):
-            cpu_offload(network, device)
-        # Small, and its layers read one another's weights, which offloading layer by layer forbids.
-        self.coupling.to(device)
-        self._offloaded_to = torch.device(device)
+        if offload == "model":
+            hook = None
+            for network in (*self._around("text_encoder"), self.model, *self._around("vae", "vocoder")):
+                _, hook = cpu_offload_with_hook(network, device, prev_module_hook=hook)
+        else:
+            for network in self._around("text_encoder", "unet", "vae", "vocoder"):
+                cpu_offload(network, device)
+            # Small, and its layers read one another's weights, which offloading layer by layer forbids.
+            self.coupling.to(device)
+        self._offload = (offload, device)
 
     def _around(self, *names: str) -> list[nn.Module]:
         """Networks of both bases by name: what surrounds the joint model."""
@@ -264,3 +298,31 @@ def fastest_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """``device``, or the fastest one if None.
+
+    Raises:
+        RequestError: if torch has no such device here.
+    """
+    try:
+        found = torch.device(device or fastest_device())
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise RequestError(
+            [f"there is no device '{device}' here: torch {torch.__version__} finds {fastest_device()}"]
+        ) from None
+    return found
+
+
+def offload_device(device: torch.device | str | None) -> torch.device:
+    """Where offloaded networks compute.
+
+    Raises:
+        RequestError: if there is no such device, or none but the CPU and it was not named.
+    """
+    found = usable_device(device)
+    if device is None and found.type == "cpu":
+        raise RequestError(["offloading needs a GPU to compute on, and torch finds none: leave it out"])
+    return found

@@ -328,10 +328,13 @@ def load_pipeline(
     """Load a bundle as the options of the command line say."""
     import torch
 
+    from kinetophone.bundle import offload_device
     from kinetophone.pipeline import Kinetophone
     from kinetophone.precision import emulated
 
     quiet_libraries()
+    if offload != "none":
+        offload_device(device)  # before anything is read
     # Offloaded networks start on the CPU and visit the device.
     pipe = Kinetophone.from_pretrained(
         bundle,
@@ -340,9 +343,9 @@ def load_pipeline(
         **given(device=device if offload == "none" else "cpu"),
     )
     if offload == "model":
-        pipe.enable_model_cpu_offload(device or "cuda")
+        pipe.enable_model_cpu_offload(device)
     elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device or "cuda")
+        pipe.enable_sequential_cpu_offload(device)
     if told := emulated(dtype, pipe.device):
         typer.echo(told, err=True)
     return pipe

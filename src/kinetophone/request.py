@@ -108,6 +108,9 @@ class BundleSpec:
         try:
             config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
             fps, frames = as_fps(config["fps"]), int(config["frames"])
+            for key in ("frames", "size", "sample_rate", "min_frames", "max_frames", "frame_step"):
+                if int(config.get(key, 1)) < 1:
+                    raise ValueError(f"{key} is {config[key]}; it must be at least 1")
             return cls(
                 name=name,
                 folder=folder,
@@ -124,9 +127,13 @@ class BundleSpec:
                 defaults={**PUBLISHED_DEFAULTS, **config.get("defaults", {})},
                 bases={name: _found(base, folder) for name, base in config.get("bases", {}).items()},
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise RequestError(
-                [f"'{folder / CONFIG_NAME}' is not a bundle's description: {error!r}"]
+                [f"'{folder / CONFIG_NAME}' is not a bundle's description: {error} is missing"]
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RequestError(
+                [f"'{folder / CONFIG_NAME}' is not a bundle's description: {error}"]
             ) from error
 
     def write(self, folder: Path) -> None:

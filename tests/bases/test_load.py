@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet3DConditionModel, UNetMotionModel
+from diffusers import AnimateDiffPipeline, UNet3DConditionModel, UNetMotionModel
 
 import tiny
 from kinetophone.bases.hub import locate
@@ -140,6 +140,43 @@ def test_pickles_are_read_only_when_asked_for(copy) -> None:
         load_video_base(folder)
     base = load_video_base(folder, allow_pickle=True)
     assert isinstance(base.unet, UNetMotionModel)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"prediction_type": "v_prediction"},
+            "prediction_type is 'v_prediction'; only 'epsilon' is supported",
+        ),
+        ({"num_train_timesteps": 500}, "has 500 training timesteps; 1000 are supported"),
+        ({"clip_sample": True}, "clip_sample is set"),
+        ({"thresholding": True}, "thresholding is set"),
+        ({"beta_schedule": "wavy"}, "wavy is not implemented"),
+        ({"beta_start": "low"}, "holds no scheduler that can be used"),
+        ({"_class_name": "AutoencoderKL"}, "names the class AutoencoderKL, which is no scheduler"),
+    ],
+)
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_schedulers_that_cannot_be_followed_are_told_at_loading(copy, modality, changes, told) -> None:
+    folder = copy("audioldm" if modality == "audio" else "animatediff")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(RequestError, match=told) as caught:
+        (load_audio_base if modality == "audio" else load_video_base)(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_texts_are_encoded_as_by_diffusers_pipeline(models: Path, masked: bool) -> None:
+    base = load_video_base(models / "animatediff")
+    base.text_encoder.config.use_attention_mask = masked
+    pipeline = AnimateDiffPipeline(
+        **{name: getattr(base, name) for name in base.COMPONENTS}, motion_adapter=None
+    )
+    theirs, negative = pipeline.encode_prompt("a metal bowl", torch.device("cpu"), 1, True, "bad quality")
+    torch.testing.assert_close(base.encode_prompt(["a metal bowl"]), theirs)
+    torch.testing.assert_close(base.encode_prompt(["bad quality"]), negative)
 
 
 def test_a_vocoder_for_another_sort_of_sound(copy) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 
 from kinetophone.bases.weights import find_weights, refusal
 from kinetophone.errors import RequestError
+from kinetophone.joint.clocks import T_MAX
+from kinetophone.sampling.ddim import NoiseSchedule
 
 LIBRARIES = {
     "unet": "diffusers",
@@ -61,9 +63,29 @@ def load_component(
     if kind is None:
         raise RequestError([f"{path} names the class {found!r}, which {LIBRARIES[name]} does not have"])
     if name == "scheduler":
-        with quiet():
-            return kind.from_pretrained(path)
+        return _load_scheduler(path, kind)
     return load_network(path, kind, dtype=dtype, allow_pickle=allow_pickle)
+
+
+def _load_scheduler(path: Path, kind: Any) -> Any:
+    """A scheduler whose noise schedule sampling can follow, whatever its own steps are.
+
+    Raises:
+        RequestError: if it is not one.
+    """
+    if not issubclass(kind, SchedulerMixin):
+        raise RequestError([f"{path} names the class {kind.__name__}, which is no scheduler"])
+    try:
+        with quiet():
+            scheduler = kind.from_pretrained(path)
+            NoiseSchedule.from_scheduler(scheduler)
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RequestError([f"{path} holds no scheduler that can be used: {reason}"]) from None
+    trained = scheduler.config.get("num_train_timesteps")
+    if trained != T_MAX:
+        raise RequestError([f"{path} has {trained} training timesteps; {T_MAX} are supported"])
+    return scheduler
 
 
 def _load_tokenizer(path: Path) -> Any:

@@ -70,7 +70,9 @@ class VideoBase(Base):
     def encode_prompt(self, prompts: list[str]) -> Tensor:
         """CLIP hidden states (B, S, D) of ``prompts``."""
         tokens = tokenize(self.tokenizer, prompts, execution_device(self.text_encoder))
-        return self.text_encoder(input_ids=tokens["input_ids"]).last_hidden_state
+        if not getattr(self.text_encoder.config, "use_attention_mask", False):
+            del tokens["attention_mask"]  # Stable Diffusion's own text model sees the padding, too
+        return self.text_encoder(**tokens).last_hidden_state
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
