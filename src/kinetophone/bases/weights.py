@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
 
 from kinetophone.errors import RequestError
 
@@ -81,6 +82,24 @@ def is_weight_file(name: str) -> bool:
 def find_weights(folder: Path) -> WeightFiles | None:
     """The set of weights to read of ``folder``; see :func:`choose_weights`."""
     return choose_weights(path.name for path in folder.iterdir()) if folder.is_dir() else None
+
+
+def file_format(file: Path) -> Literal["safetensors", "torchscript", "pickle"] | None:
+    """What a file of weights is by its content, without reading a tensor; None for anything else."""
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    if zipfile.is_zipfile(file):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                inside = {PurePosixPath(name).name for name in archive.namelist()}
+        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+            return None
+        if "constants.pkl" in inside:  # by which torch.load, too, knows TorchScript
+            return "torchscript"
+        return "pickle" if "data.pkl" in inside else None
+    if start[8:] == b"{":  # after the length of the header
+        return "safetensors"
+    return "pickle" if start[:1] == b"\x80" else None
 
 
 def refusal(where: str, names: Sequence[str]) -> str:
