@@ -40,12 +40,15 @@ def evaluate(
     ] = "",
     i3d: Annotated[
         str | None,
-        typer.Option(help="I3D for fvd, TorchScript: a file, or owner/name@COMMIT/file.pt on the Hub."),
+        typer.Option(
+            help="I3D for fvd: a file that convert metric wrote, or TorchScript, which on the Hub is "
+            "owner/name@COMMIT/file.pt."
+        ),
     ] = None,
     vggish: Annotated[str | None, typer.Option(help="VGGish for fad, the same.")] = None,
     clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
-    synchformer: Annotated[str | None, typer.Option(help="Synchformer for desync, the same.")] = None,
+    synchformer: Annotated[str | None, typer.Option(help="Synchformer for desync, TorchScript.")] = None,
     imagebind: Annotated[str | None, typer.Option(help="Folder of ImageBind as TorchScript.")] = None,
     languagebind: Annotated[str | None, typer.Option(help="Folder of LanguageBind as TorchScript.")] = None,
     allow_torchscript: Annotated[

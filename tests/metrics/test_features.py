@@ -79,7 +79,7 @@ def test_networks_that_are_not_there_are_refused_before_any_clip_is_read(tmp_pat
     with pytest.raises(RequestError, match=r"^there is no file '.*i3d\.pt'"):
         Extractor(i3d=str(tmp_path / "i3d.pt")).check()
     (tmp_path / "i3d.pt").write_bytes(b"no network")
-    with pytest.raises(RequestError, match=r"^'.*i3d\.pt' is not TorchScript$"):
+    with pytest.raises(RequestError, match=r"^'.*i3d\.pt' is neither TorchScript nor safetensors$"):
         Extractor(i3d=str(tmp_path / "i3d.pt")).check()
     with pytest.raises(RequestError, match="cannot be loaded for its features: the bundle has no classifier"):
         Extractor(hits=str(tmp_path)).check()

@@ -39,7 +39,7 @@ def load_folder(folder: str, allow_torchscript: bool = False) -> Any:
     path = Path(folder) / "model.pt"
     if not path.is_file():
         raise OSError(f"there is no file '{path}'")
-    model = load(str(path), allow_torchscript)
+    model = load(str(path), allow_torchscript=allow_torchscript)
     parts = ("sound", "frames", "texts", "sound_samples", "frame_count", "side")
     missing = [part for part in parts if not hasattr(model, part)]
     if missing:

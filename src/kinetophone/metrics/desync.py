@@ -65,7 +65,7 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
         seen = torch.from_numpy(frames[first : first + CROP_FRAMES]).permute(0, 3, 1, 2).div(127.5).sub(1)
         heard = torch.from_numpy(np.ascontiguousarray(sound[start : start + CROP_SAMPLES]))
         with torch.no_grad():
-            logits = load(path, allow_torchscript)(
+            logits = load(path, allow_torchscript=allow_torchscript)(
                 seen.unfold(0, SEGMENT_FRAMES, SEGMENT_FRAMES // 2).permute(0, 4, 1, 2, 3)[None],
                 heard.unfold(0, SEGMENT_SAMPLES, SEGMENT_SAMPLES // 2)[None],
             )

@@ -37,8 +37,8 @@ class Extractor:
     Attributes:
         hits: Folder of a bundle: ``hits_video`` (1, 256), ``hits_audio`` (1, 128), and the materials' logits
             ``hits_seen``, ``hits_heard`` (1, 5).
-        i3d: TorchScript file of the I3D network, here or on the Hub: ``fvd`` (1, D) of the first 16
-            frames, and ``fvd_whole`` (windows, D).
+        i3d: The I3D network, safetensors or TorchScript, see ``kinetophone.metrics.networks.load``: ``fvd``
+            (1, D) of the first 16 frames, and ``fvd_whole`` (windows, D).
         vggish: The same of the VGGish network: ``vggish`` (windows, 128).
         clap: Folder or Hub id of a CLAP model: ``clap_audio`` (windows, D), normalised.
         clip: Folder or Hub id of a CLIP model: ``clip_frames`` (8, D), normalised.
@@ -109,17 +109,19 @@ class Extractor:
     def _loaders(self) -> list[tuple[Callable[[str], Any], str]]:
         from kinetophone.metrics import binding
 
-        script = partial(load, allow_torchscript=self.allow_torchscript)
+        def network(name: str | None = None) -> Callable[[str], Any]:
+            return partial(load, network=name, allow_torchscript=self.allow_torchscript)
+
         bound = partial(binding.load_folder, allow_torchscript=self.allow_torchscript)
         clap = partial(_transformer, method="get_audio_features", allow_pickle=self.allow_pickle)
         clip = partial(_transformer, method="get_image_features", allow_pickle=self.allow_pickle)
         every: tuple[tuple[Callable[[str], Any], str | None], ...] = (
             (_judge, self.hits),
-            (script, self.i3d),
-            (script, self.vggish),
+            (network("i3d"), self.i3d),
+            (network("vggish"), self.vggish),
             (clap, self.clap),
             (clip, self.clip),
-            (script, self.synchformer),
+            (network(), self.synchformer),
             (bound, self.imagebind),
             (bound, self.languagebind),
             *((binding.tokenizer, folder) for folder in self.bindings().values() if self.texts),
@@ -172,13 +174,16 @@ def i3d_features(frames: Frames, path: str, allow_torchscript: bool = False) -> 
         return {"fvd": np.zeros((0, 0), np.float32), "fvd_whole": np.zeros((0, 0), np.float32)}
     last = len(frames) - FVD_FRAMES
     starts = sorted({*range(0, last + 1, FVD_FRAMES), last})
-    network, rows = load(path, allow_torchscript), []
+    network, rows = load(path, "i3d", allow_torchscript=allow_torchscript), []
+    # The TorchScript file can do more; the network defined here does this alone.
+    scripted = isinstance(network, torch.jit.ScriptModule)
+    options = {"rescale": False, "resize": False, "return_features": True} if scripted else {}
     with torch.no_grad():
         for start in starts:
             window = torch.from_numpy(frames[start : start + FVD_FRAMES]).permute(0, 3, 1, 2).float()
             window = interpolate(window, (FVD_SIDE, FVD_SIDE), mode="bilinear", align_corners=False)
             batch = window.div(127.5).sub(1).transpose(0, 1)[None]
-            rows.append(_array(network(batch, rescale=False, resize=False, return_features=True)))
+            rows.append(_array(network(batch, **options)))
     whole = np.concatenate(rows)
     return {"fvd": whole[:1], "fvd_whole": whole}
 
@@ -198,7 +203,7 @@ def vggish_features(clip: Clip, path: str, allow_torchscript: bool = False) -> n
         return np.zeros((0, 0), np.float32)
     examples = torch.from_numpy(mel[: 96 * windows].reshape(windows, 1, 96, 64))
     with torch.no_grad():
-        return _array(load(path, allow_torchscript)(examples))
+        return _array(load(path, "vggish", allow_torchscript=allow_torchscript)(examples))
 
 
 def vggish_log_mel(waveform: np.ndarray) -> np.ndarray:
