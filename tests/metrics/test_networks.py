@@ -39,6 +39,7 @@ from kinetophone.errors import RequestError
 from kinetophone.media import Clip
 from kinetophone.metrics.features import (
     Extractor,
+    _model_and_processor,
     clap_audio,
     clip_frames,
     i3d_features,
@@ -262,10 +263,19 @@ def test_clap_and_clip_are_safetensors_unless_agreed_otherwise(kind: str, make: 
     np.testing.assert_allclose(features(kind, pickle, allow_pickle=True), expected, atol=1e-6)
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_another_kind_or_without_words_is_refused(tmp_path: Path) -> None:
     folder = clip_folder(tmp_path / "clip")
-    with pytest.raises(RequestError, match=r"clip' is a CLIPModel; it must be a CLAP model"):
+    with pytest.raises(RequestError, match=r"^'.*clip' is a CLIPModel; it must be a CLAP model$"):
         Extractor(clap=str(folder)).check()
+    wordless = shutil.copytree(folder, tmp_path / "wordless")
+    (wordless / "tokenizer.json").unlink()
+    with pytest.raises(RequestError, match=r"^'.*wordless' has no tokenizer"):
+        Extractor(clip=str(wordless)).check()
+    (folder / "model.safetensors").write_bytes(b"cut")
+    _model_and_processor.cache_clear()
+    with pytest.raises(RequestError, match=r"^.*clip/model\.safetensors is damaged") as caught:
+        Extractor(clip=str(folder)).check()
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_command_passes_consent_on(script: Path, tmp_path: Path) -> None:
@@ -491,6 +501,19 @@ def test_what_cannot_be_converted_is_refused_in_a_line(script: Path, tmp_path: P
         assert code == 2
         assert re.fullmatch(f"error: .*{why}.*", printed.strip()), printed
     assert not out.exists()
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"features.0.weight": Trap()}, tmp_path / "vggish.pth")
+    out = tmp_path / "o.safetensors"
+    code, printed = convert_command("vggish", tmp_path / "vggish.pth", "-o", out, "--allow-pickle")
+    assert code == 2
+    assert "is damaged or holds more than tensors" in printed
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_state_dict_where_a_network_is_wanted_names_the_remedy(tmp_path: Path) -> None:

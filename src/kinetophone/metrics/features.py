@@ -74,7 +74,9 @@ class Extractor:
                 found = error.problems if isinstance(error, RequestError) else (str(error).strip(),)
                 lines = [line.splitlines()[0] for line in found if line] or [type(error).__name__]
                 named = f"'{source}' cannot be loaded for its features: "
-                problems += [line if f"'{source}" in line else named + line for line in lines]
+                for line in lines:
+                    says_which = line.startswith(source) or f"'{source}" in line
+                    problems.append(line if says_which else named + line)
         if problems:
             raise RequestError(dict.fromkeys(problems))
 
@@ -285,16 +287,20 @@ def _transformer(source: str, method: str, allow_pickle: bool = False) -> Any:
 @lru_cache(maxsize=2)
 def _model_and_processor(source: str, allow_pickle: bool) -> Any:
     import torch
-    from transformers import AutoModel, AutoProcessor
+    import transformers
 
-    from kinetophone.bases.components import load_network, quiet
+    from kinetophone.bases.components import component_class, load_network, quiet
     from kinetophone.bases.hub import locate
 
     name, _, revision = (source, "", "") if Path(source).is_dir() else source.partition("@")
     folder = locate(name, [""], revision=revision or None, allow_pickle=allow_pickle).folder
-    model = load_network(folder, AutoModel, dtype=torch.float32, allow_pickle=allow_pickle)
+    # transformers makes a tokenizer without words where there are none.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        raise RequestError([f"'{source}' has no tokenizer (tokenizer.json or vocab.json)"])
+    kind = getattr(transformers, component_class(folder) or "", transformers.AutoModel)
+    model = load_network(folder, kind, dtype=torch.float32, allow_pickle=allow_pickle)
     with quiet():
-        return model, AutoProcessor.from_pretrained(folder)
+        return model, transformers.AutoProcessor.from_pretrained(folder)
 
 
 def _unit(found: Any) -> np.ndarray:
