@@ -31,7 +31,7 @@ NOT_RUN = {
     r"kinetophone app|127\.0\.0\.1:7860": "tests/app/test_server.py runs it, against a server",
     r"convert reference|runs/published": "needs the authors' checkpoint",
     r"cvssp/|SG161222/|guoyww/": "needs the Hub",
-    r"i3d_torchscript|--clap MODEL": "needs networks that are not in the repository",
+    r"convert metric|--i3d |--clap MODEL": "needs networks that are not in the repository",
     r"accelerate launch": "needs several processes; tests/training/test_processes.py does it small",
     r"benchmarks/|kinetophone\.golden": "takes minutes: run by hand, figures in the lab book",
     r"kinetophone (gamma|experiment|limits) ": "takes minutes to days; tests/study does it small",

@@ -157,6 +157,31 @@ def reference(
         typer.echo(out)
 
 
+@convert.command()
+def metric(
+    name: Annotated[str, typer.Argument(help="i3d or vggish.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Published state dict, or owner/name/file on the Hub.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .safetensors.")],
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickled weights, as tensors only.")
+    ] = False,
+) -> None:
+    """Convert the weights of a measure's network, for evaluate."""
+    with user_errors():
+        from kinetophone.request import check_writable
+
+        check_writable(output)
+        from kinetophone.metrics.networks.convert import convert_metric
+
+        convert_metric(name, source, output, allow_pickle=allow_pickle)
+        typer.echo(output)
+
+
 data.command()(user_errors()(cli_data.hits))
 data.command()(user_errors()(cli_data.bows))
 data.command()(user_errors()(cli_data.prepare))

@@ -40,14 +40,24 @@ def evaluate(
     ] = "",
     i3d: Annotated[
         str | None,
-        typer.Option(help="I3D network for fvd, TorchScript: a file, or owner/name/file.pt on the Hub."),
+        typer.Option(
+            help="I3D for fvd: a file that convert metric wrote, or TorchScript, which on the Hub is "
+            "owner/name@COMMIT/file.pt."
+        ),
     ] = None,
-    vggish: Annotated[str | None, typer.Option(help="VGGish network for fad, the same.")] = None,
+    vggish: Annotated[str | None, typer.Option(help="VGGish for fad, the same.")] = None,
     clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
-    synchformer: Annotated[str | None, typer.Option(help="Synchformer for desync, the same.")] = None,
+    synchformer: Annotated[str | None, typer.Option(help="Synchformer for desync, TorchScript.")] = None,
     imagebind: Annotated[str | None, typer.Option(help="Folder of ImageBind as TorchScript.")] = None,
     languagebind: Annotated[str | None, typer.Option(help="Folder of LanguageBind as TorchScript.")] = None,
+    allow_torchscript: Annotated[
+        bool,
+        typer.Option("--allow-torchscript", help="Load networks that are TorchScript, which can run code."),
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickled weights of CLAP and CLIP, as tensors only.")
+    ] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
     html_path: Annotated[
         Path | None, typer.Option("--report", help="File for a page with every clip, .html.")
@@ -110,7 +120,8 @@ def evaluate(
         if folder is not None:
             models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip, "desync": synchformer}
             models |= {"imagebind": imagebind, "languagebind": languagebind}
-            extractor = _extractor(metrics, bundle, reference, captions, models)
+            consent = {"allow_torchscript": allow_torchscript, "allow_pickle": allow_pickle}
+            extractor = _extractor(metrics, bundle, reference, captions, models, consent)
             results = _evaluate_folder(
                 folder, reference, captions, extractor, events, seed, workers, html_path
             )
@@ -200,6 +211,7 @@ def _extractor(
     reference: Path | None,
     captions: Path | None,
     models: dict[str, str | None],
+    consent: dict[str, bool],
 ) -> Extractor | None:
     """The networks asked for, checked before a clip is read."""
     wanted = [name.strip() for name in metrics.split(",") if name.strip()]
@@ -236,6 +248,7 @@ def _extractor(
         imagebind=used.get("imagebind"),
         languagebind=used.get("languagebind"),
         texts=captions is not None,
+        **consent,
     )
     extractor.check()
     return extractor

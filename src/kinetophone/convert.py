@@ -32,7 +32,7 @@ from kinetophone.bases.audioldm import AudioLDM
 from kinetophone.bases.components import component_class, quiet
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.bases.video import VideoBase
-from kinetophone.bases.weights import find_weights, is_weight_file, read_folder
+from kinetophone.bases.weights import differences, find_weights, is_weight_file, read_folder
 from kinetophone.bundle import Bundle
 from kinetophone.errors import RequestError
 from kinetophone.joint import reference
@@ -46,7 +46,6 @@ _COMPONENTS: AV[dict[str, tuple[str, ...]]] = AV(audio=AudioLDM.COMPONENTS, vide
 _CONNECTORS = "unet_svg"  # their folder, and the class of its configuration
 _CONNECTORS_CLASS = "UNetModelSVG"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_LISTED = 5  # differing tensors named in an error
 
 
 @dataclass(frozen=True)
@@ -298,28 +297,6 @@ def _filled(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> n
     # Copies: weights that are views of one buffer cannot be saved.
     module.load_state_dict({name: x.clone().contiguous() for name, x in tensors.items()}, assign=True)
     return module
-
-
-def differences(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> list[str]:
-    """How ``tensors`` differ from the weights of ``module`` in names and shapes, a line a kind."""
-    wanted = {name: tuple(x.shape) for name, x in module.state_dict().items()}
-    given = {name: tuple(x.shape) for name, x in tensors.items()}
-    both = wanted.keys() & given.keys()
-    different = {
-        "lacks": sorted(wanted.keys() - both),
-        "has, without a place for them,": sorted(given.keys() - both),
-        "has in another shape": [
-            f"{name} {given[name]}, expected {wanted[name]}"
-            for name in sorted(both)
-            if given[name] != wanted[name]
-        ],
-    }
-    return [
-        f"'{where}' {what} {len(names)} tensors: {', '.join(names[:_LISTED])}"
-        + (" …" if len(names) > _LISTED else "")
-        for what, names in different.items()
-        if names
-    ]
 
 
 def _place(roots: tuple[Path, ...], component: str, modality: str) -> Path | None:

@@ -34,10 +34,10 @@ NETWORKS = """
 import sys
 import torch
 from kinetophone.errors import RequestError
-from kinetophone.metrics.features import script
+from kinetophone.metrics.networks.load import load
 for name in sys.argv[1:]:
     try:
-        print(script(name)(torch.ones(1)).item())
+        print(load(name, allow_torchscript=True)(torch.ones(1)).item())
     except RequestError as error:
         print("RequestError:", error)
 """
@@ -124,21 +124,26 @@ def test_offline_without_a_copy_is_said_in_one_line(tmp_path) -> None:
 
 def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
     endpoint, asked = served
-    name = "tiny/networks/sound/vggish.pt"
+    at = f"@{standin_hub.COMMIT}/"
+    name = f"tiny/networks{at}sound/vggish.pt"
     found, no_file, no_model, gated = printed(
         NETWORKS, endpoint, tmp_path, name,
-        "tiny/networks/none.pt", "tiny/nothing/a.pt", "tiny/gated/network.pt",
+        f"tiny/networks{at}none.pt", f"tiny/nothing{at}a.pt", f"tiny/gated{at}network.pt",
     )  # fmt: skip
     assert gated.startswith("RequestError: 'tiny/gated' is gated: accept its terms on the Hub")
     assert found == "0.5"
     assert "sound/vggish.pt" in asked
     gone = "RequestError: there is no file '{}' here, "
-    assert no_file == f"{gone.format('tiny/networks/none.pt')}nor a 'none.pt' in 'tiny/networks' on the Hub"
-    assert no_model.startswith(f"{gone.format('tiny/nothing/a.pt')}and the Hub has no model 'tiny/nothing'")
+    assert (
+        no_file == f"{gone.format(f'tiny/networks{at}none.pt')}nor a 'none.pt' in 'tiny/networks' on the Hub"
+    )
+    assert no_model.startswith(
+        f"{gone.format(f'tiny/nothing{at}a.pt')}and the Hub has no model 'tiny/nothing'"
+    )
 
-    found, away = printed(NETWORKS, "http://127.0.0.1:9", tmp_path, name, "of/someone/i3d.pt")
+    found, away = printed(NETWORKS, "http://127.0.0.1:9", tmp_path, name, f"of/someone{at}i3d.pt")
     assert found == "0.5"
-    assert away.startswith("RequestError: the Hub cannot be reached for 'of/someone/i3d.pt', which was not")
+    assert away.startswith(f"RequestError: the Hub cannot be reached for 'of/someone{at}i3d.pt', which")
     assert away.endswith("connect, or give a file that is here")
 
 

@@ -6,6 +6,7 @@ Only the files that are needed are fetched, and pickled weights only when they a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from kinetophone.errors import RequestError
 
 _SMALL = (".json", ".txt", ".model")
 _TIMEOUT_S = 10.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_FILE = re.compile(r"(?P<model>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?/(?P<file>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,34 @@ def _weights(files: Iterable[str], component: str) -> tuple[list[str], list[str]
     return chosen, chosen if weights and weights.pickled else []
 
 
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a Hub repository, written "owner/name/folder/in/it/network.pt".
+
+    Attributes:
+        model: Hub id of the repository.
+        revision: What stands after "@" in "owner/name@revision/network.pt"; None for the default branch.
+        file: Path of the file in the repository.
+    """
+
+    model: str
+    revision: str | None
+    file: str
+
+    @classmethod
+    def read(cls, name: str) -> HubFile | None:
+        """The file of that name; None where it cannot be one on the Hub."""
+        match = _FILE.fullmatch(name)
+        return cls(**match.groupdict()) if match and _is_id(match["model"]) else None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, whose files never change."""
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+
+
 def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
-    """A file, or one of a Hub repository, named as "owner/name/folder/in/it/network.pt" and downloaded first.
+    """A file, or one of a Hub repository (see :class:`HubFile`), which is downloaded first.
 
     Raises:
         RequestError: if there is no such file here or there, or the Hub cannot be reached and it was not
@@ -96,27 +125,30 @@ def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
     name = os.fspath(name_or_path)
     if Path(name).is_file():
         return Path(name)
-    owner, repository, file = (*name.split("/", 2), "", "")[:3]
-    model = f"{owner}/{repository}"
-    if not (file and _is_id(model)):
+    found = HubFile.read(name)
+    if found is None:
         raise RequestError(
             [f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"]
         )
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(found.model, found.file, revision=found.revision)
+    if found.is_pinned and isinstance(cached, str):
+        return Path(cached)
     try:
-        files = _ask(model)
+        files = _ask(found.model, found.revision)
     except ConnectionError as error:
-        found = try_to_load_from_cache(model, file)
-        if isinstance(found, str):
-            return Path(found)
+        if isinstance(cached, str):
+            return Path(cached)
         raise RequestError([_unreachable(name, error, "a file that is here")]) from error
     except RequestError as error:
         raise RequestError([f"there is no file '{name}' here, and {error}"]) from error
-    if file not in files:
-        raise RequestError([f"there is no file '{name}' here, nor a '{file}' in '{model}' on the Hub"])
-    with _permitted(model):
-        return Path(hf_hub_download(model, file))
+    if found.file not in files:
+        raise RequestError(
+            [f"there is no file '{name}' here, nor a '{found.file}' in '{found.model}' on the Hub"]
+        )
+    with _permitted(found.model):
+        return Path(hf_hub_download(found.model, found.file, revision=found.revision))
 
 
 def _is_id(name: str) -> bool:

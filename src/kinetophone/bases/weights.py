@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
 
 from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SAFE = (".safetensors",)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -32,6 +33,7 @@ _INDEX = re.compile(
 _VARIANTS = (None, "fp32", "fp16", "bf16")  # in the order of preference; any other comes last
 # Where a training script puts the weights among what else it saves.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_LISTED = 5  # differing tensors named in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,24 @@ def find_weights(folder: Path) -> WeightFiles | None:
     return choose_weights(path.name for path in folder.iterdir()) if folder.is_dir() else None
 
 
+def file_format(file: Path) -> Literal["safetensors", "torchscript", "pickle"] | None:
+    """What a file of weights is by its content, without reading a tensor; None for anything else."""
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    if zipfile.is_zipfile(file):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                inside = {PurePosixPath(name).name for name in archive.namelist()}
+        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+            return None
+        if "constants.pkl" in inside:  # by which torch.load, too, knows TorchScript
+            return "torchscript"
+        return "pickle" if "data.pkl" in inside else None
+    if start[8:] == b"{":  # after the length of the header
+        return "safetensors"
+    return "pickle" if start[:1] == b"\x80" else None
+
+
 def refusal(where: str, names: Sequence[str]) -> str:
     """What to tell a user who has not agreed to pickles; ``names`` are the files."""
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
@@ -108,7 +128,7 @@ def read_tensors(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
 
     if not file.is_file():
         raise RequestError([f"there is no file '{file}'"])
-    safe = file.suffix in SAFE
+    safe = file.suffix in SAFE or file_format(file) == "safetensors"
     if not safe and not allow_pickle:
         raise RequestError([refusal(f"'{file.parent}'", [file.name])])
     try:
@@ -144,3 +164,25 @@ def read_folder(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
         if not name.endswith(".json"):
             tensors |= read_tensors(folder / name, allow_pickle)
     return tensors
+
+
+def differences(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> list[str]:
+    """How ``tensors`` differ from the weights of ``module`` in names and shapes, a line a kind."""
+    wanted = {name: tuple(x.shape) for name, x in module.state_dict().items()}
+    given = {name: tuple(x.shape) for name, x in tensors.items()}
+    both = wanted.keys() & given.keys()
+    different = {
+        "lacks": sorted(wanted.keys() - both),
+        "has, without a place for them,": sorted(given.keys() - both),
+        "has in another shape": [
+            f"{name} {given[name]}, expected {wanted[name]}"
+            for name in sorted(both)
+            if given[name] != wanted[name]
+        ],
+    }
+    return [
+        f"'{where}' {what} {len(names)} tensors: {', '.join(names[:_LISTED])}"
+        + (" …" if len(names) > _LISTED else "")
+        for what, names in different.items()
+        if names
+    ]

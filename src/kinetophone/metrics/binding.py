@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kinetophone.metrics.features import script
+from kinetophone.metrics.networks.load import load
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RATE, TOKENS = 16_000, 77
 
 
-def load(folder: str) -> Any:
+def load_folder(folder: str, allow_torchscript: bool = False) -> Any:
     """The network of a folder.
 
     Raises:
@@ -39,7 +39,7 @@ def load(folder: str) -> Any:
     path = Path(folder) / "model.pt"
     if not path.is_file():
         raise OSError(f"there is no file '{path}'")
-    model = script(str(path))
+    model = load(str(path), allow_torchscript=allow_torchscript)
     parts = ("sound", "frames", "texts", "sound_samples", "frame_count", "side")
     missing = [part for part in parts if not hasattr(model, part)]
     if missing:
@@ -47,13 +47,13 @@ def load(folder: str) -> Any:
     return model
 
 
-def bound_clip(clip: Clip, folder: str, name: str) -> dict[str, np.ndarray]:
+def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = False) -> dict[str, np.ndarray]:
     """Embeddings ``<name>_sound`` and ``<name>_frames`` of a clip, (1, D) each, of length 1."""
     import torch
 
     from kinetophone.media.read import resample_sound, resize
 
-    model = load(folder)
+    model = load_folder(folder, allow_torchscript)
     sound = resample_sound(clip.audio, clip.sample_rate, RATE)
     length = int(model.sound_samples)
     sound = np.tile(sound, -(-length // len(sound)))[: max(length, len(sound))]
@@ -69,7 +69,7 @@ def bound_clip(clip: Clip, folder: str, name: str) -> dict[str, np.ndarray]:
     return {f"{name}_sound": _unit(heard).numpy(), f"{name}_frames": _unit(watched).numpy()}
 
 
-def bound_texts(texts: list[str], folder: str) -> np.ndarray:
+def bound_texts(texts: list[str], folder: str, allow_torchscript: bool = False) -> np.ndarray:
     """Embeddings of texts, (N, D), of length 1."""
     import torch
 
@@ -77,7 +77,7 @@ def bound_texts(texts: list[str], folder: str) -> np.ndarray:
         texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
     )
     with torch.no_grad():
-        return np.asarray(_unit(load(folder).texts(tokens["input_ids"])).numpy())
+        return np.asarray(_unit(load_folder(folder, allow_torchscript).texts(tokens["input_ids"])).numpy())
 
 
 @lru_cache(maxsize=2)

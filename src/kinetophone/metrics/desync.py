@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinetophone.metrics.features import script
+from kinetophone.metrics.networks.load import load
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
@@ -35,7 +35,7 @@ CHANCE_S = float(np.abs(OFFSETS_S).mean())
 _SIDE, _CROPPED = 256, 224
 
 
-def desync(clip: Clip, path: str) -> np.ndarray:
+def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray:
     """The offset found in the first and in the last 4.8 s of a clip.
 
     A shorter clip is a single crop, its last frame held and its sound silent from where it ends: the network
@@ -44,6 +44,7 @@ def desync(clip: Clip, path: str) -> np.ndarray:
     Args:
         clip: The clip.
         path: TorchScript file, as the module's docstring has it.
+        allow_torchscript: Load it, though it can run code.
 
     Returns:
         Seconds, float32 (crops, 1); the sign is the network's.
@@ -64,7 +65,7 @@ def desync(clip: Clip, path: str) -> np.ndarray:
         seen = torch.from_numpy(frames[first : first + CROP_FRAMES]).permute(0, 3, 1, 2).div(127.5).sub(1)
         heard = torch.from_numpy(np.ascontiguousarray(sound[start : start + CROP_SAMPLES]))
         with torch.no_grad():
-            logits = script(path)(
+            logits = load(path, allow_torchscript=allow_torchscript)(
                 seen.unfold(0, SEGMENT_FRAMES, SEGMENT_FRAMES // 2).permute(0, 4, 1, 2, 3)[None],
                 heard.unfold(0, SEGMENT_SAMPLES, SEGMENT_SAMPLES // 2)[None],
             )

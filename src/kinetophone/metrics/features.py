@@ -8,15 +8,16 @@ A worker process calls ``Extractor`` on each clip it decodes, and loads each net
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kinetophone.errors import RequestError
+from kinetophone.metrics.networks.load import load
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +37,8 @@ class Extractor:
     Attributes:
         hits: Folder of a bundle: ``hits_video`` (1, 256), ``hits_audio`` (1, 128), and the materials' logits
             ``hits_seen``, ``hits_heard`` (1, 5).
-        i3d: TorchScript file of the I3D network, here or on the Hub: ``fvd`` (1, D) of the first 16
-            frames, and ``fvd_whole`` (windows, D).
+        i3d: The I3D network, safetensors or TorchScript, see ``kinetophone.metrics.networks.load``: ``fvd``
+            (1, D) of the first 16 frames, and ``fvd_whole`` (windows, D).
         vggish: The same of the VGGish network: ``vggish`` (windows, 128).
         clap: Folder or Hub id of a CLAP model: ``clap_audio`` (windows, D), normalised.
         clip: Folder or Hub id of a CLIP model: ``clip_frames`` (8, D), normalised.
@@ -47,6 +48,8 @@ class Extractor:
             (1, D), normalised.
         languagebind: The same of LanguageBind.
         texts: Whether captions will be compared: the tokenizers of the last two are then checked, too.
+        allow_torchscript: Load TorchScript, which can run code.
+        allow_pickle: Read pickled weights of CLAP and CLIP, as tensors only.
     """
 
     hits: str | None = None
@@ -58,15 +61,24 @@ class Extractor:
     imagebind: str | None = None
     languagebind: str | None = None
     texts: bool = False
+    allow_torchscript: bool = False
+    allow_pickle: bool = False
 
     def check(self) -> None:
-        """Raise a RequestError where a network cannot be loaded, before any clip is read."""
-        for load, source in self._loaders():
+        """Raise a RequestError with every network that cannot be loaded, before any clip is read."""
+        problems: list[str] = []
+        for attempt, source in self._loaders():
             try:
-                load(source)
+                attempt(source)
             except (OSError, ValueError, RuntimeError) as error:
-                line = str(error).strip().splitlines()[0]
-                raise RequestError([f"'{source}' cannot be loaded for its features: {line}"]) from error
+                found = error.problems if isinstance(error, RequestError) else (str(error).strip(),)
+                lines = [line.splitlines()[0] for line in found if line] or [type(error).__name__]
+                named = f"'{source}' cannot be loaded for its features: "
+                for line in lines:
+                    says_which = line.startswith(source) or f"'{source}" in line
+                    problems.append(line if says_which else named + line)
+        if problems:
+            raise RequestError(dict.fromkeys(problems))
 
     def __call__(self, clip: Clip) -> dict[str, np.ndarray]:
         """Features by name, float32 (windows, dimension); a clip too short for a window has (0, 0)."""
@@ -74,21 +86,21 @@ class Extractor:
         if self.hits is not None:
             found |= hits_features(clip, self.hits)
         if self.i3d is not None:
-            found |= i3d_features(clip.video, self.i3d)
+            found |= i3d_features(clip.video, self.i3d, self.allow_torchscript)
         if self.vggish is not None:
-            found["vggish"] = vggish_features(clip, self.vggish)
+            found["vggish"] = vggish_features(clip, self.vggish, self.allow_torchscript)
         if self.clap is not None:
-            found["clap_audio"] = clap_audio(clip, self.clap)
+            found["clap_audio"] = clap_audio(clip, self.clap, self.allow_pickle)
         if self.clip is not None:
-            found["clip_frames"] = clip_frames(clip.video, self.clip)
+            found["clip_frames"] = clip_frames(clip.video, self.clip, self.allow_pickle)
         if self.synchformer is not None:
             from kinetophone.metrics.desync import desync
 
-            found["desync"] = desync(clip, self.synchformer)
+            found["desync"] = desync(clip, self.synchformer, self.allow_torchscript)
         for name, folder in self.bindings().items():
             from kinetophone.metrics.binding import bound_clip
 
-            found |= bound_clip(clip, folder, name)
+            found |= bound_clip(clip, folder, name, self.allow_torchscript)
         return found
 
     def bindings(self) -> dict[str, str]:
@@ -99,15 +111,21 @@ class Extractor:
     def _loaders(self) -> list[tuple[Callable[[str], Any], str]]:
         from kinetophone.metrics import binding
 
+        def network(name: str | None = None) -> Callable[[str], Any]:
+            return partial(load, network=name, allow_torchscript=self.allow_torchscript)
+
+        bound = partial(binding.load_folder, allow_torchscript=self.allow_torchscript)
+        clap = partial(_transformer, method="get_audio_features", allow_pickle=self.allow_pickle)
+        clip = partial(_transformer, method="get_image_features", allow_pickle=self.allow_pickle)
         every: tuple[tuple[Callable[[str], Any], str | None], ...] = (
             (_judge, self.hits),
-            (script, self.i3d),
-            (script, self.vggish),
-            (_transformer, self.clap),
-            (_transformer, self.clip),
-            (script, self.synchformer),
-            (binding.load, self.imagebind),
-            (binding.load, self.languagebind),
+            (network("i3d"), self.i3d),
+            (network("vggish"), self.vggish),
+            (clap, self.clap),
+            (clip, self.clip),
+            (network(), self.synchformer),
+            (bound, self.imagebind),
+            (bound, self.languagebind),
             *((binding.tokenizer, folder) for folder in self.bindings().values() if self.texts),
         )
         return [(load, source) for load, source in every if source is not None]
@@ -145,7 +163,7 @@ def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
     }
 
 
-def i3d_features(frames: Frames, path: str) -> dict[str, np.ndarray]:
+def i3d_features(frames: Frames, path: str, allow_torchscript: bool = False) -> dict[str, np.ndarray]:
     """Features of 16 frames at 224 x 224, as StyleGAN-V's ``fvd2048_16f`` takes them, and of the whole clip.
 
     The whole clip is cut into windows of 16 frames, the last one ending with it. A clip of fewer than 16
@@ -158,18 +176,21 @@ def i3d_features(frames: Frames, path: str) -> dict[str, np.ndarray]:
         return {"fvd": np.zeros((0, 0), np.float32), "fvd_whole": np.zeros((0, 0), np.float32)}
     last = len(frames) - FVD_FRAMES
     starts = sorted({*range(0, last + 1, FVD_FRAMES), last})
-    network, rows = script(path), []
+    network, rows = load(path, "i3d", allow_torchscript=allow_torchscript), []
+    # The TorchScript file can do more; the network defined here does this alone.
+    scripted = isinstance(network, torch.jit.ScriptModule)
+    options = {"rescale": False, "resize": False, "return_features": True} if scripted else {}
     with torch.no_grad():
         for start in starts:
             window = torch.from_numpy(frames[start : start + FVD_FRAMES]).permute(0, 3, 1, 2).float()
             window = interpolate(window, (FVD_SIDE, FVD_SIDE), mode="bilinear", align_corners=False)
             batch = window.div(127.5).sub(1).transpose(0, 1)[None]
-            rows.append(_array(network(batch, rescale=False, resize=False, return_features=True)))
+            rows.append(_array(network(batch, **options)))
     whole = np.concatenate(rows)
     return {"fvd": whole[:1], "fvd_whole": whole}
 
 
-def vggish_features(clip: Clip, path: str) -> np.ndarray:
+def vggish_features(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray:
     """VGGish's embedding of every whole 0.96 s of the sound, (windows, 128).
 
     The network is called with log-mel examples (windows, 1, 96, 64).
@@ -184,7 +205,7 @@ def vggish_features(clip: Clip, path: str) -> np.ndarray:
         return np.zeros((0, 0), np.float32)
     examples = torch.from_numpy(mel[: 96 * windows].reshape(windows, 1, 96, 64))
     with torch.no_grad():
-        return _array(script(path)(examples))
+        return _array(load(path, "vggish", allow_torchscript=allow_torchscript)(examples))
 
 
 def vggish_log_mel(waveform: np.ndarray) -> np.ndarray:
@@ -208,13 +229,13 @@ def vggish_log_mel(waveform: np.ndarray) -> np.ndarray:
     return np.log(magnitudes @ weights + 0.01).astype(np.float32)
 
 
-def clap_audio(clip: Clip, source: str) -> np.ndarray:
+def clap_audio(clip: Clip, source: str, allow_pickle: bool = False) -> np.ndarray:
     """CLAP's embedding of the sound, in windows as long as the model's, normalised; (windows, D)."""
     import torch
 
     from kinetophone.media.read import resample_sound
 
-    model, processor = _transformer(source)
+    model, processor = _transformer(source, "get_audio_features", allow_pickle)
     sound = resample_sound(clip.audio, clip.sample_rate, CLAP_RATE)
     length = processor.feature_extractor.nb_max_samples
     windows = [sound[start : start + length] for start in range(0, max(1, len(sound)), length)]
@@ -225,22 +246,22 @@ def clap_audio(clip: Clip, source: str) -> np.ndarray:
         return _unit(model.get_audio_features(**inputs))
 
 
-def clip_frames(frames: Frames, source: str) -> np.ndarray:
+def clip_frames(frames: Frames, source: str, allow_pickle: bool = False) -> np.ndarray:
     """CLIP's embedding of 8 evenly spaced frames, normalised; (8, D), fewer for a shorter clip."""
     import torch
 
-    model, processor = _transformer(source)
+    model, processor = _transformer(source, "get_image_features", allow_pickle)
     picked = np.unique(np.linspace(0, len(frames) - 1, CLIP_FRAMES).round().astype(int))
     inputs = processor.image_processor(list(frames[picked]), return_tensors="pt")
     with torch.no_grad():
         return _unit(model.get_image_features(**inputs))
 
 
-def text_features(texts: list[str], source: str) -> np.ndarray:
+def text_features(texts: list[str], source: str, allow_pickle: bool = False) -> np.ndarray:
     """CLAP's or CLIP's embedding of texts, normalised; (N, D)."""
     import torch
 
-    model, processor = _transformer(source)
+    model, processor = _transformer(source, "get_text_features", allow_pickle)
     inputs = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     names = {"input_ids", "attention_mask"}
     with torch.no_grad():
@@ -254,22 +275,32 @@ def _judge(bundle: str) -> Any:
     return MaterialJudge(bundle)
 
 
-@lru_cache(maxsize=5)
-def script(path: str) -> Any:
-    """A TorchScript network on the CPU, from a file or the Hub, see ``locate_file``."""
-    import torch
-
-    from kinetophone.bases.hub import locate_file
-
-    return torch.jit.load(os.fspath(locate_file(path)), map_location="cpu").eval()
+def _transformer(source: str, method: str, allow_pickle: bool = False) -> Any:
+    """A CLAP or CLIP model, which must have ``method``, and its processor."""
+    model, processor = _model_and_processor(source, allow_pickle)
+    if not hasattr(model, method):
+        kind = {"get_audio_features": "CLAP", "get_image_features": "CLIP"}.get(method, "CLAP or CLIP")
+        raise RequestError([f"'{source}' is a {type(model).__name__}; it must be a {kind} model"])
+    return model, processor
 
 
 @lru_cache(maxsize=2)
-def _transformer(source: str) -> Any:
-    """A CLAP or CLIP model and its processor."""
-    from transformers import AutoModel, AutoProcessor
+def _model_and_processor(source: str, allow_pickle: bool) -> Any:
+    import torch
+    import transformers
 
-    return AutoModel.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
+    from kinetophone.bases.components import component_class, load_network, quiet
+    from kinetophone.bases.hub import locate
+
+    name, _, revision = (source, "", "") if Path(source).is_dir() else source.partition("@")
+    folder = locate(name, [""], revision=revision or None, allow_pickle=allow_pickle).folder
+    # transformers makes a tokenizer without words where there are none.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        raise RequestError([f"'{source}' has no tokenizer (tokenizer.json or vocab.json)"])
+    kind = getattr(transformers, component_class(folder) or "", transformers.AutoModel)
+    model = load_network(folder, kind, dtype=torch.float32, allow_pickle=allow_pickle)
+    with quiet():
+        return model, transformers.AutoProcessor.from_pretrained(folder)
 
 
 def _unit(found: Any) -> np.ndarray:

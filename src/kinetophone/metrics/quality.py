@@ -86,13 +86,15 @@ def agreements(
     """Agreement by every model that was used: of sound and picture, and of both with any captions."""
     found: dict[str, Control] = {}
     for name, folder in extractor.bindings().items():
-        found |= bound_agreements(clips, captions, name, folder, seed=seed)
+        found |= bound_agreements(
+            clips, captions, name, folder, seed=seed, allow_torchscript=extractor.allow_torchscript
+        )
     models = {
         "CLAP text-audio": ("clap_audio", extractor.clap),
         "CLIP text-frame": ("clip_frames", extractor.clip),
     }
     found |= {
-        name: agreement(clips, captions, kind, source, seed=seed)
+        name: agreement(clips, captions, kind, source, seed=seed, allow_pickle=extractor.allow_pickle)
         for name, (kind, source) in models.items()
         if source is not None and captions
     }
@@ -128,7 +130,13 @@ def material_agreement(
 
 
 def agreement(
-    clips: Sequence[ClipEvents], captions: Mapping[str, str], kind: str, source: str, *, seed: int = 0
+    clips: Sequence[ClipEvents],
+    captions: Mapping[str, str],
+    kind: str,
+    source: str,
+    *,
+    seed: int = 0,
+    allow_pickle: bool = False,
 ) -> Control:
     """Mean cosine of each clip's embeddings with that of its caption, beside captions of other clips.
 
@@ -138,21 +146,29 @@ def agreement(
         kind: ``"clap_audio"`` or ``"clip_frames"``.
         source: The model that made them.
         seed: Of the shuffles and the bootstrap.
+        allow_pickle: Read pickled weights of the model, as tensors only.
 
     Raises:
         MediaError: No clip has a caption.
     """
     known, texts = _captioned(clips, captions, kind)
     embedded = [clip.features[kind] for clip in known]
-    return shuffled_control(_cosine, embedded, list(text_features(texts, source)), seed)
+    return shuffled_control(_cosine, embedded, list(text_features(texts, source, allow_pickle)), seed)
 
 
 def bound_agreements(
-    clips: Sequence[ClipEvents], captions: Mapping[str, str], name: str, folder: str, *, seed: int = 0
+    clips: Sequence[ClipEvents],
+    captions: Mapping[str, str],
+    name: str,
+    folder: str,
+    *,
+    seed: int = 0,
+    allow_torchscript: bool = False,
 ) -> dict[str, Control]:
     """Mean cosines by a model of one space: sound-picture, and with captions text-sound and text-picture.
 
-    Arguments as in ``agreement``; ``name`` is "imagebind" or "languagebind", ``folder`` where it is.
+    Arguments as in ``agreement``; ``name`` is "imagebind" or "languagebind", ``folder`` where it is, and
+    ``allow_torchscript`` loads its network, though it can run code.
     """
     from kinetophone.metrics.binding import bound_texts
 
@@ -162,7 +178,7 @@ def bound_agreements(
     found = {f"{title} sound-picture": shuffled_control(_cosine, heard, seen, seed)} if clips else {}
     if captions:
         known, texts = _captioned(clips, captions, f"{name}_sound")
-        embedded = list(bound_texts(texts, folder))
+        embedded = list(bound_texts(texts, folder, allow_torchscript))
         for kind, other in {"sound": "text-sound", "frames": "text-picture"}.items():
             ours = [clip.features[f"{name}_{kind}"] for clip in known]
             found[f"{title} {other}"] = shuffled_control(_cosine, ours, embedded, seed)

@@ -1,0 +1,65 @@
+"""Published weights of a measure's network as a file that loads without running code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kinetophone.bases.hub import locate_file
+from kinetophone.bases.weights import SAFE, differences, file_format, read_tensors
+from kinetophone.errors import RequestError
+from kinetophone.metrics.networks.load import DEFINED, NETWORK, empty_network
+
+# What the user may ask to convert, and need not or cannot.
+_OTHERS = {
+    "clap": "needs no conversion: give evaluate --clap a Hub id or folder",
+    "clip": "needs no conversion: give evaluate --clip a Hub id or folder",
+    "synchformer": "is not defined here: export it to TorchScript, see docs/measuring.md",
+    "imagebind": "is not defined here: export it to TorchScript, see docs/measuring.md",
+    "languagebind": "is not defined here: export it to TorchScript, see docs/measuring.md",
+}
+
+
+def convert_metric(
+    network: str, source: str | os.PathLike[str], out: str | os.PathLike[str], *, allow_pickle: bool = False
+) -> None:
+    """Write the weights of ``source`` to ``out``, as ``Extractor`` and ``kinetophone evaluate`` load them.
+
+    Args:
+        network: "i3d" or "vggish".
+        source: a state dict of the published PyTorch weights: a file, or "owner/name/file" on the Hub.
+        out: file to write, ``.safetensors``.
+        allow_pickle: read a pickled ``source``, as tensors only.
+
+    Raises:
+        RequestError: if the names or shapes of the tensors are not the network's, each kind of difference
+            in a line; or the file cannot be read.
+    """
+    from safetensors.torch import save_file
+
+    from kinetophone.media.write import replacing
+
+    if network not in DEFINED:
+        why = _OTHERS.get(network, f"is unknown; there are {', '.join(DEFINED)}")
+        raise RequestError([f"metric network '{network}' {why}"])
+    if Path(out).suffix not in SAFE:
+        raise RequestError([f"'{out}' will hold safetensors: name it '{Path(out).with_suffix(SAFE[0])}'"])
+    file = locate_file(source)
+    if file_format(file) == "torchscript":
+        raise RequestError(
+            [
+                f"'{source}' is TorchScript, which has its network and needs no conversion: "
+                f"give it to evaluate, --{network} {source} --allow-torchscript"
+            ]
+        )
+    tensors = read_tensors(file, allow_pickle)
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    module = empty_network(network)
+    tensors = module.select(tensors)
+    problems = differences(module, tensors, file)
+    if problems:
+        raise RequestError(problems)
+    # Copies: weights that are views of one buffer cannot be saved.
+    whole = {name: tensor.float().clone().contiguous() for name, tensor in tensors.items()}
+    with replacing(out) as partial:
+        save_file(whole, partial, metadata={"format": "pt", NETWORK: network})
