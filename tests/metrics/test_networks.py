@@ -134,32 +134,38 @@ for line in sys.argv[1:]:
 """
 
 
-def test_torchscript_from_the_hub_is_pinned_to_a_commit(script: Path, tmp_path: Path) -> None:
+def test_what_the_hub_has_is_loaded_by_consent_and_torchscript_at_a_commit(
+    script: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "hub" / "some" / "networks"
     home.mkdir(parents=True)
     script.rename(home / "sync.pt")
     torch.save({"x": torch.ones(1)}, home / "state.pth")
-    shutil.copy(home / "sync.pt", home / "misnamed.safetensors")
+    for name in ("refused.pt", "misnamed.safetensors"):
+        shutil.copy(home / "sync.pt", home / name)
     save_file(i3d_state(), home / "i3d.safetensors", metadata={"network": "i3d"})
+    pickled(clap_folder(tmp_path / "hub" / "some" / "clap"))
     at = f"@{standin_hub.COMMIT}/"
     consent = "--allow-torchscript"
     lines = [
-        f"--synchformer some/networks/sync.pt {consent}",
-        f"--synchformer some/networks@main/sync.pt {consent}",
-        f"--synchformer some/networks@{standin_hub.COMMIT[:10]}/sync.pt {consent}",
-        f"--synchformer some/networks{at}sync.pt",
-        "--synchformer some/networks/sync.pt",
+        f"--synchformer some/networks/refused.pt {consent}",
+        f"--synchformer some/networks@main/refused.pt {consent}",
+        f"--synchformer some/networks@{standin_hub.COMMIT[:10]}/refused.pt {consent}",
+        f"--synchformer some/networks{at}refused.pt",
+        "--synchformer some/networks/refused.pt",
         f"--synchformer some/networks@{'f' * 40}/sync.pt {consent}",
         f"--synchformer some/networks{at}state.pth {consent}",
         f"--synchformer some/networks{at}sync.pt {consent}",
         f"--synchformer some/networks/misnamed.safetensors {consent}",
         "--metrics fvd --reference clips --i3d some/networks/i3d.safetensors",
+        "--metrics clap --reference clips --clap some/clap",
+        f"--metrics clap --reference clips --clap some/clap@{standin_hub.COMMIT} --allow-pickle",
     ]
     with standin_hub.serving(tmp_path / "hub") as (endpoint, asked):
-        found = _run(ON_THE_HUB, endpoint, tmp_path, lines[:5])
-        assert asked == []  # refused before anything is fetched
-        found += _run(ON_THE_HUB, endpoint, tmp_path, lines[5:])
-    pin = "written 'some/networks@COMMIT/sync.pt' (40 hexadecimal digits"
+        found = _run(ON_THE_HUB, endpoint, tmp_path, lines)
+    assert "sync.pt" in asked
+    assert "refused.pt" not in asked  # nothing is fetched without consent
+    pin = "written 'some/networks@COMMIT/refused.pt' (40 hexadecimal digits"
     whys = (
         "it names no commit",
         "names 'main', which is no commit",
@@ -170,7 +176,7 @@ def test_torchscript_from_the_hub_is_pinned_to_a_commit(script: Path, tmp_path: 
         assert why in line
         assert pin in line
         assert "|" not in line
-    assert f"'some/networks{at}sync.pt' may be TorchScript, which can run code" in found[3]
+    assert f"'some/networks{at}refused.pt' may be TorchScript, which can run code" in found[3]
     assert "|" not in found[3]
     assert found[4].count("error:") == 2  # pin and consent
     assert f"'some/networks' has no revision '{'f' * 40}' on the Hub" in found[5]
@@ -178,6 +184,8 @@ def test_torchscript_from_the_hub_is_pinned_to_a_commit(script: Path, tmp_path: 
     assert "'clips' is not a folder" in found[7]  # the network was loaded
     assert "it names no commit" in found[8]
     assert "'clips' is not a folder" in found[9]  # safetensors run no code
+    assert "'some/clap', for some parts, has only pickled weights (pytorch_model.bin)" in found[10]
+    assert "'clips' is not a folder" in found[11]
 
 
 def _run(code: str, endpoint: str, cache: Path, arguments: list[str]) -> list[str]:
@@ -185,6 +193,7 @@ def _run(code: str, endpoint: str, cache: Path, arguments: list[str]) -> list[st
         **os.environ,
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(cache / "home"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONPATH": str(Path(kinetophone.__file__).parents[1]),
     }
     done = subprocess.run(
@@ -452,6 +461,7 @@ def test_i3d_is_converted_and_sees(tmp_path: Path) -> None:
     torch.save({"state_dict": trained}, tmp_path / "rgb_imagenet.pt")
     out = tmp_path / "i3d.safetensors"
     convert_metric("i3d", tmp_path / "rgb_imagenet.pt", out, allow_pickle=True)
+    assert out.stat().st_mode == (tmp_path / "rgb_imagenet.pt").stat().st_mode
     network = load(str(out), "i3d")
     frames = torch.rand((1, 3, 9, 193, 200), generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
