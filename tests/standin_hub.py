@@ -57,7 +57,9 @@ class Hub(BaseHTTPRequestHandler):
                 for f in files
             ]
             return self._send(200, json.dumps(rows).encode(), {}, body)
-        siblings = [{"rfilename": str(f.relative_to(folder))} for f in files]
+        if kind == ["auth-check"] and (folder / ".gated").exists():
+            return self._send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body)
+        siblings = [{"rfilename": str(f.relative_to(folder)), "size": f.stat().st_size} for f in files]
         described = {"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
         return self._send(200, json.dumps(described).encode(), {}, body)
 

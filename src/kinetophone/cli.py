@@ -6,7 +6,7 @@ No heavy import at the top, so that ``kinetophone --help`` and every error about
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -83,6 +83,49 @@ def train(
             return
         quiet_libraries()
         training.run(recipe, out=out, resume=resume)
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[str, typer.Option(help="Bundle to look at.")] = "hits",
+    audio_base: Annotated[
+        str | None, typer.Option(help="Instead: folder or Hub id of an audio base.")
+    ] = None,
+    video_base: Annotated[str | None, typer.Option(help="Instead: folder or Hub id of a video base.")] = None,
+    motion_adapter: Annotated[
+        str | None, typer.Option(help="For a video base that is an image model.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda; the best there is if not given.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Of the networks; decoders always use float32."),
+    ] = "float32",
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickled weights of bases, as tensors only.")
+    ] = False,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Download what is missing; without it nothing large is.")
+    ] = False,
+) -> None:
+    """Check this machine and the models, before hours are spent: exit status 1 if something will fail."""
+    with user_errors():
+        from kinetophone.doctor import Question, examine
+
+        question = Question(
+            bundle=bundle, audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter,
+            device=device, dtype=dtype, allow_pickle=allow_pickle, fetch=fetch,
+        )  # fmt: skip
+        failed = 0
+        for row in examine(question):
+            typer.echo(f"{row.state:<5} {row.check:<28} {row.found}")
+            if row.remedy:
+                typer.echo(f"{'':<34} -> {row.remedy}")
+            failed += row.state == "FAIL"
+    if failed:
+        typer.echo(f"{failed} of these will fail", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

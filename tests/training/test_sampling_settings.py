@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import tiny
 from kinetophone import Kinetophone
+from kinetophone.cli import app
 from kinetophone.errors import RequestError
 from kinetophone.push import bundle_files
 from kinetophone.request import BUNDLES, PUBLISHED_DEFAULTS, BundleSpec
@@ -139,6 +143,38 @@ def test_a_coupling_saved_without_its_bases_finds_relative_ones(tmp_path, monkey
     assert again.bases.video.reference["motion_adapter"] == str(tmp_path / "models" / "adapter")
     written = json.loads((tmp_path / "mine" / "kinetophone.json").read_text())["bases"]
     assert written["video"]["motion_adapter"] == "../models/adapter"
+
+
+def small(folder, **changes):
+    """A recipe as a user writes it, on bases in ``folder``."""
+    loop = {"steps": 1, "batch_size": 2, "lr": 1e-3, "sample_every": 0, "threads": 1}
+    bases = {name: str(folder / "bases" / name) for name in ("audio", "video")}
+    recipe = {"stage": "coupling", "bundle": str(folder / "mine"), "bases": bases | changes, "loop": loop}
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(recipe | {"data": {"count": 2, "cache": str(folder / "cache")}}))
+    return path
+
+
+def test_pickled_bases_train_and_generate_by_consent_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("audio", "video"):
+        shutil.copytree(BUNDLES / "hits" / name, tmp_path / "bases" / name)
+        for file in (tmp_path / "bases" / name).glob("*/*model*.safetensors"):
+            stem = "pytorch_model" if file.stem == "model" else "diffusion_pytorch_model"
+            torch.save(load_file(file), file.with_name(f"{stem}.bin"))
+            file.unlink()
+    refused = CliRunner().invoke(app, ["train", str(small(tmp_path))])
+    assert refused.exit_code == 2
+    assert "has only pickled weights" in refused.output
+    assert "in a recipe 'bases: {allow_pickle: true}'" in refused.output
+    trained = CliRunner().invoke(app, ["train", str(small(tmp_path, allow_pickle=True))])
+    assert trained.exit_code == 0, trained.output
+    generate = ["generate", "a drum", "--bundle", "mine", "-o", "clip.mp4", "--steps", "1", "--device", "cpu"]
+    refused = CliRunner().invoke(app, generate)
+    assert refused.exit_code == 2
+    assert "say --allow-pickle" in refused.output
+    made = CliRunner().invoke(app, [*generate, "--allow-pickle"])
+    assert made.exit_code == 0, made.output
 
 
 def test_bases_with_half_precision_files_alone_can_be_trained_on(export, tmp_path):

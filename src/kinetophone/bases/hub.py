@@ -81,6 +81,70 @@ def pickled_parts(
     return [file for component in components for file in _weights(files, component)[1]]
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file on the Hub that loading would read: path in the repository, and its size in bytes."""
+
+    path: str
+    size: int
+    pickled: bool
+    cached: bool
+
+
+def remote_files(name: str, components: Iterable[str], revision: str | None = None) -> list[RemoteFile]:
+    """What loading these components of a Hub repository would read; nothing is downloaded.
+
+    Raises:
+        RequestError: there is no such repository or revision, it is gated, or ``name`` is no Hub id.
+        ConnectionError: the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not _is_id(name):
+        raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"])
+    sizes = _sizes(name, revision)
+    with _permitted(name):  # a gated repository is described to anybody
+        HfApi().auth_check(name)
+    chosen = list(components)
+    pickled = {file for component in chosen for file in _weights(sizes, component)[1]}
+    return [
+        RemoteFile(
+            path,
+            sizes[path],
+            path in pickled,
+            isinstance(try_to_load_from_cache(name, path, revision=revision), str),
+        )
+        for path in _wanted(name, list(sizes), tuple(chosen), allow_pickle=True)
+    ]
+
+
+def small_file(name: str, path: str, revision: str | None = None) -> Path | None:
+    """A file such as a configuration, the only one that is fetched; None where there is none.
+
+    Args:
+        name: a folder, or a Hub id.
+        path: within it.
+        revision: on the Hub.
+
+    Raises:
+        RequestError: there is no such repository or revision, it is gated, or ``name`` is no Hub id.
+        ConnectionError: the Hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return Path(name) / path if (Path(name) / path).is_file() else None
+    if not _is_id(name):
+        raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"])
+    cached = try_to_load_from_cache(name, path, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    if path not in _ask(name, revision):
+        return None
+    with _permitted(name):
+        return Path(hf_hub_download(name, path, revision=revision))
+
+
 def _weights(files: Iterable[str], component: str) -> tuple[list[str], list[str]]:
     """The weights of a component among ``files`` of a repository, and those of them that are pickles."""
     inside = {PurePosixPath(f).name: f for f in files if str(PurePosixPath(f).parent) == (component or ".")}
@@ -166,7 +230,12 @@ def _is_id(name: str) -> bool:
 
 
 def _ask(model: str, revision: str | None = None) -> list[str]:
-    """The files of a Hub repository.
+    """The files of a Hub repository; see :func:`_sizes`."""
+    return list(_sizes(model, revision))
+
+
+def _sizes(model: str, revision: str | None = None) -> dict[str, int]:
+    """The files of a Hub repository, and their sizes in bytes.
 
     Asked before a download: it fails at once where the Hub is away, a download only after many tries.
 
@@ -179,7 +248,7 @@ def _ask(model: str, revision: str | None = None) -> list[str]:
 
     with _permitted(model):
         try:
-            info = HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S)
+            info = HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S, files_metadata=True)
         except GatedRepoError:  # which is a RepositoryNotFoundError, too
             raise
         except RepositoryNotFoundError:
@@ -190,7 +259,7 @@ def _ask(model: str, revision: str | None = None) -> list[str]:
             raise RequestError([f"'{model}' has no revision '{revision}' on the Hub"]) from None
         except Exception as error:  # offline: every layer below has exceptions of its own for it
             raise ConnectionError(str(error) or type(error).__name__) from error
-    return [file.rfilename for file in info.siblings or ()]
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
 @contextmanager

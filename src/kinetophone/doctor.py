@@ -1,0 +1,418 @@
+"""What works on this machine and what will not, found before hours are spent: ``kinetophone doctor``."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from kinetophone.errors import RequestError
+
+State = Literal["ok", "warn", "FAIL"]
+_GB = 1e9
+_PROMPT = "a drumstick hits a metal bowl"
+_FREE_HERE = 1 * _GB  # for clips and logs in the working directory
+# Activations of a step, in numbers per position of the video latents and channel of the U-Net's first level:
+# benchmarks/memory.py for the published pair, 7.3 GB in float32 with guidance.
+_ACTIVATIONS = 174
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check: what was looked at, whether it is well, what was found, and what to do if it is not."""
+
+    check: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that is loaded from one place.
+
+    Attributes:
+        label: What it is, such as "audio base".
+        name: Folder or Hub id.
+        revision: On the Hub.
+        components: Its sub-folders, "" for its own top folder, each with the classes it may have.
+        inside: Folder that they are in, of a bundle on the Hub.
+    """
+
+    label: str
+    name: str
+    revision: str | None
+    components: Mapping[str, Sequence[str]]
+    inside: str = ""
+
+    @property
+    def folders(self) -> list[str]:
+        """The components' folders in the repository."""
+        return [f"{self.inside}/{name}".strip("/") for name in self.components]
+
+    def locate(self, allow_pickle: bool) -> Path:
+        """The folder with the components, from the Hub if need be."""
+        from kinetophone.bases.hub import locate
+
+        return locate(self.name, self.folders, self.revision, allow_pickle).folder / self.inside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked about: a bundle, or a pair of bases; see ``Kinetophone.from_bases`` for these."""
+
+    bundle: str = "hits"
+    audio_base: str | None = None
+    video_base: str | None = None
+    motion_adapter: str | None = None
+    device: str | None = None
+    dtype: str = "float32"
+    allow_pickle: bool = False
+    fetch: bool = False
+
+    @property
+    def is_pair(self) -> bool:
+        return self.audio_base is not None or self.video_base is not None
+
+
+def examine(question: Question) -> Iterator[Row]:
+    """Check everything, a row as soon as it is known. Nothing large is fetched unless ``fetch`` says so."""
+    yield from _packages()
+    yield from _machine(question)
+    try:
+        parts = list(_parts(question))
+    except RequestError as error:
+        yield Row("bundle", "FAIL", error.problems[0], "name a bundle's folder, or a Hub id")
+        return
+    missing, here = 0, []
+    for part in parts:
+        row, size = _place(part, question)
+        yield row
+        missing += size
+        if row.state != "FAIL" and not size:
+            here.append(part)
+    yield from _disk(0 if question.fetch else missing)
+    whole = len(here) == len(parts)
+    for part in here:
+        for row in _components(part, question):
+            yield row
+            whole &= row.state != "FAIL"
+    if not whole:
+        what = "what is missing is fetched" if missing else "the rows above are mended"
+        yield Row(
+            "one step", "warn", f"not tried before {what}", "run it again with --fetch" if missing else ""
+        )
+        return
+    yield from _steps(question, parts)
+
+
+def _packages() -> Iterator[Row]:
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("kinetophone") or ()
+    except metadata.PackageNotFoundError:
+        yield Row("packages", "warn", "kinetophone is not installed, only found", "pip install -e .")
+        return
+    required = [Requirement(line) for line in lines]
+    required = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    bad = 0
+    for requirement in required:
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = ""
+        if not version or not requirement.specifier.contains(version, prereleases=True):
+            bad += 1
+            found = f"{version or 'not installed'}, needs {requirement.specifier}"
+            yield Row(requirement.name, "FAIL", found, f"pip install '{requirement}'")
+    if not bad:
+        named = ("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "av")
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in named)
+        python = ".".join(map(str, sys.version_info[:3]))
+        yield Row("packages", "ok", f"{len(required)} as required: Python {python}, {versions}")
+
+
+def _machine(question: Question) -> Iterator[Row]:
+    import torch
+
+    from kinetophone.bundle import usable_device
+    from kinetophone.precision import emulated
+
+    try:
+        device = usable_device(question.device)
+    except RequestError as error:
+        yield Row("device", "FAIL", error.problems[0], "leave --device out, or install torch for your GPU")
+        return
+    free, total = _memory(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found = f"{name}, {free / _GB:.1f} of {total / _GB:.1f} GB free"
+    if told := emulated(question.dtype, device):
+        yield Row("device", "warn", found, told)
+    else:
+        yield Row("device", "ok", f"{found}, {question.dtype}")
+
+
+def _memory(device: Any) -> tuple[int, int]:
+    """Bytes free and in all: of the GPU, else of the machine."""
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free, total
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
+
+
+def _parts(question: Question) -> Iterator[Part]:
+    """The places that the answer is loaded from; of the Hub only configurations are fetched."""
+    from kinetophone.bases.animatediff import MOTION_ADAPTER
+    from kinetophone.bases.audioldm import AudioLDM
+    from kinetophone.bases.components import component_class
+    from kinetophone.bases.hub import small_file
+    from kinetophone.bases.video import VideoBase
+
+    audio: dict[str, Any] = {"name": question.audio_base}
+    video: dict[str, Any] = {"name": question.video_base, "motion_adapter": question.motion_adapter}
+    inside = {"audio": "", "video": ""}
+    if not (question.audio_base and question.video_base):
+        place, spec = _bundle(question.bundle)
+        if not question.is_pair:
+            yield Part("coupling", place, None, {"coupling": ("Coupling",)})
+        for name, named in (("audio", audio), ("video", video)):
+            if named["name"] is None:
+                inside[name] = "" if name in spec.bases else name
+                named |= {"name": place, **spec.bases.get(name, {})}
+    yield Part("audio base", audio["name"], audio.get("revision"), AudioLDM.COMPONENTS, inside["audio"])
+    yield Part("video base", video["name"], video.get("revision"), VideoBase.COMPONENTS, inside["video"])
+    adapter = video.get("motion_adapter")
+    if adapter is None:
+        try:
+            unet = small_file(
+                video["name"], f"{inside['video']}/unet/config.json".strip("/"), video.get("revision")
+            )
+        except (RequestError, ConnectionError):  # told by the row of the base
+            unet = None
+        if unet is not None and component_class(unet.parent) == "UNet2DConditionModel":
+            adapter = MOTION_ADAPTER
+    if adapter is not None:
+        yield Part("motion adapter", adapter, video.get("adapter_revision"), {"": ("MotionAdapter",)})
+
+
+def _bundle(name: str) -> tuple[str, Any]:
+    """Folder or Hub id of a bundle, and its description."""
+    from kinetophone.bases.hub import small_file
+    from kinetophone.request import BUNDLES, CONFIG_NAME, BundleSpec, available_bundles
+
+    place = str(BUNDLES / name) if name in available_bundles() else name
+    try:
+        described = small_file(place, CONFIG_NAME)
+    except ConnectionError as error:
+        raise RequestError(
+            [f"the Hub cannot be reached for '{name}' ({str(error).splitlines()[0]})"]
+        ) from None
+    if described is None:
+        raise RequestError([f"'{name}' holds no {CONFIG_NAME}: it is no bundle"])
+    return place, BundleSpec.read(described.parent)
+
+
+def _place(part: Part, question: Question) -> tuple[Row, int]:
+    """Whether a part is there or can be had, and how many bytes have yet to be fetched."""
+    from kinetophone.bases.hub import remote_files
+    from kinetophone.bases.weights import refusal
+
+    if Path(part.name).is_dir():
+        return Row(part.label, "ok", f"folder {part.name}"), 0
+    try:
+        files = remote_files(part.name, part.folders, part.revision)
+    except ConnectionError as error:
+        try:
+            part.locate(question.allow_pickle)
+        except RequestError:
+            found = f"the Hub cannot be reached for '{part.name}' ({str(error).splitlines()[0]})"
+            return Row(part.label, "FAIL", found, "connect, unset HF_HUB_OFFLINE, or give a folder"), 0
+        return Row(part.label, "ok", f"{part.name}, fetched before; the Hub cannot be reached"), 0
+    except RequestError as error:
+        found, _, remedy = error.problems[0].partition(": ")
+        return Row(part.label, "FAIL", found, remedy), 0
+    pickled = [file.path for file in files if file.pickled]
+    if pickled and not question.allow_pickle:
+        found, _, remedy = refusal(part.name, pickled).partition(": ")
+        return Row(part.label, "FAIL", found, remedy), 0
+    size = sum(file.size for file in files if not file.cached)
+    if size and question.fetch:
+        try:
+            part.locate(question.allow_pickle)
+        except (RequestError, OSError) as error:
+            return Row(
+                part.label, "FAIL", str(error).splitlines()[0], "run it again: it goes on where it was"
+            ), 0
+        size = 0
+    if not size:
+        return Row(part.label, "ok", f"{part.name}, fetched"), 0
+    large = max((file for file in files if not file.cached), key=lambda file: file.size)
+    count = sum(not file.cached for file in files)
+    found = f"{part.name}: {count} files to fetch, {size / _GB:.3g} GB, the largest {large.path}"
+    return Row(part.label, "ok", found), size
+
+
+def _disk(missing: int) -> Iterator[Row]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
+    for label, place, needed in (("disk, Hub cache", cache, missing), ("disk, here", Path.cwd(), _FREE_HERE)):
+        free = shutil.disk_usage(place).free
+        found = f"{free / _GB:.1f} GB free in {place}"
+        if free < needed:
+            remedy = f"{needed / _GB:.1f} GB are needed: make room"
+            if place == cache:
+                remedy += ", or set HF_HOME to a folder on a larger disk"
+            yield Row(label, "FAIL", found, remedy)
+        else:
+            yield Row(label, "ok", found)
+
+
+def _components(part: Part, question: Question) -> Iterator[Row]:
+    """Load each component by itself, and let it go."""
+    import torch
+
+    from kinetophone.bases.components import component_problems, load_component, load_network
+    from kinetophone.joint.coupling import Coupling
+
+    dtype = getattr(torch, question.dtype)
+    folder = part.locate(question.allow_pickle)
+    for name, classes in part.components.items():
+        label = f"{part.label}: {name}" if name else f"{part.label}, its network"
+        try:
+            if part.label in ("coupling", "motion adapter"):
+                from diffusers import MotionAdapter
+
+                kind = Coupling if part.label == "coupling" else MotionAdapter
+                loaded: Any = load_network(
+                    folder / name, kind, dtype=dtype, allow_pickle=question.allow_pickle
+                )
+            else:
+                problems = component_problems(folder, {name: classes}, question.allow_pickle)
+                if problems:
+                    raise RequestError(problems)
+                loaded = load_component(folder, name, dtype=dtype, allow_pickle=question.allow_pickle)
+        except RequestError as error:
+            yield Row(label, "FAIL", error.problems[0], _remedy(part, error.problems[0]))
+            continue
+        found = type(loaded).__name__
+        if isinstance(loaded, torch.nn.Module):
+            found += f", {sum(p.numel() for p in loaded.parameters()) / 1e6:,.1f} M parameters"
+        yield Row(label, "ok", found)
+        del loaded
+        gc.collect()
+
+
+def _remedy(part: Part, problem: str) -> str:
+    if "pickled weights" in problem:
+        return "say --allow-pickle"
+    if Path(part.name).is_dir():
+        return f"copy or download '{part.name}' again"
+    return f"remove it from the Hub's cache and fetch it again: hf cache rm model/{part.name}"
+
+
+def _steps(question: Question, parts: Sequence[Part]) -> Iterator[Row]:
+    """One step on the smallest latents, then a whole clip of one step."""
+    import torch
+
+    from kinetophone.bundle import usable_device
+    from kinetophone.pipeline import Kinetophone
+
+    try:
+        device = usable_device(question.device)
+        weights = sum(_weights_bytes(part, question) for part in parts)
+        free, _ = _memory(device)
+        if weights > free:
+            found = f"the weights take {weights / _GB:.1f} GB, of which {free / _GB:.1f} are free"
+            yield Row(
+                "one step", "FAIL", found, "use --dtype float16, a larger device, or generate --offload model"
+            )
+            return
+        options: dict[str, Any] = {
+            "device": str(device),
+            "dtype": getattr(torch, question.dtype),
+            "allow_pickle": question.allow_pickle,
+        }
+        if question.is_pair:
+            names = {part.label: part.name for part in parts}
+            pipe = Kinetophone.from_bases(
+                audio=names["audio base"],
+                video=names["video base"],
+                motion_adapter=names.get("motion adapter"),
+                **options,
+            )
+        else:
+            pipe = Kinetophone.from_pretrained(question.bundle, **options)
+    except RequestError as error:
+        yield Row("one step", "FAIL", error.problems[0], "the pieces load, but do not fit each other")
+        return
+    try:
+        start = time.monotonic()
+        _smallest(pipe)
+        yield Row("one step, smallest", "ok", f"{time.monotonic() - start:.1f} s, finite")
+        yield _real(pipe, question, device)
+    except (RuntimeError, FloatingPointError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        remedy = "use --dtype float16 or bfloat16, or generate --offload model"
+        yield Row("one step", "FAIL", reason, remedy if "memory" in reason else "use --dtype float32")
+
+
+def _weights_bytes(part: Part, question: Question) -> int:
+    """Bytes of a part's weights, as loaded, by the sizes of their files."""
+    from kinetophone.bases.weights import find_weights
+
+    folder = part.locate(question.allow_pickle)
+    found = [(folder / name, find_weights(folder / name)) for name in part.components]
+    return sum((place / file).stat().st_size for place, weights in found if weights for file in weights.names)
+
+
+def _smallest(pipe: Any) -> None:
+    """A step of sampling on the smallest latents that the pair takes."""
+    from kinetophone.av import AV
+    from kinetophone.joint.clocks import local_grids
+    from kinetophone.sampling.guidance import guided
+    from kinetophone.sampling.joint import initial_noise, sample_joint
+
+    audio, video = pipe.bases.audio, pipe.bases.video
+    frames = min(4, pipe.spec.frames)
+    shapes: AV[Any] = AV(audio=audio.latent_shape(1), video=video.latent_shape(frames, video.multiple))
+    text = pipe.bases.map(lambda base: base.encode_prompt([_PROMPT]))
+    sample_joint(
+        guided(pipe.model, text, None, AV.both(1.0)),
+        initial_noise(shapes, [0], device=pipe.device),
+        local_grids(pipe.bases.map(lambda base: base.scheduler), 1, 1.0),
+        pipe.schedules,
+    )
+
+
+def _real(pipe: Any, question: Question, device: Any) -> Row:
+    import torch
+
+    spec = pipe.spec
+    side = spec.size // pipe.bases.video.factor
+    size = getattr(torch, question.dtype).itemsize
+    width = pipe.bases.video.unet.config.block_out_channels[0]
+    needed = _ACTIVATIONS * spec.frames * side * side * width * size
+    free, _ = _memory(device)
+    label = f"one step, {float(spec.frames / spec.fps):g} s at {spec.size} px"
+    if needed > free:
+        found = f"not tried: it takes about {needed / _GB:.1f} GB more, of which {free / _GB:.1f} are free"
+        return Row(label, "warn", found, "use --dtype float16, or generate --offload model")
+    moments = [time.monotonic()]
+    pipe(_PROMPT, steps=1, callback=lambda _: moments.append(time.monotonic()))
+    moments.append(time.monotonic())
+    step, decoding = moments[1] - moments[0], moments[2] - moments[1]
+    steps = spec.defaults["steps"]
+    whole = steps * step + decoding
+    return Row(label, "ok", f"{step:.2g} s; a clip of {steps} steps takes about {whole:.0f} s")
