@@ -82,9 +82,15 @@ def check_prepared(source: Path) -> None:
     manifest = source / "manifest.jsonl"
     if not manifest.is_file():
         raise RequestError([f"'{source}' holds no manifest.jsonl; run kinetophone data prepare first"])
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    if not any(row["clips"] for row in rows):
+    try:
+        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        clips = sum(len(row["clips"]) for row in rows)
+    except (ValueError, KeyError, TypeError):
+        raise RequestError([f"'{manifest}' is damaged; run kinetophone data prepare again"]) from None
+    if not clips:
         raise RequestError([f"'{source}' holds no clip; its manifest.jsonl says why"])
+    if not any(source.glob("clips-*.tar")):
+        raise RequestError([f"'{source}' holds no clips-*.tar; run kinetophone data prepare again"])
 
 
 @dataclass(frozen=True)
