@@ -115,3 +115,19 @@ def test_bases_with_only_a_half_precision_variant(clips, bases, tmp_path):
         done = encode(clips, tmp_path / f"by-{kind}", tmp_path / kind / "audio", tmp_path / kind / "video")
         assert done.exit_code == 0, done.output
     same(tmp_path / "by-half", tmp_path / "by-full", rtol=0.02, atol=0.02)
+
+
+def test_latents_of_other_clips_are_not_kept(clips, bases, tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "b.mp4", size=(32, 32), seconds=2.25)
+    cut = Cut(fps=8, seconds=1, size=32)
+    prepare(find_sources(tmp_path / "videos", caption="a bowl"), tmp_path / "clips", cut, workers=1)
+    pair = (bases / "audioldm", bases / "animatediff")
+    for source in (clips, tmp_path / "clips"):
+        done = encode(source, tmp_path / "out", *pair)
+        assert done.exit_code == 0, done.output
+    assert encode(tmp_path / "clips", tmp_path / "afresh", *pair).exit_code == 0
+    same(tmp_path / "out", tmp_path / "afresh")
+    written = [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("latents-*")]
+    assert encode(tmp_path / "clips", tmp_path / "out", *pair).exit_code == 0
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("latents-*")] == written

@@ -374,6 +374,8 @@ def test_splits_of_greatest_hits(tmp_path):
         ("landscape/validation/wind_noise/v1/2.mp4", "wind noise"),
         ("waterfall_burbling/val/3.mp4", "waterfall burbling"),
         ("landscape/explosion/7.mp4", "explosion"),
+        ("explosion/take_7.mp4", "explosion"),
+        ("videos/squishing_water_145_3_37.mp4", "squishing water"),
         ("train/0001.mp4", None),
         ("landscape/train/0001.mp4", None),
     ],

@@ -42,6 +42,7 @@ _SPLITS: dict[str, Split] = {
 _PICTURES = ("_denoised_thumb", "_denoised", "_mic", "")
 _RECORDING = re.compile(r"_denoised_thumb$|_denoised$|_mic$")
 _NUMBERS = re.compile(r"(?:^|[_\s-]+)\d+(?:[_\s-]+\d+)*$")
+_PUBLISHED_NAME = re.compile(r"_\d+_\d+$")  # Landscape's fire_crackling_136_6_34
 _DOES = {"hit": "hits", "scratch": "scratches"}
 
 
@@ -245,9 +246,10 @@ def _class_of(name: Path, split_at: int | None) -> tuple[str, str]:
     inner = [] if split_at is None else folders[split_at + 1 :]
     outer = [p for p in folders if p.lower() not in _SPLITS and "landscape" not in p.lower()]
     own = _NUMBERS.sub("", name.stem)
+    numbered = own != "" and own != name.stem
     if inner:
         text = inner[0]
-    elif split_at is not None and own and own != name.stem:
+    elif numbered and (split_at is not None or _PUBLISHED_NAME.search(name.stem)):
         return _words(own), "its name"
     elif outer:
         text = outer[-1]
