@@ -94,9 +94,13 @@ def test_lists_with_and_without_a_header(tmp_path, text):
 
 def test_a_caption_that_is_not_quoted_keeps_its_commas(tmp_path):
     touch(tmp_path, "a.MOV")
-    for text in ("a.MOV,one, two,three\n", "file,caption\na.MOV,one, two,three\n"):
+    for text, caption in (
+        ("a.MOV,one, two,three\n", "one, two, three"),
+        ("file,caption\na.MOV,one, two,three\n", "one, two, three"),
+        ("./a.MOV,3,2,1,go\n", "3, 2, 1, go"),
+    ):
         table = write(tmp_path / "list.csv", text)
-        assert found(tmp_path, captions=table) == {"a.MOV": "one, two, three"}
+        assert found(tmp_path, captions=table) == {"a.MOV": caption}
 
 
 def test_among_files_of_one_name_the_path_decides(tmp_path):
@@ -474,6 +478,9 @@ def test_tables_of_vggsound(tmp_path):
     with pytest.raises(RequestError, match="has no splits"):
         find_sources(tmp_path, "vggsound", captions=listed, split="train")
     other = write(tmp_path / "other.csv", "c,2,dog,train\n")
+    for layout in ("folder", "landscape"):
+        with pytest.raises(RequestError, match="name the layout vggsound"):
+            find_sources(tmp_path, layout, captions=other)
     with pytest.raises(RequestError, match=r"its first row is c at 2 s, the first file 'a_000001\.mp4'"):
         find_sources(tmp_path, "vggsound", captions=other)
     broken = write(tmp_path / "broken.csv", "a,1,dog,train\nb,soon,dog,train\n")

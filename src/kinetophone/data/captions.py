@@ -90,6 +90,8 @@ def read_list(path: Path) -> list[Row]:
         RequestError: It cannot be read, or has no captions.
     """
     rows = read_cells(path)
+    if any(_is_vggsound(cells) for _, cells in rows[:2]):
+        raise RequestError([f"'{path}' is VGGSound's own table: name the layout vggsound"])
     header = [cell.lower() for cell in rows[0][1]]
     files = [header.index(name) for name in _FILE_COLUMNS if name in header]
     captions = [header.index(name) for name in _CAPTION_COLUMNS if name in header]
@@ -261,7 +263,8 @@ def read_vggsound(path: Path) -> list[VGGSoundRow] | None:
 
 
 def _is_vggsound(cells: list[str]) -> bool:
-    return len(cells) >= 4 and re.fullmatch(r"\d+(\.0+)?", cells[1]) is not None
+    is_path = Path(cells[0]).suffix.lower() in VIDEOS  # of a list, its caption cut at commas
+    return len(cells) >= 4 and not is_path and re.fullmatch(r"\d+(\.0+)?", cells[1]) is not None
 
 
 def vggsound_names(stem: str) -> set[tuple[str, int]]:
