@@ -185,12 +185,12 @@ def steps(run: Run, first: int, count: int) -> tuple[float, float]:
 def write_clips(root: Path, count: int) -> list[Source]:
     """Clips as mp4, and what preparing and encoding make of them."""
     write_split("train", count, root / "files")
-    sources = find_sources(root / "files", captions=root / "files" / "captions.csv").files
+    sources = find_sources(root / "files", captions=root / "files" / "captions.csv")
     prepare(sources, root / "clips", CUT, workers=1)
     bases = AV(audio=load_audio_base(BUNDLES / "hits/audio"), video=load_video_base(BUNDLES / "hits/video"))
     encode(root / "clips", root / "latents", bases)
     shutil.copytree(BUNDLES / "hits", root / "bundle")
-    return sources
+    return sources.files
 
 
 def start(stage: str, root: Path, sources: list[Source], files: bool) -> tuple[Any, Run]:

@@ -58,7 +58,7 @@ def prepare(
     ] = None,
     caption: Annotated[str | None, typer.Option(help="One caption for all.")] = None,
     split: Annotated[
-        PrepareSplit | None, typer.Option(help="The data set's own part; all if not given.")
+        PrepareSplit | None, typer.Option(help="The data set's own part; all if not given. Not for folder.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores if not given.")] = None,
 ) -> None:
@@ -79,9 +79,10 @@ def prepare(
     sources = find_sources(source, layout, captions, caption, split)
     for note in sources.notes:
         typer.echo(note, err=True)
-    rows = cut_all(sources.files, out, cut, workers)
+    rows = cut_all(sources, out, cut, workers)
+    known = {source.name for source in sources if source.problem}  # of which the notes speak
     for row in rows:
-        if row["reason"]:
+        if row["reason"] and row["source"] not in known:
             typer.echo(f"rejected: {row['source']}: {row['reason']}")
     clips = sum(len(row["clips"]) for row in rows)
     used = sum(bool(row["clips"]) for row in rows)

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "clips"
-    rows = prepare(find_sources(folder, caption="a tone").files, out, CUT, workers=1)
+    rows = prepare(find_sources(folder, caption="a tone"), out, CUT, workers=1)
     return out, {row["source"]: row for row in rows}
 
 
@@ -77,7 +77,7 @@ def test_a_run_goes_on_where_it_stopped_and_refuses_other_settings(folder, prepa
     shutil.copytree(out, again)
     (again / "parts" / "00000.jsonl").unlink()
     (again / "clips-00000.tar").write_bytes(b"half")
-    sources = find_sources(folder, caption="a tone").files
+    sources = find_sources(folder, caption="a tone")
     assert {row["source"]: row for row in prepare(sources, again, CUT, workers=1)} == rows
     assert (again / "clips-00000.tar").read_bytes() == (out / "clips-00000.tar").read_bytes()
     with pytest.raises(RequestError, match="other settings, sources or captions"):

@@ -1,21 +1,20 @@
-"""Data sets as they lie on disk: which files are used, and what is said of each."""
+"""Published data sets and file lists as they lie on disk: small trees of their names, with real clips."""
 
 import json
-from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import tiny
 from kinetophone.cli import app
+from kinetophone.data.captions import match, read_list
+from kinetophone.data.prepare import Cut, prepare
 from kinetophone.data.shards import read
-from kinetophone.data.sources import Event, find_sources
+from kinetophone.data.sources import find_sources
 from kinetophone.errors import RequestError
 from videos import write_video
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+CUT = Cut(fps=8, seconds=1, size=32)
+RECORDING = "2015-02-16-16-49-06"
 
 
 def touch(folder, *names):
@@ -25,252 +24,465 @@ def touch(folder, *names):
         path.touch()
 
 
-def captions_of(found):
-    return {source.name: source.caption for source in found.files}
+def video(path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, size=(32, 32), **options)
 
 
-def table(folder, text, name="t.csv"):
-    path = folder / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
     return path
 
 
-def test_captions_come_from_a_table_a_file_beside_or_nowhere(tmp_path):
-    touch(tmp_path, "a.mp4", "b.mp4", "c.mov")
-    (tmp_path / "b.txt").write_text("from beside\n")
-    found = find_sources(tmp_path, captions=table(tmp_path, 'file,caption\na.mp4,"one, two"\n'))
-    assert captions_of(found) == {"a.mp4": "one, two", "b.mp4": "from beside", "c.mov": None}
-    assert found.notes == [f"1 files are not in '{tmp_path}/t.csv': c.mov"]
+def found(folder, *args, **options):
+    return {s.name: s.caption for s in find_sources(folder, *args, **options)}
 
 
-LIST = './train/x.mp4,"a dog, barking"\n./train/y.MP4,rain\n'
+def clips_of(out):
+    """Caption, start and events of each clip."""
+    members = [m for shard in sorted(out.glob("*.tar")) for _, m in read(shard)]
+    return [json.loads(m["json"]) for m in members]
+
+
+def data(*arguments):
+    return CliRunner().invoke(app, ["data", *map(str, arguments)])
+
+
+# --- file lists ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "./class/x.mp4",
+        "class/x.mp4",
+        "./path/class/x.mp4",
+        "elsewhere/x.mp4",
+        "x.mp4",
+        "x",
+        "class/x",
+        "x.wav",
+        "{folder}/class/x.mp4",
+        "/their/disk/class/x.MP4",
+        "class\\x.mp4",
+        "../tree/class/x.mp4",
+    ],
+)
+def test_a_row_names_its_file_by_path_by_name_or_by_stem(tmp_path, name):
+    folder = tmp_path / "tree"
+    touch(folder, "class/x.mp4", "class/y.mp4")
+    table = tmp_path / "list.csv"
+    table.write_bytes(f'\ufeff{name.format(folder=folder)},"a dog barks, far ""away"""\r\n\r\n'.encode())
+    assert found(folder, captions=table) == {"class/x.mp4": 'a dog barks, far "away"', "class/y.mp4": None}
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        LIST,
-        LIST.replace("\n", "\r\n"),
-        b"\xef\xbb\xbf" + LIST.encode(),
-        LIST.replace(",", ", ", 1),
-        LIST.replace("./train/", "/data/of/others/train/"),
-        LIST.replace("./train/", ".\\train\\"),
-        LIST.replace("./train/", ""),
-        LIST.replace(".mp4", ".avi"),
-        LIST.replace(".mp4", "").replace(".MP4", ""),
-        'Caption,File\n"a dog, barking",train/x.mp4\nrain,train/y.MP4\n',
-        "./train/x.mp4,a dog, barking\n\n./train/y.MP4,rain\n",
+        "file,caption\na.mp4,one\n",
+        "caption,split,path\none,train,a.mp4\n",
+        "File_Name, Text\na.mp4, one\n",
+        "./v/a.mp4,./v/a.wav,one\n",
+        '"v/a.mp4","one"\n',
     ],
-    ids=range(11),
 )
-def test_published_file_lists(tmp_path, text):
-    touch(tmp_path, "train/x.mp4", "train/y.MP4")
-    (tmp_path / "lists").mkdir()
-    captions = table(tmp_path / "lists", text)
-    found = find_sources(tmp_path, captions=captions)
-    assert {k: v.replace(", ", ",") for k, v in captions_of(found).items()} == {
-        "train/x.mp4": "a dog,barking",
-        "train/y.MP4": "rain",
+def test_lists_with_and_without_a_header(tmp_path, text):
+    touch(tmp_path, "a.mp4")
+    assert found(tmp_path, captions=write(tmp_path / "list.csv", text)) == {"a.mp4": "one"}
+
+
+def test_a_caption_that_is_not_quoted_keeps_its_commas(tmp_path):
+    touch(tmp_path, "a.MOV")
+    for text, caption in (
+        ("a.MOV,one, two,three\n", "one, two, three"),
+        ("file,caption\na.MOV,one, two,three\n", "one, two, three"),
+        ("./a.MOV,3,2,1,go\n", "3, 2, 1, go"),
+    ):
+        table = write(tmp_path / "list.csv", text)
+        assert found(tmp_path, captions=table) == {"a.MOV": caption}
+
+
+def test_among_files_of_one_name_the_path_decides(tmp_path):
+    touch(tmp_path, "x.mp4", "train/x.mp4", "train/a/y.mp4", "test/x.mp4", "test/a/y.mp4")
+    table = write(
+        tmp_path / "list.csv",
+        "./x.mp4,outer\n/data/train/x.mp4,in train\n./test/x.mp4,in test\ntrain/y.mp4,y of train\n"
+        "set/test/a/y.mp4,y of test\n",
+    )
+    assert found(tmp_path, captions=table) == {
+        "x.mp4": "outer",
+        "train/x.mp4": "in train",
+        "test/x.mp4": "in test",
+        "train/a/y.mp4": "y of train",
+        "test/a/y.mp4": "y of test",
     }
-    assert find_sources(tmp_path / "train", captions=captions).notes == []
 
 
-def test_rows_and_files_that_match_nothing_or_too_much_are_named(tmp_path):
-    touch(tmp_path, "a/x.mp4", "b/x.mp4", "y.mp4", "z.mp4")
-    rows = "x.mp4,which?\ngone.mp4,nobody\ny.mp4,here\nb/x.mp4,this one\n"
-    captions = table(tmp_path, rows)
-    found = find_sources(tmp_path, captions=captions)
-    assert captions_of(found) == {"a/x.mp4": None, "b/x.mp4": "this one", "y.mp4": "here", "z.mp4": None}
-    assert found.notes == [
-        "1 rows match no file: gone.mp4",
-        "1 rows match several files, give their paths: x.mp4",
-        f"2 files are not in '{captions}': a/x.mp4, z.mp4",
-    ]
-    with pytest.raises(RequestError, match=r"match no file in .* they name q\.mp4; there are a/x\.mp4, b/x"):
-        find_sources(tmp_path, captions=table(tmp_path, "q.mp4,no\n"))
-    with pytest.raises(RequestError, match=r"1 lines have no caption after the file: y\.mp4"):
-        find_sources(tmp_path, captions=table(tmp_path, "y.mp4\n"))
+def test_a_file_that_is_missing_gives_its_caption_to_no_other(tmp_path):
+    touch(tmp_path, "train/1.mp4", "test/2.mp4")
+    table = write(tmp_path / "list.csv", "train/1.mp4,one\ntest/1.mp4,other\ntrain/2.mp4,two\n")
+    sources = find_sources(tmp_path, captions=table)
+    assert {s.name: s.caption for s in sources} == {"train/1.mp4": "one", "test/2.mp4": None}
+    assert "2 rows of list.csv not used, no such file: test/1.mp4, train/2.mp4" in sources.notes
+
+
+def test_names_of_several_files_and_rows_that_differ_are_named_and_not_used(tmp_path):
+    touch(tmp_path, "a/x.mp4", "b/x.mp4", "c.mp4", "d.mp4", "e.mp4")
+    touch(tmp_path, "f.mp4")
+    rows = "x.mp4,which\np/c.mp4,one\nq/c.mp4,two\nd.mp4,same\n./d.mp4,same\nf.mp4,first\n./f.mp4,second\n"
+    table = write(tmp_path / "list.csv", rows)
+    sources = find_sources(tmp_path, captions=table)
+    assert {s.name: s.caption for s in sources if not s.problem} == {"d.mp4": "same", "f.mp4": "first"}
+    assert sources.notes == (
+        "1 file with several captions in list.csv, the first is used: f.mp4",
+        "line 1 of list.csv not used, 'x.mp4' may be any of these: a/x.mp4, b/x.mp4",
+        "2 files not used, a name in list.csv that other files have too: a/x.mp4, b/x.mp4",
+        "1 file not used, several rows in list.csv that differ: c.mp4",
+        "1 file not used, no row in list.csv: e.mp4",
+    )
+
+
+def test_many_rows_are_matched_once_each(tmp_path):
+    names = [f"{i:05d}" for i in range(2000)]
+    files = [tmp_path / name[-2:] / f"{name}.mp4" for name in names]
+    rows = read_list(
+        write(tmp_path / "list.csv", "".join(f"./p/{name}.mp4,caption {name}\n" for name in names))
+    )
+    matches = match(rows, files, (tmp_path,))
+    assert {file.stem: row.caption for file, row in matches.rows.items()} == {
+        n: f"caption {n}" for n in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "is empty"),
+        (b"other.mp4,one\n", r"names no file of .*its first row is 'other\.mp4', the first file 'a\.mp4'"),
+        (b"a.mp4\n", "has no captions"),
+        (b"a.mp4,\n", "has no captions"),
+        (b"file,label\na.mp4,one\n", "has the columns file, label; it needs file and caption"),
+        (b'a.mp4,"one\n', "is no CSV file"),
+        (b"a.mp4,\xff\xfe\n", "is not UTF-8"),
+        (b"a" * 200_000 + b",one\n", "is no CSV file"),
+    ],
+)
+def test_lists_that_cannot_be_used(tmp_path, text, message):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "list.csv").write_bytes(text)
+    with pytest.raises(RequestError, match=message) as error:
+        find_sources(tmp_path, captions=tmp_path / "list.csv")
+    assert len(error.value.problems) == 1
+
+
+def test_a_table_and_one_caption_for_all_exclude_each_other(tmp_path):
+    touch(tmp_path, "a.mp4")
+    table = write(tmp_path / "list.csv", "a.mp4,one\n")
+    with pytest.raises(RequestError, match="leave out one"):
+        find_sources(tmp_path, captions=table, caption="two")
     with pytest.raises(RequestError, match="is empty"):
-        find_sources(tmp_path, captions=table(tmp_path, "\n"))
-    with pytest.raises(RequestError, match="not a CSV file in UTF-8"):
-        find_sources(tmp_path, captions=table(tmp_path, b"y.mp4,f\xfcr\n"))
+        find_sources(tmp_path, caption=" ")
+
+
+def test_what_a_list_leaves_out_is_said_and_where_captions_are_from_is_kept(tmp_path):
+    video(tmp_path / "v" / "sub" / "x.MP4")
+    video(tmp_path / "v" / "y.mp4")
+    write(tmp_path / "v" / "y.txt", "from beside")
+    touch(tmp_path / "v", "none.mp4")
+    table = write(tmp_path / "list.csv", './clips/x.mp4,"one, two"\n./clips/gone.mp4,gone\n')
+    done = data(
+        "prepare", tmp_path / "v", tmp_path / "out", "--seconds", 1, "--size", 32, "--captions", table
+    )
+    assert done.exit_code == 0, done.output
+    assert "1 row of list.csv not used, no such file: ./clips/gone.mp4" in done.stderr
+    assert "1 file not used, no row in list.csv: none.mp4" in done.stderr
+    assert "2 clips from 2 of 3 files" in done.stdout
+    assert [c["caption"] for c in clips_of(tmp_path / "out")] == ["one, two", "from beside"]
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    rows = {row["source"]: row for row in map(json.loads, lines)}
+    assert {name: row["caption_from"] for name, row in rows.items() if row["clips"]} == {
+        "sub/x.MP4": "list.csv, line 1",
+        "y.mp4": "y.txt",
+    }
+    assert rows["none.mp4"]["reason"] == "no row in list.csv"
+    settings = json.loads((tmp_path / "out" / "prepare.json").read_text())
+    assert (settings["layout"], settings["captions"]) == ("folder", "list.csv")
+    write(table, "./clips/x.mp4,another\n")
+    with pytest.raises(RequestError, match="other settings, sources or captions"):
+        prepare(find_sources(tmp_path / "v", captions=table), tmp_path / "out", CUT)
 
 
 @pytest.mark.parametrize("layout", ["folder", "greatesthits", "landscape", "vggsound"])
-def test_a_list_of_captions_is_honoured_with_every_layout(tmp_path, layout):
-    touch(tmp_path, "rain/x_denoised.mp4")
-    (tmp_path / "rain" / "x_times.txt").write_text("0.5 wood hit static\n")
-    captions = table(tmp_path, './rain/x_denoised.mp4,"what the list says"\n')
-    (source,) = find_sources(tmp_path, layout, captions=captions).files
-    assert source.caption_between(0, 4) == "what the list says"
+def test_a_list_is_honoured_with_every_layout(tmp_path, layout):
+    touch(tmp_path, "rain/x_denoised.mp4", "rain/y_denoised.mp4")
+    for name in ("x", "y"):
+        write(tmp_path / "rain" / f"{name}_times.txt", "0.5 wood hit static\n")
+    table = write(tmp_path / "list.csv", './rain/x_denoised.mp4,"what the list says"\n')
+    one, other = find_sources(tmp_path, layout, captions=table).files
+    assert one.caption_between(0, 4) == "what the list says"
+    assert other.problem == "no row in list.csv"
 
 
-def test_greatest_hits(tmp_path):
-    touch(tmp_path, "x_denoised_thumb.mp4", "x_denoised.wav", "y_denoised.mp4", "y_mic.mp4", "z_mic.mp4")
-    (tmp_path / "x_times.txt").write_text(
-        "1.5 wood hit static\n2.25 plastic-bag hit deform\n2.5 None None None\n3 wood hit static\n\n"
-        "4.5 None hit static\n5 None hit static\n5.5 water scratch splash\n"
+def test_captions_come_from_a_table_a_file_beside_or_nowhere(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mov")
+    write(tmp_path / "b.txt", "\ufefffrom beside\n")
+    table = write(tmp_path / "t.csv", 'file,caption\na.mp4,"one, two"\nb.mp4,\n')
+    assert found(tmp_path, captions=table) == {"a.mp4": "one, two", "b.mp4": "from beside", "c.mov": None}
+
+
+# --- no clip at all ---
+
+
+def test_preparing_no_clip_is_an_error_that_says_why(tmp_path):
+    folder, out = tmp_path / "v", tmp_path / "out"
+    for name in ("a.mp4", "b.mp4"):
+        video(folder / name, seconds=0.5)
+    options = ("--seconds", 1, "--size", 32, "--workers", 1)
+    done = data("prepare", folder, out, *options)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: no clip was made of 2 files: a.mp4, b.mp4: no caption (name a table, put a .txt file beside "
+        f"it, or give one for all); all reasons are in '{out / 'manifest.jsonl'}'"
     )
-    (tmp_path / "y_times.txt").write_text("0.5 plastic-bag scratch deform\n")
-    x, y = find_sources(tmp_path, "greatesthits").files
-    assert (x.name, x.caption, x.sound) == ("x_denoised_thumb.mp4", None, tmp_path / "x_denoised.wav")
-    assert x.events[:2] == (Event(1.5, "hits wood"), Event(2.25, "hits plastic bag"))
-    assert x.caption_between(0, 4) == "a drumstick hits wood"
-    assert x.caption_between(2, 3) == "a drumstick hits plastic bag"
-    assert x.caption_between(4, 8) == "a drumstick scratches water"
-    assert x.caption_between(4, 5.2) == "a drumstick hits something"
-    assert x.caption_between(8, 12) is None
-    assert (y.name, y.caption_between(0, 4)) == ("y_denoised.mp4", "a drumstick scratches plastic bag")
-    with pytest.raises(RequestError, match=r"holds no test\.txt"):
-        find_sources(tmp_path, "greatesthits", split="test")
-    (tmp_path / "test.txt").write_text("y\n")
-    assert find_sources(tmp_path, "greatesthits", split="test").files == [y]
-    (tmp_path / "y_times.txt").write_text("soon wood hit static\n")
-    with pytest.raises(RequestError, match=r"y_times\.txt', line 1: 'soon' is no time"):
-        find_sources(tmp_path, "greatesthits")
-
-
-def test_segments_of_greatest_hits_have_captions_and_times_of_their_own(tmp_path):
-    write_video(tmp_path / "x_mic.mp4", seconds=6.25)
-    (tmp_path / "x_times.txt").write_text(
-        "0.5 wood hit static\n1.5 wood hit static\n2.75 metal scratch static\n"
+    touch(folder, "c.mp4")
+    done = data("prepare", folder, out, *options, "--caption", "a tone")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: no clip was made of 3 files: a.mp4, b.mp4: is 0.50 s long, shorter than a clip of 1 s; "
+        "c.mp4: 'c.mp4' is empty (0 bytes); all reasons"
     )
-    done = prepare(tmp_path, tmp_path / "out", "--layout", "greatesthits", "--seconds", 2)
+    assert not list(out.rglob("*.tar"))
+    done = data("encode", out, tmp_path / "latents")
+    assert done.exit_code == 2
+    assert "holds no clip; its manifest.jsonl says why" in done.stderr
+    assert not (tmp_path / "latents").exists()
+    video(folder / "d.mp4")  # the folder can be used again
+    done = data("prepare", folder, out, *options, "--caption", "a tone")
     assert done.exit_code == 0, done.output
-    clips = [json.loads(members["json"]) for _, members in read(tmp_path / "out" / "clips-00000.tar")]
-    assert [(c["caption"], c["start_s"], c["events_s"]) for c in clips] == [
-        ("a drumstick hits wood", 0.0, [0.5, 1.5]),
-        ("a drumstick scratches metal", 2.0, [0.75]),
+    assert "1 clips from 1 of 4 files" in done.stdout
+
+
+def test_encoding_no_clip_is_an_error_and_leaves_no_cache(tmp_path):
+    clips = tmp_path / "clips"
+    row = {"source": "a.mp4", "clips": [], "rejected": [], "reason": "silent"}
+    write(clips / "manifest.jsonl", json.dumps(row) + "\n")
+    write(clips / "prepare.json", json.dumps({"fps": 8, "seconds": 1, "size": 32}))
+    for text, message in (
+        (None, "holds no clip; its manifest.jsonl says why"),
+        ("", "holds no clip; its manifest.jsonl says why"),
+        ("[]\n", "is damaged"),
+        ('{"clips": ["00000-000-0000"]}\n', "holds no clips-*.tar"),
+    ):
+        if text is not None:
+            write(clips / "manifest.jsonl", text)
+        done = data(
+            "encode", clips, tmp_path / "latents", "--audio-base", "nobody/none", "--video-base", "no/no"
+        )
+        assert done.exit_code == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert message in done.stderr
+        assert not (tmp_path / "latents").exists()
+
+
+# --- Greatest Hits ---
+
+
+def test_segments_of_greatest_hits_speak_of_their_own_events(tmp_path):
+    folder = tmp_path / "vis-data"
+    video(folder / f"{RECORDING}_denoised.mp4", seconds=4.25)
+    write(
+        folder / f"{RECORDING}_times.txt",
+        "2.25 plastic-bag hit deform\r\n0.5 wood hit static\r\n0.75 wood scratch static\r\n"
+        "0.8 metal hit static\r\n1.5 None None None\r\n2.0 None hit None\r\n3 leaf scratch scatter\r\n\r\n",
+    )
+    (manifest,) = prepare(find_sources(folder, "greatesthits"), tmp_path / "out", CUT, workers=1)
+    assert manifest["caption_from"] == f"{RECORDING}_times.txt"
+    assert [(c["start_s"], c["caption"], c["events_s"]) for c in clips_of(tmp_path / "out")] == [
+        (0, "a drumstick hits wood and metal and scratches wood", [0.5, 0.75, 0.8]),
+        (2, "a drumstick hits plastic bag", [0.0, 0.25]),
+        (3, "a drumstick scratches leaf", [0.0]),
     ]
-    (row,) = map(json.loads, (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
-    assert row["rejected"] == [{"start_s": 4.0, "reason": "no event, so nothing to say of it"}]
+    assert manifest["rejected"] == [{"start_s": 1.0, "reason": "no event, so nothing to say of it"}]
 
 
-def test_landscape(tmp_path):
-    touch(
-        tmp_path,
-        "fire_crackling/1.mp4",
-        "raining_145_3_37.mp4",
-        "landscape/Train/squishing_water/2.MP4",
-        "landscape/test/thunder_1_2.mp4",
-        "landscape/test/7_8.mp4",
+def test_the_files_of_a_recording_of_greatest_hits(tmp_path):
+    touch(tmp_path, "x_denoised_thumb.mp4", "x_denoised.mp4", "x_denoised.wav", "y_denoised.MP4", "y_mic.mp4")
+    touch(tmp_path, "z_mic.mp4", "videos/w_mic.mp4", "bad_mic.mp4")
+    write(tmp_path / "x_times.txt", "1.5 wood hit static\n")
+    write(tmp_path / "y_times.txt", "0.5 None scratch None\n")
+    write(tmp_path / "labels" / "w_times.txt", "0.5 wood hit static\n")
+    write(tmp_path / "gone_times.txt", "0.5 wood hit static\n")
+    write(tmp_path / "bad_times.txt", "0.5 wood hit static\nnan wood hit static\n")
+    sources = find_sources(tmp_path, "greatesthits")
+    files = {s.name: s for s in sources}
+    assert set(files) == {
+        *("x_denoised_thumb.mp4", "y_denoised.MP4", "z_mic.mp4", "videos/w_mic.mp4", "bad_mic.mp4")
+    }
+    assert files["x_denoised_thumb.mp4"].sound == tmp_path / "x_denoised.wav"
+    assert files["y_denoised.MP4"].caption_between(0, 4) == "a drumstick scratches something"
+    assert files["videos/w_mic.mp4"].caption_between(0, 4) == "a drumstick hits wood"
+    assert sources.notes == (
+        "1 list of events not used, no video of that name: gone_times.txt",
+        "1 file not used, bad_times.txt, line 2, does not start with a time in seconds: bad_mic.mp4",
+        "1 file not used, no _times.txt, which holds its events: z_mic.mp4",
     )
-    found = find_sources(tmp_path, "landscape")
-    assert captions_of(found) == {
-        "fire_crackling/1.mp4": "fire crackling",
-        "landscape/Train/squishing_water/2.MP4": "squishing water",
-        "landscape/test/7_8.mp4": "landscape",
-        "landscape/test/thunder_1_2.mp4": "landscape",
-        "raining_145_3_37.mp4": "raining",
-    }
-    (tmp_path / "landscape").rename(tmp_path / "away")
-    with pytest.raises(RequestError, match="has no split train: no folders train and test"):
-        find_sources(tmp_path / "fire_crackling", "landscape", split="train")
 
 
-def test_the_splits_of_landscape_are_no_classes(tmp_path):
-    touch(tmp_path, "train/fire_1_2.mp4", "train/waves/3.mp4", "TEST/thunder_1_2.mp4", "test/5.mp4")
-    assert captions_of(find_sources(tmp_path, "landscape")) == {
-        "TEST/thunder_1_2.mp4": "thunder",
-        "test/5.mp4": None,
-        "train/fire_1_2.mp4": "fire",
-        "train/waves/3.mp4": "waves",
-    }
-    train = find_sources(tmp_path, "landscape", split="train")
-    assert list(captions_of(train)) == ["train/fire_1_2.mp4", "train/waves/3.mp4"]
-    with pytest.raises(RequestError, match="has no split val: only test, train"):
+def test_captions_of_greatest_hits_from_a_published_list(tmp_path):
+    folder = tmp_path / "vis-data-256"
+    video(folder / f"{RECORDING}_denoised_thumb.mp4", seconds=2.25)
+    touch(folder, "2015-02-16-17-27-53_denoised_thumb.mp4")
+    write(folder / f"{RECORDING}_times.txt", "0.5 wood hit static\n")
+    write(folder / "2015-02-16-17-27-53_times.txt", "0.5 wood hit static\n")
+    table = write(tmp_path / "train.csv", f'./data/{RECORDING}_denoised.mp4,"hitting a table, slowly"\n')
+    sources = find_sources(folder, "greatesthits", captions=table)
+    assert sources.notes == ("1 file not used, no row in train.csv: 2015-02-16-17-27-53_denoised_thumb.mp4",)
+    prepare(sources, tmp_path / "out", CUT, workers=1)
+    assert [(c["caption"], c["events_s"]) for c in clips_of(tmp_path / "out")] == [
+        ("hitting a table, slowly", [0.5]),
+        ("hitting a table, slowly", []),
+    ]
+
+
+def test_splits_of_greatest_hits(tmp_path):
+    folder = tmp_path / "vis-data"
+    for name in ("x", "y"):
+        touch(folder, f"{name}_mic.mp4")
+        write(folder / f"{name}_times.txt", "0.5 wood hit static\n")
+    with pytest.raises(RequestError, match=r"holds no test\.txt"):
+        find_sources(folder, "greatesthits", split="test")
+    write(tmp_path / "test.txt", "y\r\n")
+    assert set(found(folder, "greatesthits", split="test")) == {"y_mic.mp4"}
+    write(folder / "lists" / "Test.txt", "vis/x_denoised.mp4\nz\n")
+    sources = find_sources(folder, "greatesthits", split="test")
+    assert [s.name for s in sources] == ["x_mic.mp4"]
+    assert sources.notes == ("1 recording in test.txt not used, no video of it: z",)
+    write(folder / "train.txt", "nobody\n")
+    with pytest.raises(RequestError, match="no videos of the layout greatesthits in its split train"):
+        find_sources(folder, "greatesthits", split="train")
+
+
+# --- Landscape ---
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("fire_crackling/1.mp4", "fire crackling"),
+        ("raining_145_3_37.mp4", "raining"),
+        ("train/fire_crackling/1.mp4", "fire crackling"),
+        ("Train/fire crackling/0001.MP4", "fire crackling"),
+        ("TEST/thunder_12_3.mp4", "thunder"),
+        ("landscape/train/thunder_12_3.mp4", "thunder"),
+        ("landscape/validation/wind_noise/v1/2.mp4", "wind noise"),
+        ("waterfall_burbling/val/3.mp4", "waterfall burbling"),
+        ("landscape/explosion/7.mp4", "explosion"),
+        ("explosion/take_7.mp4", "explosion"),
+        ("videos/squishing_water_145_3_37.mp4", "squishing water"),
+        ("train/0001.mp4", None),
+        ("landscape/train/0001.mp4", None),
+    ],
+)
+def test_classes_of_landscape_are_never_its_splits(tmp_path, name, caption):
+    touch(tmp_path, name)
+    assert found(tmp_path, "landscape") == {name: caption}
+
+
+def test_splits_of_landscape(tmp_path):
+    for split in ("train", "Test"):
+        video(tmp_path / "landscape" / split / "fire_crackling" / "a_1.mp4")
+    assert set(found(tmp_path, "landscape", split="test")) == {"landscape/Test/fire_crackling/a_1.mp4"}
+    with pytest.raises(RequestError, match="no videos of the layout landscape in its split val"):
         find_sources(tmp_path, "landscape", split="val")
+    prepare(find_sources(tmp_path, "landscape", split="train"), tmp_path / "out", CUT, workers=1)
+    (clip,) = clips_of(tmp_path / "out")
+    assert (clip["source"], clip["caption"]) == ("landscape/train/fire_crackling/a_1.mp4", "fire crackling")
+    with pytest.raises(RequestError, match="layout folder has no split"):
+        find_sources(tmp_path, split="train")
 
 
-def test_vggsound(tmp_path):
-    names = ("abc_000030", "-d_e_1", "other_000001", "f_g_30", "h_5000_15000", "abc_31", "_i_0_10000")
-    touch(tmp_path, *(f"video/{name}.mp4" for name in names))
-    rows = (
-        'abc,30,"dog barking",train\n-d_e,1,"cattle, bovinae cowbell",test\nmissing,0,cat,test\n'
-        "f_g,30,drum,train\nf,30,wrong,train\nh,5,car,test\n_i,0,bird,test\n"
-    )
-    captions = table(tmp_path, rows, "vggsound.csv")
-    found = find_sources(tmp_path, "vggsound", captions=captions)
-    assert captions_of(found) == {
-        "video/-d_e_1.mp4": "cattle, bovinae cowbell",
-        "video/_i_0_10000.mp4": "bird",
-        "video/abc_000030.mp4": "dog barking",
-        "video/f_g_30.mp4": "drum",
-        "video/h_5000_15000.mp4": "car",
+def test_a_list_comes_before_the_classes_of_landscape(tmp_path):
+    touch(tmp_path, "train/thunder/a.mp4", "train/thunder/b.mp4")
+    table = write(tmp_path / "list.csv", "./train/thunder/a.mp4,a storm at night\n")
+    assert found(tmp_path, "landscape", captions=table) == {
+        "train/thunder/a.mp4": "a storm at night",
+        "train/thunder/b.mp4": None,
     }
-    assert found.notes == ["2 files are in no row: abc_31, other_000001", "2 rows have no file"]
-    train = find_sources(tmp_path, "vggsound", captions=captions, split="train")
-    assert list(captions_of(train).values()) == ["dog barking", "drum"]
+
+
+# --- VGGSound ---
+
+
+def test_names_of_vggsound(tmp_path):
+    table = write(
+        tmp_path / "vggsound.csv",
+        '-abc_def_1,30,"dog barking, far",train\n-abc_def,1,"cattle, bovinae cowbell",test\n'
+        "qwertyuiopa,130,cat,test\nmissing,0,cat,test\n_i,0,bird,test\n",
+    )
+    folder = tmp_path / "videos"
+    names = {
+        "-abc_def_1_000030.mp4": "dog barking, far",
+        "a/-abc_def_1_30.MP4": "dog barking, far",
+        "b/-abc_def_1_30000_40000.webm": "dog barking, far",
+        "b/-abc_def_1_30_40.mp4": "dog barking, far",
+        "-abc_def_1.mp4": "cattle, bovinae cowbell",
+        "-abc_def_000001.mp4": "cattle, bovinae cowbell",
+        "qwertyuiopa_000130.mp4": "cat",
+        "qwertyuiopa_130.mp4": "cat",
+        "-abc_def_1_000031.mp4": None,
+        "qwertyuiopa_13.mp4": None,
+        "qwertyuiopa_130000_150000.mp4": None,
+        "qwertyuiopa.mp4": None,
+        "QWERTYUIOPA_130.mp4": None,
+        "_i_0_10000.mp4": "bird",
+    }
+    touch(folder, *names)
+    sources = find_sources(folder, "vggsound", captions=table)
+    assert {s.name: s.caption for s in sources} == names
+    assert sources.notes == (
+        "1 row of vggsound.csv not used, no such file: missing_000000",
+        "5 files not used, no row of its id and start second in vggsound.csv: -abc_def_1_000031.mp4, "
+        "QWERTYUIOPA_130.mp4, qwertyuiopa.mp4 and 2 more",
+    )
+    one = found(folder, "vggsound", captions=table, split="train")
+    assert {name for name, caption in one.items() if caption} == {
+        name for name, caption in names.items() if caption == "dog barking, far"
+    }
+    with pytest.raises(RequestError, match="no videos of the split val"):
+        find_sources(folder, "vggsound", captions=table, split="val")
+
+
+def test_vggsound_is_cut_with_the_classes_of_its_table(tmp_path):
+    video(tmp_path / "video" / "-a_b_000030.mp4")
+    table = write(
+        tmp_path / "t.csv", "# YouTube ID, start seconds, label, split\n-a_b,30,a dog, barking,train\n"
+    )
+    prepare(find_sources(tmp_path / "video", "vggsound", captions=table), tmp_path / "out", CUT, workers=1)
+    (clip,) = clips_of(tmp_path / "out")
+    assert clip["caption"] == "a dog, barking"
+    assert json.loads((tmp_path / "out" / "prepare.json").read_text())["captions"] == "t.csv"
+
+
+def test_tables_of_vggsound(tmp_path):
+    touch(tmp_path, "a_000001.mp4", "b_000001.mp4")
     with pytest.raises(RequestError, match="needs its table"):
         find_sources(tmp_path, "vggsound")
-    with pytest.raises(RequestError, match=r"no video in .* is named after a row"):
-        find_sources(tmp_path, "vggsound", captions=table(tmp_path, "zzz,1,cat,test\n"))
-
-
-def prepare(*arguments):
-    return CliRunner().invoke(
-        app, ["data", "prepare", *map(str, arguments), "--workers", "1", "--size", "64"]
-    )
-
-
-def test_no_clip_at_all_is_an_error_and_leaves_no_cache(tmp_path):
-    touch(tmp_path, "videos/a.mp4", "videos/b.mp4")
-    write_video(tmp_path / "videos" / "c.mp4", seconds=1)
-    done = prepare(tmp_path / "videos", tmp_path / "clips", "--caption", "a tone")
-    assert done.exit_code == 2
-    assert "error: no clip was made of 3 files: " in done.output
-    assert "shorter than a clip of 4 s (1)" in done.output
-    encoded = CliRunner().invoke(app, ["data", "encode", str(tmp_path / "clips"), str(tmp_path / "latents")])
-    assert encoded.exit_code == 2
-    assert "holds no clip; its manifest.jsonl says why" in encoded.output
-    assert not (tmp_path / "latents").exists()
-    write_video(tmp_path / "videos" / "d.mp4", seconds=4.5)  # the folder can be used again
-    done = prepare(tmp_path / "videos", tmp_path / "clips", "--caption", "a tone")
-    assert done.exit_code == 0, done.output
-    assert "1 clips from 1 of 4 files" in done.output
-
-
-def test_other_captions_want_another_folder(tmp_path):
-    write_video(tmp_path / "a.mp4", seconds=4.5)
-    out = tmp_path / "out"
-    assert prepare(tmp_path, out, "--caption", "a tone").exit_code == 0
-    assert json.loads((out / "prepare.json").read_text())["captions"] == ["a tone"]
-    assert prepare(tmp_path, out, "--caption", "a tone").exit_code == 0
-    done = prepare(tmp_path, out, "--caption", "a whistle")
-    assert done.exit_code == 2
-    assert "other settings, sources or captions" in done.output
-
-
-def test_the_notes_are_said(tmp_path: Path):
-    write_video(tmp_path / "a.mp4", seconds=4.5)
-    captions = table(tmp_path, "a.mp4,a tone\nb.mp4,another\n")
-    done = prepare(tmp_path, tmp_path / "out", "--captions", captions)
-    assert "1 rows match no file: b.mp4" in done.stderr
-
-
-def test_bases_with_pickled_or_half_precision_weights_alone_encode(tmp_path):
-    models = tiny.save_all(tmp_path)
-    for file in [*models.glob("audioldm/*/*.safetensors"), models / "adapter" / WEIGHTS]:
-        name = "pytorch_model.bin" if file.name == "model.safetensors" else "diffusion_pytorch_model.bin"
-        torch.save(load_file(file), file.with_name(name))
-        file.unlink()
-    for file in models.glob("image/*/*.safetensors"):
-        tensors = {key: x.half() if x.is_floating_point() else x for key, x in load_file(file).items()}
-        save_file(tensors, file.with_name(f"{file.stem}.fp16.safetensors"), {"format": "pt"})
-        file.unlink()
-    write_video(tmp_path / "videos.mp4", seconds=1.5)
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos.mp4").rename(tmp_path / "videos" / "a.mp4")
-    clips, out = tmp_path / "clips", tmp_path / "latents"
-    done = prepare(tmp_path / "videos", clips, "--caption", "a bowl", "--seconds", 1)
-    assert done.exit_code == 0, done.output
-    bases = ["--audio-base", models / "audioldm", "--video-base", models / "image"]
-    command = ["data", "encode", clips, out, *bases, "--motion-adapter", models / "adapter"]
-    refused = CliRunner().invoke(app, [*map(str, command)])
-    assert refused.exit_code == 2
-    assert "has only pickled weights" in refused.output
-    assert "say --allow-pickle" in refused.output
-    assert not out.exists()
-    done = CliRunner().invoke(app, [*map(str, command), "--allow-pickle"])
-    assert done.exit_code == 0, done.output
-    assert (out / "encoded.json").is_file()
+    with pytest.raises(RequestError, match="do not go together"):
+        find_sources(tmp_path, "vggsound", caption="a sound")
+    listed = write(tmp_path / "list.csv", "./video/a_000001.mp4,a dog barks\n")
+    assert found(tmp_path, "vggsound", captions=listed) == {
+        "a_000001.mp4": "a dog barks",
+        "b_000001.mp4": None,
+    }
+    with pytest.raises(RequestError, match="has no splits"):
+        find_sources(tmp_path, "vggsound", captions=listed, split="train")
+    other = write(tmp_path / "other.csv", "c,2,dog,train\n")
+    for layout in ("folder", "landscape"):
+        with pytest.raises(RequestError, match="name the layout vggsound"):
+            find_sources(tmp_path, layout, captions=other)
+    with pytest.raises(RequestError, match=r"its first row is c at 2 s, the first file 'a_000001\.mp4'"):
+        find_sources(tmp_path, "vggsound", captions=other)
+    broken = write(tmp_path / "broken.csv", "a,1,dog,train\nb,soon,dog,train\n")
+    with pytest.raises(RequestError, match=r"broken\.csv', line 2: a row is YouTube id, start second"):
+        find_sources(tmp_path, "vggsound", captions=broken)

@@ -153,7 +153,7 @@ def coupling(tmp_path_factory):
     (root / "videos").mkdir()
     for number in range(4):
         write_video(root / "videos" / f"{number}.mp4", seconds=2.25)
-    prepare(find_sources(root / "videos", caption="a bowl").files, root / "clips", CUT, workers=1)
+    prepare(find_sources(root / "videos", caption="a bowl"), root / "clips", CUT, workers=1)
     tiny.save_all(root / "tiny")
     bases = {"audio": str(root / "tiny" / "audioldm"), "video": str(root / "tiny" / "animatediff")}
     encode(

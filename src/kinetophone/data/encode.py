@@ -7,10 +7,11 @@ each caption and of the empty one in ``texts.safetensors``; and ``encoded.json``
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import wave
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ _CLIPS_AT_ONCE = 1  # 32 frames of 256 px at once are enough for any device
 def encode(source: Path, out: Path, bases: AV[Any]) -> int:
     """Encode the clips that ``kinetophone data prepare`` wrote to ``source``; returns how many there are.
 
-    Shards that are in ``out`` already, made by the same autoencoders, are kept.
+    Shards that are in ``out`` already, made by the same autoencoders of the same clips, are kept.
 
     Raises:
         RequestError: ``source`` holds no prepared clips.
@@ -50,7 +51,8 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
         path = out / f"{shard.stem.replace('clips', 'latents')}.safetensors"
         whole = [(json.loads(m["json"]), m["jpg"], m["wav"]) for _, m in read(shard)]
         clips += [{**about, "shard": path.name, "row": row} for row, (about, _, _) in enumerate(whole)]
-        if not whole or (path.exists() and _metadata(path) == made_by):
+        made_of = {**made_by, "clips": _digest(part for _, *media in whole for part in media)}
+        if not whole or (path.exists() and _metadata(path) == made_of):
             continue
         parts: list[AV[Tensor]] = []
         for first in range(0, len(whole), _CLIPS_AT_ONCE):
@@ -63,7 +65,7 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
             for name in ("audio", "video")
         }
         with writing(path) as file:
-            file.write(save(tensors, made_by))
+            file.write(save(tensors, made_of))
     captions = sorted({clip["caption"] for clip in clips} | {""})
     states = bases.map(lambda base: torch.cat([base.encode_prompt([c]).cpu() for c in captions]).contiguous())
     with writing(out / "texts.safetensors") as file:
@@ -82,9 +84,15 @@ def check_prepared(source: Path) -> None:
     manifest = source / "manifest.jsonl"
     if not manifest.is_file():
         raise RequestError([f"'{source}' holds no manifest.jsonl; run kinetophone data prepare first"])
-    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    if not any(row["clips"] for row in rows):
+    try:
+        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        clips = sum(len(row["clips"]) for row in rows)
+    except (ValueError, KeyError, TypeError):
+        raise RequestError([f"'{manifest}' is damaged; run kinetophone data prepare again"]) from None
+    if not clips:
         raise RequestError([f"'{source}' holds no clip; its manifest.jsonl says why"])
+    if not any(source.glob("clips-*.tar")):
+        raise RequestError([f"'{source}' holds no clips-*.tar; run kinetophone data prepare again"])
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,13 @@ class _Rows:
 def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, framework="np") as file:
         return file.metadata() or {}
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _frames(jpg: bytes, size: int) -> np.ndarray:

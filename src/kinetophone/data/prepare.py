@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import wave
-from collections import Counter
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinetophone.data.shards import add, write_json, writing
-from kinetophone.data.sources import Source
+from kinetophone.data.sources import Source, Sources, few
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.media.timing import ClipTime
 from kinetophone.progress import track
@@ -52,20 +53,17 @@ class Cut:
         return ClipTime.from_seconds(self.seconds, self.fps, SAMPLE_RATE)
 
 
-def prepare(sources: list[Source], out: Path, cut: Cut, workers: int | None = None) -> list[dict[str, Any]]:
+def prepare(sources: Sources, out: Path, cut: Cut, workers: int | None = None) -> list[dict[str, Any]]:
     """Cut ``sources`` into clips; returns the manifest, a dict a source.
 
     Raises:
         RequestError: ``out`` holds clips that were cut otherwise, or from other sources or captions; or no
             clip at all could be made.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    settings = {
-        **asdict(cut),
-        "sources": [source.name for source in sources],
-        "captions": [source.caption for source in sources],
-    }
+    usable = [source for source in sources if source.problem is None]
+    settings = {**asdict(cut), **sources.settings, "sources": [source.name for source in usable]}
     described = out / "prepare.json"
+    out.mkdir(parents=True, exist_ok=True)
     if described.exists():
         before = json.loads(described.read_text())
         if any(settings.get(key) != value for key, value in before.items()):
@@ -78,8 +76,7 @@ def prepare(sources: list[Source], out: Path, cut: Cut, workers: int | None = No
     else:
         write_json(settings, described)
     groups = {
-        g: sources[i : i + _SOURCES_PER_SHARD]
-        for g, i in enumerate(range(0, len(sources), _SOURCES_PER_SHARD))
+        g: usable[i : i + _SOURCES_PER_SHARD] for g, i in enumerate(range(0, len(usable), _SOURCES_PER_SHARD))
     }
     to_do = {g: group for g, group in groups.items() if not _part(out, g).exists()}
     if to_do:
@@ -87,7 +84,12 @@ def prepare(sources: list[Source], out: Path, cut: Cut, workers: int | None = No
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             for _ in track(pool.map(work, to_do, to_do.values()), len(to_do), "preparing shards"):
                 pass
-    manifest = [json.loads(line) for g in groups for line in _part(out, g).read_text().splitlines()]
+    rows = {source.name: _row(source) for source in sources}
+    for group in groups:
+        for line in _part(out, group).read_text().splitlines():
+            row = json.loads(line)
+            rows[row["source"]] = row
+    manifest = list(rows.values())
     with writing(out / "manifest.jsonl") as file:
         file.write("".join(json.dumps(row) + "\n" for row in manifest).encode())
     if not any(row["clips"] for row in manifest):
@@ -99,10 +101,29 @@ def prepare(sources: list[Source], out: Path, cut: Cut, workers: int | None = No
     return manifest
 
 
+def _row(source: Source) -> dict[str, Any]:
+    """A source's line in the manifest before it is cut."""
+    return {
+        "source": source.name,
+        "caption_from": source.caption_from,
+        "clips": [],
+        "rejected": [],
+        "reason": source.problem,
+    }
+
+
 def _nothing(manifest: list[dict[str, Any]], out: Path) -> str:
-    reasons = Counter(str(row["reason"]).removeprefix(row["source"]).strip(" :") for row in manifest)
-    most = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-    return f"no clip was made of {len(manifest)} files: {most}; all reasons are in '{out / 'manifest.jsonl'}'"
+    """What was not used and why, the most frequent reasons first."""
+    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in manifest:
+        # Reasons that differ in a length or a level are one.
+        alike[re.sub(r"\d+", "", row["reason"].replace(row["source"], ""))].append(row)
+    groups = sorted(alike.values(), key=len, reverse=True)
+    most = [f"{few([row['source'] for row in group])}: {group[0]['reason']}" for group in groups[:3]]
+    return (
+        f"no clip was made of {len(manifest)} files: {'; '.join(most)}; "
+        f"all reasons are in '{out / 'manifest.jsonl'}'"
+    )
 
 
 def _part(out: Path, group: int) -> Path:
@@ -117,7 +138,7 @@ def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
     rows = []
     with writing(out / f"clips-{group:05d}.tar") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for number, source in enumerate(sources):
-            row: dict[str, Any] = {"source": source.name, "clips": [], "rejected": [], "reason": None}
+            row = _row(source)
             try:
                 _cut_source(tar, f"{group:05d}-{number:03d}", source, cut, row)
             except (MediaError, OSError, ValueError) as error:
@@ -134,8 +155,6 @@ def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
 
 def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: dict[str, Any]) -> None:
     """Add the clips of one file, cut end to end from its start, and note them in ``row``."""
-    if source.caption is None and not source.events:
-        raise ValueError("has no caption: name a table, put a .txt file beside it, or give one for all")
     clip, time = _read(source, cut), cut.time
     windows = len(clip.video) // time.frames
     if not windows:
@@ -148,16 +167,16 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
         if level < SILENCE_DB:
             row["rejected"].append({"start_s": start_s, "reason": f"silent ({level:.0f} dB)"})
             continue
-        caption = source.caption_between(start_s, start_s + cut.seconds)
+        stop_s = start_s + cut.seconds
+        caption = source.caption_between(start_s, stop_s)
         if caption is None:
             row["rejected"].append({"start_s": start_s, "reason": "no event, so nothing to say of it"})
             continue
-        times = [event.time_s - start_s for event in source.events]
         about = {
             "caption": caption,
             "source": source.name,
             "start_s": start_s,
-            "events_s": [round(t, 4) for t in times if 0 <= t < cut.seconds],
+            "events_s": [round(e.time_s - start_s, 4) for e in source.events if start_s <= e.time_s < stop_s],
         }
         members = {
             "jpg": _strip(clip.video[first : first + time.frames]),

@@ -1,44 +1,58 @@
 """Which files of a folder are clips, and what is said about each: plain folders and known data sets.
 
-A captions file is a table (CSV) with the columns ``file`` and ``caption``, or a list without a header, a path
-and a caption on each line, as published with data sets. VGGSound's own table has no header and the columns
-YouTube id, second, class, split. GreatestHits (``vis-data-256``) has ``X_times.txt`` beside each recording X.
-It has a line for every contact: seconds, material, action, reaction, "None" where nobody could say. Its
-``train.txt`` and ``test.txt`` name the recordings of a part.
+GreatestHits (``vis-data``, ``vis-data-256``) has ``X_times.txt`` for each recording X, a line for every
+contact: seconds, material, action, reaction, "None" where nobody could say; ``train.txt`` and ``test.txt``
+name the recordings of a split. Landscape has folders ``train`` and ``test``, in them a folder for each class,
+or files named by their class. VGGSound's files are named by YouTube id and start second. Tables are in
+:mod:`kinetophone.data.captions`.
 """
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
+from kinetophone.data.captions import (
+    VIDEOS,
+    Row,
+    VGGSoundRow,
+    match,
+    read_list,
+    read_vggsound,
+    vggsound_names,
+)
 from kinetophone.errors import RequestError
 
 Layout = Literal["folder", "greatesthits", "landscape", "vggsound"]
 Split = Literal["train", "val", "test"]
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-# GreatestHits names one recording's files alike: the picture made small, whole, or a segment cut out before.
-_GREATEST_HITS = ("_denoised_thumb.mp4", "_denoised.mp4", "_mic.mp4", ".mp4")
-_NUMBERS = re.compile(r"(^|_)\d+(_\d+)*$")
-_SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-# "<id>_<second>", with or without leading zeros, or "<id>_<first>_<last>" in milliseconds.
-_VGGSOUND_SECOND = re.compile(r"(?P<id>.+)_(?P<second>\d+)")
-_VGGSOUND_RANGE = re.compile(r"(?P<id>.+)_(?P<first_ms>\d+)_(?P<last_ms>\d+)")
-_VGGSOUND_MS = 10_000  # of every clip
-_LISTED = 3  # names told of many
+_NO_CAPTION = "no caption (name a table, put a .txt file beside it, or give one for all)"
+# A folder of one of these names, in any case, is a split.
+_SPLITS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+# GreatestHits names one recording's files alike; the first of these that is there is taken.
+_PICTURES = ("_denoised_thumb", "_denoised", "_mic", "")
+_RECORDING = re.compile(r"_denoised_thumb$|_denoised$|_mic$")
+_NUMBERS = re.compile(r"(?:^|[_\s-]+)\d+(?:[_\s-]+\d+)*$")
+_PUBLISHED_NAME = re.compile(r"_\d+_\d+$")  # Landscape's fire_crackling_136_6_34
+_DOES = {"hit": "hits", "scratch": "scratches"}
 
 
 @dataclass(frozen=True)
 class Event:
-    """A contact in a recording: ``action`` is such as "hits wood"."""
+    """A contact in a recording of GreatestHits; ``material`` is None where nobody could say."""
 
     time_s: float
     action: str
+    material: str | None
 
 
 @dataclass(frozen=True)
@@ -49,32 +63,46 @@ class Source:
         name: Its path within the folder: what the manifest calls it.
         picture: The file.
         caption: What is seen and heard all through; None where nothing says so, or where ``events`` do.
+        caption_from: Where the caption is from.
         sound: File of its sound where that is another one.
-        events: What happens in it, where that is known.
+        events: Events in it, in the order of time, where they are known.
+        problem: Why it cannot be used, where that is known before it is opened.
     """
 
     name: str
     picture: Path
     caption: str | None
+    caption_from: str = ""
     sound: Path | None = None
     events: tuple[Event, ...] = ()
+    problem: str | None = None
 
-    def caption_between(self, start_s: float, end_s: float) -> str | None:
-        """The caption of a stretch: where there is none for the whole file, its own most frequent event."""
+    def caption_between(self, start_s: float, stop_s: float) -> str | None:
+        """The caption of a stretch: that of the whole, or else of its own events; None where it has none."""
         if self.caption is not None:
             return self.caption
-        actions = Counter(event.action for event in self.events if start_s <= event.time_s < end_s)
-        named = Counter({action: n for action, n in actions.items() if not action.endswith("something")})
-        best = (named or actions).most_common(1)
-        return f"a drumstick {best[0][0]}" if best else None
+        return _caption_of_events(event for event in self.events if start_s <= event.time_s < stop_s)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a folder, sorted by name, and what the user should know of them, in lines."""
+    """The files of a folder, sorted by name.
+
+    Attributes:
+        files: Every file, also those that cannot be used.
+        notes: What of a folder or table is not used, and why; a line each.
+        settings: Layout, split, and where the captions are from, to be kept with the clips.
+    """
 
     files: list[Source]
-    notes: list[str]
+    notes: tuple[str, ...]
+    settings: dict[str, str | None]
+
+    def __iter__(self) -> Iterator[Source]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
 
 
 def find_sources(
@@ -89,250 +117,316 @@ def find_sources(
     Args:
         folder: Where the files are, in sub-folders too.
         layout: "folder": any videos, captions from ``captions``, or a ``.txt`` file beside each.
-            "greatesthits": recordings with ``_times.txt``, and videos that ``captions`` names. "landscape":
-            one sub-folder a class, or files named by it, ``fire_crackling_136_6_34.mp4``; folders ``train``
-            and ``test`` are splits. "vggsound": files that the table ``captions`` names.
-        captions: See above. What it says comes before what the layout says.
-        caption: One caption for all, before any other.
-        split: The data set's own part, of any layout but "folder"; all if not given.
+            "greatesthits": recordings with ``_times.txt``. "landscape": one sub-folder a class, or files
+            named by it, ``fire_crackling_136_6_34.mp4``. "vggsound": files that the table ``captions`` names.
+        captions: A table or file list, see :mod:`kinetophone.data.captions`. It comes before what the layout
+            says; a file without a row is not used, but for a ``.txt`` file beside it.
+        caption: One caption for all instead.
+        split: The data set's own part; all if not given. Not for "folder".
 
     Raises:
-        RequestError: There is no such folder, file or split, or nothing in it.
+        RequestError: There is no such folder, table or split, nothing in it, or the table is of other files.
     """
     if not folder.is_dir():
         raise RequestError([f"'{folder}' is no folder; name one with videos in it"])
     if split and layout == "folder":
-        raise RequestError(["the layout folder has no split of its own: name the folder of one part"])
+        raise RequestError(
+            ["the layout folder has no split: name the folder of one split, or another layout"]
+        )
+    if caption is not None and (captions is not None or layout == "vggsound"):
+        what = "a table of captions" if captions is not None else "the layout vggsound, which has its table,"
+        raise RequestError([f"{what} and one caption for all do not go together: leave out one of them"])
+    if caption is not None and not caption.strip():
+        raise RequestError(["the caption is empty; write what is seen and heard, or leave it out"])
     if layout == "vggsound" and captions is None:
         raise RequestError(["the layout vggsound needs its table: --captions vggsound.csv"])
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    rows = _read_rows(captions) if captions is not None else []
     notes: list[str] = []
-    if layout == "vggsound" and _is_vggsound(rows):
-        found = _vggsound(folder, paths, rows, split, notes)
+    videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file())
+    if layout == "greatesthits":
+        found = _greatest_hits(folder, videos, split, notes)
+    elif layout == "landscape":
+        found = _landscape(folder, videos, split)
     else:
-        matched = _match(folder, paths, _listed(captions, rows), notes) if captions is not None else {}
-        if layout == "greatesthits":
-            found = _greatest_hits(folder, paths, matched, split)
-        elif layout == "landscape":
-            found = _landscape(folder, paths, matched, split)
-        elif layout == "vggsound":
-            found = [_source(folder, path, matched[path]) for path in paths if path in matched]
-        else:
-            found = [_source(folder, path, matched.get(path) or _beside(path)) for path in paths]
+        found = [_beside(folder, video) for video in videos]
     if not found:
-        raise RequestError([f"'{folder}' holds no videos of the layout {layout}"])
-    if captions is not None and layout != "vggsound":
-        without = [
-            s.name for s in found if s.picture not in matched and (layout != "folder" or not s.caption)
-        ]
-        if without:
-            notes.append(f"{len(without)} files are not in '{captions}': {_few(without)}")
+        part = f" in its split {split}" if split else ""
+        raise RequestError([f"'{folder}' holds no videos of the layout {layout}{part}"])
+    if captions is not None:
+        clips = read_vggsound(captions) if layout == "vggsound" else None
+        if clips is not None:
+            found = _of_vggsound(found, clips, folder, captions, split, notes)
+        elif layout == "vggsound" and split:
+            raise RequestError(
+                [f"'{captions}' has no splits: leave out the split, or name VGGSound's own table"]
+            )
+        else:
+            found = _of_table(found, folder, captions, layout, notes)
     if caption is not None:
-        found = [replace(source, caption=caption) for source in found]
-    return Sources(sorted(found, key=lambda source: source.name), notes)
+        found = [replace(s, caption=caption, caption_from="one for all", problem=None) for s in found]
+    without = defaultdict(list)
+    for source in found:
+        if source.problem:
+            without[source.problem].append(source.name)
+    notes += [
+        f"{_number(names, 'file')} not used, {problem}: {few(names)}" for problem, names in without.items()
+    ]
+    settings = {
+        "layout": layout,
+        "split": split,
+        "captions": captions.name if captions else None,
+        "caption": caption,
+        "captions_sha256": _digest(found),
+    }
+    return Sources(found, tuple(notes), settings)
 
 
-def _source(folder: Path, path: Path, caption: str | None) -> Source:
-    return Source(path.relative_to(folder).as_posix(), path, caption)
+def _number(things: Sequence[object], what: str) -> str:
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
-def _beside(path: Path) -> str | None:
-    beside = path.with_suffix(".txt")
-    return (
-        (beside.read_text(encoding="utf-8", errors="replace").strip() or None) if beside.is_file() else None
-    )
+def few(names: Sequence[str], at_most: int = 3) -> str:
+    """The first of ``names``, and how many more there are."""
+    more = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _greatest_hits(
-    folder: Path, paths: Sequence[Path], matched: dict[Path, str], split: Split | None
-) -> list[Source]:
-    part = _recordings(folder, split) if split else None
-    found, spelled = {}, {path.as_posix().lower(): path for path in paths}
-    for times in sorted(folder.rglob("*_times.txt")):
-        stem = times.name.removesuffix("_times.txt")
-        names = (times.with_name(stem + end).as_posix().lower() for end in _GREATEST_HITS)
-        picture = next((spelled[name] for name in names if name in spelled), None)
-        if picture is None or (part is not None and stem not in part):
+def _caption_of_events(events: Iterable[Event]) -> str | None:
+    """What a drumstick does: every action with its materials, in the order in which they begin.
+
+    A material that nobody could name is "something", where the action has no other.
+    """
+    does: dict[str, list[str]] = {}
+    for event in events:
+        materials = does.setdefault(_DOES.get(event.action, event.action), [])
+        if event.material is not None and event.material not in materials:
+            materials.append(event.material)
+    parts = [f"{action} {_and(materials) or 'something'}" for action, materials in does.items()]
+    return f"a drumstick {_and(parts)}" if parts else None
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def _digest(sources: list[Source]) -> str:
+    """Changes with any caption or event, so that clips of other captions are not gone on with."""
+    said = [(s.name, s.caption, [(e.time_s, e.action, e.material) for e in s.events]) for s in sources]
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _beside(folder: Path, video: Path) -> Source:
+    name, text = video.relative_to(folder).as_posix(), video.with_suffix(".txt")
+    if text.is_file():
+        caption = text.read_text(encoding="utf-8-sig", errors="replace").strip()
+        if caption:
+            return Source(name, video, caption, text.name)
+    return Source(name, video, None, problem=_NO_CAPTION)
+
+
+def _landscape(folder: Path, videos: list[Path], split: Split | None) -> list[Source]:
+    found = []
+    for video in videos:
+        name = video.relative_to(folder)
+        # The split is the folder's that lies deepest, whether the classes are in it or around it.
+        at = max((i for i, part in enumerate(name.parts[:-1]) if part.lower() in _SPLITS), default=None)
+        if split and (at is None or _SPLITS[name.parts[at].lower()] != split):
             continue
-        sound = times.with_name(f"{stem}_denoised.wav")
-        found[picture] = Source(
-            picture.relative_to(folder).as_posix(),
-            picture,
-            matched.get(picture),
-            sound if sound.is_file() else None,
-            tuple(_events(times)),
-        )
-    for path, caption in matched.items():
-        if path not in found and (part is None or any(path.name.startswith(stem) for stem in part)):
-            found[path] = _source(folder, path, caption)
-    return list(found.values())
+        text, where = _class_of(name, at)
+        if text:
+            found.append(Source(name.as_posix(), video, text, where))
+        else:
+            problem = "no class (put it in a folder named by it, name a table, or give one caption for all)"
+            found.append(Source(name.as_posix(), video, None, problem=problem))
+    return found
 
 
-def _events(times: Path) -> Iterable[Event]:
-    for number, line in enumerate(times.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        time, *rest = line.split() or [""]
-        material, action = (*rest, "None", "None")[:2]
-        if not time or action == "None":  # nothing was touched, or nobody could say
+def _class_of(name: Path, split_at: int | None) -> tuple[str, str]:
+    """The class of a file of Landscape, and what says so: a folder, or the file's own name."""
+    folders = name.parts[:-1]
+    inner = [] if split_at is None else folders[split_at + 1 :]
+    outer = [p for p in folders if p.lower() not in _SPLITS and "landscape" not in p.lower()]
+    own = _NUMBERS.sub("", name.stem)
+    numbered = own != "" and own != name.stem
+    if inner:
+        text = inner[0]
+    elif numbered and (split_at is not None or _PUBLISHED_NAME.search(name.stem)):
+        return _words(own), "its name"
+    elif outer:
+        text = outer[-1]
+    else:
+        return _words(own), "its name"
+    return _words(text), f"folder {text}"
+
+
+def _words(name: str) -> str:
+    return " ".join(re.split(r"[_\s]+", name)).strip()
+
+
+def _greatest_hits(folder: Path, videos: list[Path], split: Split | None, notes: list[str]) -> list[Source]:
+    pictures: dict[str, list[Path]] = defaultdict(list)
+    for video in videos:
+        pictures[_recording(video.stem)].append(video)
+    ending = "_times.txt"
+    times = {p.name[: -len(ending)]: p for p in sorted(folder.rglob("*")) if p.name.lower().endswith(ending)}
+    unseen = [name for name in times if name not in pictures]
+    if unseen:
+        names = few([times[name].name for name in unseen])
+        notes.append(f"{_number(unseen, 'list')} of events not used, no video of that name: {names}")
+    if split:
+        part = _recordings(folder, split)
+        missing = sorted(part - pictures.keys())
+        if missing:
+            notes.append(
+                f"{_number(missing, 'recording')} in {split}.txt not used, no video of it: {few(missing)}"
+            )
+        pictures = {name: files for name, files in pictures.items() if name in part}
+    found = []
+    for name, files in pictures.items():
+        of_time = times.get(name)
+        near = [f for f in files if of_time is not None and f.parent == of_time.parent] or files
+        picture = min(near, key=lambda f: _PICTURES.index(f.stem[len(name) :]))
+        path = picture.relative_to(folder).as_posix()
+        sound = picture.with_name(f"{name}_denoised.wav")
+        sound_file = sound if sound.is_file() else None
+        if of_time is None:
+            one = Source(path, picture, None, sound=sound_file)
+            found.append(_without(one, "no _times.txt, which holds its events"))
             continue
+        one = Source(path, picture, None, of_time.name, sound_file)
         try:
-            second = float(time)
+            found.append(replace(one, events=_read_times(of_time)))
+        except ValueError as error:
+            found.append(_without(one, str(error)))
+    return sorted(found, key=lambda source: source.name)
+
+
+def _recording(stem: str) -> str:
+    return _RECORDING.sub("", stem)
+
+
+def _read_times(path: Path) -> tuple[Event, ...]:
+    """The contacts in a ``_times.txt``; those without an action, where nobody could say, are left out."""
+    events = []
+    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        time, *rest = line.split()
+        material, action = (*rest, "None", "None")[:2]
+        try:
+            time_s = float(time)
         except ValueError:
-            raise RequestError([f"'{times}', line {number}: '{time}' is no time in seconds"]) from None
-        does = {"hit": "hits", "scratch": "scratches"}.get(action, action)
-        yield Event(second, f"{does} {'something' if material == 'None' else material.replace('-', ' ')}")
+            time_s = math.nan
+        if not math.isfinite(time_s):
+            raise ValueError(f"{path.name}, line {number}, does not start with a time in seconds")
+        if action != "None":
+            events.append(Event(time_s, action, None if material == "None" else material.replace("-", " ")))
+    return tuple(sorted(events, key=lambda event: event.time_s))
 
 
 def _recordings(folder: Path, split: Split) -> set[str]:
-    lists = sorted(folder.rglob(f"{split}.txt"))
+    """What ``train.txt`` names, or that of another split: in the folder, or beside it."""
+    lists = sorted(
+        (
+            p
+            for p in (*folder.rglob("*"), *folder.absolute().parent.glob("*"))
+            if p.name.lower() == f"{split}.txt"
+        ),
+        key=lambda p: (not p.is_relative_to(folder), len(p.parts), p),
+    )
     if not lists:
         raise RequestError([f"'{folder}' holds no {split}.txt, which names the recordings of that split"])
-    return {line.strip() for line in lists[0].read_text().splitlines() if line.strip()}
+    lines = lists[0].read_text("utf-8-sig", errors="replace").splitlines()
+    names = (Path(line.strip().replace("\\", "/")).name for line in lines)
+    return {_recording(Path(n).stem if Path(n).suffix.lower() in VIDEOS else n) for n in names if n}
 
 
-def _landscape(
-    folder: Path, paths: Sequence[Path], matched: dict[Path, str], split: Split | None
+def _of_table(
+    found: list[Source], folder: Path, table: Path, layout: Layout, notes: list[str]
 ) -> list[Source]:
-    found, splits = [], set()
-    for path in paths:
-        folders = path.relative_to(folder).parts[:-1]
-        own = [_SPLITS[name.lower()] for name in folders if name.lower() in _SPLITS]
-        splits |= set(own)
-        if split and split not in own:
-            continue
-        classes = [name for name in folders if name.lower() not in _SPLITS]
-        name = classes[-1] if classes else _NUMBERS.sub("", path.stem)
-        found.append(_source(folder, path, matched.get(path) or name.replace("_", " ").strip() or None))
-    if split and not found:
-        there = f"only {', '.join(sorted(splits))}" if splits else "no folders train and test"
-        raise RequestError([f"'{folder}' has no split {split}: {there}"])
-    return found
+    """``found`` with the captions of a table or file list."""
+    rows = read_list(table)
+    root = folder.resolve()
+    files = [root / source.name for source in found]
+    stem = _recording if layout == "greatesthits" else str
+    matches = match(rows, files, (root, table.resolve().parent), stem)
+    if not matches.rows:
+        which = "no file for certain" if matches.unclear or matches.contradicted else "no file"
+        first = f"its first row is '{rows[0].name}', the first file '{found[0].name}'"
+        raise RequestError([f"'{table}' names {which} of '{folder}': {first}"])
+    if matches.unused:
+        names = few([row.name for row in matches.unused])
+        notes.append(f"{_number(matches.unused, 'row')} of {table.name} not used, no such file: {names}")
+    if matches.repeated:
+        names = few([path.relative_to(root).as_posix() for path in matches.repeated])
+        number = _number(matches.repeated, "file")
+        notes.append(f"{number} with several captions in {table.name}, the first is used: {names}")
+    for row, several in matches.unclear[:3]:
+        names = few([path.relative_to(root).as_posix() for path in several])
+        notes.append(f"line {row.line} of {table.name} not used, '{row.name}' may be any of these: {names}")
+    if len(matches.unclear) > 3:
+        notes.append(f"{len(matches.unclear) - 3} more rows of {table.name} not used, for the same reason")
+    unclear = {path for _, several in matches.unclear for path in several}
+    captioned = []
+    for source, path in zip(found, files, strict=True):
+        if path in matches.rows:
+            captioned.append(_with_row(source, matches.rows[path], table))
+        elif path in matches.contradicted:
+            captioned.append(_without(source, f"several rows in {table.name} that differ"))
+        elif path in unclear:
+            captioned.append(_without(source, f"a name in {table.name} that other files have too"))
+        elif layout != "folder" or source.caption is None:
+            captioned.append(_without(source, f"no row in {table.name}"))
+        else:
+            captioned.append(source)
+    return captioned
 
 
-def _is_vggsound(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether rows are of VGGSound's own table, with or without a header."""
-    return any(len(row) >= 4 and row[1].strip().isdigit() for row in rows[:2])
+def _with_row(source: Source, row: Row, table: Path) -> Source:
+    return replace(source, caption=row.caption, caption_from=f"{table.name}, line {row.line}", problem=None)
 
 
-def _vggsound(
+def _without(source: Source, problem: str) -> Source:
+    return replace(source, caption=None, caption_from="", problem=problem)
+
+
+def _of_vggsound(
+    found: list[Source],
+    clips: list[VGGSoundRow],
     folder: Path,
-    paths: Sequence[Path],
-    rows: Sequence[Sequence[str]],
+    table: Path,
     split: Split | None,
     notes: list[str],
 ) -> list[Source]:
-    table = {
-        (row[0].strip(), int(row[1])): row[2].strip()
-        for row in rows
-        if len(row) >= 4 and row[1].strip().isdigit() and split in (None, row[3].strip())
-    }
-    found = []
-    for path in paths:
-        keys = []
-        match = _VGGSOUND_RANGE.fullmatch(path.stem)
-        if match and int(match["last_ms"]) - int(match["first_ms"]) == _VGGSOUND_MS:
-            keys.append((match["id"], int(match["first_ms"]) // 1000))
-        if match := _VGGSOUND_SECOND.fullmatch(path.stem):
-            keys.append((match["id"], int(match["second"])))
-        caption = next((table[key] for key in keys if key in table), None)
-        if caption is not None:
-            found.append(_source(folder, path, caption))
-    if not found:
-        names = _few([path.stem for path in paths]) or "none"
-        raise RequestError(
-            [f"no video in '{folder}' is named after a row of the table, like id_000030: there are {names}"]
-        )
-    if len(found) < len(paths):
-        used = {source.picture for source in found}
-        others = [path.stem for path in paths if path not in used]
-        part = f" of the split {split}" if split else ""
-        notes.append(f"{len(others)} files are in no row{part}: {_few(others)}")
-    if len(found) < len(table):
-        notes.append(f"{len(table) - len(found)} rows have no file")
-    return found
-
-
-def _read_rows(path: Path) -> list[list[str]]:
-    """Rows of a CSV file that are not empty."""
-    if not path.is_file():
-        raise RequestError([f"'{path}' does not exist; name a CSV file with the columns file and caption"])
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return [
-            row for row in csv.reader(text.splitlines(), skipinitialspace=True) if any(map(str.strip, row))
-        ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RequestError([f"'{path}' is not a CSV file in UTF-8 ({error})"]) from None
-
-
-def _listed(path: Path | None, rows: list[list[str]]) -> list[tuple[str, str]]:
-    """File and caption of each row, with or without a header."""
-    if not rows:
-        raise RequestError([f"'{path}' is empty; give a file and a caption on each line"])
-    header = [name.strip().lower() for name in rows[0]]
-    if "caption" in header or "file" in header:
-        if not {"file", "caption"} <= set(header):
-            raise RequestError([f"'{path}' has the columns {header}; it needs file and caption"])
-        file, caption = header.index("file"), header.index("caption")
-        rows = [row for row in rows[1:] if len(row) > max(file, caption)]
-        return [(row[file].strip(), row[caption].strip()) for row in rows]
-    short = [row[0] for row in rows if len(row) < 2]
-    if short:
-        raise RequestError([f"'{path}': {len(short)} lines have no caption after the file: {_few(short)}"])
-    return [(row[0].strip(), ",".join(row[1:]).strip()) for row in rows]
-
-
-def _match(
-    folder: Path, paths: Sequence[Path], listed: Sequence[tuple[str, str]], notes: list[str]
-) -> dict[Path, str]:
-    """Captions by file; a row names its file by the path, or else by the name, or else without its suffix."""
-    by_path = {path.relative_to(folder).as_posix(): [path] for path in paths}
-    by_path |= {path.resolve().as_posix(): [path] for path in paths}
-    by_name, by_stem = defaultdict(list), defaultdict(list)
-    for path in paths:
-        by_name[path.name].append(path)
-        by_stem[path.stem].append(path)
-    found: dict[Path, str] = {}
-    unknown, ambiguous = [], []
-    for name, caption in listed:
-        row = PurePosixPath(name.replace("\\", "/"))
-        candidates = (
-            by_path.get(row.as_posix())
-            or _nearest(row, by_name.get(row.name, []), folder)
-            or by_stem.get(row.name)
-            or (by_stem.get(row.stem) if row.suffix.lower() in SUFFIXES else None)
-        )
-        if not candidates:
-            unknown.append(name)
-        elif len(candidates) > 1:
-            ambiguous.append(name)
-        elif caption:
-            found.setdefault(candidates[0], caption)
-    if not found:
-        there = _few([path.relative_to(folder).as_posix() for path in paths]) or "no videos"
-        raise RequestError(
-            [
-                f"the captions match no file in '{folder}': they name {_few(unknown + ambiguous)}; "
-                f"there are {there}"
-            ]
-        )
-    if unknown:
-        notes.append(f"{len(unknown)} rows match no file: {_few(unknown)}")
-    if ambiguous:
-        notes.append(f"{len(ambiguous)} rows match several files, give their paths: {_few(ambiguous)}")
-    return found
-
-
-def _nearest(row: PurePosixPath, candidates: list[Path], folder: Path) -> list[Path]:
-    """Of files of one name those whose path shares the most folders with the row's, from the end."""
-
-    def shared(path: Path) -> int:
-        pairs = zip(reversed(row.parts), reversed(path.resolve().parts), strict=False)
-        return next((i for i, (one, other) in enumerate(pairs) if one != other), len(row.parts))
-
-    most = max(map(shared, candidates), default=0)
-    return [path for path in candidates if shared(path) == most]
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+    """``found`` with the classes of VGGSound's table, by id and start second; of one split if asked for."""
+    rows: dict[tuple[str, int], list[VGGSoundRow]] = defaultdict(list)
+    for clip in clips:
+        rows[clip.id, clip.start_s].append(clip)
+    used: set[tuple[str, int]] = set()
+    captioned = []
+    for source in found:
+        keys = sorted(vggsound_names(source.picture.stem) & rows.keys())
+        used.update(keys)
+        of_file = [row for key in keys for row in rows[key]]
+        if split and of_file and all(_SPLITS.get(row.split) != split for row in of_file):
+            continue
+        if not of_file:
+            source = replace(
+                source, caption=None, problem=f"no row of its id and start second in {table.name}"
+            )
+        elif len({row.caption for row in of_file}) > 1:
+            source = replace(source, caption=None, problem=f"several rows in {table.name} that differ")
+        else:
+            row = of_file[0]
+            source = _with_row(source, Row(row.id, row.caption, row.line), table)
+        captioned.append(source)
+    if not used:
+        row = clips[0]
+        first = f"its first row is {row.id} at {row.start_s} s, the first file '{found[0].name}'"
+        raise RequestError([f"'{table}' names no file of '{folder}': {first}"])
+    if split and len(captioned) == sum(source.problem is not None for source in captioned):
+        raise RequestError([f"'{folder}' holds no videos of the split {split} in '{table}'"])
+    wanted = {key for key, of_key in rows.items() if split is None or _SPLITS.get(of_key[0].split) == split}
+    missing = [f"{name}_{start_s:06d}" for name, start_s in sorted(wanted - used)]
+    if missing:
+        notes.append(f"{_number(missing, 'row')} of {table.name} not used, no such file: {few(missing)}")
+    return captioned

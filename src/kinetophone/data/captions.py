@@ -1,0 +1,284 @@
+"""Tables of captions in the forms they are published in, and which file each of their rows speaks of.
+
+- A CSV file with the columns ``file`` and ``caption`` (or ``path``, ``video``, ``file_name``; ``text``).
+- A file list without a header: a path, perhaps a .wav file's too, and the caption:
+  ``./path/x.mp4,"a dog barks, far away"``.
+- VGGSound's own table, without a header: YouTube id, start second, class, split.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+
+from kinetophone.errors import RequestError
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+_SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
+_FILE_COLUMNS = ("file", "path", "video", "file_name")
+_CAPTION_COLUMNS = ("caption", "text")
+# VGGSound: <id>_<start>, the start in seconds; <id>_<start>_<end>, in seconds or in milliseconds. An id may
+# itself end in such numbers, so a name is tried in every way.
+_START = re.compile(r"(.+)_(\d+)", re.DOTALL)
+_START_AND_END = re.compile(r"(.+)_(\d+)(?:\.0+)?_(\d+)(?:\.0+)?", re.DOTALL)
+VGGSOUND_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: what it calls its file, the caption, and where in the table it is."""
+
+    name: str
+    caption: str
+    line: int
+
+
+@dataclass
+class Matches:
+    """Which row speaks of which file.
+
+    Attributes:
+        rows: The row of each file that has one.
+        unused: Rows whose file is not there.
+        unclear: Rows whose name more than one file has, with these files.
+        repeated: Files with several captions, of which the first is taken.
+        contradicted: Files that rows of different names may mean, with different captions.
+    """
+
+    rows: dict[Path, Row] = field(default_factory=dict)
+    unused: list[Row] = field(default_factory=list)
+    unclear: list[tuple[Row, list[Path]]] = field(default_factory=list)
+    repeated: list[Path] = field(default_factory=list)
+    contradicted: list[Path] = field(default_factory=list)
+
+
+def read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, each with its line number.
+
+    Raises:
+        RequestError: There is no such file, or it is not CSV in UTF-8.
+    """
+    if not path.is_file():
+        raise RequestError([f"'{path}' is no file; name a CSV file with the columns file and caption"])
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            for cells in reader:
+                cells = [cell.strip() for cell in cells]
+                if any(cells):
+                    rows.append((reader.line_num, cells))
+    except UnicodeDecodeError as error:
+        raise RequestError([f"'{path}' is not UTF-8 ({error.reason} at byte {error.start})"]) from None
+    except csv.Error as error:
+        raise RequestError([f"'{path}' is no CSV file (line {reader.line_num}: {error})"]) from None
+    if not rows:
+        raise RequestError([f"'{path}' is empty; it needs a row for each file: path and caption"])
+    return rows
+
+
+def read_list(path: Path) -> list[Row]:
+    """The rows of a table or file list that have a caption; see the module.
+
+    Raises:
+        RequestError: It cannot be read, or has no captions.
+    """
+    rows = read_cells(path)
+    if any(_is_vggsound(cells) for _, cells in rows[:2]):
+        raise RequestError([f"'{path}' is VGGSound's own table: name the layout vggsound"])
+    header = [cell.lower() for cell in rows[0][1]]
+    files = [header.index(name) for name in _FILE_COLUMNS if name in header]
+    captions = [header.index(name) for name in _CAPTION_COLUMNS if name in header]
+    if files and captions:
+        found = [
+            Row(_cell(cells, files[0], header), _cell(cells, captions[0], header), line)
+            for line, cells in rows[1:]
+        ]
+    elif files or captions:
+        raise RequestError([f"'{path}' has the columns {', '.join(rows[0][1])}; it needs file and caption"])
+    else:
+        found = [Row(cells[0], _caption(cells), line) for line, cells in rows]
+    found = [row for row in found if row.name and row.caption]
+    if not found:
+        raise RequestError([f"'{path}' has no captions; a row is the path of a file and its caption"])
+    return found
+
+
+def _cell(cells: list[str], column: int, header: list[str]) -> str:
+    """One cell; of the last column with what follows it, which an unquoted comma has cut off."""
+    if column == len(header) - 1:
+        return ", ".join(cells[column:])
+    return cells[column] if column < len(cells) else ""
+
+
+def _caption(cells: list[str]) -> str:
+    """All that follows the files of a row: a caption that is not quoted is cut at its commas."""
+    first = 2 if len(cells) > 2 and Path(cells[1]).suffix.lower() in _SOUNDS else 1
+    return ", ".join(cells[first:])
+
+
+def match(
+    rows: Iterable[Row],
+    files: Sequence[Path],
+    folders: Sequence[Path],
+    stem: Callable[[str], str] = lambda name: name,
+) -> Matches:
+    """Which of ``files`` each row speaks of.
+
+    That is the file at the row's path, absolute or relative to one of ``folders``; else the one file of its
+    name, or of its name without the extension. Among several of one name it is the one whose folders agree
+    with the row's, counted from the file upwards. A path whose folder is there without the file is not
+    looked for elsewhere.
+
+    Args:
+        rows: As :func:`read_list` gives them.
+        files: Absolute paths.
+        folders: Absolute; the first one holds ``files``.
+        stem: What of a name without extension counts, of files and rows alike.
+    """
+    index = _Index(files, folders, stem)
+    result = Matches()
+    best: dict[Path, tuple[int, list[Row]]] = {}
+    for row in rows:
+        rank, found = index.find(row.name)
+        if len(found) > 1:
+            result.unclear.append((row, found))
+            continue
+        if not found:
+            result.unused.append(row)
+            continue
+        known, others = best.get(found[0], (-1, []))
+        if rank > known:
+            result.unused += others
+            best[found[0]] = rank, [row]
+        elif rank == known:
+            others.append(row)
+        else:
+            result.unused.append(row)
+    for file, (_, of_file) in best.items():
+        different = len({row.caption for row in of_file}) > 1
+        if different and len({os.path.normpath(row.name) for row in of_file}) > 1:
+            result.contradicted.append(file)
+            continue
+        result.rows[file] = of_file[0]
+        if different:
+            result.repeated.append(file)
+    return result
+
+
+class _Index:
+    """Files by path, by name and by stem."""
+
+    def __init__(self, files: Sequence[Path], folders: Sequence[Path], stem: Callable[[str], str]) -> None:
+        self.folders, self.stem = folders, stem
+        self.root = folders[0]
+        self.paths = {str(file): file for file in files}
+        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        self.by_stem: dict[str, list[Path]] = defaultdict(list)
+        self.by_path: dict[str, list[Path]] = defaultdict(list)
+        for file in files:
+            self.by_name[file.stem + file.suffix.lower()].append(file)
+            self.by_stem[stem(file.stem)].append(file)
+            self.by_path[str(file.parent / stem(file.stem))].append(file)
+
+    def find(self, name: str) -> tuple[int, list[Path]]:
+        """The files that a row may mean, and how well they fit: the larger the better."""
+        name = name.replace("\\", "/")
+        path = PurePosixPath(name)
+        media = path.suffix.lower() in (*VIDEOS, *_SOUNDS)
+        own = self.stem(path.stem if media else path.name)
+        places = [os.path.normpath(folder / name) for folder in self.folders]
+        for place in places:
+            if place in self.paths:
+                return 3, [self.paths[place]]
+        for place in places:
+            if found := self.by_path.get(str(Path(place).parent / own)):
+                return 2, _of_suffix(found, path)
+        found = self.by_name.get(path.stem + path.suffix.lower(), [])
+        rank = 1 if found else 0
+        found = found or _of_suffix(self.by_stem.get(own, []), path)
+        for place in places:
+            parent = Path(place).parent
+            if parent.is_relative_to(self.root) and parent != self.root and _is_folder(parent):
+                found = [file for file in found if file.is_relative_to(parent)]
+        if len(found) > 1:
+            agree = [_agreement(file, os.path.normpath(name)) for file in found]
+            found = [file for file, parts in zip(found, agree, strict=True) if parts == max(agree)]
+        return rank, found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for one
+        return False
+
+
+def _of_suffix(files: list[Path], path: PurePosixPath) -> list[Path]:
+    """Those of ``files`` with the extension of ``path``, whatever its case, or all where there are none."""
+    return [file for file in files if file.suffix.lower() == path.suffix.lower()] or files
+
+
+def _agreement(file: Path, name: str) -> int:
+    """How many folders above the file have the names that those in ``name`` have."""
+    pairs = zip(reversed(file.parent.parts), reversed(PurePosixPath(name).parent.parts), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+@dataclass(frozen=True)
+class VGGSoundRow:
+    """A clip of VGGSound: the video's id, the second it starts at, its class and its split."""
+
+    id: str
+    start_s: int
+    caption: str
+    split: str
+    line: int
+
+
+def read_vggsound(path: Path) -> list[VGGSoundRow] | None:
+    """The rows of VGGSound's own table; None if ``path`` is a table of another form.
+
+    Raises:
+        RequestError: A row has no start second or no split.
+    """
+    rows = read_cells(path)
+    if not any(_is_vggsound(cells) for _, cells in rows[:2]):
+        return None
+    if not _is_vggsound(rows[0][1]):
+        rows = rows[1:]  # some copies have a header
+    found = []
+    for line, cells in rows:
+        if not _is_vggsound(cells):
+            raise RequestError([f"'{path}', line {line}: a row is YouTube id, start second, class, split"])
+        label = ", ".join(cells[2:-1])  # more than one cell where it is not quoted
+        found.append(VGGSoundRow(cells[0], int(float(cells[1])), label, cells[-1].lower(), line))
+    return found
+
+
+def _is_vggsound(cells: list[str]) -> bool:
+    is_path = Path(cells[0]).suffix.lower() in VIDEOS  # of a list, its caption cut at commas
+    return len(cells) >= 4 and not is_path and re.fullmatch(r"\d+(\.0+)?", cells[1]) is not None
+
+
+def vggsound_names(stem: str) -> set[tuple[str, int]]:
+    """The ids and start seconds that a file of this name may have.
+
+    Names are ``id_000030``, ``id_30``, ``id_30_40`` and ``id_30000_40000``.
+    """
+    found = set()
+    if name := _START.fullmatch(stem):
+        found.add((name[1], int(name[2])))
+    if name := _START_AND_END.fullmatch(stem):
+        start, end = int(name[2]), int(name[3])
+        if end - start == VGGSOUND_SECONDS:
+            found.add((name[1], start))
+        elif end - start == 1000 * VGGSOUND_SECONDS and start % 1000 == 0:
+            found.add((name[1], start // 1000))
+    return found
