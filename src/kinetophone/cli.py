@@ -13,7 +13,7 @@ import typer
 from kinetophone import __version__, cli_app, cli_data
 from kinetophone.cli_make import animate, extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
-from kinetophone.cli_shared import given, quiet_libraries, user_errors
+from kinetophone.cli_shared import AllowPickle, given, quiet_libraries, user_errors
 from kinetophone.cli_study import experiment, gamma, limits
 from kinetophone.errors import UserError
 
@@ -102,9 +102,7 @@ def doctor(
         Literal["float32", "bfloat16", "float16"],
         typer.Option(help="Of the networks; decoders always use float32."),
     ] = "float32",
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickled weights of bases, as tensors only.")
-    ] = False,
+    allow_pickle: AllowPickle = False,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Download what is missing; without it nothing large is.")
     ] = False,
@@ -134,6 +132,7 @@ def pack(
         Path, typer.Argument(help="Trained components, such as runs/hits.", show_default=False)
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Pack trained components into a bundle in half precision."""
     with user_errors():
@@ -145,7 +144,8 @@ def pack(
 
         from kinetophone.pipeline import Kinetophone
 
-        Kinetophone.from_pretrained(folder, device="cpu").save_pretrained(out, torch.float16)
+        pipe = Kinetophone.from_pretrained(folder, device="cpu", allow_pickle=allow_pickle)
+        pipe.save_pretrained(out, torch.float16)
         typer.echo(out)
 
 

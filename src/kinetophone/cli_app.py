@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kinetophone.cli_make import Bundle, Device, load_pipeline
-from kinetophone.cli_shared import check_at_least_one, user_errors
+from kinetophone.cli_shared import AllowPickle, check_at_least_one, user_errors
 
 
 def app(
@@ -21,6 +21,7 @@ def app(
     upload_mb: Annotated[int, typer.Option(help="Largest file that may be uploaded.")] = 50,
     longest: Annotated[float, typer.Option(help="Longest file, and longest clip made, in seconds.")] = 30,
     job_limit: Annotated[float, typer.Option(help="Longest time a job may compute, in seconds.")] = 300,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Serve a page where all of this can be tried, and an HTTP interface; needs the extra "app"."""
     with user_errors():
@@ -30,4 +31,5 @@ def app(
         check_installed()
         check_at_least_one("upload-mb", upload_mb)
         limits = Limits(upload_mb=upload_mb, longest_s=longest, job_s=job_limit)
-        serve(partial(load_pipeline, bundle, device), limits, host, port)
+        load = partial(load_pipeline, bundle, device, allow_pickle=allow_pickle)
+        serve(load, limits, host, port)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from kinetophone.cli_shared import check_at_least_one
+from kinetophone.cli_shared import AllowPickle, check_at_least_one
 from kinetophone.data.sources import Layout
 from kinetophone.data.sources import Split as PrepareSplit
 from kinetophone.errors import RequestError
@@ -101,9 +101,7 @@ def encode(
         str | None, typer.Option(help="For a video base that is an image model.")
     ] = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickled weights of bases, as tensors only.")
-    ] = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Encode prepared clips once, so that training reads latents and not files."""
     from kinetophone.av import AV

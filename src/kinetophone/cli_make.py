@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinetophone.av import AV
-from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
+from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
@@ -75,9 +75,6 @@ Dtype = Annotated[
 Offload = Annotated[
     Literal["none", "model", "sequential"],
     typer.Option(help="Keep on the device only the model or the layer that is computing."),
-]
-AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Read pickled weights of bases, as tensors only.")
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinetophone.cli_make import Gamma, GuidanceAudio, GuidanceSync, GuidanceVideo
-from kinetophone.cli_shared import check_at_least_one, given, quiet_libraries, user_errors
+from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries, user_errors
 from kinetophone.cli_tables import print_comparison, print_materials, print_quality, print_report, print_seams
 from kinetophone.errors import RequestError
 
@@ -55,9 +55,7 @@ def evaluate(
         bool,
         typer.Option("--allow-torchscript", help="Load networks that are TorchScript, which can run code."),
     ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickled weights of CLAP and CLIP, as tensors only.")
-    ] = False,
+    allow_pickle: AllowPickle = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
     html_path: Annotated[
         Path | None, typer.Option("--report", help="File for a page with every clip, .html.")
@@ -137,7 +135,17 @@ def evaluate(
                 replacement=replacement or None,
             )
             for name, made in _evaluate_generated(
-                generate_count, task, split, bundle, device, uncoupled, keep, seed, workers, options
+                generate_count,
+                task,
+                split,
+                bundle,
+                device,
+                uncoupled,
+                keep,
+                seed,
+                workers,
+                allow_pickle,
+                options,
             ).items():
                 print_report(name, made.synchrony)
                 print_materials(made.materials)
@@ -308,6 +316,7 @@ def _evaluate_generated(
     keep: Path | None,
     seed: int,
     workers: int | None,
+    allow_pickle: bool,
     options: dict[str, Any],
 ) -> dict[str, GeneratedReport]:
     """Generated clips of a split's prompts, beside the true clips those prompts describe."""
@@ -322,7 +331,7 @@ def _evaluate_generated(
 
     spec = BundleSpec.read(bundle)
     quiet_libraries()
-    pipe = Kinetophone.from_pretrained(bundle, **given(device=device))
+    pipe = Kinetophone.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
     return evaluate_generated(
         pipe,
         spec.folder,

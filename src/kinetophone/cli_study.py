@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from kinetophone.cli_make import Device, Steps
-from kinetophone.cli_shared import given, quiet_libraries, user_errors
+from kinetophone.cli_shared import AllowPickle, given, quiet_libraries, user_errors
 from kinetophone.errors import RequestError
 
 
@@ -28,6 +28,7 @@ def gamma(
     json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the map to write, .png.")] = None,
     device: Device = None,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Choose γ: measure how much sound and picture tell of each other at all pairs of noise levels."""
     with user_errors():
@@ -45,9 +46,8 @@ def gamma(
         from kinetophone.data.shards import write_json
 
         quiet_libraries()
-        choice, _, results = find_gamma(
-            Loaded.from_pretrained(bundle, **given(device=device)), count, data, domain
-        )
+        loaded = Loaded.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
+        choice, _, results = find_gamma(loaded, count, data, domain)
         typer.echo(f"{choice.clips} clips; nats gained by sound, by picture, and behind the best")
         for row in zip(choice.gammas, choice.nats.audio, choice.nats.video, choice.behind,
                        choice.behind_error, strict=True):  # fmt: skip
@@ -148,6 +148,7 @@ def limits(
     steps: Steps = None,
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Processes of the detectors.")] = None,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Say which part of a bundle limits it: put the truth in for one part at a time."""
     with user_errors():
@@ -168,7 +169,7 @@ def limits(
         from kinetophone.study.limits import markdown
 
         quiet_libraries()
-        pipe = Kinetophone.from_pretrained(bundle, **given(device=device))
+        pipe = Kinetophone.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
         found = find_limits(pipe, folder, count, path, split=split, workers=workers, **given(steps=steps))
         path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
         typer.echo(markdown(found))
