@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_weights_that_lack_tensors_are_not_filled_with_noise(copy) -> None:
         load_video_base(folder)
 
 
-def test_pickles_are_read_only_when_asked_for(copy) -> None:
+def test_pickles_are_read_only_when_asked_for(copy, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     folder = copy("animatediff")
@@ -140,6 +141,20 @@ def test_pickles_are_read_only_when_asked_for(copy) -> None:
         load_video_base(folder)
     base = load_video_base(folder, allow_pickle=True)
     assert isinstance(base.unet, UNetMotionModel)
+    torch.save({"x": Trap(tmp_path / "sprung")}, weights.with_suffix(".bin"))
+    with pytest.raises(RequestError, match=r"\.bin' is damaged or holds more than tensors"):
+        load_video_base(folder, allow_pickle=True)
+    assert not (tmp_path / "sprung").exists()
+
+
+class Trap:
+    """Makes a file where a pickle of it is read without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize(

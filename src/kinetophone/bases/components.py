@@ -14,7 +14,7 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 
-from kinetophone.bases.weights import find_weights, refusal
+from kinetophone.bases.weights import find_weights, read_folder, refusal
 from kinetophone.errors import RequestError
 from kinetophone.joint.clocks import T_MAX
 from kinetophone.sampling.ddim import NoiseSchedule
@@ -129,6 +129,8 @@ def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: boo
         TypeError,
         pickle.UnpicklingError,
     ) as error:
+        if weights.pickled:
+            read_folder(path, allow_pickle)  # says what is wrong with a pickle
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RequestError([f"{path} cannot be loaded as a {kind.__name__}: {reason}"]) from error
     missing = sorted(info["missing_keys"])

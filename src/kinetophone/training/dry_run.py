@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV
 from kinetophone.bases.audioldm import AudioLDM
+from kinetophone.bases.components import quiet
 from kinetophone.bases.hub import pickled_parts
 from kinetophone.bases.published import AUDIO_UNET, MOTION_UNET
 from kinetophone.bases.video import VideoBase
@@ -188,7 +189,7 @@ def _video_unet(recipe: Recipe) -> Any:
     if not isinstance(unet, UNet2DConditionModel):
         return unet
     modules = _built(adapter, None)
-    with torch.device("meta"):
+    with quiet(), torch.device("meta"):
         return UNetMotionModel.from_unet2d(unet, modules, load_weights=False)
 
 
@@ -198,13 +199,14 @@ def _built(source: str, subfolder: str | None) -> Any:
 
     try:
         # It only reads: any class would do.
-        settings: Any = diffusers.UNet2DConditionModel.load_config(source, subfolder=subfolder)
+        with quiet():
+            settings: Any = diffusers.UNet2DConditionModel.load_config(source, subfolder=subfolder)
     except OSError as error:
         raise UserError(
             f"there is no configuration of '{source}' here or on the Hub, so it can't be built: "
             "train or copy the bases there, or name others under 'bases'"
         ) from error
-    with torch.device("meta"):
+    with quiet(), torch.device("meta"):
         return getattr(diffusers, str(settings["_class_name"])).from_config(settings)
 
 
