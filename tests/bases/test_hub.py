@@ -22,12 +22,14 @@ LOAD = """
 import sys
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.errors import RequestError
-try:
-    kind, name, *more = sys.argv[1:]
-    base = (load_audio_base if kind == "audio" else load_video_base)(name, **dict(x.split("=") for x in more))
-    print(type(base.unet).__name__, base.reference)
-except RequestError as error:
-    print("RequestError:", error)
+for call in sys.argv[1:]:
+    kind, name, *more = call.split()
+    load = load_audio_base if kind == "audio" else load_video_base
+    try:
+        base = load(name, **dict(x.split("=") for x in more))
+        print(type(base.unet).__name__, base.reference)
+    except RequestError as error:
+        print("RequestError:", error)
 """
 
 NETWORKS = """
@@ -69,9 +71,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
         yield hub
 
 
-def load(endpoint: str, cache: Path, *arguments: str) -> str:
-    """What loading a base prints last."""
-    return printed(LOAD, endpoint, cache, *arguments)[-1]
+def load(endpoint: str, cache: Path, *calls: str) -> list[str]:
+    """What loading bases prints, a line each."""
+    return printed(LOAD, endpoint, cache, *calls)
 
 
 def printed(code: str, endpoint: str, cache: Path, *arguments: str) -> list[str]:
@@ -93,33 +95,39 @@ def printed(code: str, endpoint: str, cache: Path, *arguments: str) -> list[str]
 
 def test_a_pair_comes_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
     endpoint, asked = served
-    printed = load(endpoint, tmp_path, "video", "tiny/image", "motion_adapter=tiny/adapter")
+    (printed,) = load(endpoint, tmp_path, "video tiny/image motion_adapter=tiny/adapter")
     assert printed.startswith("UNetMotionModel")
     assert f"'revision': '{standin_hub.COMMIT}', 'motion_adapter': 'tiny/adapter'" in printed
     # Only what is needed came over the wire.
     assert not {f for f in asked if f.endswith((".bin", ".ckpt", ".png")) or "fp16" in f}
     assert "unet/diffusion_pytorch_model.safetensors" in asked
-    away = load("http://127.0.0.1:9", tmp_path, "video", "tiny/image", "motion_adapter=tiny/adapter")
+    away, unknown = load(
+        "http://127.0.0.1:9",
+        tmp_path,
+        "video tiny/image motion_adapter=tiny/adapter",
+        "audio cvssp/audioldm-m-full",
+    )
     assert away == printed
+    assert unknown.startswith("RequestError: the Hub cannot be reached for 'cvssp/audioldm-m-full'")
+    assert unknown.endswith("connect, or give a folder that holds it")
 
 
 def test_what_the_hub_does_not_have_is_said_in_one_line(served, tmp_path) -> None:
     endpoint, _ = served
-    assert load(endpoint, tmp_path, "audio", "tiny/nothing").startswith(
-        "RequestError: the Hub has no model 'tiny/nothing'"
+    nothing, revision, gated, pickled = load(
+        endpoint,
+        tmp_path,
+        "audio tiny/nothing",
+        "audio tiny/audioldm revision=v9",
+        "audio tiny/gated",
+        "audio tiny/pickled",
     )
-    assert "has no revision 'v9'" in load(endpoint, tmp_path, "audio", "tiny/audioldm", "revision=v9")
-    assert load(endpoint, tmp_path, "audio", "tiny/gated").startswith("RequestError: 'tiny/gated' is gated")
-    printed = load(endpoint, tmp_path, "audio", "tiny/pickled")
-    assert printed.startswith(
+    assert nothing.startswith("RequestError: the Hub has no model 'tiny/nothing'")
+    assert "has no revision 'v9'" in revision
+    assert gated.startswith("RequestError: 'tiny/gated' is gated")
+    assert pickled.startswith(
         "RequestError: 'tiny/pickled', for some parts, has only pickled weights (vocoder/"
     )
-
-
-def test_offline_without_a_copy_is_said_in_one_line(tmp_path) -> None:
-    printed = load("http://127.0.0.1:9", tmp_path, "audio", "cvssp/audioldm-m-full")
-    assert printed.startswith("RequestError: the Hub cannot be reached for 'cvssp/audioldm-m-full'")
-    assert printed.endswith("connect, or give a folder that holds it")
 
 
 def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
