@@ -16,6 +16,7 @@ from kinetophone.errors import RequestError
 
 State = Literal["ok", "warn", "FAIL"]
 _GB = 1e9
+_LARGE = 100_000_000  # parameters of a network whose memory is taken back at once
 _PROMPT = "a drumstick hits a metal bowl"
 _FREE_HERE = 1 * _GB  # for clips and logs in the working directory
 # Activations of a step, in numbers per position of the video latents and channel of the U-Net's first level:
@@ -90,6 +91,8 @@ def examine(question: Question) -> Iterator[Row]:
     except RequestError as error:
         yield Row("bundle", "FAIL", error.problems[0], "name a bundle's folder, or a Hub id")
         return
+    if not all(Path(part.name).is_dir() for part in parts):
+        yield _hub()
     missing, here = 0, []
     for part in parts:
         row, size = _place(part, question)
@@ -223,6 +226,18 @@ def _bundle(name: str) -> tuple[str, Any]:
     return place, BundleSpec.read(described.parent)
 
 
+def _hub() -> Row:
+    """Which Hub is asked, and as whom."""
+    from huggingface_hub import constants, get_token
+
+    login = "logged in" if get_token() else "not logged in, which models with terms to accept need"
+    if constants.HF_HUB_OFFLINE:
+        return Row(
+            "Hub", "warn", f"{constants.ENDPOINT}, not asked: HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"
+        )
+    return Row("Hub", "ok", f"{constants.ENDPOINT}, {login}")
+
+
 def _place(part: Part, question: Question) -> tuple[Row, int]:
     """Whether a part is there or can be had, and how many bytes have yet to be fetched."""
     from kinetophone.bases.hub import remote_files
@@ -306,12 +321,14 @@ def _components(part: Part, question: Question) -> Iterator[Row]:
         except RequestError as error:
             yield Row(label, "FAIL", error.problems[0], _remedy(part, error.problems[0]))
             continue
-        found = type(loaded).__name__
+        found, size = type(loaded).__name__, 0
         if isinstance(loaded, torch.nn.Module):
-            found += f", {sum(p.numel() for p in loaded.parameters()) / 1e6:,.1f} M parameters"
+            size = sum(p.numel() for p in loaded.parameters())
+            found += f", {size / 1e6:,.1f} M parameters"
         yield Row(label, "ok", found)
         del loaded
-        gc.collect()
+        if size > _LARGE:
+            gc.collect()
 
 
 def _remedy(part: Part, problem: str) -> str:
