@@ -263,6 +263,9 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
         return Row(part.label, "FAIL", found, remedy), 0
     size = sum(file.size for file in files if not file.cached)
     if size and question.fetch:
+        room = _room("disk, Hub cache", _cache(), size)
+        if room.state == "FAIL":
+            return Row(part.label, "FAIL", f"{size / _GB:.3g} GB to fetch: {room.found}", room.remedy), 0
         try:
             part.locate(question.allow_pickle)
         except (RequestError, OSError) as error:
@@ -278,20 +281,28 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
     return Row(part.label, "ok", found), size
 
 
-def _disk(missing: int) -> Iterator[Row]:
+def _cache() -> Path:
+    """The Hub's cache, or the folder that it will be made in."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    cache = next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
-    for label, place, needed in (("disk, Hub cache", cache, missing), ("disk, here", Path.cwd(), _FREE_HERE)):
-        free = shutil.disk_usage(place).free
-        found = f"{free / _GB:.1f} GB free in {place}"
-        if free < needed:
-            remedy = f"{needed / _GB:.1f} GB are needed: make room"
-            if place == cache:
-                remedy += ", or set HF_HOME to a folder on a larger disk"
-            yield Row(label, "FAIL", found, remedy)
-        else:
-            yield Row(label, "ok", found)
+    return next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
+
+
+def _disk(missing: int) -> Iterator[Row]:
+    yield _room("disk, Hub cache", _cache(), missing)
+    yield _room("disk, here", Path.cwd(), _FREE_HERE)
+
+
+def _room(label: str, place: Path, needed: float) -> Row:
+    """Whether ``needed`` bytes are free in a folder."""
+    free = shutil.disk_usage(place).free
+    found = f"{free / _GB:.1f} GB free in {place}"
+    if free >= needed:
+        return Row(label, "ok", found)
+    remedy = f"{needed / _GB:.1f} GB are needed: make room"
+    if place == _cache():
+        remedy += ", or set HF_HOME to a folder on a larger disk"
+    return Row(label, "FAIL", found, remedy)
 
 
 def _components(part: Part, question: Question) -> Iterator[Row]:
