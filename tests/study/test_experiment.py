@@ -34,6 +34,7 @@ from kinetophone.study.experiment import (
     fingerprint,
     load_experiment,
     merged,
+    that_matter,
     training_fingerprint,
 )
 
@@ -204,10 +205,24 @@ def test_a_row_is_sampled_as_the_bundle_is_but_for_what_it_says(here: Path) -> N
     path = changed(here, rows=rows, baseline="own", sampling={"steps": 2})
     experiment = load_experiment(path)
     own, clock, of_each = (experiment.options(row) for row in experiment.rows.values())
-    defaults = BundleSpec.read("hits").defaults
+    defaults = that_matter(BundleSpec.read("hits").defaults)
     assert own == {**defaults, "steps": 2}
+    assert "batch_size" not in own  # what is made does not depend on it, so results must not
     assert "gamma" not in clock
     assert as_options(of_each)["guidance_sync"] == AV(audio=1, video=3)
+
+
+def test_the_results_that_are_committed_are_those_of_the_bundle_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("1-couplings", "8-guidance-shipped"):
+        experiment = load_experiment(Path("recipes") / "experiments" / f"{name}.yaml")
+        assert all(cell.result() is not None for cell in experiment.cells()), name
+    of_limits = json.loads((ROOT / "docs" / "results" / "limits" / "hits-256.json").read_text())["made_of"]
+    spec = BundleSpec.read("hits")
+    assert of_limits[0] == fingerprint(BUNDLES / "hits", coupling=True)
+    assert of_limits[3] == that_matter(spec.defaults)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

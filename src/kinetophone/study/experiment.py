@@ -119,7 +119,8 @@ class Experiment:
 
     def options(self, row: Row) -> dict[str, Any]:
         """How a row is sampled: what it says, else the experiment, else the bundle."""
-        chosen = {**BundleSpec.read(self.bundle).defaults, **self.sampling, **row.sampling}
+        defaults = BundleSpec.read(self.bundle).defaults
+        chosen = {**that_matter(defaults), **self.sampling, **row.sampling}
         if "snr_offset" in chosen:
             chosen.pop("gamma")
         return chosen
@@ -129,6 +130,11 @@ class Experiment:
         folder = BundleSpec.read(self.bundle).folder
         assert folder is not None
         return folder
+
+
+def that_matter(sampling: dict[str, Any]) -> dict[str, Any]:
+    """Settings of sampling that what is made depends on."""
+    return {key: value for key, value in sampling.items() if key != "batch_size"}
 
 
 def _recipe(entry: dict[str, Any], changes: dict[str, Any], seed: int) -> dict[str, Any]:

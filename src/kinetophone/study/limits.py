@@ -26,7 +26,7 @@ from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import HOP, log_mel
 from kinetophone.media.read import Picture, Sound
 from kinetophone.progress import track
-from kinetophone.study.experiment import fingerprint
+from kinetophone.study.experiment import fingerprint, that_matter
 from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
 from kinetophone.study.table import difference, with_interval
 
@@ -133,7 +133,12 @@ def limits(
         ``sets`` by name, as :func:`kinetophone.study.measures.measured` gives them, and ``parts``: how much
         event F1 each loses, paired by clip, with a 95 % interval.
     """
-    made_of = [fingerprint(bundle, coupling=True), count, split, {**pipe.spec.defaults, **sampling}]
+    made_of = [
+        fingerprint(bundle, coupling=True),
+        count,
+        split,
+        {**that_matter(pipe.spec.defaults), **sampling},
+    ]
     others = range(count, 2 * count)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("made_of") != made_of:
