@@ -97,7 +97,7 @@ def test_the_hub_before_and_after_everything_is_fetched(tmp_path: Path) -> None:
         )
         assert row(refused, "Hub")["found"].startswith(f"{endpoint}, not logged in")
         assert failed(refused) == ["audio base"]
-        assert "tiny/audioldm has only pickled weights (unet/diff" in row(refused, "audio base")["found"]
+        assert "'tiny/audioldm' has only pickled weights (unet/diff" in row(refused, "audio base")["found"]
         assert "say --allow-pickle" in row(refused, "audio base")["remedy"]
         assert failed(gated) == ["audio base"]
         assert row(gated, "audio base")["found"] == "'tiny/gated' is gated"
@@ -190,7 +190,7 @@ def predict_velocity(root: Path) -> None:
         (truncate, "audio base: vae", "is damaged", "copy or download"),
         (lack, "video base: unet", "lack 1 tensors, first conv_in.weight", "copy or download"),
         (remove, "audio base: vocoder", "no config.json", "copy or download"),
-        (pickle_unet, "audio base: unet", "only pickled weights", "--allow-pickle"),
+        (pickle_unet, "audio base", "only pickled weights", "--allow-pickle"),
         (predict_velocity, "video base: scheduler", "only 'epsilon' is supported", "copy or download"),
     ],
 )

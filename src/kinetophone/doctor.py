@@ -240,10 +240,11 @@ def _hub() -> Row:
 
 def _place(part: Part, question: Question) -> tuple[Row, int]:
     """Whether a part is there or can be had, and how many bytes have yet to be fetched."""
-    from kinetophone.bases.hub import remote_files
-    from kinetophone.bases.weights import refusal
+    from kinetophone.bases.hub import pickled_parts, remote_files
 
     if Path(part.name).is_dir():
+        if (pickled := pickled_parts(part.name, part.folders)) and not question.allow_pickle:
+            return _refused(part, pickled), 0
         return Row(part.label, "ok", f"folder {part.name}"), 0
     try:
         files = remote_files(part.name, part.folders, part.revision)
@@ -259,8 +260,7 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
         return Row(part.label, "FAIL", found, remedy), 0
     pickled = [file.path for file in files if file.pickled]
     if pickled and not question.allow_pickle:
-        found, _, remedy = refusal(part.name, pickled).partition(": ")
-        return Row(part.label, "FAIL", found, remedy), 0
+        return _refused(part, pickled), 0
     size = sum(file.size for file in files if not file.cached)
     if size and question.fetch:
         room = _room("disk, Hub cache", _cache(), size)
@@ -279,6 +279,13 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
     count = sum(not file.cached for file in files)
     found = f"{part.name}: {count} files to fetch, {size / _GB:.3g} GB, the largest {large.path}"
     return Row(part.label, "ok", found), size
+
+
+def _refused(part: Part, pickled: list[str]) -> Row:
+    from kinetophone.bases.weights import refusal
+
+    found, _, remedy = refusal(f"'{part.name}'", pickled).partition(": ")
+    return Row(part.label, "FAIL", found, remedy)
 
 
 def _cache() -> Path:
@@ -330,7 +337,7 @@ def _components(part: Part, question: Question) -> Iterator[Row]:
                     raise RequestError(problems)
                 loaded = load_component(folder, name, dtype=dtype, allow_pickle=question.allow_pickle)
         except RequestError as error:
-            yield Row(label, "FAIL", error.problems[0], _remedy(part, error.problems[0]))
+            yield Row(label, "FAIL", error.problems[0], _remedy(part))
             continue
         found, size = type(loaded).__name__, 0
         if isinstance(loaded, torch.nn.Module):
@@ -342,9 +349,7 @@ def _components(part: Part, question: Question) -> Iterator[Row]:
             gc.collect()
 
 
-def _remedy(part: Part, problem: str) -> str:
-    if "pickled weights" in problem:
-        return "say --allow-pickle"
+def _remedy(part: Part) -> str:
     if Path(part.name).is_dir():
         return f"copy or download '{part.name}' again"
     return f"remove it from the Hub's cache and fetch it again: hf cache rm model/{part.name}"

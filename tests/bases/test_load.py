@@ -136,7 +136,7 @@ def test_pickles_are_read_only_when_asked_for(copy, tmp_path: Path) -> None:
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(
-        RequestError, match=r"only pickled weights \(diffusion_pytorch_model\.bin\).* --allow-pickle"
+        RequestError, match=r"only pickled weights \(unet/diffusion_pytorch_model\.bin\).* --allow-pickle"
     ):
         load_video_base(folder)
     base = load_video_base(folder, allow_pickle=True)

@@ -107,10 +107,12 @@ def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: boo
     Raises:
         RequestError: if the weights are damaged, incomplete or pickled.
     """
-    problems = list(_weight_problems(path, allow_pickle))
+    problems = list(_weight_problems(path))
+    weights = find_weights(path)
+    if weights is not None and weights.pickled and not allow_pickle:
+        problems.append(refusal(f"'{path}'", weights.names))
     if problems:
         raise RequestError(problems)
-    weights = find_weights(path)
     assert weights is not None
     # Bundles are stored in half precision and run in another: nothing is guessed from the files.
     options: dict[str, Any] = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
@@ -200,10 +202,17 @@ def component_problems(
     folder: Path, classes: Mapping[str, Sequence[str]], allow_pickle: bool = False
 ) -> list[str]:
     """What keeps the components of a base from being loaded, found without loading any; see above."""
-    return [p for name in classes for p in _problems(folder, name, classes[name], allow_pickle)]
+    problems: list[str] = []
+    pickled: list[str] = []
+    for name, allowed in classes.items():
+        problems += _problems(folder, name, allowed)
+        weights = find_weights(folder / name)
+        if weights is not None and weights.pickled and not allow_pickle:
+            pickled += [f"{name}/{file}" for file in weights.names]
+    return [*problems, refusal(f"'{folder}'", pickled)] if pickled else problems
 
 
-def _problems(root: Path, name: str, allowed: Sequence[str], allow_pickle: bool) -> Iterator[str]:
+def _problems(root: Path, name: str, allowed: Sequence[str]) -> Iterator[str]:
     path = root / name
     if name == "tokenizer":
         if not path.is_dir():
@@ -215,19 +224,16 @@ def _problems(root: Path, name: str, allowed: Sequence[str], allow_pickle: bool)
     elif allowed and found not in allowed:
         yield f"{path} is a {found or 'model of no named class'}, but this base needs {' or '.join(allowed)}"
     elif name != "scheduler":
-        yield from _weight_problems(path, allow_pickle)
+        yield from _weight_problems(path)
 
 
-def _weight_problems(path: Path, allow_pickle: bool) -> Iterator[str]:
+def _weight_problems(path: Path) -> Iterator[str]:
     from safetensors import SafetensorError, safe_open
 
     weights = find_weights(path)
     if weights is None:
         yield f"{path} has no weights (*.safetensors)"
-    elif weights.pickled:
-        if not allow_pickle:
-            yield refusal(str(path), weights.names)
-    else:
+    elif not weights.pickled:
         for name in weights.names:
             if name.endswith(".safetensors"):
                 try:
