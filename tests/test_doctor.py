@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -62,25 +61,11 @@ def failed(rows: Rows) -> list[str]:
     return [row["check"] for row in rows if row["state"] == "FAIL"]
 
 
-def pickled(folder: Path) -> None:
-    for file in folder.rglob("*.safetensors"):
-        name = "pytorch_model.bin" if file.name == "model.safetensors" else "diffusion_pytorch_model.bin"
-        torch.save(load_file(file), file.with_name(name))
-        file.unlink()
-
-
-def halved(folder: Path) -> None:
-    for file in folder.rglob("*.safetensors"):
-        tensors = {key: x.half() if x.is_floating_point() else x for key, x in load_file(file).items()}
-        save_file(tensors, file.with_name(f"{file.stem}.fp16.safetensors"), {"format": "pt"})
-        file.unlink()
-
-
 def test_the_hub_before_and_after_everything_is_fetched(tmp_path: Path) -> None:
     """AudioLDM as pickles alone, an image model in half precision alone, and its motion modules."""
     root = tiny.save_all(tmp_path / "hub" / "tiny")
-    pickled(root / "audioldm")
-    halved(root / "image")
+    tiny.pickled(root / "audioldm")
+    tiny.halved(root / "image")
     shutil.copytree(root / "audioldm", root / "gated")
     (root / "gated" / ".gated").touch()
     pair = {"audio_base": "tiny/audioldm", "video_base": "tiny/image", "motion_adapter": "tiny/adapter"}
@@ -176,7 +161,7 @@ def remove(root: Path) -> None:
 
 
 def pickle_unet(root: Path) -> None:
-    pickled(root / "audioldm" / "unet")
+    tiny.pickled(root / "audioldm" / "unet")
 
 
 def predict_velocity(root: Path) -> None:

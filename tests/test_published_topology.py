@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNetMotionModel
+from diffusers import UNet2DConditionModel, UNetMotionModel
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 import tiny
@@ -28,36 +28,18 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         heads = {"num_attention_heads": 2, "motion_num_attention_heads": 2, "cross_attention_dim": text}
         video = tiny.animatediff() | {
             "unet": UNetMotionModel(**{**published.MOTION_UNET, **narrow, **heads}),
-            "vae": autoencoder(3, 4, WIDTHS),
+            "vae": published.autoencoder(3, 4, WIDTHS, 8),
         }
         own = {"cross_attention_dim": WIDTHS, "projection_class_embeddings_input_dim": text}
-        vocoder = SpeechT5HifiGanConfig(
-            model_in_dim=64,
-            upsample_initial_channel=32,
-            upsample_rates=[5, 4, 2, 2, 2],
-            upsample_kernel_sizes=[16, 16, 8, 4, 4],
-        )
+        vocoder = SpeechT5HifiGanConfig(**published.VOCODER, upsample_initial_channel=32)
         audio = tiny.audioldm(text) | {
             "unet": UNet2DConditionModel(**{**published.AUDIO_UNET, **narrow, **own}),
-            "vae": autoencoder(1, 8, WIDTHS[1:]),
+            "vae": published.autoencoder(1, 8, WIDTHS[1:], 8),
             "vocoder": SpeechT5HifiGan(vocoder),
         }
         tiny.save(audio, root / "audio")
         tiny.save(video, root / "video")
     return root
-
-
-def autoencoder(channels: int, latent_channels: int, widths: tuple[int, ...]) -> AutoencoderKL:
-    return AutoencoderKL(
-        in_channels=channels,
-        out_channels=channels,
-        latent_channels=latent_channels,
-        block_out_channels=widths,
-        down_block_types=["DownEncoderBlock2D"] * len(widths),
-        up_block_types=["UpDecoderBlock2D"] * len(widths),
-        layers_per_block=2,
-        norm_num_groups=8,
-    )
 
 
 @pytest.mark.parametrize("seconds", [4, 10, 60])

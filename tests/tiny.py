@@ -15,6 +15,7 @@ from diffusers import (
     UNet3DConditionModel,
     UNetMotionModel,
 )
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     ClapTextConfig,
@@ -25,6 +26,8 @@ from transformers import (
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
 )
+
+from kinetophone.bases import published
 
 WIDTHS = (32, 64)
 WORDS = (
@@ -104,10 +107,8 @@ def audioldm(text_width: int = 12) -> dict[str, Any]:
         ),
         "vocoder": SpeechT5HifiGan(
             SpeechT5HifiGanConfig(
-                model_in_dim=64,
+                **published.VOCODER,
                 upsample_initial_channel=32,
-                upsample_rates=[5, 4, 2, 2, 2],
-                upsample_kernel_sizes=[16, 16, 8, 4, 4],
                 resblock_kernel_sizes=[3],
                 resblock_dilation_sizes=[[1]],
             )
@@ -199,6 +200,24 @@ def save(components: dict[str, Any], folder: Path, **options: Any) -> Path:
         more = options if isinstance(component, torch.nn.Module) else {}
         component.save_pretrained(folder / name, **more)
     return folder
+
+
+def pickled(folder: Path) -> None:
+    """Make the weights in a folder pickles, named as on the Hub."""
+    for file in folder.rglob("*.safetensors"):
+        if file.stem in ("model", "diffusion_pytorch_model"):
+            stem = "pytorch_model" if file.stem == "model" else file.stem
+            torch.save(load_file(file), file.with_name(f"{stem}.bin"))
+            file.unlink()
+
+
+def halved(folder: Path) -> None:
+    """Make the weights in a folder half-precision variants alone, ``fp16`` in every name as on the Hub."""
+    for file in folder.rglob("*.safetensors"):
+        if file.stem in ("model", "diffusion_pytorch_model"):
+            tensors = {key: x.half() if x.is_floating_point() else x for key, x in load_file(file).items()}
+            save_file(tensors, file.with_name(f"{file.stem}.fp16.safetensors"), {"format": "pt"})
+            file.unlink()
 
 
 def save_all(root: Path) -> Path:

@@ -173,14 +173,14 @@ class Bundle:
         """Write everything as a bundle: diffusers layout, weights in safetensors of ``dtype`` (their own)."""
         root = Path(folder)
         dtype = dtype or self.coupling.dtype
-        offload, device = self._offload, self.device
+        offload = self._offload
         if offload is not None:  # layers that wait have no weights of their own
             self.to("cpu")
         self.bases.audio.save_pretrained(root / "audio", dtype)
         self.bases.video.save_pretrained(root / "video", dtype)
         save_component(self.coupling, root / "coupling", dtype)
         if offload is not None:
-            self._enable(offload[0], device)
+            self._enable(*offload)
         for name in MODALITIES:
             if (leak := getattr(self.leaks, name)) is not None:
                 leak.save(root / name, dtype)

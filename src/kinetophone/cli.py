@@ -6,14 +6,22 @@ No heavy import at the top, so that ``kinetophone --help`` and every error about
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from kinetophone import __version__, cli_app, cli_data
-from kinetophone.cli_make import animate, extend, generate, picture, sound
+from kinetophone.cli_make import Device, Dtype, animate, extend, generate, picture, sound
 from kinetophone.cli_measure import compare, evaluate
-from kinetophone.cli_shared import AllowPickle, given, quiet_libraries, user_errors
+from kinetophone.cli_shared import (
+    AllowPickle,
+    AudioBase,
+    MotionAdapter,
+    VideoBase,
+    given,
+    quiet_libraries,
+    user_errors,
+)
 from kinetophone.cli_study import experiment, gamma, limits
 from kinetophone.errors import UserError
 
@@ -88,20 +96,11 @@ def train(
 @app.command()
 def doctor(
     bundle: Annotated[str, typer.Option(help="Bundle to look at.")] = "hits",
-    audio_base: Annotated[
-        str | None, typer.Option(help="Instead: folder or Hub id of an audio base.")
-    ] = None,
-    video_base: Annotated[str | None, typer.Option(help="Instead: folder or Hub id of a video base.")] = None,
-    motion_adapter: Annotated[
-        str | None, typer.Option(help="For a video base that is an image model.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu or cuda; the best there is if not given.")
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        typer.Option(help="Of the networks; decoders always use float32."),
-    ] = "float32",
+    audio_base: AudioBase = None,
+    video_base: VideoBase = None,
+    motion_adapter: MotionAdapter = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
     allow_pickle: AllowPickle = False,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Download what is missing; without it nothing large is.")
@@ -180,9 +179,7 @@ def reference(
     motion_adapter: Annotated[
         str | None, typer.Option(help="Folder or Hub id, for a video base that is an image model.")
     ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickled weights, as tensors only.")
-    ] = False,
+    allow_pickle: AllowPickle = False,
     ema: Annotated[
         bool, typer.Option("--ema", help="Take a checkpoint's moving average, not its last weights.")
     ] = False,
@@ -210,9 +207,7 @@ def metric(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .safetensors.")],
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickled weights, as tensors only.")
-    ] = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Convert the weights of a measure's network, for evaluate."""
     with user_errors():

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from kinetophone.cli_shared import AllowPickle, check_at_least_one
+from kinetophone.cli_shared import AllowPickle, AudioBase, MotionAdapter, VideoBase, check_at_least_one
 from kinetophone.data.sources import Layout
 from kinetophone.data.sources import Split as PrepareSplit
 from kinetophone.errors import RequestError
@@ -93,13 +93,9 @@ def encode(
     source: Annotated[Path, typer.Argument(help="Folder of prepared clips.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Folder for latents and text states.", show_default=False)],
     bundle: Annotated[str, typer.Option(help="Bundle whose bases encode.")] = "hits",
-    audio_base: Annotated[
-        str | None, typer.Option(help="Instead: folder or Hub id of an audio base.")
-    ] = None,
-    video_base: Annotated[str | None, typer.Option(help="Instead: folder or Hub id of a video base.")] = None,
-    motion_adapter: Annotated[
-        str | None, typer.Option(help="For a video base that is an image model.")
-    ] = None,
+    audio_base: AudioBase = None,
+    video_base: VideoBase = None,
+    motion_adapter: MotionAdapter = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     allow_pickle: AllowPickle = False,
 ) -> None:

@@ -34,7 +34,7 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            help="What to measure beside alignment, by commas: hits, fvd, fad, clap, clip, desync, "
+            help="What to measure beside alignment, separated by commas: hits, fvd, fad, clap, clip, desync, "
             "imagebind, languagebind."
         ),
     ] = "",

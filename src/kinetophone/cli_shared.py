@@ -11,6 +11,9 @@ import typer
 from kinetophone.errors import RequestError, UserError
 
 USER_ERROR = 2
+AudioBase = Annotated[str | None, typer.Option(help="Instead: folder or Hub id of an audio base.")]
+VideoBase = Annotated[str | None, typer.Option(help="Instead: folder or Hub id of a video base.")]
+MotionAdapter = Annotated[str | None, typer.Option(help="For a video base that is an image model.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights, as tensors only.")]
 
 

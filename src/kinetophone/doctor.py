@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, reason
 
 State = Literal["ok", "warn", "FAIL"]
 _GB = 1e9
@@ -102,8 +102,9 @@ def examine(question: Question) -> Iterator[Row]:
             here.append(part)
     yield from _disk(0 if question.fetch else missing)
     whole = len(here) == len(parts)
-    for part in here:
-        for row in _components(part, question):
+    folders = [part.locate(question.allow_pickle) for part in here]
+    for part, folder in zip(here, folders, strict=True):
+        for row in _components(part, folder, question):
             yield row
             whole &= row.state != "FAIL"
     if not whole:
@@ -112,7 +113,8 @@ def examine(question: Question) -> Iterator[Row]:
             "one step", "warn", f"not tried before {what}", "run it again with --fetch" if missing else ""
         )
         return
-    yield from _steps(question, parts)
+    weights = sum(map(_weights_bytes, here, folders))
+    yield from _steps(question, here, weights)
 
 
 def _packages() -> Iterator[Row]:
@@ -218,9 +220,7 @@ def _bundle(name: str) -> tuple[str, Any]:
     try:
         described = small_file(place, CONFIG_NAME)
     except ConnectionError as error:
-        raise RequestError(
-            [f"the Hub cannot be reached for '{name}' ({str(error).splitlines()[0]})"]
-        ) from None
+        raise RequestError([f"the Hub cannot be reached for '{name}' ({reason(error)})"]) from None
     if described is None:
         raise RequestError([f"'{name}' holds no {CONFIG_NAME}: it is no bundle"])
     return place, BundleSpec.read(described.parent)
@@ -252,7 +252,7 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
         try:
             part.locate(question.allow_pickle)
         except RequestError:
-            found = f"the Hub cannot be reached for '{part.name}' ({str(error).splitlines()[0]})"
+            found = f"the Hub cannot be reached for '{part.name}' ({reason(error)})"
             return Row(part.label, "FAIL", found, "connect, unset HF_HUB_OFFLINE, or give a folder"), 0
         return Row(part.label, "ok", f"{part.name}, fetched before; the Hub cannot be reached"), 0
     except RequestError as error:
@@ -269,9 +269,7 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
         try:
             part.locate(question.allow_pickle)
         except (RequestError, OSError) as error:
-            return Row(
-                part.label, "FAIL", str(error).splitlines()[0], "run it again: it goes on where it was"
-            ), 0
+            return Row(part.label, "FAIL", reason(error), "run it again: it goes on where it was"), 0
         size = 0
     if not size:
         return Row(part.label, "ok", f"{part.name}, fetched"), 0
@@ -312,15 +310,14 @@ def _room(label: str, place: Path, needed: float) -> Row:
     return Row(label, "FAIL", found, remedy)
 
 
-def _components(part: Part, question: Question) -> Iterator[Row]:
+def _components(part: Part, folder: Path, question: Question) -> Iterator[Row]:
     """Load each component by itself, and let it go."""
     import torch
 
-    from kinetophone.bases.components import component_problems, load_component, load_network
+    from kinetophone.bases.components import load_components, load_network
     from kinetophone.joint.coupling import Coupling
 
     dtype = getattr(torch, question.dtype)
-    folder = part.locate(question.allow_pickle)
     for name, classes in part.components.items():
         label = f"{part.label}: {name}" if name else f"{part.label}, its network"
         try:
@@ -332,10 +329,9 @@ def _components(part: Part, question: Question) -> Iterator[Row]:
                     folder / name, kind, dtype=dtype, allow_pickle=question.allow_pickle
                 )
             else:
-                problems = component_problems(folder, {name: classes}, question.allow_pickle)
-                if problems:
-                    raise RequestError(problems)
-                loaded = load_component(folder, name, dtype=dtype, allow_pickle=question.allow_pickle)
+                loaded = load_components(
+                    folder, {name: classes}, dtype=dtype, allow_pickle=question.allow_pickle
+                )[name]
         except RequestError as error:
             yield Row(label, "FAIL", error.problems[0], _remedy(part))
             continue
@@ -355,7 +351,7 @@ def _remedy(part: Part) -> str:
     return f"remove it from the Hub's cache and fetch it again: hf cache rm model/{part.name}"
 
 
-def _steps(question: Question, parts: Sequence[Part]) -> Iterator[Row]:
+def _steps(question: Question, parts: Sequence[Part], weights: int) -> Iterator[Row]:
     """One step on the smallest latents, then a whole clip of one step."""
     import torch
 
@@ -364,7 +360,6 @@ def _steps(question: Question, parts: Sequence[Part]) -> Iterator[Row]:
 
     try:
         device = usable_device(question.device)
-        weights = sum(_weights_bytes(part, question) for part in parts)
         free, _ = _memory(device)
         if weights > free:
             found = f"the weights take {weights / _GB:.1f} GB, of which {free / _GB:.1f} are free"
@@ -396,16 +391,14 @@ def _steps(question: Question, parts: Sequence[Part]) -> Iterator[Row]:
         yield Row("one step, smallest", "ok", f"{time.monotonic() - start:.1f} s, finite")
         yield _real(pipe, question, device)
     except (RuntimeError, FloatingPointError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        remedy = "use --dtype float16 or bfloat16, or generate --offload model"
-        yield Row("one step", "FAIL", reason, remedy if "memory" in reason else "use --dtype float32")
+        told, remedy = reason(error), "use --dtype float16 or bfloat16, or generate --offload model"
+        yield Row("one step", "FAIL", told, remedy if "memory" in told else "use --dtype float32")
 
 
-def _weights_bytes(part: Part, question: Question) -> int:
-    """Bytes of a part's weights, as loaded, by the sizes of their files."""
+def _weights_bytes(part: Part, folder: Path) -> int:
+    """Bytes of the files of a part's weights."""
     from kinetophone.bases.weights import find_weights
 
-    folder = part.locate(question.allow_pickle)
     found = [(folder / name, find_weights(folder / name)) for name in part.components]
     return sum((place / file).stat().st_size for place, weights in found if weights for file in weights.names)
 

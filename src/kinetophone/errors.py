@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def reason(error: BaseException) -> str:
+    """What an error of a library says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class UserError(ValueError):
     """Something the user gave cannot be used; the message is one line: what was given, and what would do."""
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, reason
 from kinetophone.request import BASE_FOLDERS, CONFIG_NAME, BundleSpec
 
 CARD = "README.md"
@@ -77,7 +77,7 @@ def push(name_or_path: str | os.PathLike[str], repository: str, *, private: bool
         cure = "; log in with 'hf auth login' as someone who may write there" if status in (401, 403) else ""
         raise RequestError([f"the Hub refuses '{repository}' (HTTP {status}){cure}"]) from error
     except Exception as error:  # no answer: every layer below has exceptions of its own for it
-        raise RequestError([f"the Hub cannot be reached: {str(error).splitlines()[0]}"]) from error
+        raise RequestError([f"the Hub cannot be reached: {reason(error)}"]) from error
     return str(commit.commit_url)
 
 

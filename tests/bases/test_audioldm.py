@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 import tiny
+from kinetophone.bases import published as shapes
 from kinetophone.bases.audioldm import AudioLDM, receptive_frames
 from kinetophone.bases.components import decode_latents, encode_latents
 from kinetophone.bases.load import load_audio_base
@@ -23,25 +23,8 @@ def hits():
 def published():
     """AudioLDM's own layers, kernels and strides, narrow."""
     torch.manual_seed(0)
-    vocoder = SpeechT5HifiGanConfig(
-        model_in_dim=64,
-        sampling_rate=16_000,
-        upsample_initial_channel=32,
-        upsample_rates=[5, 4, 2, 2, 2],
-        upsample_kernel_sizes=[16, 16, 8, 4, 4],
-        resblock_kernel_sizes=[3, 7, 11],
-        resblock_dilation_sizes=[[1, 3, 5]] * 3,
-    )
-    vae = AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=[4, 8, 8],
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        layers_per_block=2,
-        norm_num_groups=4,
-        latent_channels=8,
-    )
+    vocoder = SpeechT5HifiGanConfig(**shapes.VOCODER, upsample_initial_channel=32)
+    vae = shapes.autoencoder(1, 8, (4, 8, 8), norm_num_groups=4)
     parts = tiny.audioldm() | {"vocoder": SpeechT5HifiGan(vocoder).eval(), "vae": vae.eval()}
     with torch.no_grad():
         for module in parts["vocoder"].modules():  # at its first values it is all but silent

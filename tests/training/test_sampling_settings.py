@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import tiny
@@ -159,10 +157,7 @@ def test_pickled_bases_train_and_generate_by_consent_alone(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for name in ("audio", "video"):
         shutil.copytree(BUNDLES / "hits" / name, tmp_path / "bases" / name)
-        for file in (tmp_path / "bases" / name).glob("*/*model*.safetensors"):
-            stem = "pytorch_model" if file.stem == "model" else "diffusion_pytorch_model"
-            torch.save(load_file(file), file.with_name(f"{stem}.bin"))
-            file.unlink()
+    tiny.pickled(tmp_path / "bases")
     refused = CliRunner().invoke(app, ["train", str(small(tmp_path))])
     assert refused.exit_code == 2
     assert "has only pickled weights" in refused.output
@@ -181,9 +176,5 @@ def test_bases_with_half_precision_files_alone_can_be_trained_on(export, tmp_pat
     """As many repositories on the Hub have them, ``fp16`` in every name."""
     for name in ("audio", "video"):
         shutil.copytree(BUNDLES / "hits" / name, tmp_path / "bases" / name)
-    for file in (tmp_path / "bases").rglob("*.safetensors"):
-        if file.name != "signal_leak.safetensors" and "leak" not in file.name:
-            tensors = {key: x.half() if x.is_floating_point() else x for key, x in load_file(file).items()}
-            save_file(tensors, file.with_name(f"{file.stem}.fp16.safetensors"), {"format": "pt"})
-            file.unlink()
+    tiny.halved(tmp_path / "bases")
     assert export(tmp_path / "mine", bases_of(tmp_path / "bases")).defaults == PUBLISHED_DEFAULTS

@@ -15,7 +15,7 @@ from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 
 from kinetophone.bases.weights import find_weights, read_folder, refusal
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, reason
 from kinetophone.joint.clocks import T_MAX
 from kinetophone.sampling.ddim import NoiseSchedule
 
@@ -80,8 +80,7 @@ def _load_scheduler(path: Path, kind: Any) -> Any:
             scheduler = kind.from_pretrained(path)
             NoiseSchedule.from_scheduler(scheduler)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RequestError([f"{path} holds no scheduler that can be used: {reason}"]) from None
+        raise RequestError([f"{path} holds no scheduler that can be used: {reason(error)}"]) from None
     trained = scheduler.config.get("num_train_timesteps")
     if trained != T_MAX:
         raise RequestError([f"{path} has {trained} training timesteps; {T_MAX} are supported"])
@@ -95,8 +94,7 @@ def _load_tokenizer(path: Path) -> Any:
         with quiet():
             return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RequestError([f"{path} holds no tokenizer that can be loaded ({reason})"]) from error
+        raise RequestError([f"{path} holds no tokenizer that can be loaded ({reason(error)})"]) from error
 
 
 def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: bool = False) -> Any:
@@ -133,8 +131,7 @@ def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: boo
     ) as error:
         if weights.pickled:
             read_folder(path, allow_pickle)  # says what is wrong with a pickle
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError([f"{path} cannot be loaded as a {kind.__name__}: {reason}"]) from error
+        raise RequestError([f"{path} cannot be loaded as a {kind.__name__}: {reason(error)}"]) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise RequestError([f"the weights in {path} lack {len(missing)} tensors, first {missing[0]}"])

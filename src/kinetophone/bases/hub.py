@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kinetophone.bases.weights import choose_weights, is_weight_file, refusal
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, reason
 
 _SMALL = (".json", ".txt", ".model")
 _TIMEOUT_S = 10.0
@@ -305,7 +305,7 @@ def _cached(name: str, components: tuple[str, ...], revision: str | None, error:
 def _unreachable(name: str, error: ConnectionError, instead: str) -> str:
     return (
         f"the Hub cannot be reached for '{name}', which was not downloaded before "
-        f"({str(error).splitlines()[0]}): "
+        f"({reason(error)}): "
         f"connect, or give {instead}"
     )
 

@@ -38,6 +38,12 @@ AUDIO_UNET: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 512,
     "class_embeddings_concat": True,
 }
+# Kernels and strides of AudioLDM's HiFi-GAN: 160 samples a mel frame.
+VOCODER: dict[str, Any] = {
+    "model_in_dim": 64,
+    "upsample_rates": [5, 4, 2, 2, 2],
+    "upsample_kernel_sizes": [16, 16, 8, 4, 4],
+}
 
 
 def unets() -> AV[Any]:
@@ -49,7 +55,6 @@ def unets() -> AV[Any]:
 
 def around() -> AV[dict[str, nn.Module]]:
     """What surrounds the U-Nets: text models, autoencoders, vocoder, by component name."""
-    from diffusers import AutoencoderKL
     from transformers import (
         ClapTextConfig,
         ClapTextModelWithProjection,
@@ -59,26 +64,10 @@ def around() -> AV[dict[str, nn.Module]]:
         SpeechT5HifiGanConfig,
     )
 
-    def autoencoder(channels: int, latent_channels: int, widths: tuple[int, ...]) -> nn.Module:
-        return AutoencoderKL(
-            in_channels=channels,
-            out_channels=channels,
-            latent_channels=latent_channels,
-            block_out_channels=widths,
-            down_block_types=["DownEncoderBlock2D"] * len(widths),
-            up_block_types=["UpDecoderBlock2D"] * len(widths),
-            layers_per_block=2,
-        )
-
     clip = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
     )
-    vocoder = SpeechT5HifiGanConfig(
-        model_in_dim=64,
-        upsample_initial_channel=1024,
-        upsample_rates=[5, 4, 2, 2, 2],
-        upsample_kernel_sizes=[16, 16, 8, 4, 4],
-    )
+    vocoder = SpeechT5HifiGanConfig(**VOCODER, upsample_initial_channel=1024)
     return AV(
         audio={
             "text_encoder": ClapTextModelWithProjection(ClapTextConfig()),
@@ -86,4 +75,22 @@ def around() -> AV[dict[str, nn.Module]]:
             "vocoder": SpeechT5HifiGan(vocoder),
         },
         video={"text_encoder": CLIPTextModel(clip), "vae": autoencoder(3, 4, (128, 256, 512, 512))},
+    )
+
+
+def autoencoder(
+    channels: int, latent_channels: int, widths: tuple[int, ...], norm_num_groups: int = 32
+) -> nn.Module:
+    """An autoencoder with the published layers, of pictures or of log-mel: a level for each of ``widths``."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        latent_channels=latent_channels,
+        block_out_channels=widths,
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        layers_per_block=2,
+        norm_num_groups=norm_num_groups,
     )

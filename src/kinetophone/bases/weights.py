@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,8 +134,7 @@ def read_tensors(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
     try:
         found: Any = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RequestError([f"'{file}' is damaged or holds more than tensors ({reason})"]) from None
+        raise RequestError([f"'{file}' is damaged or holds more than tensors ({reason(error)})"]) from None
     wrapper = next(
         (key for key in _WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)), None
     )

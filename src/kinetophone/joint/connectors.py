@@ -50,9 +50,9 @@ def zero_init(module: M) -> M:
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of queries (N, heads, S, width), keys, values; maybe biased logits.
 
-    torch's fused kernel, but for training on a CPU: there its way back takes two to seven times as long as
-    these three products. Elsewhere, at the published head width of 8, they would take twice the time and
-    three times the memory of the fused kernel.
+    torch's fused kernel, but for training on a CPU: there its backward pass takes two to seven times as
+    long as these three products. Elsewhere, at the published head width of 8, they would take twice the time
+    and three times the memory of the fused kernel.
     """
     if q.device.type == "cpu" and torch.is_grad_enabled():
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)

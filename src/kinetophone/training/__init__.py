@@ -13,10 +13,11 @@ def dry_run(recipe_path: Path | str) -> list[str]:
     from kinetophone.training.recipe import load_recipe
 
     recipe = load_recipe(recipe_path)
-    from kinetophone.training.dry_run import consent_needed, estimate, memory_problem
+    from kinetophone.training.dry_run import consent_needed, device_memory, estimate
 
-    problem = memory_problem(recipe)
-    lines = estimate(recipe).lines() + consent_needed(recipe)
+    found, available = estimate(recipe), device_memory(recipe)
+    problem = None if available is None else found.problem(available)
+    lines = found.lines() + consent_needed(recipe)
     return [*lines, f"problem   {problem}"] if problem else lines
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from kinetophone.errors import UserError
+from kinetophone.errors import UserError, reason
 
 _PATTERN = "checkpoint-*.pt"
 
@@ -70,7 +70,7 @@ def load(path: Path) -> dict[str, Any]:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, OSError, KeyError) as error:
         raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): delete it to go on from the one before it"
+            f"{path} is damaged ({reason(error)}): delete it to go on from the one before it"
         ) from error
 
 

@@ -104,7 +104,7 @@ def drop_texts(texts: list[str], rng: np.random.Generator, rate: float) -> list[
 
 
 def save_memory(networks: Iterable[Any]) -> None:
-    """Keep the inputs of blocks only, and compute their activations again on the way back."""
+    """Keep the inputs of blocks only, and compute their activations again in the backward pass."""
     for network in networks:
         network.enable_gradient_checkpointing()
 

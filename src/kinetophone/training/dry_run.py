@@ -45,15 +45,14 @@ class Estimate:
     batch_size: int
     clips_per_pass: int
 
-    @property
-    def device_bytes(self) -> int:
-        """What one process alone needs on its device."""
-        return self.state_bytes + self.clips_per_pass * self.activation_bytes + _REST
+    def device_bytes(self, processes: int = 1) -> int:
+        """What each of some processes that share a batch out needs on its device."""
+        clips = -(-self.clips_per_pass // processes)
+        return self.state_bytes + clips * self.activation_bytes + _REST
 
     def problem(self, available: int, processes: int = 1) -> str | None:
         """Why training does not fit a device of ``available`` bytes, and the cure; None if it does."""
-        clips = -(-self.clips_per_pass // processes)
-        needed = self.state_bytes + clips * self.activation_bytes + _REST
+        needed = self.device_bytes(processes)
         if needed <= available:
             return None
         return (
@@ -70,7 +69,7 @@ class Estimate:
             f"memory    {self.state_bytes / _GIB:.2f} GiB for weights, gradients, average and optimiser",
             f"          {self.activation_bytes / _GIB:.2f} GiB kept for the backward pass of each clip,",
             f"          of which one process alone takes {self.clips_per_pass} at once",
-            f"          {self.device_bytes / _GIB:.1f} GiB in all, on one device alone (computed)",
+            f"          {self.device_bytes() / _GIB:.1f} GiB in all, on one device alone (computed)",
             f"steps     {self.steps:,} of {self.batch_size} clips: {self.steps * self.batch_size:,} clips",
         ]
 
@@ -154,17 +153,19 @@ def check_device(recipe: Recipe, processes: int = 1) -> None:
             f"'loop.device' is {name}, which torch {torch.__version__} does not find on this machine: "
             "choose cpu, or install torch for your device"
         )
-    problem = memory_problem(recipe, processes)
-    if problem:
-        raise UserError(problem)
+    available = device_memory(recipe)
+    if recipe.stage == "coupling" and available is not None:
+        problem = estimate(recipe).problem(available, processes)
+        if problem:
+            raise UserError(problem)
 
 
-def memory_problem(recipe: Recipe, processes: int = 1) -> str | None:
-    """Why a coupling's training does not fit the CUDA device it is to run on; None where nothing is known."""
+def device_memory(recipe: Recipe) -> int | None:
+    """Bytes of the CUDA device that a recipe names; None of another, or where it is not there."""
     device = torch.device(recipe.loop.device)
-    if recipe.stage != "coupling" or device.type != "cuda" or not torch.cuda.is_available():
+    if device.type != "cuda" or not torch.cuda.is_available():
         return None
-    return estimate(recipe).problem(torch.cuda.get_device_properties(device).total_memory, processes)
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def _audio_unet(recipe: Recipe) -> Any:
@@ -211,7 +212,7 @@ def _built(source: str, subfolder: str | None) -> Any:
 
 
 def _kept_bytes(model: JointModel, size: int) -> int:
-    """Bytes of the tensors that a training pass over one clip keeps for the way back, parameters apart."""
+    """Bytes of the tensors that training on one clip keeps for the backward pass, parameters apart."""
     video, audio = model.unets.video.config, model.unets.audio.config
     side = max(size // _VIDEO_FACTOR, 2 ** (len(video.block_out_channels) - 1))
     frames = min(_FRAMES, video.get("motion_max_seq_length") or _FRAMES)

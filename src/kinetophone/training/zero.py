@@ -65,7 +65,7 @@ class Zero:
         self.optimizer.check_grad_overflow = True  # else only for half precision
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """The way back; with the ``last`` part of a batch gradients are averaged over the processes."""
+        """The backward pass; with the ``last`` part of a batch gradients are averaged over the processes."""
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss)
 

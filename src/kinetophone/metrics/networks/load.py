@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kinetophone.bases.hub import HubFile, locate_file
 from kinetophone.bases.weights import SAFE, differences, file_format, read_tensors
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,8 +90,7 @@ def _torchscript(source: str, file: Path) -> Any:
     try:
         return torch.jit.load(file, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RequestError([f"'{source}' cannot be loaded as TorchScript: {reason}"]) from error
+        raise RequestError([f"'{source}' cannot be loaded as TorchScript: {reason(error)}"]) from error
 
 
 def _defined(source: str, file: Path, network: str) -> nn.Module:
