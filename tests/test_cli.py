@@ -274,7 +274,7 @@ def test_evaluate_generated_beside_the_true_clips(
         (["bundle", "--metrics", "desync"], "metric desync needs --synchformer FILE"),
         (
             ["bundle", "--metrics", "imagebind", "--imagebind", "."],
-            "'.' cannot be loaded .*no file 'model.pt'",
+            "'.' cannot be loaded .*neither 'model.safetensors' nor model.pt",
         ),
         (["bundle", "--reference", "b"], "--reference is for the metrics hits, fvd, fad and clap"),
         (["--generate", 3, "--report", "r.html"], "--reference, --captions, --metrics and --report are for"),

@@ -199,7 +199,7 @@ def reference(
 
 @convert.command()
 def metric(
-    name: Annotated[str, typer.Argument(help="i3d or vggish.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="i3d, vggish, synchformer or imagebind.", show_default=False)],
     source: Annotated[
         str,
         typer.Argument(

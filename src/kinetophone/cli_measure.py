@@ -48,8 +48,12 @@ def evaluate(
     vggish: Annotated[str | None, typer.Option(help="VGGish for fad, the same.")] = None,
     clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
     clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
-    synchformer: Annotated[str | None, typer.Option(help="Synchformer for desync, TorchScript.")] = None,
-    imagebind: Annotated[str | None, typer.Option(help="Folder of ImageBind as TorchScript.")] = None,
+    synchformer: Annotated[
+        str | None, typer.Option(help="Synchformer for desync, converted or TorchScript.")
+    ] = None,
+    imagebind: Annotated[
+        str | None, typer.Option(help="Folder of ImageBind, converted or TorchScript.")
+    ] = None,
     languagebind: Annotated[str | None, typer.Option(help="Folder of LanguageBind as TorchScript.")] = None,
     allow_torchscript: Annotated[
         bool,

@@ -39,7 +39,7 @@ from kinetophone.errors import RequestError
 from kinetophone.metrics.networks.load import load
 for name in sys.argv[1:]:
     try:
-        print(load(name, allow_torchscript=True)(torch.ones(1)).item())
+        print(load(name, "languagebind", allow_torchscript=True)(torch.ones(1)).item())
     except RequestError as error:
         print("RequestError:", error)
 """

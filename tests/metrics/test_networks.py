@@ -69,11 +69,11 @@ def test_torchscript_is_loaded_only_with_consent(script: Path, monkeypatch: pyte
     with monkeypatch.context() as patched:
         patched.delattr(torch.jit, "load")  # nor is anything of it loaded to find out what it is
         with pytest.raises(RequestError, match=f"^'{script}' is {CONSENT}"):
-            load(str(script))
-    assert load(str(script), allow_torchscript=True)(torch.ones(1)).item() == 2
+            load(str(script), "languagebind")
+    assert load(str(script), "languagebind", allow_torchscript=True)(torch.ones(1)).item() == 2
     # Consent is not remembered.
     with pytest.raises(RequestError, match=CONSENT):
-        load(str(script))
+        load(str(script), "languagebind")
 
 
 @pytest.mark.parametrize("name", ["i3d", "vggish", "synchformer", "imagebind", "languagebind"])
@@ -108,7 +108,7 @@ def test_formats_are_told_by_their_content(script: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["new", "old", "safe", "page"])
 def test_weights_where_torchscript_is_wanted(kind: str, tmp_path: Path) -> None:
-    file = tmp_path / "synchformer.pt"
+    file = tmp_path / "model.pt"
     tensors = {"x": torch.ones(1)}
     if kind == "safe":
         save_file(tensors, file)
@@ -118,7 +118,7 @@ def test_weights_where_torchscript_is_wanted(kind: str, tmp_path: Path) -> None:
         torch.save(tensors, file, _use_new_zipfile_serialization=kind == "new")
     found = {"safe": "is safetensors, weights", "page": "is not TorchScript"}.get(kind, "is a pickled state")
     with pytest.raises(RequestError, match=found) as caught:
-        Extractor(synchformer=str(file), allow_torchscript=True).check()
+        Extractor(languagebind=str(tmp_path), allow_torchscript=True).check()
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -503,8 +503,8 @@ def test_what_cannot_be_converted_is_refused_in_a_line(script: Path, tmp_path: P
         ): "will hold safetensors: name it '.*/o.safetensors'",
         ("i3d", script, "-o", out, "--allow-pickle"): "is TorchScript, .*--i3d .* --allow-torchscript",
         ("clap", script, "-o", out): "'clap' needs no conversion: give evaluate --clap",
-        ("synchformer", script, "-o", out): "'synchformer' is not defined here: export it to TorchScript",
-        ("vgg", script, "-o", out): "'vgg' is unknown; there are i3d, vggish",
+        ("languagebind", script, "-o", out): "'languagebind' is not defined here: export it to TorchScript",
+        ("vgg", script, "-o", out): "'vgg' is unknown; there are i3d, vggish, synchformer, imagebind",
     }
     for arguments, why in refused.items():
         code, printed = convert_command(*arguments)

@@ -1,12 +1,12 @@
 """One space for sound, picture and text: ImageBind (Girdhar et al. 2023), LanguageBind (Zhu et al. 2024).
 
-Nothing of either ships, and neither package goes with the libraries used here, so the user names a folder
-made once where the package is at home:
+Nothing of either ships. The user names a folder with
 
-- ``model.pt``, TorchScript with the methods ``sound``, float32 (1, ``sound_samples``) at 16 kHz; ``frames``,
-  float32 (1, ``frame_count``, 3, ``side``, ``side``) in [0, 1]; and ``texts``, int64 (N, 77). Each returns
-  embeddings (., D), and ``sound_samples``, ``frame_count`` and ``side`` are whole numbers on the module.
-  The networks' own spectrogram and normalisation are in it;
+- ``model.safetensors``, which ``kinetophone convert metric imagebind`` makes; or ``model.pt``, TorchScript
+  made where the package is at home. Either network has the methods ``sound``, float32 (1, ``sound_samples``)
+  at 16 kHz; ``frames``, float32 (1, ``frame_count``, 3, ``side``, ``side``) in [0, 1]; and ``texts``, int64
+  (N, 77). Each returns embeddings (., D), and ``sound_samples``, ``frame_count`` and ``side`` are whole
+  numbers on the module. The networks' own spectrogram and normalisation are in it;
 - the files of their tokenizer (that of CLIP), where captions are compared.
 
 A sound is taken in windows of ``sound_samples``, the last one ending with it, and the embeddings are
@@ -29,21 +29,22 @@ if TYPE_CHECKING:
 RATE, TOKENS = 16_000, 77
 
 
-def load_folder(folder: str, allow_torchscript: bool = False) -> Any:
-    """The network of a folder.
+def load_folder(folder: str, name: str, allow_torchscript: bool = False) -> Any:
+    """The network of a folder; ``name`` is "imagebind" or "languagebind".
 
     Raises:
         OSError: There is none.
         ValueError: It lacks a method or a number.
     """
-    path = Path(folder) / "model.pt"
-    if not path.is_file():
-        raise OSError(f"there is no file '{path}'")
-    model = load(str(path), allow_torchscript=allow_torchscript)
+    files = [Path(folder) / file for file in ("model.safetensors", "model.pt")]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
+        raise OSError(f"there is neither '{files[0]}' nor model.pt beside it; see docs/measuring.md")
+    model = load(str(path), name, allow_torchscript=allow_torchscript)
     parts = ("sound", "frames", "texts", "sound_samples", "frame_count", "side")
     missing = [part for part in parts if not hasattr(model, part)]
     if missing:
-        raise ValueError(f"its model.pt lacks {', '.join(missing)}; see docs/measuring.md")
+        raise ValueError(f"its {path.name} lacks {', '.join(missing)}; see docs/measuring.md")
     return model
 
 
@@ -53,7 +54,7 @@ def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = Fal
 
     from kinetophone.media.read import resample_sound, resize
 
-    model = load_folder(folder, allow_torchscript)
+    model = load_folder(folder, name, allow_torchscript)
     sound = resample_sound(clip.audio, clip.sample_rate, RATE)
     length = int(model.sound_samples)
     sound = np.tile(sound, -(-length // len(sound)))[: max(length, len(sound))]
@@ -69,7 +70,7 @@ def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = Fal
     return {f"{name}_sound": _unit(heard).numpy(), f"{name}_frames": _unit(watched).numpy()}
 
 
-def bound_texts(texts: list[str], folder: str, allow_torchscript: bool = False) -> np.ndarray:
+def bound_texts(texts: list[str], folder: str, name: str, allow_torchscript: bool = False) -> np.ndarray:
     """Embeddings of texts, (N, D), of length 1."""
     import torch
 
@@ -77,7 +78,9 @@ def bound_texts(texts: list[str], folder: str, allow_torchscript: bool = False) 
         texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
     )
     with torch.no_grad():
-        return np.asarray(_unit(load_folder(folder, allow_torchscript).texts(tokens["input_ids"])).numpy())
+        return np.asarray(
+            _unit(load_folder(folder, name, allow_torchscript).texts(tokens["input_ids"])).numpy()
+        )
 
 
 @lru_cache(maxsize=2)

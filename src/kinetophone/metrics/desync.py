@@ -2,12 +2,11 @@
 
 The network is Synchformer (Iashin et al. 2024), the measure that of MMAudio (Cheng et al. 2025): the first
 and the last 4.8 s of a clip, the likeliest of 21 offsets from -2 to 2 s for each, the mean of their sizes.
-Nothing of it ships: the user names the network as a TorchScript file.
+Nothing of it ships: the user names a file, as :mod:`kinetophone.metrics.networks.load` has it.
 
-The file is called with ``(frames, sound)``: float32 (1, 14, 16, 3, 224, 224) in [-1, 1], segments of 16
+The network is called with ``(frames, sound)``: float32 (1, 14, 16, 3, 224, 224) in [-1, 1], segments of 16
 frames at 25 a second, one every 8 frames; and float32 (1, 14, 10240), segments of 0.64 s at 16 kHz, one every
-0.32 s. It returns logits (1, 21). What the network does to the sound before its first layer (a log-mel
-spectrogram) is in the file.
+0.32 s. It returns logits (1, 21). The log-mel spectrogram of the sound is made by the network.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
 
     Args:
         clip: The clip.
-        path: TorchScript file, as the module's docstring has it.
+        path: The network's file, as the module's docstring has it.
         allow_torchscript: Load it, though it can run code.
 
     Returns:
@@ -65,7 +64,7 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
         seen = torch.from_numpy(frames[first : first + CROP_FRAMES]).permute(0, 3, 1, 2).div(127.5).sub(1)
         heard = torch.from_numpy(np.ascontiguousarray(sound[start : start + CROP_SAMPLES]))
         with torch.no_grad():
-            logits = load(path, allow_torchscript=allow_torchscript)(
+            logits = load(path, "synchformer", allow_torchscript=allow_torchscript)(
                 seen.unfold(0, SEGMENT_FRAMES, SEGMENT_FRAMES // 2).permute(0, 4, 1, 2, 3)[None],
                 heard.unfold(0, SEGMENT_SAMPLES, SEGMENT_SAMPLES // 2)[None],
             )

@@ -111,10 +111,11 @@ class Extractor:
     def _loaders(self) -> list[tuple[Callable[[str], Any], str]]:
         from kinetophone.metrics import binding
 
-        def network(name: str | None = None) -> Callable[[str], Any]:
+        def network(name: str) -> Callable[[str], Any]:
             return partial(load, network=name, allow_torchscript=self.allow_torchscript)
 
         bound = partial(binding.load_folder, allow_torchscript=self.allow_torchscript)
+        bindings = [(partial(bound, name=name), folder) for name, folder in self.bindings().items()]
         clap = partial(_transformer, method="get_audio_features", allow_pickle=self.allow_pickle)
         clip = partial(_transformer, method="get_image_features", allow_pickle=self.allow_pickle)
         every: tuple[tuple[Callable[[str], Any], str | None], ...] = (
@@ -123,9 +124,8 @@ class Extractor:
             (network("vggish"), self.vggish),
             (clap, self.clap),
             (clip, self.clip),
-            (network(), self.synchformer),
-            (bound, self.imagebind),
-            (bound, self.languagebind),
+            (network("synchformer"), self.synchformer),
+            *bindings,
             *((binding.tokenizer, folder) for folder in self.bindings().values() if self.texts),
         )
         return [(load, source) for load, source in every if source is not None]

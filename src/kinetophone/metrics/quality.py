@@ -178,7 +178,7 @@ def bound_agreements(
     found = {f"{title} sound-picture": shuffled_control(_cosine, heard, seen, seed)} if clips else {}
     if captions:
         known, texts = _captioned(clips, captions, f"{name}_sound")
-        embedded = list(bound_texts(texts, folder, allow_torchscript))
+        embedded = list(bound_texts(texts, folder, name, allow_torchscript))
         for kind, other in {"sound": "text-sound", "frames": "text-picture"}.items():
             ours = [clip.features[f"{name}_{kind}"] for clip in known]
             found[f"{title} {other}"] = shuffled_control(_cosine, ours, embedded, seed)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kinetophone.bases.hub import locate_file
 from kinetophone.bases.weights import SAFE, differences, file_format, read_tensors
 from kinetophone.errors import RequestError
 from kinetophone.metrics.networks.load import DEFINED, NETWORK, empty_network
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # What the user may ask to convert, and need not or cannot.
 _OTHERS = {
     "clap": "needs no conversion: give evaluate --clap a Hub id or folder",
     "clip": "needs no conversion: give evaluate --clip a Hub id or folder",
-    "synchformer": "is not defined here: export it to TorchScript, see docs/measuring.md",
-    "imagebind": "is not defined here: export it to TorchScript, see docs/measuring.md",
     "languagebind": "is not defined here: export it to TorchScript, see docs/measuring.md",
 }
 
@@ -26,7 +28,7 @@ def convert_metric(
     """Write the weights of ``source`` to ``out``, as ``Extractor`` and ``kinetophone evaluate`` load them.
 
     Args:
-        network: "i3d" or "vggish".
+        network: "i3d", "vggish", "synchformer" or "imagebind".
         source: a state dict of the published PyTorch weights: a file, or "owner/name/file" on the Hub.
         out: file to write, ``.safetensors``.
         allow_pickle: read a pickled ``source``, as tensors only.
@@ -46,10 +48,11 @@ def convert_metric(
         raise RequestError([f"'{out}' will hold safetensors: name it '{Path(out).with_suffix(SAFE[0])}'"])
     file = locate_file(source)
     if file_format(file) == "torchscript":
+        given = "FOLDER, as its model.pt," if network == "imagebind" else source
         raise RequestError(
             [
                 f"'{source}' is TorchScript, which has its network and needs no conversion: "
-                f"give it to evaluate, --{network} {source} --allow-torchscript"
+                f"give it to evaluate, --{network} {given} --allow-torchscript"
             ]
         )
     tensors = read_tensors(file, allow_pickle)
@@ -59,8 +62,13 @@ def convert_metric(
     problems = differences(module, tensors, file)
     if problems:
         raise RequestError(problems)
-    # Copies: weights that are views of one buffer cannot be saved.
-    whole = {name: tensor.float().clone().contiguous() for name, tensor in tensors.items()}
+    whole = {name: _own(tensor.float()) for name, tensor in tensors.items()}
     with replacing(out) as partial:
         # Not save_file, whose files only their owner may read.
         Path(partial).write_bytes(save(whole, metadata={"format": "pt", NETWORK: network}))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor, copied where it is a view: such weights cannot be saved."""
+    whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if whole else tensor.contiguous().clone()

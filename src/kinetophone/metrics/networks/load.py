@@ -18,17 +18,17 @@ from kinetophone.errors import RequestError, reason
 if TYPE_CHECKING:
     from torch import nn
 
-DEFINED = ("i3d", "vggish")  # networks that are defined here
+DEFINED = ("i3d", "vggish", "synchformer", "imagebind")  # networks that are defined here
 NETWORK = "network"  # key in the metadata of a file, which says of which network its weights are
 
 
-def load(source: str, network: str | None = None, *, allow_torchscript: bool = False) -> Any:
+def load(source: str, network: str, *, allow_torchscript: bool = False) -> Any:
     """The network of a file, on the CPU, in evaluation mode.
 
     Args:
         source: TorchScript, or safetensors of a network in ``DEFINED``: a file, or one on the Hub, as
             "owner/name/folder/weights.safetensors" or "owner/name@COMMIT/folder/network.pt".
-        network: Which one of ``DEFINED`` it is; None where it must be TorchScript.
+        network: Which one it is; safetensors are only for those in ``DEFINED``.
         allow_torchscript: Whether the user agreed to load TorchScript.
 
     Raises:
@@ -43,14 +43,17 @@ def empty_network(network: str) -> Any:
     import torch
 
     from kinetophone.metrics.networks.i3d import I3D
+    from kinetophone.metrics.networks.imagebind import ImageBind
+    from kinetophone.metrics.networks.synchformer import Synchformer
     from kinetophone.metrics.networks.vggish import VGGish
 
+    classes = {"i3d": I3D, "vggish": VGGish, "synchformer": Synchformer, "imagebind": ImageBind}
     with torch.device("meta"):
-        return {"i3d": I3D, "vggish": VGGish}[network]().eval()
+        return classes[network]().eval()
 
 
 @lru_cache(maxsize=5)
-def _load(source: str, network: str | None, allow_torchscript: bool) -> Any:
+def _load(source: str, network: str, allow_torchscript: bool) -> Any:
     # What is not called safetensors may be TorchScript, and is not even fetched without consent.
     if not source.endswith(SAFE):
         _check_torchscript(source, "may be", allow_torchscript, fetched=False)
@@ -59,7 +62,7 @@ def _load(source: str, network: str | None, allow_torchscript: bool) -> Any:
     if found == "torchscript":
         _check_torchscript(source, "is", allow_torchscript)
         return _torchscript(source, file)
-    if found == "safetensors" and network is not None:
+    if found == "safetensors" and network in DEFINED:
         return _defined(source, file, network)
     raise RequestError([f"'{source}' {_otherwise(source, found, network)}"])
 
@@ -112,14 +115,16 @@ def _defined(source: str, file: Path, network: str) -> nn.Module:
     return module.float()
 
 
-def _otherwise(source: str, found: str | None, network: str | None) -> str:
+def _otherwise(source: str, found: str | None, network: str) -> str:
     if found is None:
-        return "is not TorchScript" if network is None else "is neither TorchScript nor safetensors"
+        return "is neither TorchScript nor safetensors" if network in DEFINED else "is not TorchScript"
     kind = "safetensors" if found == "safetensors" else "a pickled state dict"
-    if network is None:
+    if network not in DEFINED:
         return f"is {kind}, weights without a network, where TorchScript is wanted; see docs/measuring.md"
     return f"is {kind}, weights without a network: {_remedy(source, network)} --allow-pickle"
 
 
 def _remedy(source: str, network: str) -> str:
-    return f"convert it with: kinetophone convert metric {network} {source} -o {network}.safetensors"
+    # The last one is looked for by this name, in a folder.
+    out = "model.safetensors" if network == "imagebind" else f"{network}.safetensors"
+    return f"convert it with: kinetophone convert metric {network} {source} -o {out}"
