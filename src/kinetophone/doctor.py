@@ -166,7 +166,7 @@ def _machine(question: Question) -> Iterator[Row]:
 
 def _memory(device: Any) -> tuple[int, int]:
     """Bytes free and in all: of the GPU, else of the machine."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
     import torch
 
     if device.type == "cuda":

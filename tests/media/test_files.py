@@ -15,7 +15,8 @@ from PIL import Image
 
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip, ClipTime
-from kinetophone.media import read as reading
+from kinetophone.media.container import Budget
+from kinetophone.media.picture import Images
 from kinetophone.media.read import read_clip, read_image, read_picture, read_sound
 from kinetophone.media.write import mp4_writer, replacing, write_wav
 
@@ -123,7 +124,7 @@ def test_an_odd_size_gets_one_more_row_and_column(tmp_path: Path, make_struck_cl
     even = np.pad(clip.video, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
     like = read_clip(Clip(even, clip.fps, clip.audio).save(tmp_path / "even.mp4"))
     # The encoder's threads may decide a level or two differently when a machine is busy.
-    assert np.abs(read.video.astype(int) - like.video).mean() < 0.5
+    assert np.abs(read.video.astype(int) - like.video).mean() < 1
 
 
 @pytest.mark.parametrize(("rate", "written"), [(10_000, 11_025), (192_000, 96_000)])
@@ -291,22 +292,22 @@ def test_an_image_is_read_without_the_film_behind_it(
     tmp_path: Path, make_struck_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_struck_clip([]).save(tmp_path / "film.mp4")
-    whole, decoded = read_picture(path), counted_images(monkeypatch)
+    whole, decoded = read_picture(path), counted_frames(monkeypatch)
     np.testing.assert_array_equal(read_image(path), whole.frames[0])
     assert len(decoded) == 1
 
 
-def counted_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def counted_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows by one with each frame that is decoded from now on."""
     decoded: list[int] = []
-    images = reading._images
+    frames = Images.frames
 
-    def counted(*given: Any) -> Iterator[Any]:
-        for image in images(*given):
+    def counted(images: Images) -> Iterator[Any]:
+        for frame in frames(images):
             decoded.append(1)
-            yield image
+            yield frame
 
-    monkeypatch.setattr(reading, "_images", counted)
+    monkeypatch.setattr(Images, "frames", counted)
     return decoded
 
 
@@ -315,7 +316,7 @@ def test_a_file_that_says_it_is_too_long_is_refused_before_it_is_decoded(
 ) -> None:
     clip = make_struck_clip([], fps=8, frames=80)
     film, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
-    decoded = counted_images(monkeypatch)
+    decoded = counted_frames(monkeypatch)
     for read, path in ((read_picture, film), (read_sound, sound), (read_clip, film)):
         with pytest.raises(MediaError, match=rf"{path.name}' lasts 10 s or more; at most 4 s can be used"):
             read(path, longest_s=4)
@@ -328,8 +329,8 @@ def test_a_file_that_says_nothing_is_refused_when_too_much_is_decoded(
 ) -> None:
     clip = make_struck_clip([], fps=8, frames=80)
     film, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
-    monkeypatch.setattr(reading, "_check_stated", lambda *given: None)
-    decoded = counted_images(monkeypatch)
+    monkeypatch.setattr(Budget, "check_stated", lambda *given: None)
+    decoded = counted_frames(monkeypatch)
     with pytest.raises(MediaError, match="lasts 5 s or more; at most 4 s can be used at once"):
         read_picture(film, longest_s=4)
     assert len(decoded) == 5 * 8 + 2

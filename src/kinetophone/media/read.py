@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,12 +18,19 @@ import numpy as np
 
 from kinetophone.errors import MediaError
 from kinetophone.media.clip import Clip, fit_audio
+from kinetophone.media.container import Budget, open_media, sound_stream
+from kinetophone.media.picture import Images, is_tiled_still, read_image
 from kinetophone.media.timing import ClipTime, as_fps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kinetophone.media.clip import Frames, Waveform
+
+_UNKNOWN_FPS = 25  # of a still image, or a file that does not say
+_MOMENT = Fraction(1, 1_000_000)  # times are compared to this
+_JITTER_S = Fraction(15, 1000)  # less than a packet of any codec: containers round times to milliseconds
+_MOST_HURRY = 4  # so many times its rate may a film's frames follow each other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,13 +46,15 @@ class Picture:
 class Sound:
     """A waveform, float32 (N,) in [-1, 1], its rate, and the time its first sample is heard at.
 
-    ``channels`` (N, C), where the file has more than one, are what the waveform is the mean of.
+    ``channels`` (N, C), where the file has more than one, are what the waveform is the mean of; ``layout``
+    says which they are, such as "stereo" or "5.1".
     """
 
     waveform: Waveform
     sample_rate: int
     start_s: float = 0.0
     channels: np.ndarray | None = None
+    layout: str | None = None
 
 
 def read_clip(
@@ -57,6 +65,7 @@ def read_clip(
     sample_rate: int | None = None,
     sound: str | os.PathLike[str] | None = None,
     longest_s: float | None = None,
+    audio_track: int | None = None,
 ) -> Clip:
     """Read a sounding clip.
 
@@ -65,36 +74,37 @@ def read_clip(
         fps: Frame rate to resample to: each new frame is the one shown at its time. The file's own where
             not given.
         size: (height, width) to resize to, after cropping the middle to that aspect. The file's own where
-            not given.
+            not given, in square pixels.
         sample_rate: Sample rate to resample to, in Hz. The file's own where not given.
         sound: A file to take the sound from instead; it starts with the first frame.
         longest_s: Refuse what lasts longer, in seconds: at once where the file says so, otherwise as soon as
             so much is decoded.
+        audio_track: Number of the audio stream, from 1; the default one where not given.
 
     Returns:
-        The clip. Its sound is the mean of the file's channels, divided by its peak where that exceeds 1.
+        The clip. Its sound is the mean of the file's channels, divided by its peak where that exceeds 1. It
+        is heard when its times say so: what is missing is silence.
 
     Raises:
         FileNotFoundError: There is no such file.
         MediaError: The file is empty or corrupt, has no picture or no sound, or is too long.
     """
+    heard_in = path if sound is None else sound
+    with open_media(heard_in) as file:  # before a film is decoded for nothing
+        sound_stream(heard_in, file, audio_track)
     picture = read_picture(path, fps=fps, size=size, longest_s=longest_s)
-    heard = read_sound(path if sound is None else sound, sample_rate=sample_rate, longest_s=longest_s)
+    heard = read_sound(heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track)
     time = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=heard.sample_rate)
     late = round((heard.start_s - picture.start_s) * heard.sample_rate) if sound is None else 0
-    waveform = np.pad(heard.waveform, (late, 0)) if late > 0 else heard.waveform[-late:]
+    # What is earlier or later than the picture is cut; silence of hours is not made first.
+    early, late = max(0, -late), min(max(0, late), time.samples)
+    waveform = np.pad(heard.waveform[early:], (late, 0)) if late else heard.waveform[early:]
     return Clip(
         video=picture.frames,
         fps=time.fps,
         audio=fit_audio(waveform, time.samples),
         sample_rate=time.sample_rate,
     )
-
-
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image, or the first frame of a film: uint8 (H, W, 3); errors as in ``read_picture``."""
-    with open_media(path) as file:
-        return next(_images(path, file, _video_stream(path, file)))[0]
 
 
 def read_picture(
@@ -105,113 +115,256 @@ def read_picture(
     longest_s: float | None = None,
 ) -> Picture:
     """Read a file's picture; arguments and errors as in ``read_clip``, but the file may be silent."""
+    if Path(path).is_file() and is_tiled_still(path):
+        return _still_picture(read_image(path), fps, size)
+    budget = Budget(path, longest_s)
     with open_media(path) as file:
-        stream = _video_stream(path, file)
-        _check_stated(path, file, stream, longest_s)
-        rate = as_fps(stream.average_rate or stream.guessed_rate or 0)
-        images: list[np.ndarray] = []
-        times: list[Fraction | None] = []
-        for image, time in _images(path, file, stream):
-            images.append(image if size is None else resize(image, size))
+        images = Images(path, file)
+        budget.check_stated(file, images.stream)
+        rate = as_fps(images.stream.average_rate or images.stream.guessed_rate or _UNKNOWN_FPS)
+        target = rate if fps is None else as_fps(fps)
+        shown = _Shown(images, budget, size, expected=_stated_frames(file, images.stream, target))
+        if target == rate:
+            shown.add_one_for_one(rate)
+        else:
+            shown.add_at_rate(target, rate)
+    return Picture(frames=shown.frames, fps=target, start_s=float(shown.start))
+
+
+def _stated_frames(file: Any, stream: Any, rate: Fraction) -> int:
+    """How many frames at ``rate`` a file says that it has."""
+    if stream.duration and stream.time_base:
+        return max(0, math.ceil(stream.duration * stream.time_base * rate))
+    return max(0, math.ceil(Fraction(file.duration or 0, 1_000_000) * rate))
+
+
+def _still_picture(image: np.ndarray, fps: float | Fraction | None, size: tuple[int, int] | None) -> Picture:
+    image = image if size is None else resize(image, size)
+    return Picture(frames=image[None], fps=as_fps(_UNKNOWN_FPS if fps is None else fps))
+
+
+class _Shown:
+    """What is shown when: the frames of a file, at times from its first one on, all of one size.
+
+    Args:
+        images: the file's.
+        budget: what it may take.
+        size: (height, width) of the frames; that of the first where not given.
+        expected: how many there will be, or so.
+    """
+
+    def __init__(self, images: Images, budget: Budget, size: tuple[int, int] | None, expected: int) -> None:
+        self.images, self.budget, self.size, self.expected = images, budget, size, expected
+        self.start = Fraction(0)
+        self._array = np.empty((0, 0, 0, 3), np.uint8)
+        self._count = 0
+
+    @property
+    def frames(self) -> Frames:
+        """uint8 (T, H, W, 3)."""
+        return self._array[: self._count]
+
+    def add_at_rate(self, target: Fraction, rate: Fraction) -> None:
+        """Add the image shown at each moment of the rate ``target``: the last one that started by then.
+
+        Only these are converted.
+        """
+        before, last = None, Fraction(0)
+        for frame, time in self._times(rate):
+            self._repeat(before, target, until=time)
+            before, last = frame, time
+        count = max(1, round((last + 1 / rate) * target))
+        self._repeat(before, target, until=count / target)
+
+    def add_one_for_one(self, rate: Fraction) -> None:
+        """Add all images where the rate is steady, near enough; otherwise as in :meth:`add_at_rate`."""
+        times = []
+        for frame, time in self._times(rate):
+            self._add(self._image(frame))
             times.append(time)
-            past = len(images) / rate if time is None else time - (times[0] or 0)
-            _check_length(path, past, longest_s)
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise MediaError(f"'{path}' changes its frames' size, {sorted(shapes)}; give size=(height, width)")
-    start = times[0] or Fraction(0)
-    shown_at = [index / rate if time is None else time - start for index, time in enumerate(times)]
-    target = rate if fps is None else as_fps(fps)
-    # A file with a steady rate, near enough, keeps its frames one for one.
-    steady = all(abs(time * rate - index) < Fraction(1, 2) for index, time in enumerate(shown_at))
-    if target != rate or not steady:
-        images = _resample(images, shown_at, duration=shown_at[-1] + 1 / rate, fps=target)
-    return Picture(frames=np.stack(images), fps=target, start_s=float(start))
+        if all(abs(time * rate - index) < Fraction(1, 2) for index, time in enumerate(times)):
+            return
+        count = max(1, round((times[-1] + 1 / rate) * rate))
+        self.budget.keep(count * self._array[0].nbytes)
+        wanted = np.arange(count) / float(rate)
+        starts = np.array([float(time) for time in times])
+        latest = np.searchsorted(starts, wanted + float(_MOMENT), side="right") - 1
+        self._array, self._count = self.frames[np.clip(latest, 0, None)], count
+
+    def _times(self, rate: Fraction) -> Iterator[tuple[Any, Fraction]]:
+        last = Fraction(0)
+        for index, (frame, time) in enumerate(self.images.frames()):
+            if index == 0:
+                self.start = time or Fraction(0)
+            # Times that go back are wrong: no frame is shown before the one that it follows.
+            shown_at = max(last, index / rate if time is None else time - self.start)
+            self.budget.check_gap(float(shown_at - last), float(last))
+            self.budget.check_length(max(shown_at, index / rate / _MOST_HURRY))
+            yield frame, shown_at
+            last = shown_at
+
+    def _repeat(self, frame: Any, rate: Fraction, until: Fraction) -> None:
+        """Show a frame from where the others end, before ``until``."""
+        image = None
+        while self._count / rate + _MOMENT < until:
+            image = self._image(frame) if image is None else image
+            self._add(image)
+
+    def _image(self, frame: Any) -> np.ndarray:
+        if self.size is None:
+            self.size = self.images.size(frame)  # a film that changes its size later keeps the first
+        return resize(self.images.image(frame), self.size)
+
+    def _add(self, image: np.ndarray) -> None:
+        self.budget.keep(image.nbytes)
+        if self._count == len(self._array):
+            # Written where it stays, so that there is never a second copy of all; room that is not used takes
+            # no memory.
+            most = self.budget.left // image.nbytes
+            room = self._count + max(16, min(most, self._count // 2 or self.expected + 1))
+            grown = np.empty((room, *image.shape), np.uint8)
+            if self._count:
+                grown[: self._count] = self._array
+            self._array = grown
+        self._array[self._count] = image
+        self._count += 1
 
 
 def read_sound(
-    path: str | os.PathLike[str], *, sample_rate: int | None = None, longest_s: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    sample_rate: int | None = None,
+    longest_s: float | None = None,
+    audio_track: int | None = None,
 ) -> Sound:
     """Read a file's sound; arguments and errors as in ``read_clip``, but the file may have no picture."""
-    import av
-
+    budget = Budget(path, longest_s)
     with open_media(path) as file:
-        if not file.streams.audio:
-            raise MediaError(f"'{path}' has no audio stream; give a file with sound")
-        stream = file.streams.audio[0]
-        _check_stated(path, file, stream, longest_s)
-        rate, decoded_s = stream.rate, Fraction(0)
-        # Only the sample format is converted here; the channels are averaged below, all with one weight.
-        converter = av.AudioResampler(format="fltp")
-        frames, start = [], None
-        for decoded in file.decode(stream):
-            if start is None:
-                start = float(decoded.pts * decoded.time_base) if decoded.pts is not None else 0.0
-            frames += [frame.to_ndarray() for frame in converter.resample(decoded)]
-            decoded_s += Fraction(decoded.samples, rate)
-            _check_length(path, decoded_s, longest_s)
+        stream = sound_stream(path, file, audio_track)
+        budget.check_stated(file, stream)
+        runs = _runs(file, stream, budget)
         # An .mp4 says where the sound ends within its last AAC frame; what follows is the encoder's padding.
-        length = round(stream.duration * stream.time_base * rate) if stream.duration and start == 0 else None
+        stated = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         container = set(file.format.name.split(","))
-    if not frames or not any(frame.size for frame in frames):
+    if not any(run.length for run in runs):
         raise MediaError(f"'{path}' has an audio stream without a sample; it is cut short or corrupt")
-    channels = np.concatenate(frames, axis=1).T.astype(np.float32, copy=False)
-    if "mp4" in container and length is not None and 0 <= len(channels) - length < 1024:
-        channels = channels[:length]
+    start, rate, layout = runs[0].start, runs[0].rate, runs[0].layout.name
+    channels = _placed(runs, budget)
+    if "mp4" in container and stated is not None and start == 0:
+        length = round(stated * rate)
+        if 0 <= len(channels) - length < 1024:
+            channels = channels[:length]
     if not np.isfinite(channels).all():
         raise MediaError(f"'{path}' holds sound that is not finite; it is corrupt")
     if sample_rate is not None and sample_rate != rate:
-        channels = np.stack([resample_sound(track, rate, sample_rate) for track in channels.T], axis=1)
+        channels = _resampled(channels, rate, sample_rate)
         rate = sample_rate
     waveform = np.ascontiguousarray(channels.mean(axis=1))
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak > 1.0:
         # Lossy codecs overshoot. The division can still round to just above 1, so it is clipped as well.
         waveform = np.clip(waveform / peak, -1.0, 1.0)
-    several = np.clip(channels, -1.0, 1.0) if channels.shape[1] > 1 else None
-    return Sound(waveform=waveform, sample_rate=rate, start_s=start or 0.0, channels=several)
+    several = channels.shape[1] > 1
+    return Sound(
+        waveform=waveform,
+        sample_rate=rate,
+        start_s=float(start),
+        channels=np.clip(channels, -1.0, 1.0) if several else None,
+        layout=layout if several else None,
+    )
 
 
-def _video_stream(path: str | os.PathLike[str], file: Any) -> Any:
-    if not file.streams.video:
-        raise MediaError(f"'{path}' has no video stream; give a file with a picture, such as an .mp4")
-    stream = file.streams.video[0]
-    stream.thread_type = "AUTO"
-    return stream
+class _Run:
+    """Sound without a hole, in one format, from ``start`` on, in seconds.
+
+    Args:
+        frame: the first of it.
+        start: when it is heard.
+    """
+
+    def __init__(self, frame: Any, start: Fraction) -> None:
+        import av
+
+        self.start, self.rate, self.layout = start, frame.sample_rate, frame.layout
+        self.format, self.length = _format(frame), Fraction(0)
+        self._converter = av.AudioResampler(format="flt")
+        self._parts: list[np.ndarray] = []
+
+    @property
+    def end(self) -> Fraction:
+        """When what was added ends."""
+        return self.start + self.length
+
+    def add(self, frame: Any, budget: Budget) -> None:
+        """Add a decoded frame; None adds what the conversion still holds."""
+        if frame is not None:
+            self.length += Fraction(frame.samples, frame.sample_rate)
+            frame.pts = None
+        for part in self._converter.resample(frame):
+            channels = part.layout.nb_channels
+            # Packed, and through the buffer: PyAV's arrays of planes end the process at 8 channels.
+            samples = np.frombuffer(part.planes[0], np.float32, part.samples * channels)
+            budget.keep(samples.nbytes)
+            self._parts.append(samples.reshape(-1, channels).copy())
+
+    def take(self, first: _Run) -> np.ndarray:
+        """The samples (N, C) with the rate and number of channels of the first run; this has them no more."""
+        parts, self._parts = self._parts, []
+        samples = np.concatenate(parts) if parts else np.zeros((0, self.layout.nb_channels), np.float32)
+        if samples.shape[1] != first.layout.nb_channels:
+            # Weights for loudspeakers would change how loud it is.
+            samples = samples.mean(axis=1, keepdims=True).repeat(first.layout.nb_channels, axis=1)
+        return samples if first.rate == self.rate else _resampled(samples, self.rate, first.rate)
 
 
-def _images(
-    path: str | os.PathLike[str], file: Any, stream: Any
-) -> Iterator[tuple[np.ndarray, Fraction | None]]:
-    """Frames, uint8 (H, W, 3), upright, each with its time in the file."""
-    from av.video.reformatter import Interpolation
+def _format(frame: Any) -> tuple[int, str, str]:
+    return frame.sample_rate, frame.layout.name, frame.format.name
 
-    # Without accurate rounding every frame comes out a level darker.
-    scaling = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
-    frame = None
+
+def _runs(file: Any, stream: Any, budget: Budget) -> list[_Run]:
+    """The stretches of a stream that have no hole and one format."""
+    runs: list[_Run] = []
+    decoded_s = Fraction(0)
     for frame in file.decode(stream):
-        image = frame.to_ndarray(format="rgb24", interpolation=scaling)
-        if frame.rotation:  # a phone held upright: the pixels lie on their side, and the file says so
-            image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
-        yield image, frame.pts * frame.time_base if frame.pts is not None else None
-    if frame is None:
-        raise MediaError(f"'{path}' has a video stream without a frame; it is cut short or corrupt")
+        if not frame.samples or not frame.sample_rate:
+            continue
+        ends = runs[-1].end if runs else Fraction(0)
+        start = ends if frame.pts is None else frame.pts * frame.time_base
+        if not runs or runs[-1].format != _format(frame) or abs(start - ends) > _JITTER_S:
+            if runs:
+                budget.check_gap(float(start - ends), float(ends))
+                runs[-1].add(None, budget)
+            runs.append(_Run(frame, start))
+        decoded_s += Fraction(frame.samples, frame.sample_rate)
+        runs[-1].add(frame, budget)
+        budget.check_length(decoded_s)
+    if runs:
+        runs[-1].add(None, budget)
+    return runs
 
 
-def _check_stated(path: str | os.PathLike[str], file: Any, stream: Any, longest_s: float | None) -> None:
-    """Refuse a file that itself says it is too long, before a frame of it is decoded."""
-    if stream.duration:
-        _check_length(path, stream.duration * stream.time_base, longest_s)
-    elif file.duration:
-        _check_length(path, Fraction(file.duration, 1_000_000), longest_s)
+def _placed(runs: list[_Run], budget: Budget) -> np.ndarray:
+    """The runs (N, C), each where it begins: holes are silence, what is there twice is cut."""
+    rate, start = runs[0].rate, runs[0].start
+    parts: list[np.ndarray] = []
+    filled = 0
+    for run in runs:
+        samples = run.take(runs[0])
+        at = round((run.start - start) * rate)
+        if abs(at - filled) <= _JITTER_S * rate:
+            at = filled
+        if at > filled:
+            budget.keep((at - filled) * samples.shape[1] * 4)
+            parts.append(np.zeros((at - filled, samples.shape[1]), np.float32))
+            filled = at
+        fresh = samples[filled - at :]
+        parts.append(fresh)
+        filled += len(fresh)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _check_length(path: str | os.PathLike[str], seconds: Fraction, longest_s: float | None) -> None:
-    # A second more is nobody's memory: encoders pad, and who computes with it checks what it computes.
-    if longest_s is not None and seconds > longest_s + 1:
-        raise MediaError(
-            f"'{path}' lasts {float(seconds):.0f} s or more; at most {longest_s:g} s can be used at once"
-        )
+def _resampled(channels: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    return np.stack([resample_sound(track, source_rate, target_rate) for track in channels.T], axis=1)
 
 
 def resample_sound(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
@@ -250,37 +403,3 @@ def resample_frames(
     shown = [min(math.floor(k * source_fps / target_fps), len(frames) - 1) for k in range(count)]
     small = {index: resize(frames[index], size) for index in set(shown)}
     return np.stack([small[index] for index in shown])
-
-
-def _resample(images: list, shown_at: list[Fraction], *, duration: Fraction, fps: Fraction) -> list:
-    """For each frame of the new rate, the image shown at its time (the last one that started by then)."""
-    frames = max(1, round(duration * fps))
-    starts = np.array([float(time) for time in shown_at])
-    wanted = np.array([float(frame / fps) for frame in range(frames)])
-    latest = np.searchsorted(starts, wanted + 1e-6, side="right") - 1
-    return [images[index] for index in np.clip(latest, 0, None)]
-
-
-@contextmanager
-def open_media(path: str | os.PathLike[str]) -> Iterator:
-    """The opened container; every failure to open or decode becomes one clear error.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        MediaError: It is a folder, empty, or not media.
-    """
-    import av
-
-    file_path = Path(path)
-    if not file_path.exists():
-        raise FileNotFoundError(f"'{path}' does not exist")
-    if file_path.is_dir():
-        raise MediaError(f"'{path}' is a folder; name a media file")
-    if file_path.stat().st_size == 0:
-        raise MediaError(f"'{path}' is empty (0 bytes)")
-    try:
-        with av.open(str(file_path)) as file:
-            yield file
-    except av.error.FFmpegError as error:
-        cause = f"'{path}' cannot be read as media ({error.strerror}); it is corrupt or not media"
-        raise MediaError(cause) from error
