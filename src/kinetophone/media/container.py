@@ -101,6 +101,26 @@ def _best(path: str | os.PathLike[str], kind: str, streams: Sequence[Any], size:
     return max(known, key=lambda stream: (bool(stream.disposition & Disposition.default), size(stream)))
 
 
+def decoded(path: str | os.PathLike[str], file: Any, stream: Any) -> Iterator[Any]:
+    """The decoded frames of a stream.
+
+    Raises:
+        MediaError: The file has a stream that it does not announce.
+    """
+    frames = file.decode(stream)
+    while True:
+        try:
+            frame = next(frames, None)
+        except IndexError as error:
+            raise MediaError(
+                f"'{path}' has a stream that begins later than its others, or is corrupt; copy the streams "
+                "you need into another file first"
+            ) from error
+        if frame is None:
+            return
+        yield frame
+
+
 class Budget:
     """How much of a file has been decoded, and may be.
 

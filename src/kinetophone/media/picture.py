@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinetophone.errors import MediaError, reason
-from kinetophone.media.container import MOST_PIXELS, open_media, picture_stream
+from kinetophone.media.container import MOST_PIXELS, decoded, open_media, picture_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ class Images:
     def frames(self) -> Iterator[tuple[Any, Fraction | None]]:
         """Frames as they are decoded, for :meth:`image`, each with its time."""
         frame = None
-        for frame in self.file.decode(self.stream):
+        for frame in decoded(self.path, self.file, self.stream):
             if frame.width * frame.height > MOST_PIXELS:
                 raise MediaError(_too_large(self.path, frame.width, frame.height))
             yield frame, frame.pts * frame.time_base if frame.pts is not None else None
@@ -186,10 +186,10 @@ def _read_still(path: str | os.PathLike[str]) -> np.ndarray | None:
                     raise MediaError(_too_large(path, *image.size))
                 if image.mode not in _EIGHT_BITS:  # more bits are for the film's decoder, which rounds them
                     return None
-                upright = ImageOps.exif_transpose(image)
-                if upright.has_transparency_data:
-                    return _over_black(np.asarray(upright.convert("RGBA")))
-                return np.asarray(upright.convert("RGB"))
+                ImageOps.exif_transpose(image, in_place=True)
+                if image.has_transparency_data:
+                    return _over_black(np.asarray(image.convert("RGBA")))
+                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError):
         return None
     except MediaError:

@@ -18,7 +18,7 @@ import numpy as np
 
 from kinetophone.errors import MediaError
 from kinetophone.media.clip import Clip, fit_audio
-from kinetophone.media.container import Budget, open_media, sound_stream
+from kinetophone.media.container import Budget, decoded, open_media, sound_stream
 from kinetophone.media.picture import Images, is_tiled_still, read_image
 from kinetophone.media.timing import ClipTime, as_fps
 
@@ -325,7 +325,7 @@ def _runs(file: Any, stream: Any, budget: Budget) -> list[_Run]:
     """The stretches of a stream that have no hole and one format."""
     runs: list[_Run] = []
     decoded_s = Fraction(0)
-    for frame in file.decode(stream):
+    for frame in decoded(budget.path, file, stream):
         if not frame.samples or not frame.sample_rate:
             continue
         ends = runs[-1].end if runs else Fraction(0)
