@@ -243,5 +243,5 @@ def test_a_script_is_read_from_a_file(tmp_path: Path) -> None:
         "line 3",
         "line 4",
     ]
-    with pytest.raises(RequestError, match="cannot be read: No such file"):
+    with pytest.raises(RequestError, match="does not exist"):
         Script.read(tmp_path / "none.txt")

@@ -277,12 +277,14 @@ def _evaluate_folder(
     html_path: Path | None,
 ) -> dict[str, Any]:
     from kinetophone.metrics.evaluate import detect, score
-    from kinetophone.metrics.sources import find_clips, find_truth, read_captions, read_truth
+    from kinetophone.metrics.sources import find_clips, find_truth, read_captions, read_truth, unmatched
 
     files = find_clips(folder)
     events = find_truth(folder) if events is None else events
     truth = None if events is None else read_truth(events)
     texts = None if captions is None else read_captions(captions)
+    for line in unmatched([file.name for file in files], texts) if texts is not None else ():
+        typer.echo(line, err=True)
     others = None if reference is None else find_clips(reference)
     found = detect(files, workers=workers, progress=True, features=extractor)
     report = score(found, truth=truth, seed=seed)

@@ -10,7 +10,6 @@ exponential moving average beside the weights (``unet_ema``). The weights are pi
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 import shutil
@@ -39,6 +38,7 @@ from kinetophone.joint import reference
 from kinetophone.joint.coupling import Coupling
 from kinetophone.joint.model import SUPPORTED
 from kinetophone.request import CONFIG_NAME, PUBLISHED_DEFAULTS, BundleSpec
+from kinetophone.text import read_json
 
 # The pair that the released checkpoint was trained on, for components that its folder does not hold.
 PUBLISHED_BASES = AV(audio="cvssp/audioldm-m-full", video="SG161222/Realistic_Vision_V5.1_noVAE")
@@ -260,10 +260,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
     if not config.is_file():
         return {}
-    try:
-        return dict(json.loads(config.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RequestError([f"{config} is not JSON: {error}"]) from None
+    return dict(read_json(config))
 
 
 def _empty_unet(config: Mapping[str, Any], modality: str, folder: Path) -> nn.Module:
@@ -325,9 +322,7 @@ def _copy_component(place: Path, target: Path, allow_pickle: bool) -> None:
     from safetensors.torch import save_file
 
     if (place / "scheduler_config.json").is_file():
-        _configured(DDIMScheduler, json.loads((place / "scheduler_config.json").read_text())).save_pretrained(
-            target
-        )
+        _configured(DDIMScheduler, read_json(place / "scheduler_config.json")).save_pretrained(target)
         return
     target.mkdir(parents=True, exist_ok=True)
     for file in place.iterdir():
@@ -346,7 +341,7 @@ def _gamma(release: Release) -> float:
     for modality in MODALITIES:
         place = _place(release.places, "scheduler", modality)
         if place is not None and (place / "scheduler_config.json").is_file():
-            found.add(json.loads((place / "scheduler_config.json").read_text(encoding="utf-8")).get("gamma"))
+            found.add(read_json(place / "scheduler_config.json").get("gamma"))
     kept = found.pop() if len(found) == 1 else None
     return float(kept) if isinstance(kept, int | float) and kept > 0 else PUBLISHED_DEFAULTS["gamma"]
 

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kinetophone.av import AV
-from kinetophone.errors import MediaError, RequestError
+from kinetophone.errors import MediaError, RequestError, reason
 from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.media.write import check_rate, check_suffix
+from kinetophone.text import parse_json, read_text
 
 BUNDLES = Path(__file__).parent / "bundles"
 CONFIG_NAME = "kinetophone.json"
@@ -38,6 +39,11 @@ LONGEST_S = 600  # of a clip: both tracks are held in memory
 # The noise schedules of the bases have this many steps; a sampler cannot take more.
 _MOST_STEPS = 1000
 _MOST_SEED = 2**63 - 1
+_MOST_PROMPT = 2000  # characters: text encoders read far fewer
+# Of a bundle's description.
+_LEAST_FPS, _MOST_FPS = 0.1, 1000
+_MOST = {"size": 16_384, "sample_rate": 768_000}
+_MOST |= dict.fromkeys(("frames", "min_frames", "max_frames", "frame_step"), 1_000_000)
 
 # Settings of the published experiments (arXiv 2409.17550), for pairs of bases that bring none of their own.
 PUBLISHED_DEFAULTS: dict[str, Any] = {
@@ -105,36 +111,39 @@ class BundleSpec:
         """
         name = os.fspath(name_or_path)
         folder = find_bundle(name)
+        file = folder / CONFIG_NAME
         try:
-            config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-            fps, frames = as_fps(config["fps"]), int(config["frames"])
-            for key in ("frames", "size", "sample_rate", "min_frames", "max_frames", "frame_step"):
-                if int(config.get(key, 1)) < 1:
-                    raise ValueError(f"{key} is {config[key]}; it must be at least 1")
-            return cls(
+            config = parse_json(read_text(file), "it")
+            if not isinstance(config, dict):
+                raise ValueError("it holds no keys and values")
+            fps, frames = _rate(config["fps"]), _whole(config, "frames")
+            spec = cls(
                 name=name,
                 folder=folder,
                 fps=fps,
                 frames=frames,
-                size=int(config["size"]),
-                sample_rate=int(config["sample_rate"]),
-                fps_choices=tuple(as_fps(choice) for choice in config.get("fps_choices", [fps])),
-                min_frames=int(config.get("min_frames", frames)),
-                max_frames=int(config.get("max_frames", frames)),
-                frame_step=int(config.get("frame_step", 1)),
+                size=_whole(config, "size"),
+                sample_rate=_whole(config, "sample_rate"),
+                fps_choices=tuple(_rate(choice) for choice in config.get("fps_choices", [fps])),
+                min_frames=_whole(config, "min_frames", frames),
+                max_frames=_whole(config, "max_frames", frames),
+                frame_step=_whole(config, "frame_step", 1),
                 sampling=_one_of(config.get("sampling", "trailing"), ("trailing", "reference")),
                 auto_gamma=None if config.get("auto_gamma") is None else float(config["auto_gamma"]),
                 defaults={**PUBLISHED_DEFAULTS, **config.get("defaults", {})},
                 bases={name: _found(base, folder) for name, base in config.get("bases", {}).items()},
             )
+            if not spec.min_frames <= frames <= spec.max_frames:
+                raise ValueError(f"frames is {frames}; it must be min_frames to max_frames")
+            if spec.auto_gamma is not None and spec.auto_gamma <= 0:
+                raise ValueError(f"auto_gamma is {spec.auto_gamma:g}; it must be above 0")
+            if problems := sampling_problems(spec.defaults):
+                raise ValueError("; ".join(problems))
         except KeyError as error:
-            raise RequestError(
-                [f"'{folder / CONFIG_NAME}' is not a bundle's description: {error} is missing"]
-            ) from error
+            raise RequestError([f"'{file}' is not a bundle's description: {error} is missing"]) from error
         except (ValueError, TypeError, AttributeError) as error:
-            raise RequestError(
-                [f"'{folder / CONFIG_NAME}' is not a bundle's description: {error}"]
-            ) from error
+            raise RequestError([f"'{file}' is not a bundle's description: {reason(error)}"]) from error
+        return spec
 
     def write(self, folder: Path) -> None:
         """Write the description into a bundle's folder."""
@@ -257,6 +266,21 @@ def _plain(rate: Fraction) -> int | str:
     return int(rate) if rate.denominator == 1 else str(rate)
 
 
+def _whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """A number of a bundle's description, between 1 and what any model makes."""
+    value = config[key] if default is None else config.get(key, default)
+    if not isinstance(value, int | float) or not 1 <= value <= _MOST[key] or value != int(value):
+        raise ValueError(f"{key} is {value!r:.40}; it must be a whole number, 1 to {_MOST[key]}")
+    return int(value)
+
+
+def _rate(value: Any) -> Fraction:
+    rate = as_fps(value)
+    if not _LEAST_FPS <= rate <= _MOST_FPS:
+        raise ValueError(f"fps is {float(rate):g}; it must be {_LEAST_FPS:g} to {_MOST_FPS}")
+    return rate
+
+
 def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
@@ -304,10 +328,7 @@ class Script:
         Raises:
             RequestError: There is no such file, or lines are not of this form or not in order.
         """
-        try:
-            rows = Path(path).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise RequestError([f"'{path}' cannot be read: {error.strerror}"]) from None
+        rows = read_text(path).split("\n")
         lines: list[tuple[float, str]] = []
         problems = []
         for number, row in enumerate(rows, start=1):
@@ -327,7 +348,8 @@ class Script:
         if not lines and not problems:
             problems.append(f"'{path}' has no lines: give a second and a text on each")
         if problems:
-            raise RequestError(problems)
+            more = [f"and {len(problems) - 5} more lines of '{path}'"] if len(problems) > 5 else []
+            raise RequestError(problems[:5] + more)
         return cls(tuple(lines))
 
     def at(self, second: float) -> str:
@@ -401,12 +423,16 @@ class GenerateRequest:
     def _bad_prompts(self) -> list[str]:
         if not self.prompts:
             return ["there is no prompt; say what is to be seen and heard"]
-        return [
-            f"{f'prompt {number}' if len(self.prompts) > 1 else 'the prompt'} is empty; "
-            f"say what is to be seen and heard, such as '{_EXAMPLE}'"
-            for number, prompt in enumerate(self.prompts, start=1)
-            if isinstance(prompt, str) and not prompt.strip()
-        ]
+        problems = []
+        for number, prompt in enumerate(self.prompts, start=1):
+            which = f"prompt {number}" if len(self.prompts) > 1 else "the prompt"
+            texts = [text for _, text in prompt.lines] if isinstance(prompt, Script) else [prompt]
+            if not all(text.strip() for text in texts):
+                problems.append(f"{which} is empty; say what is to be seen and heard, such as '{_EXAMPLE}'")
+            longest = max(map(len, texts))
+            if longest > _MOST_PROMPT:
+                problems.append(f"{which} has {longest} characters; at most {_MOST_PROMPT} can be used")
+        return problems
 
     def _bad_numbers(self) -> list[str]:
         problems = []

@@ -149,7 +149,7 @@ def test_many_rows_are_matched_once_each(tmp_path):
     rows = read_list(
         write(tmp_path / "list.csv", "".join(f"./p/{name}.mp4,caption {name}\n" for name in names))
     )
-    matches = match(rows, files, (tmp_path,))
+    matches = match(rows.rows, files, (tmp_path,))
     assert {file.stem: row.caption for file, row in matches.rows.items()} == {
         n: f"caption {n}" for n in names
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinetophone.errors import MediaError
+from kinetophone.errors import MediaError, RequestError
 from kinetophone.media import Clip
 from kinetophone.metrics.evaluate import detect_one
 from kinetophone.metrics.sources import find_clips, find_truth, read, read_captions, read_truth, truth_of
@@ -86,5 +86,5 @@ def test_captions(tmp_path: Path) -> None:
     path.write_text('file,caption\n0.mp4,"a bowl, struck"\n')
     assert read_captions(path) == {"0.mp4": "a bowl, struck"}
     path.write_text("name,text\n")
-    with pytest.raises(MediaError, match=r"has the columns \['name', 'text'\]; it needs file and caption"):
+    with pytest.raises(RequestError, match="has the columns name, text; it needs file and caption"):
         read_captions(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.media.read import Sound
 from kinetophone.request import GenerateRequest, read_gamma, read_scales, read_stretch
+from kinetophone.text import read_json
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
@@ -97,8 +97,8 @@ class Settings(BaseModel):
             RequestError: The file holds none, or those of another task.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            values = read_json(path)
+        except RequestError:
             values = None
         if not isinstance(values, dict):
             raise RequestError([f"'{path.name}' does not hold saved settings (JSON)"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from kinetophone.bases.weights import find_weights, read_folder, refusal
 from kinetophone.errors import RequestError, reason
 from kinetophone.joint.clocks import T_MAX
 from kinetophone.sampling.ddim import NoiseSchedule
+from kinetophone.text import read_json
 
 LIBRARIES = {
     "unet": "diffusers",
@@ -37,10 +37,9 @@ def component_class(path: Path) -> str | None:
     config = next((path / name for name in CONFIGS if (path / name).is_file()), None)
     if config is None:
         return None
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RequestError([f"{config} is not JSON: {error}"]) from None
+    settings = read_json(config)
+    if not isinstance(settings, dict):
+        raise RequestError([f"'{config}' is not a component's configuration: it holds no keys and values"])
     return settings.get("_class_name") or (settings.get("architectures") or [""])[0]
 
 

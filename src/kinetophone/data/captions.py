@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections import defaultdict
@@ -18,8 +19,12 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from kinetophone.errors import RequestError
+from kinetophone.text import read_text
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+VIDEOS = (
+    ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv",
+    ".3gp", ".mxf", ".ogv",
+)  # fmt: skip
 _SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 _FILE_COLUMNS = ("file", "path", "video", "file_name")
 _CAPTION_COLUMNS = ("caption", "text")
@@ -62,20 +67,17 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     """The rows of a CSV file that are not empty, each with its line number.
 
     Raises:
-        RequestError: There is no such file, or it is not CSV in UTF-8.
+        RequestError: There is no such file, or it is not CSV.
     """
     if not path.is_file():
         raise RequestError([f"'{path}' is no file; name a CSV file with the columns file and caption"])
     rows = []
+    reader = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True, strict=True)
-            for cells in reader:
-                cells = [cell.strip() for cell in cells]
-                if any(cells):
-                    rows.append((reader.line_num, cells))
-    except UnicodeDecodeError as error:
-        raise RequestError([f"'{path}' is not UTF-8 ({error.reason} at byte {error.start})"]) from None
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                rows.append((reader.line_num, cells))
     except csv.Error as error:
         raise RequestError([f"'{path}' is no CSV file (line {reader.line_num}: {error})"]) from None
     if not rows:
@@ -83,8 +85,16 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def read_list(path: Path) -> list[Row]:
-    """The rows of a table or file list that have a caption; see the module.
+@dataclass(frozen=True)
+class Table:
+    """A table or file list: its rows, and the lines of those without a caption or a file."""
+
+    rows: list[Row]
+    incomplete: list[int]
+
+
+def read_list(path: Path) -> Table:
+    """A table or file list; see the module.
 
     Raises:
         RequestError: It cannot be read, or has no captions.
@@ -104,10 +114,10 @@ def read_list(path: Path) -> list[Row]:
         raise RequestError([f"'{path}' has the columns {', '.join(rows[0][1])}; it needs file and caption"])
     else:
         found = [Row(cells[0], _caption(cells), line) for line, cells in rows]
-    found = [row for row in found if row.name and row.caption]
-    if not found:
+    whole = [row for row in found if row.name and row.caption]
+    if not whole:
         raise RequestError([f"'{path}' has no captions; a row is the path of a file and its caption"])
-    return found
+    return Table(whole, [row.line for row in found if not (row.name and row.caption)])
 
 
 def _cell(cells: list[str], column: int, header: list[str]) -> str:

@@ -28,6 +28,7 @@ from kinetophone.data.latents import LatentArrays, fingerprint
 from kinetophone.data.shards import read, write_json, writing
 from kinetophone.errors import RequestError
 from kinetophone.progress import track
+from kinetophone.text import parse_json, read_json, read_text
 
 INDEX = "encoded.json"
 _CLIPS_AT_ONCE = 1  # 32 frames of 256 px at once are enough for any device
@@ -42,7 +43,7 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
         RequestError: ``source`` holds no prepared clips.
     """
     check_prepared(source)
-    settings = json.loads((source / "prepare.json").read_text())
+    settings = read_json(source / "prepare.json")
     out.mkdir(parents=True, exist_ok=True)
     made_by = {name: fingerprint(getattr(bases, name).vae) for name in ("audio", "video")}
     clips: list[dict[str, Any]] = []
@@ -85,7 +86,7 @@ def check_prepared(source: Path) -> None:
     if not manifest.is_file():
         raise RequestError([f"'{source}' holds no manifest.jsonl; run kinetophone data prepare first"])
     try:
-        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        rows = [parse_json(line, f"'{manifest}'") for line in read_text(manifest).split("\n") if line]
         clips = sum(len(row["clips"]) for row in rows)
     except (ValueError, KeyError, TypeError):
         raise RequestError([f"'{manifest}' is damaged; run kinetophone data prepare again"]) from None
@@ -117,7 +118,7 @@ def load_encoded(folder: Path, count: int, vaes: AV[Any]) -> EncodedClips:
     """
     if not (folder / INDEX).is_file():
         raise RequestError([f"'{folder}' holds no {INDEX}; run kinetophone data encode first"])
-    index = json.loads((folder / INDEX).read_text())
+    index = read_json(folder / INDEX)
     found = {"audio": fingerprint(vaes.audio), "video": fingerprint(vaes.video)}
     if index["made_by"] != found:
         raise RequestError([f"'{folder}' was encoded with other bases; run kinetophone data encode again"])

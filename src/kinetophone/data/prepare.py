@@ -29,6 +29,7 @@ from kinetophone.data.sources import Source, Sources, few
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.media.timing import ClipTime
 from kinetophone.progress import track
+from kinetophone.text import read_json, read_text
 
 if TYPE_CHECKING:
     from kinetophone.media import Clip
@@ -65,7 +66,7 @@ def prepare(sources: Sources, out: Path, cut: Cut, workers: int | None = None) -
     described = out / "prepare.json"
     out.mkdir(parents=True, exist_ok=True)
     if described.exists():
-        before = json.loads(described.read_text())
+        before = read_json(described)
         if any(settings.get(key) != value for key, value in before.items()):
             raise RequestError(
                 [
@@ -86,7 +87,7 @@ def prepare(sources: Sources, out: Path, cut: Cut, workers: int | None = None) -
                 pass
     rows = {source.name: _row(source) for source in sources}
     for group in groups:
-        for line in _part(out, group).read_text().splitlines():
+        for line in read_text(_part(out, group)).splitlines():
             row = json.loads(line)
             rows[row["source"]] = row
     manifest = list(rows.values())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +28,12 @@ from kinetophone.data.captions import (
     vggsound_names,
 )
 from kinetophone.errors import RequestError
+from kinetophone.text import read_text
 
 Layout = Literal["folder", "greatesthits", "landscape", "vggsound"]
 Split = Literal["train", "val", "test"]
+# Files of these kinds belong to films: their sound, captions and tables.
+_BESIDE = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml")
 _NO_CAPTION = "no caption (name a table, put a .txt file beside it, or give one for all)"
 # A folder of one of these names, in any case, is a split.
 _SPLITS: dict[str, Split] = {
@@ -141,9 +144,14 @@ def find_sources(
     if layout == "vggsound" and captions is None:
         raise RequestError(["the layout vggsound needs its table: --captions vggsound.csv"])
     notes: list[str] = []
-    videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file())
+    below = files_below(folder)
+    videos = sorted(path for path in below if path.suffix.lower() in VIDEOS)
+    if unread := sorted(path for path in below if path.suffix.lower() not in (*VIDEOS, *_BESIDE)):
+        kinds = ", ".join(sorted({path.suffix.lower() or "none" for path in unread})[:8])
+        names = few([path.relative_to(folder).as_posix() for path in unread])
+        notes.append(f"{_number(unread, 'file')} not used, of no kind of film (endings {kinds}): {names}")
     if layout == "greatesthits":
-        found = _greatest_hits(folder, videos, split, notes)
+        found = _greatest_hits(folder, below, split, notes)
     elif layout == "landscape":
         found = _landscape(folder, videos, split)
     else:
@@ -178,6 +186,42 @@ def find_sources(
         "captions_sha256": _digest(found),
     }
     return Sources(found, tuple(notes), settings)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and in those in it, sorted; hidden ones are left out.
+
+    Links to folders are followed, each folder is gone through once: a loop has no end otherwise.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    folders, links = deque([folder]), deque[Path]()
+    while folders or links:
+        here = folders.popleft() if folders else links.popleft()  # so that a folder has its own name first
+        if (real := here.resolve()) in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = [entry for entry in here.iterdir() if not entry.name.startswith(".")]
+        except OSError:
+            continue  # not ours to read
+        for entry in sorted(entries):
+            if entry.is_file():
+                found.append(entry)
+            elif entry.is_dir():
+                (links if entry.is_symlink() else folders).append(entry)
+    return sorted(found)
+
+
+def sibling(file: Path, suffix: str) -> Path | None:
+    """The file beside ``file`` of the same name with another ending, in any case of its letters."""
+    plain = file.with_suffix(suffix)
+    if plain.is_file():
+        return plain
+    if not file.parent.is_dir():
+        return None
+    alike = (p for p in file.parent.iterdir() if p.stem == file.stem and p.suffix.lower() == suffix)
+    return next((path for path in sorted(alike) if path.is_file()), None)
 
 
 def _number(things: Sequence[object], what: str) -> str:
@@ -215,11 +259,14 @@ def _digest(sources: list[Source]) -> str:
 
 
 def _beside(folder: Path, video: Path) -> Source:
-    name, text = video.relative_to(folder).as_posix(), video.with_suffix(".txt")
-    if text.is_file():
-        caption = text.read_text(encoding="utf-8-sig", errors="replace").strip()
+    name, text = video.relative_to(folder).as_posix(), sibling(video, ".txt")
+    if text is not None:
+        try:
+            caption = read_text(text).strip()
+        except RequestError as error:
+            return Source(name, video, None, problem=str(error).replace(str(text), text.name))
         if caption:
-            return Source(name, video, caption, text.name)
+            return Source(name, video, " ".join(caption.split()), text.name)
     return Source(name, video, None, problem=_NO_CAPTION)
 
 
@@ -262,18 +309,19 @@ def _words(name: str) -> str:
     return " ".join(re.split(r"[_\s]+", name)).strip()
 
 
-def _greatest_hits(folder: Path, videos: list[Path], split: Split | None, notes: list[str]) -> list[Source]:
+def _greatest_hits(folder: Path, below: list[Path], split: Split | None, notes: list[str]) -> list[Source]:
     pictures: dict[str, list[Path]] = defaultdict(list)
-    for video in videos:
-        pictures[_recording(video.stem)].append(video)
+    for video in below:
+        if video.suffix.lower() in VIDEOS:
+            pictures[_recording(video.stem)].append(video)
     ending = "_times.txt"
-    times = {p.name[: -len(ending)]: p for p in sorted(folder.rglob("*")) if p.name.lower().endswith(ending)}
+    times = {path.name[: -len(ending)]: path for path in below if path.name.lower().endswith(ending)}
     unseen = [name for name in times if name not in pictures]
     if unseen:
         names = few([times[name].name for name in unseen])
         notes.append(f"{_number(unseen, 'list')} of events not used, no video of that name: {names}")
     if split:
-        part = _recordings(folder, split)
+        part = _recordings(folder, below, split)
         missing = sorted(part - pictures.keys())
         if missing:
             notes.append(
@@ -286,8 +334,7 @@ def _greatest_hits(folder: Path, videos: list[Path], split: Split | None, notes:
         near = [f for f in files if of_time is not None and f.parent == of_time.parent] or files
         picture = min(near, key=lambda f: _PICTURES.index(f.stem[len(name) :]))
         path = picture.relative_to(folder).as_posix()
-        sound = picture.with_name(f"{name}_denoised.wav")
-        sound_file = sound if sound.is_file() else None
+        sound_file = sibling(picture.with_name(f"{name}_denoised.mp4"), ".wav")
         if of_time is None:
             one = Source(path, picture, None, sound=sound_file)
             found.append(_without(one, "no _times.txt, which holds its events"))
@@ -296,7 +343,7 @@ def _greatest_hits(folder: Path, videos: list[Path], split: Split | None, notes:
         try:
             found.append(replace(one, events=_read_times(of_time)))
         except ValueError as error:
-            found.append(_without(one, str(error)))
+            found.append(_without(one, str(error).replace(str(of_time), of_time.name)))
     return sorted(found, key=lambda source: source.name)
 
 
@@ -307,7 +354,7 @@ def _recording(stem: str) -> str:
 def _read_times(path: Path) -> tuple[Event, ...]:
     """The contacts in a ``_times.txt``; those without an action, where nobody could say, are left out."""
     events = []
-    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         time, *rest = line.split()
@@ -323,19 +370,15 @@ def _read_times(path: Path) -> tuple[Event, ...]:
     return tuple(sorted(events, key=lambda event: event.time_s))
 
 
-def _recordings(folder: Path, split: Split) -> set[str]:
+def _recordings(folder: Path, below: list[Path], split: Split) -> set[str]:
     """What ``train.txt`` names, or that of another split: in the folder, or beside it."""
     lists = sorted(
-        (
-            p
-            for p in (*folder.rglob("*"), *folder.absolute().parent.glob("*"))
-            if p.name.lower() == f"{split}.txt"
-        ),
+        (p for p in (*below, *folder.absolute().parent.glob("*")) if p.name.lower() == f"{split}.txt"),
         key=lambda p: (not p.is_relative_to(folder), len(p.parts), p),
     )
     if not lists:
         raise RequestError([f"'{folder}' holds no {split}.txt, which names the recordings of that split"])
-    lines = lists[0].read_text("utf-8-sig", errors="replace").splitlines()
+    lines = read_text(lists[0]).split("\n")
     names = (Path(line.strip().replace("\\", "/")).name for line in lines)
     return {_recording(Path(n).stem if Path(n).suffix.lower() in VIDEOS else n) for n in names if n}
 
@@ -344,7 +387,12 @@ def _of_table(
     found: list[Source], folder: Path, table: Path, layout: Layout, notes: list[str]
 ) -> list[Source]:
     """``found`` with the captions of a table or file list."""
-    rows = read_list(table)
+    read = read_list(table)
+    rows = read.rows
+    if read.incomplete:
+        lines = few([str(line) for line in read.incomplete], 8)
+        number = _number(read.incomplete, "row")
+        notes.append(f"{number} of {table.name} not used, without a file or a caption: line {lines}")
     root = folder.resolve()
     files = [root / source.name for source in found]
     stem = _recording if layout == "greatesthits" else str

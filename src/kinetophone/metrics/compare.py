@@ -6,7 +6,6 @@ how much the prompts differ. Pairing by prompt takes that out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from kinetophone.errors import MediaError
 from kinetophone.metrics.control import Interval, bootstrap_interval
 from kinetophone.metrics.evaluate import METRICS
+from kinetophone.text import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         MediaError: The file is not such a report.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["clips"]["rows"]
+        rows = read_json(path)["clips"]["rows"]
         missing = [metric for row in rows for metric in ("name", *METRICS) if metric not in row]
     except (ValueError, KeyError, TypeError) as error:
         raise MediaError(f"'{path}' is not a report of kinetophone evaluate DIR ({error!r})") from error

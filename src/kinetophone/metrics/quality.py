@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from kinetophone.metrics.desync import CHANCE_S, CROP_S
 from kinetophone.metrics.distance import Distance, distance
 from kinetophone.metrics.evaluate import ClipEvents
 from kinetophone.metrics.features import Extractor, text_features
+from kinetophone.metrics.sources import captions_of
 
 # Name in the report of the distance on each kind of features. FVD and FAD are names of measures on I3D and
 # VGGish; those on the classifiers of the ``hits`` domain have names of their own.
@@ -112,11 +112,12 @@ def material_agreement(
     """
     from kinetophone.metrics.hits import NAMES, material_named
 
-    by_stem = {Path(name).stem: material_named(text) for name, text in captions.items()}
-    known = [clip for clip in clips if by_stem.get(Path(clip.name).stem) is not None]
+    said = captions_of([clip.name for clip in clips], captions)
+    materials = {name: material_named(text) for name, text in said.items()}
+    known = [clip for clip in clips if materials.get(clip.name) is not None]
     if not known:
         return {}
-    asked = [str(by_stem[Path(clip.name).stem]) for clip in known]
+    asked = [str(materials[clip.name]) for clip in known]
     kinds = {"material seen is the caption's": "hits_seen", "material heard is the caption's": "hits_heard"}
     return {
         name: shuffled_control(
@@ -202,11 +203,11 @@ def _cosine(of_clip: np.ndarray, other: np.ndarray) -> float:
 def _captioned(
     clips: Sequence[ClipEvents], captions: Mapping[str, str], kind: str
 ) -> tuple[list[ClipEvents], list[str]]:
-    by_stem = {Path(name).stem: text for name, text in captions.items()}
-    known = [clip for clip in clips if Path(clip.name).stem in by_stem and len(clip.features[kind])]
+    said = captions_of([clip.name for clip in clips], captions)
+    known = [clip for clip in clips if clip.name in said and len(clip.features[kind])]
     if not known:
         raise MediaError("no clip has a caption; the column file holds the clips' names")
-    return known, [by_stem[Path(clip.name).stem] for clip in known]
+    return known, [said[clip.name] for clip in known]
 
 
 def _stacked(clips: Sequence[ClipEvents], kind: str) -> np.ndarray | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kinetophone.errors import MediaError
+from kinetophone.data.captions import VIDEOS, Row, read_list
+from kinetophone.data.sources import few, sibling
+from kinetophone.errors import MediaError, RequestError, reason
 from kinetophone.media.clip import Clip
+from kinetophone.text import read_json, read_text
 
-MEDIA_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+MEDIA_SUFFIXES = VIDEOS
 SOUND_SUFFIX = ".wav"
 
 # Below this (-80 dBFS) a sound is silence: lossy codecs leave a little noise in it.
@@ -27,15 +29,19 @@ def find_clips(folder: str | os.PathLike[str]) -> list[Path]:
     since it is a clip without a picture, which the report shall say.
 
     Raises:
-        MediaError: There is no such folder, or no media file in it.
+        MediaError: There is no such folder, no media file in it, or a ``.wav`` that may be of two films.
     """
     root = Path(folder)
     if not root.is_dir():
         raise MediaError(f"'{folder}' is not a folder; name one that holds clips")
     every = sorted(root.iterdir())
     films = [path for path in every if path.suffix.lower() in MEDIA_SUFFIXES]
-    stems = {path.stem for path in films}
+    stems = Counter(path.stem for path in films)
     sounds = [path for path in every if path.suffix.lower() == SOUND_SUFFIX and path.stem not in stems]
+    for path in every:
+        if path.suffix.lower() == SOUND_SUFFIX and stems[path.stem] > 1:
+            of = " or ".join(f"'{film.name}'" for film in films if film.stem == path.stem)
+            raise MediaError(f"'{path}' may be the sound of {of}; give them different names")
     if not films and not sounds:
         raise MediaError(f"'{folder}' holds no clip; looked for {', '.join(MEDIA_SUFFIXES)}")
     return sorted(films + sounds)
@@ -50,9 +56,8 @@ def read(path: str | os.PathLike[str]) -> Clip:
     """
     from kinetophone.media.read import read_clip
 
-    beside = Path(path).with_suffix(SOUND_SUFFIX)
-    paired = beside.is_file() and beside != Path(path)
-    return read_clip(path, sound=beside if paired else None)
+    beside = sibling(Path(path), SOUND_SUFFIX)
+    return read_clip(path, sound=None if beside == Path(path) else beside)
 
 
 def why_unscorable(clip: Clip) -> str | None:
@@ -92,7 +97,7 @@ def read_truth(path: str | os.PathLike[str]) -> dict[str, list[float]]:
     if not source.is_file():
         raise FileNotFoundError(f"'{path}' does not exist")
     try:
-        clips = json.loads(source.read_text(encoding="utf-8"))["clips"]
+        clips = read_json(source)["clips"]
         # Of bows the starts of strokes are the events.
         times = {
             name: clip["onsets_s" if "onsets_s" in clip else "strikes_s"] for name, clip in clips.items()
@@ -100,7 +105,7 @@ def read_truth(path: str | os.PathLike[str]) -> dict[str, list[float]]:
         return {str(name): [float(time) for time in of_clip] for name, of_clip in times.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         form = '{"clips": {"<file name>": {"strikes_s": [0.5, 1.25]}}}'
-        raise MediaError(f"'{path}' is not an event list ({error!r}); its form is {form}") from error
+        raise MediaError(f"'{path}' is not an event list ({reason(error)}); its form is {form}") from error
 
 
 def truth_of(name: str, truth: Mapping[str, Sequence[float]]) -> Sequence[float] | None:
@@ -111,24 +116,44 @@ def truth_of(name: str, truth: Mapping[str, Sequence[float]]) -> Sequence[float]
 
 
 def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Captions by file name from a CSV with the columns ``file`` and ``caption``.
+    """Captions by file name, from a table as :mod:`kinetophone.data.captions` reads it.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        MediaError: A column is missing.
+        RequestError: It cannot be read, a row has no caption, or two rows say different things of one file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"'{path}' does not exist")
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"file", "caption"} <= set(rows.fieldnames or ()):
-            raise MediaError(f"'{path}' has the columns {rows.fieldnames}; it needs file and caption")
-        return {row["file"]: row["caption"] for row in rows}
+    table = read_list(Path(path))
+    problems = [f"'{path}', line {line}, has no caption; fill it in" for line in table.incomplete]
+    found: dict[str, Row] = {}
+    for row in table.rows:
+        name = Path(row.name.replace("\\", "/")).name
+        known = found.setdefault(name, row)
+        if known.caption != row.caption:
+            problems.append(f"'{path}' has two captions of '{name}', in lines {known.line} and {row.line}")
+    if problems:
+        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+        raise RequestError(problems[:5] + more)
+    return {name: row.caption for name, row in found.items()}
+
+
+def captions_of(names: Iterable[str], captions: Mapping[str, str]) -> dict[str, str]:
+    """The captions of clips that have one: by file name, or by that without the ending."""
+    by_stem = {Path(name).stem: text for name, text in captions.items()}
+    found = {name: captions.get(name, by_stem.get(Path(name).stem)) for name in names}
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def unmatched(names: Sequence[str], captions: Mapping[str, str]) -> list[str]:
+    """What does not go together, a line each: clips without a caption, and captions without a clip."""
+    known = captions_of(names, captions)
+    silent = [name for name in names if name not in known]
+    stems = {Path(name).stem for name in names}
+    idle = [name for name in captions if Path(name).stem not in stems]
+    lines = [f"{len(silent)} of {len(names)} clips have no caption: {few(silent)}"] if silent else []
+    return lines + ([f"{len(idle)} captions are of no clip here: {few(idle)}"] if idle else [])
 
 
 def _read_times(path: Path) -> list[float]:
-    lines = path.read_text(encoding="utf-8").splitlines()
     try:
-        return [float(line.split()[0]) for line in lines if line.strip()]
+        return [float(line.split()[0]) for line in read_text(path).split("\n") if line.strip()]
     except ValueError as error:
         raise MediaError(f"'{path}' is not an event list ({error}); each line starts with seconds") from error

@@ -19,6 +19,7 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.errors import RequestError
 from kinetophone.request import BundleSpec, GenerateRequest
 from kinetophone.sampling.settings import SamplingOptions
+from kinetophone.text import read_yaml
 from kinetophone.training.options import positive
 from kinetophone.training.recipe import load_recipe, parse_fields
 
@@ -139,10 +140,8 @@ def that_matter(sampling: dict[str, Any]) -> dict[str, Any]:
 
 def _recipe(entry: dict[str, Any], changes: dict[str, Any], seed: int) -> dict[str, Any]:
     """A recipe with the experiment's and a row's changes."""
-    import yaml
-
     path = Path(entry["recipe"])
-    raw = merged({"name": path.stem, **yaml.safe_load(path.read_text())}, entry)
+    raw = merged({"name": path.stem, **read_yaml(path)}, entry)
     del raw["recipe"]
     # No samples: they export half-trained weights, which would pass for trained ones.
     return merged(merged(raw, changes), {"loop": {"seed": seed, "sample_every": 0}})
@@ -227,14 +226,9 @@ def load_experiment(path: Path, prompts: int | None = None) -> Experiment:
     Raises:
         RequestError: it can't be used.
     """
-    import yaml
-
     if not path.is_file():
         raise RequestError([f"there is no experiment at {path}: those there are lie in recipes/experiments/"])
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise RequestError([f"{path} is not valid YAML: {error}"]) from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise RequestError([f"{path} must hold keys and values, such as 'question: …'"])
     if prompts is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kinetophone.data.domains import DOMAINS
 from kinetophone.request import sampling_problems
+from kinetophone.text import read_yaml
 from kinetophone.training.options import (
     CouplingOptions,
     DecoderOptions,
@@ -177,15 +178,10 @@ def frozen_dtype(recipe: Recipe) -> torch.dtype:
 
 def load_recipe(path: Path | str) -> Recipe:
     """Read and check a recipe. Every problem is reported at once, before anything is built."""
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no recipe at {path}: the shipped ones are in recipes/")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold keys and values, such as 'stage: audio'")
     problems: list[str] = []

@@ -1,0 +1,146 @@
+"""Reading texts that users bring: tables, scripts, captions, JSON and YAML, whatever program wrote them.
+
+One reader decodes all of them. UTF-8 and UTF-16 are known by their bytes; any other encoding would be a
+guess, with wrong letters in captions, and is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kinetophone.errors import RequestError, reason
+
+MOST_BYTES = 256_000_000  # of a table of millions of rows
+_MOST_SETTINGS = 16_000_000  # of a file of settings
+# In this order: the mark of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def read_text(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES) -> str:
+    """The text of a file, its lines ended by newlines alone.
+
+    Args:
+        path: a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+        most_bytes: larger files are refused.
+
+    Raises:
+        RequestError: There is no such file, it is too large, or it is in another encoding.
+    """
+    file = Path(path)
+    try:
+        if not file.is_file():
+            raise RequestError([f"'{path}' {'is a folder' if file.is_dir() else 'does not exist'}"])
+        if file.stat().st_size > most_bytes:
+            raise RequestError([f"'{path}' is larger than {most_bytes / 1e6:g} MB; is it a text?"])
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError([f"'{path}' cannot be read: {reason(error)}"]) from None
+    return decode_text(content, f"'{path}'").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """The text of ``content``; ``name`` is what errors call it. Raises as :func:`read_text`."""
+    mark, encoding = next(((m, e) for m, e in _MARKS if content.startswith(m)), (b"", "utf-8"))
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RequestError(
+            [f"{name} is not {encoding.upper()} (line {line}): save it as UTF-8, in Excel as 'CSV UTF-8'"]
+        ) from None
+    if "\0" in text:
+        raise RequestError([f"{name} is not a text, or UTF-16 without its mark: save it as UTF-8"])
+    return text
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file; errors as in :func:`read_text`, and in :func:`parse_json`."""
+    return parse_json(read_text(path), f"'{path}'")
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The content of a JSON text; ``name`` is what errors call it.
+
+    Raises:
+        RequestError: It is not JSON, nested too deeply, says a key twice, or holds a number that is not
+            finite.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_without_repeats, parse_constant=_finite, parse_float=_finite
+        )
+    except RecursionError:
+        raise RequestError([f"{name} is nested too deeply"]) from None
+    except ValueError as error:
+        raise RequestError([f"{name} is not valid JSON: {reason(error)}"]) from None
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """The content of a YAML file: plain values, lists and mappings.
+
+    Raises:
+        RequestError: It cannot be read (see :func:`read_text`), is not YAML, is nested too deeply, says a key
+            twice, or has aliases, which can make a small file huge.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the alias *{event.anchor} is not allowed; write it out", event.start_mark
+                )
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys: set[str] = set()
+            for key, _ in node.value:
+                if str(key.value) in keys:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                    )
+                keys.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    text = read_text(path, most_bytes=_MOST_SETTINGS)
+    try:
+        return yaml.load(text, Loader)
+    except RecursionError:
+        raise RequestError([f"'{path}' is nested too deeply"]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise RequestError([f"'{path}' is not valid YAML: {error.problem}{where}"]) from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
+        raise RequestError([f"'{path}' is not valid YAML: {reason(error)}"]) from None
+
+
+def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key '{key}' is there twice")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
