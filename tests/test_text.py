@@ -53,7 +53,7 @@ def test_tables_scripts_and_times_of_any_program(tmp_path: Path, encoding: str, 
         "file,caption\na.mp4,drum\n".encode("utf-16-le"),
         b"\xff\xfe\x00\xd8",
         b"0 a\n1 \x00\n",
-        b"",
+        b"x",
     ],
 )
 def test_what_is_no_utf8_is_refused_in_a_line(tmp_path: Path, read: object, content: bytes) -> None:
@@ -77,7 +77,7 @@ def test_what_is_no_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
         read_text(tmp_path)
     with pytest.raises(RequestError, match="does not exist"):
         read_text(tmp_path / "none.txt")
-    with pytest.raises(RequestError, match="cannot be read|does not exist"):
+    with pytest.raises(RequestError, match=r"cannot be read|does not exist"):
         read_text(tmp_path / ("x" * 5000))
     with (tmp_path / "huge.txt").open("wb") as file:
         file.truncate(300_000_000)

@@ -486,3 +486,71 @@ def test_tables_of_vggsound(tmp_path):
     broken = write(tmp_path / "broken.csv", "a,1,dog,train\nb,soon,dog,train\n")
     with pytest.raises(RequestError, match=r"broken\.csv', line 2: a row is YouTube id, start second"):
         find_sources(tmp_path, "vggsound", captions=broken)
+
+
+# What people bring: letter case, links, names that collide, rows that do not fit.
+
+
+def test_letter_case_of_endings_does_not_matter(tmp_path):
+    write_video(tmp_path / "made.mp4", size=(32, 32))
+    (tmp_path / "made.mp4").rename(tmp_path / "A.MP4")
+    (tmp_path / "A.TXT").write_text("a drum")
+    assert found(tmp_path) == {"A.MP4": "a drum"}
+    (tmp_path / f"{RECORDING}_denoised_thumb.MP4").touch()
+    (tmp_path / f"{RECORDING}_denoised.WAV").touch()
+    (tmp_path / f"{RECORDING}_TIMES.TXT").write_text("0.5 metal hit\n")
+    (source,) = (s for s in find_sources(tmp_path, "greatesthits") if s.events)
+    assert source.sound == tmp_path / f"{RECORDING}_denoised.WAV"
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(tmp_path):
+    disk, folder = tmp_path / "disk", tmp_path / "films"
+    touch(disk, "one/a.mp4", "two/b.mp4")
+    folder.mkdir()
+    touch(folder, "own/c.mp4")
+    (folder / "a_link").symlink_to(disk)
+    (folder / "again").symlink_to(disk / "one")
+    (folder / "loop").symlink_to(folder)
+    (folder / "own" / "up").symlink_to(folder / "own")
+    (folder / "nowhere").symlink_to(tmp_path / "none")
+    names = [source.name for source in find_sources(folder, caption="a drum")]
+    assert sorted(name.rpartition("/")[2] for name in names) == ["a.mp4", "b.mp4", "c.mp4"]
+    assert "own/c.mp4" in names
+
+
+def test_files_of_other_kinds_are_counted_and_named(tmp_path):
+    touch(tmp_path, "a.mp4", "b.docx", "c.iso", "d.ISO", "captions.csv", "a.wav", ".DS_Store", "._a.mp4")
+    sources = find_sources(tmp_path, caption="a drum")
+    assert [source.name for source in sources] == ["a.mp4"]
+    assert sources.notes == (
+        "3 files not used, of no kind of film (endings .docx, .iso): b.docx, c.iso, d.ISO",
+    )
+
+
+def test_rows_without_a_caption_and_of_no_file_are_named(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    table = write(tmp_path / "t.csv", "file,caption\n./a.mp4,a drum\nb.mp4\nc.mp4,a bowl\n,nothing\n")
+    sources = find_sources(tmp_path, captions=table)
+    assert found(tmp_path, captions=table) == {"a.mp4": "a drum", "b.mp4": None}
+    assert "2 rows of t.csv not used, without a file or a caption: line 3, 5" in sources.notes
+    assert "1 row of t.csv not used, no such file: c.mp4" in sources.notes
+    absolute = write(tmp_path / "abs.csv", f"file,caption\n{tmp_path / 'b.mp4'},a bell\n")
+    assert found(tmp_path, captions=absolute)["b.mp4"] == "a bell"
+
+
+def test_a_caption_beside_a_film_in_latin_1_is_a_reason_and_not_a_wrong_letter(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "a.txt").write_bytes("für".encode("latin-1"))
+    (tmp_path / "b.txt").write_bytes("für\r\nElise".encode("utf-16"))
+    a, b = find_sources(tmp_path)
+    assert (a.caption, b.caption) == (None, "für Elise")
+    assert a.problem == "'a.txt' is not UTF-8 (line 1): save it as UTF-8, in Excel as 'CSV UTF-8'"
+
+
+def test_names_that_are_no_text_do_not_end_a_run(tmp_path):
+    folder = tmp_path / "films"
+    video(folder / "good.mp4")
+    (folder / "good.mp4").rename(folder / "12:30 %d \udce4.mp4")
+    result = data("prepare", folder, tmp_path / "out", "--caption", "x", "--seconds", 1, "--size", 32)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "manifest.jsonl").read_text())["source"] == "12:30 %d \udce4.mp4"

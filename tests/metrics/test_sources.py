@@ -11,7 +11,16 @@ import pytest
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.media import Clip
 from kinetophone.metrics.evaluate import detect_one
-from kinetophone.metrics.sources import find_clips, find_truth, read, read_captions, read_truth, truth_of
+from kinetophone.metrics.sources import (
+    captions_of,
+    find_clips,
+    find_truth,
+    read,
+    read_captions,
+    read_truth,
+    truth_of,
+    unmatched,
+)
 
 MakeClip = Callable[..., Clip]
 
@@ -88,3 +97,38 @@ def test_captions(tmp_path: Path) -> None:
     path.write_text("name,text\n")
     with pytest.raises(RequestError, match="has the columns name, text; it needs file and caption"):
         read_captions(path)
+
+
+def test_a_wave_file_in_capitals_is_the_sound_of_the_film(
+    tmp_path: Path, make_struck_clip: Callable[..., Clip]
+) -> None:
+    make_struck_clip([1.0], size=32).save(tmp_path / "a.mp4")
+    Clip(np.zeros((16, 8, 8, 3), np.uint8), 8, np.zeros(32_000, np.float32)).save(tmp_path / "a.wav")
+    (tmp_path / "a.wav").rename(tmp_path / "a.WAV")
+    assert [path.name for path in find_clips(tmp_path)] == ["a.mp4"]
+    assert np.abs(read(tmp_path / "a.mp4").audio).max() == 0
+
+
+def test_a_wave_file_of_two_films_is_refused(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.mov", "b.mp4"):
+        (tmp_path / name).touch()
+    assert len(find_clips(tmp_path)) == 3
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(MediaError, match=r"a\.wav' may be the sound of 'a\.mov' or 'a\.mp4'"):
+        find_clips(tmp_path)
+
+
+def test_captions_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text("file,caption\na.mp4\nb.mp4,a drum\nb.mp4,a bowl\n")
+    with pytest.raises(RequestError) as caught:
+        read_captions(path)
+    first, second = caught.value.problems
+    assert "line 2, has no caption; fill it in" in first
+    assert "has two captions of 'b.mp4', in lines 3 and 4" in second
+    said = {"a.mov": "a drum", "b.mp4": "a bowl", "c.mp4": "a bell"}
+    assert captions_of(["a.mp4", "b.mp4", "d.mp4"], said) == {"a.mp4": "a drum", "b.mp4": "a bowl"}
+    assert unmatched(["a.mp4", "d.mp4"], said) == [
+        "1 of 2 clips have no caption: d.mp4",
+        "2 captions are of no clip here: b.mp4, c.mp4",
+    ]

@@ -20,6 +20,7 @@ import numpy as np
 from kinetophone.data.domains import domain as domain_of
 from kinetophone.data.domains import moments_s
 from kinetophone.data.hits import FRAMES, SAMPLE_RATE, SECONDS
+from kinetophone.data.shards import write_json
 from kinetophone.progress import track
 
 MEL_FRAMES = 400
@@ -92,6 +93,4 @@ def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, st
     for array in (video, mel, audio):
         array.flush()
     # The scenes are written last and whole: their file says that the chunk is done.
-    part = root / f"scenes-{start}.json.part"
-    part.write_text(json.dumps(scenes))
-    part.replace(root / f"scenes-{start}.json")
+    write_json(scenes, root / f"scenes-{start}.json")

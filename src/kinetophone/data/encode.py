@@ -27,6 +27,7 @@ from kinetophone.av import AV
 from kinetophone.data.latents import LatentArrays, fingerprint
 from kinetophone.data.shards import read, write_json, writing
 from kinetophone.errors import RequestError
+from kinetophone.locks import sole_writer
 from kinetophone.progress import track
 from kinetophone.text import parse_json, read_json, read_text
 
@@ -43,8 +44,14 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
         RequestError: ``source`` holds no prepared clips.
     """
     check_prepared(source)
+    with sole_writer(out):
+        return _encode(source, out, bases)
+
+
+def _encode(source: Path, out: Path, bases: AV[Any]) -> int:
     settings = read_json(source / "prepare.json")
-    out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(".*.part"):  # of a run that was killed
+        left.unlink()
     made_by = {name: fingerprint(getattr(bases, name).vae) for name in ("audio", "video")}
     clips: list[dict[str, Any]] = []
     shards = sorted(source.glob("clips-*.tar"))

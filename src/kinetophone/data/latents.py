@@ -18,6 +18,7 @@ from torch import Tensor
 from kinetophone.av import AV, MODALITIES
 from kinetophone.data.arrays import ClipArrays
 from kinetophone.data.domains import domain
+from kinetophone.data.shards import write_json, writing
 from kinetophone.progress import track
 
 CAPTIONS_PER_CLIP = 4
@@ -57,9 +58,7 @@ def load_captions(clips: ClipArrays, split: str, folder: Path) -> list[list[str]
     path = folder / f"{_prefix(clips)}captions-{split}-{len(clips)}.json"
     if not path.exists():
         captions_of = domain(clips.domain).captions_of
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps([captions_of(split, i, CAPTIONS_PER_CLIP) for i in range(len(clips))]))
-        part.replace(path)
+        write_json([captions_of(split, i, CAPTIONS_PER_CLIP) for i in range(len(clips))], path)
     return json.loads(path.read_text())
 
 
@@ -114,9 +113,8 @@ def _encode(vae: Any, source: np.ndarray, place: Path, name: str) -> np.ndarray:
                 z = encode_latents(vae, _as_images(x, name))
             z = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2) if name == "video" else z
             parts.append(z.half().numpy())
-        with (part := path.with_suffix(".part")).open("wb") as file:
+        with writing(path) as file:
             np.save(file, np.concatenate(parts))
-        part.replace(path)
     return np.load(path)
 
 

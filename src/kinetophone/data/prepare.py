@@ -27,6 +27,7 @@ import numpy as np
 from kinetophone.data.shards import add, write_json, writing
 from kinetophone.data.sources import Source, Sources, few
 from kinetophone.errors import MediaError, RequestError
+from kinetophone.locks import sole_writer
 from kinetophone.media.timing import ClipTime
 from kinetophone.progress import track
 from kinetophone.text import read_json, read_text
@@ -58,13 +59,19 @@ def prepare(sources: Sources, out: Path, cut: Cut, workers: int | None = None) -
     """Cut ``sources`` into clips; returns the manifest, a dict a source.
 
     Raises:
-        RequestError: ``out`` holds clips that were cut otherwise, or from other sources or captions; or no
-            clip at all could be made.
+        RequestError: Another run is writing to ``out``; it holds clips that were cut otherwise, or from other
+            sources or captions; or no clip at all could be made.
     """
+    with sole_writer(out):
+        return _prepare(sources, out, cut, workers)
+
+
+def _prepare(sources: Sources, out: Path, cut: Cut, workers: int | None) -> list[dict[str, Any]]:
     usable = [source for source in sources if source.problem is None]
     settings = {**asdict(cut), **sources.settings, "sources": [source.name for source in usable]}
     described = out / "prepare.json"
-    out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(".*.part"):  # of a run that was killed
+        left.unlink()
     if described.exists():
         before = read_json(described)
         if any(settings.get(key) != value for key, value in before.items()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from typing import Any, BinaryIO
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its name once it is whole and on the disk."""
-    part = path.with_name(path.name + ".part")
+    # A name of its own: two runs must not write into one file, each in its own place.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as file:
             yield file

@@ -32,11 +32,13 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     recipe = load_recipe(recipe_path)
     folder = Path(out) if out else Path("runs") / recipe.name
 
+    import contextlib
     import dataclasses
 
     import torch
 
     from kinetophone.errors import UserError
+    from kinetophone.locks import sole_writer
     from kinetophone.training.checkpoints import describe
     from kinetophone.training.dry_run import check_device
     from kinetophone.training.loop import train
@@ -53,8 +55,9 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
         recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, device=processes.device))
     check_device(recipe, processes.count)
     torch.set_num_threads(recipe.loop.threads)
-    with processes.first_alone():
-        stage = build_stage(recipe)
-    train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
+    with sole_writer(folder) if processes.first else contextlib.nullcontext():
+        with processes.first_alone():
+            stage = build_stage(recipe)
+        train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
     processes.leave()
     return folder

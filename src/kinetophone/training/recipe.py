@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kinetophone.data.domains import DOMAINS
+from kinetophone.errors import UserError
 from kinetophone.request import sampling_problems
 from kinetophone.text import read_yaml
 from kinetophone.training.options import (
@@ -180,10 +181,10 @@ def load_recipe(path: Path | str) -> Recipe:
     """Read and check a recipe. Every problem is reported at once, before anything is built."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no recipe at {path}: the shipped ones are in recipes/")
+        raise UserError(f"there is no recipe at {path}: the shipped ones are in recipes/")
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold keys and values, such as 'stage: audio'")
+        raise UserError(f"{path} must hold keys and values, such as 'stage: audio'")
     problems: list[str] = []
     stage = str(raw.get("stage"))
     if "stage" in raw and stage not in STAGES:
@@ -200,7 +201,7 @@ def load_recipe(path: Path | str) -> Recipe:
     if recipe is not None:
         problems += _check(recipe)
     if problems:
-        raise ValueError(f"{path}: " + "; ".join(problems))
+        raise UserError(f"{path}: " + "; ".join(problems))
     return typing.cast(Recipe, recipe)
 
 
