@@ -16,16 +16,16 @@ from kinetophone.cli_measure import compare, evaluate
 from kinetophone.cli_shared import (
     AllowPickle,
     AudioBase,
+    Commands,
     MotionAdapter,
     VideoBase,
     given,
     quiet_libraries,
-    user_errors,
 )
 from kinetophone.cli_study import experiment, gamma, limits
-from kinetophone.errors import UserError
 
 app = typer.Typer(
+    cls=Commands,
     help="Sounding video: picture and sound generated together, in sync.",
     no_args_is_help=True,
     add_completion=False,
@@ -53,6 +53,9 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; before the command's name.")
+    ] = False,
 ) -> None:
     """Sounding video: picture and sound generated together, in sync."""
 
@@ -73,24 +76,18 @@ def train(
     ] = False,
 ) -> None:
     """Train what a recipe says."""
-    with user_errors():
-        if not recipe.is_file():
-            known = ", ".join(str(path) for path in sorted(Path("recipes").glob("*.yaml")))
-            cure = f"; there are {known}" if known else ""
-            raise FileNotFoundError(f"recipe '{recipe}' does not exist{cure}")
-        from kinetophone import training
-        from kinetophone.training.recipe import load_recipe
+    if not recipe.is_file():
+        known = ", ".join(str(path) for path in sorted(Path("recipes").glob("*.yaml")))
+        cure = f"; there are {known}" if known else ""
+        raise FileNotFoundError(f"recipe '{recipe}' does not exist{cure}")
+    from kinetophone import training
 
-        try:
-            load_recipe(recipe)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if dry_run:
-            for line in training.dry_run(recipe):
-                typer.echo(line)
-            return
-        quiet_libraries()
-        training.run(recipe, out=out, resume=resume)
+    if dry_run:
+        for line in training.dry_run(recipe):
+            typer.echo(line)
+        return
+    quiet_libraries()
+    training.run(recipe, out=out, resume=resume)
 
 
 @app.command()
@@ -107,19 +104,18 @@ def doctor(
     ] = False,
 ) -> None:
     """Check this machine and the models, before hours are spent: exit status 1 if something will fail."""
-    with user_errors():
-        from kinetophone.doctor import Question, examine
+    from kinetophone.doctor import Question, examine
 
-        question = Question(
-            bundle=bundle, audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter,
-            device=device, dtype=dtype, allow_pickle=allow_pickle, fetch=fetch,
-        )  # fmt: skip
-        failed = 0
-        for row in examine(question):
-            typer.echo(f"{row.state:<5} {row.check:<28} {row.found}")
-            if row.remedy:
-                typer.echo(f"{'':<34} -> {row.remedy}")
-            failed += row.state == "FAIL"
+    question = Question(
+        bundle=bundle, audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter,
+        device=device, dtype=dtype, allow_pickle=allow_pickle, fetch=fetch,
+    )  # fmt: skip
+    failed = 0
+    for row in examine(question):
+        typer.echo(f"{row.state:<5} {row.check:<28} {row.found}")
+        if row.remedy:
+            typer.echo(f"{'':<34} -> {row.remedy}")
+        failed += row.state == "FAIL"
     if failed:
         typer.echo(f"{failed} of these will fail", err=True)
         raise typer.Exit(1)
@@ -134,18 +130,17 @@ def pack(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Pack trained components into a bundle in half precision."""
-    with user_errors():
-        from kinetophone.request import BundleSpec, check_writable
+    from kinetophone.request import BundleSpec, check_writable
 
-        BundleSpec.read(folder)
-        check_writable(out / "kinetophone.json")
-        import torch
+    BundleSpec.read(folder)
+    check_writable(out / "kinetophone.json")
+    import torch
 
-        from kinetophone.pipeline import Kinetophone
+    from kinetophone.pipeline import Kinetophone
 
-        pipe = Kinetophone.from_pretrained(folder, device="cpu", allow_pickle=allow_pickle)
-        pipe.save_pretrained(out, torch.float16)
-        typer.echo(out)
+    pipe = Kinetophone.from_pretrained(folder, device="cpu", allow_pickle=allow_pickle)
+    pipe.save_pretrained(out, torch.float16)
+    typer.echo(out)
 
 
 @app.command()
@@ -156,16 +151,15 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
 ) -> None:
     """Upload a bundle with its model card to the Hugging Face Hub."""
-    with user_errors():
-        from kinetophone.push import bundle_files
-        from kinetophone.push import push as push_bundle
+    from kinetophone.push import bundle_files
+    from kinetophone.push import push as push_bundle
 
-        if dry_run:
-            folder, files = bundle_files(bundle)
-            for file in files:
-                typer.echo(f"{(folder / file).stat().st_size:>12,}  {file}")
-            return
-        typer.echo(push_bundle(bundle, repository, private=private))
+    if dry_run:
+        folder, files = bundle_files(bundle)
+        for file in files:
+            typer.echo(f"{(folder / file).stat().st_size:>12,}  {file}")
+        return
+    typer.echo(push_bundle(bundle, repository, private=private))
 
 
 @convert.command()
@@ -185,16 +179,15 @@ def reference(
     ] = False,
 ) -> None:
     """Convert the checkpoint published with arXiv 2409.17550 to a bundle."""
-    with user_errors():
-        from kinetophone.request import check_writable
+    from kinetophone.request import check_writable
 
-        check_writable(out / "kinetophone.json")
-        from kinetophone.convert import convert_reference
+    check_writable(out / "kinetophone.json")
+    from kinetophone.convert import convert_reference
 
-        bases = given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
-        for note in convert_reference(source, out, allow_pickle=allow_pickle, ema=ema, **bases):
-            typer.echo(note, err=True)
-        typer.echo(out)
+    bases = given(audio_base=audio_base, video_base=video_base, motion_adapter=motion_adapter)
+    for note in convert_reference(source, out, allow_pickle=allow_pickle, ema=ema, **bases):
+        typer.echo(note, err=True)
+    typer.echo(out)
 
 
 @convert.command()
@@ -210,17 +203,16 @@ def metric(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Convert the weights of a measure's network, for evaluate."""
-    with user_errors():
-        from kinetophone.request import check_writable
+    from kinetophone.request import check_writable
 
-        check_writable(output)
-        from kinetophone.metrics.networks.convert import convert_metric
+    check_writable(output)
+    from kinetophone.metrics.networks.convert import convert_metric
 
-        convert_metric(name, source, output, allow_pickle=allow_pickle)
-        typer.echo(output)
+    convert_metric(name, source, output, allow_pickle=allow_pickle)
+    typer.echo(output)
 
 
-data.command()(user_errors()(cli_data.hits))
-data.command()(user_errors()(cli_data.bows))
-data.command()(user_errors()(cli_data.prepare))
-data.command()(user_errors()(cli_data.encode))
+data.command()(cli_data.hits)
+data.command()(cli_data.bows)
+data.command()(cli_data.prepare)
+data.command()(cli_data.encode)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kinetophone.cli_make import Bundle, Device, load_pipeline
-from kinetophone.cli_shared import AllowPickle, check_at_least_one, user_errors
+from kinetophone.cli_shared import AllowPickle, check_at_least_one
 
 
 def app(
@@ -24,12 +24,11 @@ def app(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Serve a page where all of this can be tried, and an HTTP interface; needs the extra "app"."""
-    with user_errors():
-        from kinetophone.app.serve import check_installed, serve
-        from kinetophone.app.uploads import Limits
+    from kinetophone.app.serve import check_installed, serve
+    from kinetophone.app.uploads import Limits
 
-        check_installed()
-        check_at_least_one("upload-mb", upload_mb)
-        limits = Limits(upload_mb=upload_mb, longest_s=longest, job_s=job_limit)
-        load = partial(load_pipeline, bundle, device, allow_pickle=allow_pickle)
-        serve(load, limits, host, port)
+    check_installed()
+    check_at_least_one("upload-mb", upload_mb)
+    limits = Limits(upload_mb=upload_mb, longest_s=longest, job_s=job_limit)
+    load = partial(load_pipeline, bundle, device, allow_pickle=allow_pickle)
+    serve(load, limits, host, port)

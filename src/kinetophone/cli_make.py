@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinetophone.av import AV
-from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries, user_errors
+from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries
 from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
@@ -116,30 +116,29 @@ def generate(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make sounding clips from a text."""
-    with user_errors():
-        check_at_least_one("count", count)
-        text = _text(prompt, script)
-        options = given(
-            steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
-            guidance_sync=guidance_sync, batch_size=batch_size,
-        )  # fmt: skip
-        time = _check(text, bundle, output, seed, options, seconds=seconds, fps=fps)
-        if stream and (count > 1 or sheet or output.suffix.lower() != ".mp4"):
-            raise RequestError(["--stream writes one .mp4; leave --count and --sheet out"])
-        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-        more = given(seconds=time.duration_s, fps=fps, negative_prompt=negative_prompt)
-        if stream:
-            from kinetophone.media.write import mp4_writer
+    check_at_least_one("count", count)
+    text = _text(prompt, script)
+    options = given(
+        steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
+        guidance_sync=guidance_sync, batch_size=batch_size,
+    )  # fmt: skip
+    time = _check(text, bundle, output, seed, options, seconds=seconds, fps=fps)
+    if stream and (count > 1 or sheet or output.suffix.lower() != ".mp4"):
+        raise RequestError(["--stream writes one .mp4; leave --count and --sheet out"])
+    pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+    more = given(seconds=time.duration_s, fps=fps, negative_prompt=negative_prompt)
+    if stream:
+        from kinetophone.media.write import mp4_writer
 
-            with mp4_writer(output) as add:
-                for part in pipe.stream(text, progress=True, seed=seed, **more, **options):
-                    add(part)
-            typer.echo(output)
-            return
-        clips = pipe([text] * count, progress=True, seed=seed, **more, **options)
-        for number, clip in enumerate(clips):
-            path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
-            _write(clip, path, sheet, prompt or text.at(0))  # type: ignore[union-attr]
+        with mp4_writer(output) as add:
+            for part in pipe.stream(text, progress=True, seed=seed, **more, **options):
+                add(part)
+        typer.echo(output)
+        return
+    clips = pipe([text] * count, progress=True, seed=seed, **more, **options)
+    for number, clip in enumerate(clips):
+        path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
+        _write(clip, path, sheet, prompt or text.at(0))  # type: ignore[union-attr]
 
 
 def sound(
@@ -161,20 +160,19 @@ def sound(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make the sound of a silent video, of any length, size and frame rate."""
-    with user_errors():
-        options = given(steps=steps, guidance_audio=guidance_audio, guidance_sync=guidance_sync)
-        _check(prompt, bundle, output, seed, options)
-        from kinetophone.media.read import read_picture
-        from kinetophone.media.write import check_rate
-        from kinetophone.request import LONGEST_S
+    options = given(steps=steps, guidance_audio=guidance_audio, guidance_sync=guidance_sync)
+    _check(prompt, bundle, output, seed, options)
+    from kinetophone.media.read import read_picture
+    from kinetophone.media.write import check_rate
+    from kinetophone.request import LONGEST_S
 
-        picture = read_picture(video, longest_s=LONGEST_S)
-        check_rate(output, picture.fps)
-        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-        clip = pipe.sound(
-            picture, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
-        )
-        _write(clip, output, sheet, prompt)
+    picture = read_picture(video, longest_s=LONGEST_S)
+    check_rate(output, picture.fps)
+    pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+    clip = pipe.sound(
+        picture, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
+    )
+    _write(clip, output, sheet, prompt)
 
 
 def picture(
@@ -194,18 +192,17 @@ def picture(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make the picture of a sound, of any length and sample rate; the sound is kept."""
-    with user_errors():
-        options = given(steps=steps, guidance_video=guidance_video, guidance_sync=guidance_sync)
-        _check(prompt, bundle, output, seed, options)
-        from kinetophone.media.read import read_sound
-        from kinetophone.request import LONGEST_S
+    options = given(steps=steps, guidance_video=guidance_video, guidance_sync=guidance_sync)
+    _check(prompt, bundle, output, seed, options)
+    from kinetophone.media.read import read_sound
+    from kinetophone.request import LONGEST_S
 
-        heard = read_sound(sound, longest_s=LONGEST_S)
-        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-        clip = pipe.picture(
-            heard, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
-        )
-        _write(clip, output, sheet, prompt, heard.channels)
+    heard = read_sound(sound, longest_s=LONGEST_S)
+    pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+    clip = pipe.picture(
+        heard, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
+    )
+    _write(clip, output, sheet, prompt, heard.channels)
 
 
 def animate(
@@ -230,19 +227,18 @@ def animate(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make a sounding clip that begins with an image."""
-    with user_errors():
-        options = given(
-            steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
-            guidance_sync=guidance_sync,
-        )  # fmt: skip
-        time = _check(prompt, bundle, output, seed, options, seconds=seconds)
-        from kinetophone.media.read import read_image
+    options = given(
+        steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
+        guidance_sync=guidance_sync,
+    )  # fmt: skip
+    time = _check(prompt, bundle, output, seed, options, seconds=seconds)
+    from kinetophone.media.read import read_image
 
-        first = read_image(image)
-        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-        more = given(seconds=time.duration_s, negative_prompt=negative_prompt)
-        clip = pipe.animate(first, prompt, seed=seed, progress=True, **more, **options)
-        _write(clip, output, sheet, prompt)
+    first = read_image(image)
+    pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+    more = given(seconds=time.duration_s, negative_prompt=negative_prompt)
+    clip = pipe.animate(first, prompt, seed=seed, progress=True, **more, **options)
+    _write(clip, output, sheet, prompt)
 
 
 def extend(
@@ -271,29 +267,28 @@ def extend(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Continue a clip, or fill in what is not kept of it, picture and sound together."""
-    with user_errors():
-        options = given(
-            steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
-            guidance_sync=guidance_sync,
-        )  # fmt: skip
-        _check(prompt, bundle, output, seed, options, seconds=seconds)
-        from kinetophone.media.read import read_clip
-        from kinetophone.request import LONGEST_S, read_stretch
+    options = given(
+        steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
+        guidance_sync=guidance_sync,
+    )  # fmt: skip
+    _check(prompt, bundle, output, seed, options, seconds=seconds)
+    from kinetophone.media.read import read_clip
+    from kinetophone.request import LONGEST_S, read_stretch
 
-        stretches = [read_stretch(text) for text in keep] if keep else None
-        own = read_clip(clip, longest_s=LONGEST_S)
-        pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-        longer = pipe.extend(
-            own,
-            prompt,
-            seconds=seconds,
-            keep=stretches,
-            seed=seed,
-            progress=True,
-            **given(negative_prompt=negative_prompt),
-            **options,
-        )
-        _write(longer, output, sheet, prompt)
+    stretches = [read_stretch(text) for text in keep] if keep else None
+    own = read_clip(clip, longest_s=LONGEST_S)
+    pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+    longer = pipe.extend(
+        own,
+        prompt,
+        seconds=seconds,
+        keep=stretches,
+        seed=seed,
+        progress=True,
+        **given(negative_prompt=negative_prompt),
+        **options,
+    )
+    _write(longer, output, sheet, prompt)
 
 
 def _text(prompt: str | None, script: Path | None) -> str | Script:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kinetophone.cli_make import Gamma, GuidanceAudio, GuidanceSync, GuidanceVideo
-from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries, user_errors
+from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries
 from kinetophone.cli_tables import print_comparison, print_materials, print_quality, print_report, print_seams
 from kinetophone.errors import RequestError
 
@@ -106,58 +106,55 @@ def evaluate(
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
 ) -> None:
     """Measure the synchrony of clips, each number beside that of shuffled pairs."""
-    with user_errors():
-        if (folder is None) == (generate_count is None):
-            raise RequestError(["give either a folder of clips or --generate with a number"])
-        if folder is None and (reference or captions or metrics or html_path):
-            raise RequestError(["--reference, --captions, --metrics and --report are for a folder of clips"])
-        if workers is not None:
-            check_at_least_one("workers", workers)
-        for path in (json_path, html_path):
-            if path is not None:
-                from kinetophone.request import check_writable
+    if (folder is None) == (generate_count is None):
+        raise RequestError(["give either a folder of clips or --generate with a number"])
+    if folder is None and (reference or captions or metrics or html_path):
+        raise RequestError(["--reference, --captions, --metrics and --report are for a folder of clips"])
+    if workers is not None:
+        check_at_least_one("workers", workers)
+    for path in (json_path, html_path):
+        if path is not None:
+            from kinetophone.request import check_writable
 
-                check_writable(path)
-        results: dict[str, Any] = {}
-        if folder is not None:
-            models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip, "desync": synchformer}
-            models |= {"imagebind": imagebind, "languagebind": languagebind}
-            consent = {"allow_torchscript": allow_torchscript, "allow_pickle": allow_pickle}
-            extractor = _extractor(metrics, bundle, reference, captions, models, consent)
-            results = _evaluate_folder(
-                folder, reference, captions, extractor, events, seed, workers, html_path
-            )
-        else:
-            assert generate_count is not None
-            check_at_least_one("generate", generate_count)
-            options = given(
-                steps=steps,
-                gamma=gamma,
-                guidance_audio=guidance_audio,
-                guidance_video=guidance_video,
-                guidance_sync=guidance_sync,
-                replacement=replacement or None,
-            )
-            for name, made in _evaluate_generated(
-                generate_count,
-                task,
-                split,
-                bundle,
-                device,
-                uncoupled,
-                keep,
-                seed,
-                workers,
-                allow_pickle,
-                options,
-            ).items():
-                print_report(name, made.synchrony)
-                print_materials(made.materials)
-                print_seams(made.seams)
-                results[name] = made.to_dict()
-        if json_path is not None:
-            _write_json(results, json_path)
-            typer.echo(json_path)
+            check_writable(path)
+    results: dict[str, Any] = {}
+    if folder is not None:
+        models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip, "desync": synchformer}
+        models |= {"imagebind": imagebind, "languagebind": languagebind}
+        consent = {"allow_torchscript": allow_torchscript, "allow_pickle": allow_pickle}
+        extractor = _extractor(metrics, bundle, reference, captions, models, consent)
+        results = _evaluate_folder(folder, reference, captions, extractor, events, seed, workers, html_path)
+    else:
+        assert generate_count is not None
+        check_at_least_one("generate", generate_count)
+        options = given(
+            steps=steps,
+            gamma=gamma,
+            guidance_audio=guidance_audio,
+            guidance_video=guidance_video,
+            guidance_sync=guidance_sync,
+            replacement=replacement or None,
+        )
+        for name, made in _evaluate_generated(
+            generate_count,
+            task,
+            split,
+            bundle,
+            device,
+            uncoupled,
+            keep,
+            seed,
+            workers,
+            allow_pickle,
+            options,
+        ).items():
+            print_report(name, made.synchrony)
+            print_materials(made.materials)
+            print_seams(made.seams)
+            results[name] = made.to_dict()
+    if json_path is not None:
+        _write_json(results, json_path)
+        typer.echo(json_path)
 
 
 def compare(
@@ -168,35 +165,34 @@ def compare(
     workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
 ) -> None:
     """Compare two sets of clips of the same prompts, clip by clip."""
-    with user_errors():
-        if workers is not None:
-            check_at_least_one("workers", workers)
-        if json_path is not None:
-            from kinetophone.request import check_writable
+    if workers is not None:
+        check_at_least_one("workers", workers)
+    if json_path is not None:
+        from kinetophone.request import check_writable
 
-            check_writable(json_path)
-        for path in (first, second):
-            if not path.exists():
-                raise RequestError([f"'{path}' does not exist; give a folder of clips or a JSON of evaluate"])
-        from kinetophone.metrics.compare import compare as compare_rows
-        from kinetophone.metrics.compare import read_rows
-        from kinetophone.metrics.evaluate import evaluate as score_clips
-        from kinetophone.metrics.sources import find_clips
+        check_writable(json_path)
+    for path in (first, second):
+        if not path.exists():
+            raise RequestError([f"'{path}' does not exist; give a folder of clips or a JSON of evaluate"])
+    from kinetophone.metrics.compare import compare as compare_rows
+    from kinetophone.metrics.compare import read_rows
+    from kinetophone.metrics.evaluate import evaluate as score_clips
+    from kinetophone.metrics.sources import find_clips
 
-        sets = []
-        for path in (first, second):
-            if path.is_file():
-                sets.append(read_rows(path))
-                continue
-            report = score_clips(find_clips(path), seed=seed, workers=workers, progress=True)
-            for item in report.unscored:
-                typer.echo(f"not scored: {path / item.name}: {item.reason}")
-            sets.append(list(report.rows))
-        found = compare_rows(*sets, seed=seed)
-        print_comparison(found)
-        if json_path is not None:
-            _write_json(found.to_dict(), json_path)
-            typer.echo(json_path)
+    sets = []
+    for path in (first, second):
+        if path.is_file():
+            sets.append(read_rows(path))
+            continue
+        report = score_clips(find_clips(path), seed=seed, workers=workers, progress=True)
+        for item in report.unscored:
+            typer.echo(f"not scored: {path / item.name}: {item.reason}")
+        sets.append(list(report.rows))
+    found = compare_rows(*sets, seed=seed)
+    print_comparison(found)
+    if json_path is not None:
+        _write_json(found.to_dict(), json_path)
+        typer.echo(json_path)
 
 
 # Metric -> the option that names its network (those of ``hits`` are in the bundle), and what else it needs.

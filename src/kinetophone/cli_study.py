@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from kinetophone.cli_make import Device, Steps
-from kinetophone.cli_shared import AllowPickle, given, quiet_libraries, user_errors
+from kinetophone.cli_shared import AllowPickle, given, quiet_libraries
 from kinetophone.errors import RequestError
 
 
@@ -31,41 +31,40 @@ def gamma(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Choose γ: measure how much sound and picture tell of each other at all pairs of noise levels."""
-    with user_errors():
-        if count < 2:
-            raise RequestError([f"count is {count}; it must be at least 2"])
-        from kinetophone.request import BundleSpec, check_writable
+    if count < 2:
+        raise RequestError([f"count is {count}; it must be at least 2"])
+    from kinetophone.request import BundleSpec, check_writable
 
-        folder = BundleSpec.read(bundle).folder
-        assert folder is not None
-        for path in (json_path, plot, folder / "kinetophone.json" if keep else None):
-            if path is not None:
-                check_writable(path)
-        from kinetophone.auto_gamma import draw, find_gamma, store
-        from kinetophone.bundle import Bundle as Loaded
-        from kinetophone.data.shards import write_json
+    folder = BundleSpec.read(bundle).folder
+    assert folder is not None
+    for path in (json_path, plot, folder / "kinetophone.json" if keep else None):
+        if path is not None:
+            check_writable(path)
+    from kinetophone.auto_gamma import draw, find_gamma, store
+    from kinetophone.bundle import Bundle as Loaded
+    from kinetophone.data.shards import write_json
 
-        quiet_libraries()
-        loaded = Loaded.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
-        choice, _, results = find_gamma(loaded, count, data, domain)
-        typer.echo(f"{choice.clips} clips; nats gained by sound, by picture, and behind the best")
-        for row in zip(choice.gammas, choice.nats.audio, choice.nats.video, choice.behind,
-                       choice.behind_error, strict=True):  # fmt: skip
-            typer.echo("γ {:5.2f}  {:7.2f}  {:7.2f}  {:6.2f} ± {:.2f}".format(*row))
-        typer.echo(
-            f"sound first {choice.limits[0]:.2f}, picture first {choice.limits[1]:.2f} nats; "
-            f"best γ {choice.best:.2f}; auto {choice.gamma:.2f}"
-        )
-        if json_path is not None:
-            json_path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(results, json_path)
-            typer.echo(json_path)
-        if plot is not None:
-            draw(results, plot)
-            typer.echo(plot)
-        if keep:
-            store(folder, choice.gamma)
-            typer.echo(folder / "kinetophone.json")
+    quiet_libraries()
+    loaded = Loaded.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
+    choice, _, results = find_gamma(loaded, count, data, domain)
+    typer.echo(f"{choice.clips} clips; nats gained by sound, by picture, and behind the best")
+    for row in zip(choice.gammas, choice.nats.audio, choice.nats.video, choice.behind,
+                   choice.behind_error, strict=True):  # fmt: skip
+        typer.echo("γ {:5.2f}  {:7.2f}  {:7.2f}  {:6.2f} ± {:.2f}".format(*row))
+    typer.echo(
+        f"sound first {choice.limits[0]:.2f}, picture first {choice.limits[1]:.2f} nats; "
+        f"best γ {choice.best:.2f}; auto {choice.gamma:.2f}"
+    )
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(results, json_path)
+        typer.echo(json_path)
+    if plot is not None:
+        draw(results, plot)
+        typer.echo(plot)
+    if keep:
+        store(folder, choice.gamma)
+        typer.echo(folder / "kinetophone.json")
 
 
 def experiment(
@@ -85,57 +84,52 @@ def experiment(
     ] = False,
 ) -> None:
     """Train, sample and measure a grid of couplings, settings and seeds; go on where it stopped."""
-    with user_errors():
-        import time
+    import time
 
-        from kinetophone.study.experiment import load_experiment
+    from kinetophone.study.experiment import load_experiment
 
-        chosen = [load_experiment(path, prompts) for path in paths]
-        for one in chosen:
-            if unknown := sorted(set(row or ()) - one.rows.keys()):
-                raise RequestError(
-                    [f"{one.name} has no row {', '.join(unknown)}; it has {', '.join(one.rows)}"]
-                )
-            if absent := sorted(set(seed or ()) - set(one.seeds)):
-                raise RequestError(
-                    [f"{one.name} has no seed {', '.join(map(str, absent))}; it has {one.seeds}"]
-                )
-        from kinetophone.bundle import fastest_device
-        from kinetophone.precision import emulated
-        from kinetophone.study.cells import check_recipes, make
-        from kinetophone.study.measures import MAIN
-        from kinetophone.study.table import write
+    chosen = [load_experiment(path, prompts) for path in paths]
+    for one in chosen:
+        if unknown := sorted(set(row or ()) - one.rows.keys()):
+            raise RequestError([f"{one.name} has no row {', '.join(unknown)}; it has {', '.join(one.rows)}"])
+        if absent := sorted(set(seed or ()) - set(one.seeds)):
+            raise RequestError([f"{one.name} has no seed {', '.join(map(str, absent))}; it has {one.seeds}"])
+    from kinetophone.bundle import fastest_device
+    from kinetophone.precision import emulated
+    from kinetophone.study.cells import check_recipes, make
+    from kinetophone.study.measures import MAIN
+    from kinetophone.study.table import write
 
-        quiet_libraries()
-        cells = [
-            cell
-            for one in chosen
-            for cell in one.cells()
-            if (not row or cell.row in row) and (not seed or cell.seed in seed)
-        ]
-        for cell in cells:
-            check_recipes(cell)
-        for one in [] if collect else chosen:
-            left = any(cell.experiment is one and cell.result() is None for cell in cells)
-            if left and (told := emulated(one.precision, device or fastest_device())):
-                typer.echo(f"{one.name}: {told}", err=True)
-        ends = time.monotonic() + 60 * minutes if minutes is not None else None
-        for cell in [] if collect else cells:
-            where = f"{cell.experiment.name}: {cell.row}, seed {cell.seed}"
-            if cell.result() is not None:
-                typer.echo(f"{where}: there already")
-                continue
-            if ends is not None and time.monotonic() > ends:
-                typer.echo(f"{where}: left for another time")
-                continue
-            typer.echo(f"{where}: making it")
-            measure = MAIN[cell.experiment.domain]
-            found = make(cell, device=device, workers=workers)["synchrony"][measure]
-            typer.echo(f"{where}: {measure} {found['value']:.3f}, shuffled {found['shuffled']:.3f}")
-            write(cell.experiment)
-        for one in chosen:
-            write(one)
-            typer.echo(one.results / "table.md")
+    quiet_libraries()
+    cells = [
+        cell
+        for one in chosen
+        for cell in one.cells()
+        if (not row or cell.row in row) and (not seed or cell.seed in seed)
+    ]
+    for cell in cells:
+        check_recipes(cell)
+    for one in [] if collect else chosen:
+        left = any(cell.experiment is one and cell.result() is None for cell in cells)
+        if left and (told := emulated(one.precision, device or fastest_device())):
+            typer.echo(f"{one.name}: {told}", err=True)
+    ends = time.monotonic() + 60 * minutes if minutes is not None else None
+    for cell in [] if collect else cells:
+        where = f"{cell.experiment.name}: {cell.row}, seed {cell.seed}"
+        if cell.result() is not None:
+            typer.echo(f"{where}: there already")
+            continue
+        if ends is not None and time.monotonic() > ends:
+            typer.echo(f"{where}: left for another time")
+            continue
+        typer.echo(f"{where}: making it")
+        measure = MAIN[cell.experiment.domain]
+        found = make(cell, device=device, workers=workers)["synchrony"][measure]
+        typer.echo(f"{where}: {measure} {found['value']:.3f}, shuffled {found['shuffled']:.3f}")
+        write(cell.experiment)
+    for one in chosen:
+        write(one)
+        typer.echo(one.results / "table.md")
 
 
 def limits(
@@ -151,26 +145,25 @@ def limits(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Say which part of a bundle limits it: put the truth in for one part at a time."""
-    with user_errors():
-        from kinetophone.data.hits.scene import SPLITS
-        from kinetophone.request import BundleSpec, GenerateRequest, check_writable
+    from kinetophone.data.hits.scene import SPLITS
+    from kinetophone.request import BundleSpec, GenerateRequest, check_writable
 
-        if count < 4:
-            raise RequestError([f"count is {count}; distances need at least 4"])
-        if split not in SPLITS:
-            raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
-        GenerateRequest(prompts=("a",), bundle=bundle, steps=steps).validate()
-        folder = BundleSpec.read(bundle).folder
-        assert folder is not None
-        path = out / f"{Path(bundle).name}-{count}.json"
-        check_writable(path)
-        from kinetophone.pipeline import Kinetophone
-        from kinetophone.study.limits import limits as find_limits
-        from kinetophone.study.limits import markdown
+    if count < 4:
+        raise RequestError([f"count is {count}; distances need at least 4"])
+    if split not in SPLITS:
+        raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
+    GenerateRequest(prompts=("a",), bundle=bundle, steps=steps).validate()
+    folder = BundleSpec.read(bundle).folder
+    assert folder is not None
+    path = out / f"{Path(bundle).name}-{count}.json"
+    check_writable(path)
+    from kinetophone.pipeline import Kinetophone
+    from kinetophone.study.limits import limits as find_limits
+    from kinetophone.study.limits import markdown
 
-        quiet_libraries()
-        pipe = Kinetophone.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
-        found = find_limits(pipe, folder, count, path, split=split, workers=workers, **given(steps=steps))
-        path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
-        typer.echo(markdown(found))
-        typer.echo(path)
+    quiet_libraries()
+    pipe = Kinetophone.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
+    found = find_limits(pipe, folder, count, path, split=split, workers=workers, **given(steps=steps))
+    path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+    typer.echo(markdown(found))
+    typer.echo(path)

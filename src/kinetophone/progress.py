@@ -1,4 +1,4 @@
-"""Progress of long work on the terminal, through rich where it is installed."""
+"""Progress of long work, on stderr, through rich where it is installed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ T = TypeVar("T")
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield ``items`` while showing ``what``, how many of ``total`` are done and the time left."""
     try:
+        from rich.console import Console
         from rich.progress import track as rich_track
     except ImportError:  # a bare training machine
         yield from items
         return
-    yield from rich_track(items, total=total, description=what)
+    yield from rich_track(items, total=total, description=what, console=Console(stderr=True))
 
 
 @contextmanager
@@ -27,10 +28,11 @@ def step_bar(
     if not shown:
         yield callback
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("denoising"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn()) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("denoising", total=total)
 
         def advance(state: Any) -> None:
