@@ -116,8 +116,10 @@ def test_generate_several_with_sheets(
         "dtype": torch.float32,
         "allow_pickle": False,
     }
+    # As many at once as the bundle says, each written before the next is made.
+    assert [call["seed"] for call in pipeline[1:]] == [0, 1]
     assert pipeline[1] == {
-        "prompts": ["a bowl", "a bowl"],
+        "prompts": ["a bowl"],
         "seconds": 4.0,
         "fps": 8.0,
         "seed": 0,
@@ -152,7 +154,7 @@ def test_generate_several_with_sheets(
         ("a bowl", ["--gamma", 0], "gamma is 0; it must be above 0"),
         ("a bowl", ["--gamma", "auto"], "bundle '.*' has no automatic γ; find it with: kinetophone gamma"),
         ("a bowl", ["--gamma", "fast"], "gamma is 'fast'; it must be a number above 0, or auto"),
-        ("a bowl", ["--count", 0], "count is 0; it must be at least 1"),
+        ("a bowl", ["--count", 0], "count is 0; it must be 1 to 10000"),
     ],
 )
 def test_generate_refuses_before_any_model_is_loaded(
@@ -369,3 +371,95 @@ def test_progress_and_numbers_do_not_mix(
     assert result.exit_code == 0
     assert "Reading clips" not in result.stdout
     assert np.isfinite(float(re.search(r"event_f1\D+(\d\.\d+)", result.stdout).group(1)))  # type: ignore[union-attr]
+
+
+# Errors of every kind become lines in one place.
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            AssertionError("Torch not compiled\nwith CUDA"),
+            1,
+            "unexpected AssertionError: Torch not",
+        ),
+        (KeyError("frames"), 1, "unexpected KeyError: 'frames'; kinetophone --debug"),
+        (RecursionError(), 1, "unexpected RecursionError: RecursionError; kinetophone --debug"),
+        (MemoryError(), 2, "there is not enough memory (MemoryError); ask for fewer"),
+        (OSError(28, "No space left on device", "a.mp4"), 2, "the disk is full: [Errno 28] No space left"),
+        (PermissionError(13, "Permission denied", "a.mp4"), 2, "[Errno 13] Permission denied: 'a.mp4'"),
+        (FloatingPointError("the latents are not finite"), 2, "the latents are not finite"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), 1, "unexpected UnicodeDecodeError"),
+    ],
+)
+def test_every_error_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, said: str
+) -> None:
+    def fail(*given: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("kinetophone.request.BundleSpec.read", fail)
+    command = ["generate", "a drum", "-o", "a.mp4"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == status
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {said}")
+    debugged = CliRunner().invoke(app, ["--debug", *command])
+    assert debugged.exception is error
+
+
+NUMBERS = ("nan", "inf", "-inf", "1e400", "-1", "0", "1e30", "99999999999999999999999")
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--seconds", "--fps", "--steps", "--gamma", "--guidance-audio", "--guidance-video", "--guidance-sync",
+        "--seed", "--batch-size", "--count",
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str, value: str
+) -> None:
+    monkeypatch.setattr("kinetophone.cli_make.load_pipeline", None)
+    fine = {("--guidance-audio", "0"), ("--guidance-video", "0"), ("--guidance-sync", "0"), ("--seed", "0")}
+    command = ["generate", "a drum", "-o", str(tmp_path / "a.mp4"), f"{option}={value}"]
+    result = CliRunner().invoke(app, command)
+    if (option, value) in fine:
+        assert "unexpected TypeError" in result.stderr  # it got as far as the model
+    else:
+        assert result.exit_code == 2
+        assert "unexpected" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300 + ".mp4", "more than the 255 bytes that names may have; shorten it"),
+        ("太" * 100 + ".mp4", "more than the 255 bytes that names may have; shorten it"),
+        ("/".join(["d" * 200] * 21) + "/a.mp4", "more than the 4000 bytes"),
+    ],
+)
+def test_names_that_would_fail_at_the_end_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, said: str
+) -> None:
+    monkeypatch.setattr("kinetophone.cli_make.load_pipeline", None)
+    result = CliRunner().invoke(app, ["generate", "a drum", "-o", f"{tmp_path}/{name}"])
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
+def test_long_prompts_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("kinetophone.cli_make.load_pipeline", None)
+    result = CliRunner().invoke(app, ["generate", "drum " * 500, "-o", str(tmp_path / "a.mp4")])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: the prompt has 2500 characters; at most 2000 can be used\n",
+    )
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m kinetophone generate --help | head -c 10"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import subprocess
 import sys
 import wave
 from collections.abc import Callable
@@ -342,3 +343,175 @@ def test_a_real_clip_gets_sound_and_gets_a_picture(
         f"| {len(dubbed.frames)} frames, {dubbed.samples} samples, {loss_db:.1f} dB "
         f"| {len(drawn.frames)} frames, {drawn.samples} samples, {alike:.4f} |"
     )
+
+
+# What the commands take and give beside.
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codecs"), [(".mov", ["h264", "aac"]), (".webm", ["vp9", "opus"]), (".mp4", ["h264", "aac"])]
+)
+def test_every_film_format_holds_both(
+    command: Callable[..., Path], files: Path, suffix: str, codecs: list[str]
+) -> None:
+    made = command("sound", files / "ntsc.mp4", output=f"a{suffix}")
+    with av.open(str(made)) as file:
+        assert [stream.codec_context.name for stream in file.streams] == codecs
+    clip, own = read_clip(made), read_picture(files / "ntsc.mp4")
+    assert len(clip.video) == len(own.frames)
+    assert float(clip.fps) == pytest.approx(24_000 / 1001, rel=1e-3)
+    assert psnr_db(clip.video, own.frames) > 25
+
+
+@pytest.mark.parametrize("name", ["take-12:30.mp4", "http:x.webm", "%03d.mov", "a[1].gif", "né 太鼓.wav"])
+def test_names_that_look_like_protocols_can_be_written(
+    command: Callable[..., Path], files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli_make, "load_pipeline", load_once)
+    made = command("sound", files / "odd_size.mp4", output=name)
+    assert made.stat().st_size > 100
+    Path("12:00").mkdir()
+    clip = read_clip(files / "odd_size.mp4")
+    assert clip.save(Path("12:00") / name).stat().st_size > 100  # relative, and the folder's name, too
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_stretch_of_a_video_with_its_own_sound(command: Callable[..., Path], tmp_path: Path) -> None:
+    source = tmp_path / "long.mkv"
+    rate, fps = 48_000, 10
+    with av.open(str(source), "w") as file:
+        video = file.add_stream("libx264", rate=fps, options={"crf": "4"})
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        audio = file.add_stream("flac", rate=rate, layout="stereo")
+        for index in range(40):
+            grey = np.full((32, 32, 3), 6 * index, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            file.mux(video.encode(frame))
+        file.mux(video.encode())
+        clicks = np.zeros((4 * rate, 2), np.float32)
+        clicks[round(1.5 * rate), 0], clicks[round(3.5 * rate), 1] = 0.9, 0.9
+        frame = av.AudioFrame.from_ndarray(clicks.reshape(1, -1), format="flt", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        for part in av.AudioResampler(audio.format, "stereo", rate).resample(frame):
+            file.mux(audio.encode(part))
+        file.mux(audio.encode())
+    plain = read_clip(command("sound", source, "--from", 1, "--to", 3.25, output="plain.wav.mp4"))
+    assert (len(plain.video), plain.fps) == (23, 10)
+    np.testing.assert_allclose(plain.video[:, 16, 16, 1], 6 * np.arange(10, 33), atol=4)
+    made = command("sound", source, "--from", 1, "--to", 3.2, "--keep-original", 1, output="mixed.wav")
+    sound = read_sound(made)
+    assert sound.sample_rate == rate
+    assert sound.channels is not None
+    left, right = np.abs(sound.channels - sound.channels[:, ::-1]).T
+    assert len(left) == round(2.2 * rate)
+    assert int(left.argmax()) == round(0.5 * rate)  # the click of the left channel alone
+    assert np.abs(sound.channels).max() <= 1
+    silent = command("sound", source, "--to", 1, "--keep-original", 0, output="silent.wav")
+    assert read_sound(silent).channels is not None
+    assert right.max() == left.max()
+
+
+def test_several_videos_with_the_model_loaded_once(
+    bundle: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+
+    def counted(*arguments: object, **options: object) -> Kinetophone:
+        loads.append(1)
+        return load_once(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cli_make, "load_pipeline", counted)
+    out = tmp_path / "out"
+    common = ["-o", str(out), "--steps", "1", "--device", "cpu", "--bundle", str(bundle)]
+    some = [str(files / name) for name in ("odd_size.mp4", "text.mp4", "stereo_44k.mp4")]
+    done = CliRunner().invoke(app, ["sound", *some, "a drum", *common])
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "text.mp4' cannot be read as media" in done.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["odd_size.mp4", "stereo_44k.mp4"]
+    assert len(loads) == 1
+    for videos, why in (
+        ([some[0], some[0]], "would both be written to"),
+        ([some[0], some[2]], r"is one file, for 2 videos; name a folder"),
+    ):
+        folder = tmp_path / ("one.mp4" if "one file" in why else "o")
+        refused = CliRunner().invoke(app, ["sound", *videos, "a drum", *common[2:], "-o", str(folder)])
+        assert (refused.exit_code, bool(re.search(why, refused.stderr))) == (2, True), refused.stderr
+    inside = CliRunner().invoke(app, ["sound", some[0], "a drum", *common[2:], "-o", str(files)])
+    assert "would be written over; name another folder" in inside.stderr
+
+
+@pytest.mark.parametrize(
+    ("count", "suffix", "layout"),
+    [(6, ".mp4", "5.1"), (8, ".mov", "7.1"), (6, ".webm", "5.1"), (3, ".mp4", None), (16, ".wav", None)],
+)
+def test_all_channels_of_a_sound_are_kept(
+    command: Callable[..., Path], tmp_path: Path, count: int, suffix: str, layout: str | None
+) -> None:
+    rate = 48_000
+    tones = [np.sin(2 * np.pi * (60 + 20 * c) * np.arange(rate) / rate) for c in range(count)]
+    write_wav(0.3 * np.stack(tones, 1).astype(np.float32), rate, tmp_path / "in.wav")
+    sound = read_sound(command("picture", tmp_path / "in.wav", output=f"out{suffix}"))
+    assert sound.channels is not None
+    assert sound.channels.shape[1] == count
+    if layout is not None:
+        assert sound.layout == layout
+    found = np.abs(np.fft.rfft(sound.channels[4000 : 4000 + rate // 2], axis=0)).argmax(0) * 2
+    lowest = found >= 120  # a codec may leave the bass channel little else
+    np.testing.assert_allclose(found[lowest], np.array([60 + 20 * c for c in range(count)])[lowest], atol=4)
+
+
+def test_channels_that_do_not_fit_are_said(bundle: Path, loaded_once: None, tmp_path: Path) -> None:
+    write_wav(np.full((16_000, 16), 0.1, np.float32), 16_000, tmp_path / "in.wav")
+    arguments = ["picture", tmp_path / "in.wav", "a drum", "-o", tmp_path / "out.mp4", "--steps", 1]
+    done = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu", "--bundle", str(bundle)])
+    assert done.exit_code == 0
+    assert ".mp4 has no place for 16 channels: they are written as one" in done.stderr
+    assert read_sound(tmp_path / "out.mp4").channels is None
+
+
+def test_a_track_is_chosen_by_number(command: Callable[..., Path], tmp_path: Path) -> None:
+    source = tmp_path / "two.mkv"
+    with av.open(str(source), "w") as file:
+        streams = [file.add_stream("flac", rate=8000, layout="mono") for _ in range(2)]
+        for stream, level in zip(streams, (0.0, 0.5), strict=True):
+            stream.disposition = 0
+            wave_ = (level * 32767 * np.sin(np.arange(8000) / 9)).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(wave_, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8000, 0, Fraction(1, 8000)
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+    loud = [
+        np.abs(read_sound(command("picture", source, "--audio-track", n, output=f"{n}.wav")).waveform).max()
+        for n in (1, 2)
+    ]
+    assert loud[0] == 0
+    assert loud[1] > 0.4
+
+
+def test_a_sound_without_a_picture(loaded_once: None, tmp_path: Path) -> None:
+    def made(name: str, *more: object) -> np.ndarray:
+        path = tmp_path / name
+        kinetophone("generate", "a drum", "-o", path, "--steps", 2, "--only", "audio", *more)
+        return read_sound(path).waveform if path.exists() else np.zeros(0)
+
+    first = made("a.wav")
+    assert len(first) == 4 * 16_000
+    assert np.abs(first).max() > 0.01
+    assert np.array_equal(first, made("b.wav"))
+    made("c.wav", "--count", 2)
+    assert np.array_equal(first, read_sound(tmp_path / "c-0.wav").waveform)
+    assert not np.array_equal(first, read_sound(tmp_path / "c-1.wav").waveform)
+    refused = CliRunner().invoke(app, ["generate", "a", "-o", str(tmp_path / "a.mp4"), "--only", "audio"])
+    assert "--only audio writes a .wav" in refused.stderr
+
+
+def test_only_names_of_files_are_on_stdout(bundle: Path, files: Path, tmp_path: Path) -> None:
+    made = [str(tmp_path / f"a-{n}.mp4") for n in range(3)]
+    command = [sys.executable, "-m", "kinetophone", "generate", "a drum", "-o", str(tmp_path / "a.mp4")]
+    more = ["--count", "3", "--batch-size", "2", "--steps", "1", "--device", "cpu", "--bundle", str(bundle)]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == made
+    assert "denoising" in done.stderr

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kinetophone.av import AV
-from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries
-from kinetophone.errors import RequestError
+from kinetophone.cli_shared import AllowPickle, given, quiet_libraries
+from kinetophone.errors import MediaError, RequestError
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
+    from kinetophone.media.read import Picture
     from kinetophone.pipeline import Kinetophone
     from kinetophone.request import Script
+
+_MOST_GAIN = 4
+_MOST_CLIPS = 10_000  # of one command
 
 # What all of them take.
 Prompt = Annotated[str, typer.Argument(help="What is to be seen and heard.", show_default=False)]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", help="File to write: .mp4, .wav, .gif or .png (contact sheet).")
+    Path,
+    typer.Option(
+        "--output", "-o", help="File to write: .mp4, .mov, .webm, .wav, .gif or .png (contact sheet)."
+    ),
 ]
 Bundle = Annotated[str, typer.Option(help="Model: a bundle's name, folder or Hub id.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same clip.")]
@@ -65,6 +73,9 @@ GuidanceSync = Annotated[
         help="How closely sound and picture follow each other, or each of them; 1 is no guidance.",
     ),
 ]
+AudioTrack = Annotated[
+    int | None, typer.Option(help="Which of a file's sounds, counted from 1; its default one if not given.")
+]
 NegativePrompt = Annotated[str | None, typer.Option(help="What is not wanted.")]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet beside each clip.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; the best there is if not given.")]
@@ -104,6 +115,10 @@ def generate(
     batch_size: Annotated[
         int | None, typer.Option(help="Clips made at once; the bundle's where not given.", metavar="INTEGER")
     ] = None,
+    only: Annotated[
+        Literal["audio"] | None,
+        typer.Option(help="audio: a sound without a picture, as a .wav; the picture is not computed."),
+    ] = None,
     stream: Annotated[
         bool,
         typer.Option("--stream", help="Make a long clip window by window, each written as it is done."),
@@ -116,42 +131,86 @@ def generate(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make sounding clips from a text."""
-    check_at_least_one("count", count)
+    if not 1 <= count <= _MOST_CLIPS:
+        raise RequestError([f"count is {count}; it must be 1 to {_MOST_CLIPS}"])
     text = _text(prompt, script)
     options = given(
         steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
         guidance_sync=guidance_sync, batch_size=batch_size,
     )  # fmt: skip
-    time = _check(text, bundle, output, seed, options, seconds=seconds, fps=fps)
-    if stream and (count > 1 or sheet or output.suffix.lower() != ".mp4"):
-        raise RequestError(["--stream writes one .mp4; leave --count and --sheet out"])
-    pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-    more = given(seconds=time.duration_s, fps=fps, negative_prompt=negative_prompt)
-    if stream:
-        from kinetophone.media.write import mp4_writer
+    paths = _numbered(output, count)
+    time = _check(text, bundle, paths[-1], seed, options, seconds=seconds, fps=fps)
+    from kinetophone.media.write import FILM_SUFFIXES, film_writer, write_wav
+    from kinetophone.request import BundleSpec
 
-        with mp4_writer(output) as add:
+    if stream and (count > 1 or sheet or only or output.suffix.lower() not in FILM_SUFFIXES):
+        films = ", ".join(FILM_SUFFIXES)
+        raise RequestError([f"--stream writes one film ({films}); leave --count, --only and --sheet out"])
+    if only and (sheet or output.suffix.lower() != ".wav"):
+        raise RequestError(["--only audio writes a .wav, of which there is no sheet"])
+    pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
+    more = given(seconds=time.duration_s, negative_prompt=negative_prompt)
+    if only:
+        for number, path in enumerate(paths):
+            made = pipe.audio(text, progress=True, seed=seed + number, **more, **options)
+            typer.echo(write_wav(made.waveform, made.sample_rate, path))
+        return
+    more |= given(fps=fps)
+    if stream:
+        with film_writer(output) as add:
             for part in pipe.stream(text, progress=True, seed=seed, **more, **options):
                 add(part)
         typer.echo(output)
         return
-    clips = pipe([text] * count, progress=True, seed=seed, **more, **options)
-    for number, clip in enumerate(clips):
-        path = output if count == 1 else output.with_stem(f"{output.stem}-{number}")
-        _write(clip, path, sheet, prompt or text.at(0))  # type: ignore[union-attr]
+    at_once = batch_size or BundleSpec.read(bundle).defaults["batch_size"]
+    for first in range(0, count, at_once):  # written as they are made: an interrupt loses no more than these
+        some = paths[first : first + at_once]
+        clips = pipe([text] * len(some), progress=True, seed=seed + first, **more, **options)
+        for clip, path in zip(clips, some, strict=True):
+            _write(clip, path, sheet, prompt or text.at(0))  # type: ignore[union-attr]
+
+
+def _numbered(output: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{number}") for number in range(count)]
 
 
 def sound(
-    video: Annotated[
-        Path, typer.Argument(help="Video; its own sound, if any, is not heard.", show_default=False)
+    videos: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Video, or several; their own sound, if any, is not heard.",
+            show_default=False,
+            metavar="VIDEO...",
+        ),
     ],
     prompt: Prompt,
-    output: Output,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write, as for generate; for several videos a folder.",
+        ),
+    ],
     bundle: Bundle = "hits",
     seed: Seed = 0,
     steps: Steps = None,
     guidance_audio: GuidanceAudio = None,
     guidance_sync: GuidanceSync = None,
+    start: Annotated[float, typer.Option("--from", help="Begin at this second of the video.")] = 0,
+    end: Annotated[
+        float | None, typer.Option("--to", help="End at this second; at the video's end if not given.")
+    ] = None,
+    keep_original: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GAIN",
+            help="Mix the video's own sound in, this loud: 1 as it is, 0.3 softer.",
+        ),
+    ] = None,
+    audio_track: AudioTrack = None,
     device: Device = None,
     sheet: Sheet = False,
     negative_prompt: NegativePrompt = None,
@@ -161,18 +220,94 @@ def sound(
 ) -> None:
     """Make the sound of a silent video, of any length, size and frame rate."""
     options = given(steps=steps, guidance_audio=guidance_audio, guidance_sync=guidance_sync)
-    _check(prompt, bundle, output, seed, options)
-    from kinetophone.media.read import read_picture
+    targets = _targets(videos, output)
+    for path in targets:
+        _check(prompt, bundle, path, seed, options)
+    _check_between(start, end)
+    if keep_original is not None and not 0 <= keep_original <= _MOST_GAIN:
+        raise RequestError([f"keep-original is {keep_original:g}; it must be 0 to {_MOST_GAIN}"])
+    if audio_track is not None and keep_original is None:
+        raise RequestError(["--audio-track chooses what --keep-original keeps; give both"])
+    from kinetophone.media.read import open_media, read_picture, sound_stream
     from kinetophone.media.write import check_rate
     from kinetophone.request import LONGEST_S
 
-    picture = read_picture(video, longest_s=LONGEST_S)
-    check_rate(output, picture.fps)
+    def read(video: Path, path: Path) -> Picture:
+        if keep_original is not None:
+            with open_media(video) as file:
+                sound_stream(video, file, audio_track)
+        picture = read_picture(video, longest_s=LONGEST_S, between=(start, end))
+        check_rate(path, picture.fps)
+        return picture
+
+    first = read(videos[0], targets[0])  # before a model is loaded
     pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
-    clip = pipe.sound(
-        picture, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
-    )
-    _write(clip, output, sheet, prompt)
+    failures = []
+    for number, (video, path) in enumerate(zip(videos, targets, strict=True)):
+        try:
+            picture = read(video, path) if number else first
+            clip = pipe.sound(
+                picture, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
+            )
+            channels, layout = None, None
+            if keep_original is not None:
+                clip, channels, layout = _mixed(clip, picture, video, keep_original, audio_track)
+            _write(clip, path, sheet, prompt, channels, layout)
+        except (RequestError, MediaError, OSError) as error:
+            if len(videos) == 1:
+                raise
+            named = str(video) in str(error)
+            failures.append(str(error) if named else f"'{video}': {error}")  # the others are made
+    if failures:
+        raise RequestError(failures)
+
+
+def _targets(videos: list[Path], output: Path) -> list[Path]:
+    """The file that is written of each video."""
+    if len(videos) == 1 and not output.is_dir():
+        return [output]
+    if output.suffix and not output.is_dir():
+        raise RequestError([f"'{output}' is one file, for {len(videos)} videos; name a folder"])
+    targets = [output / f"{video.stem}.mp4" for video in videos]
+    for target, video in zip(targets, videos, strict=True):
+        if targets.count(target) > 1:
+            raise RequestError([f"'{video}' and another video would both be written to '{target}'"])
+        if target.exists() and target.samefile(video):
+            raise RequestError([f"'{video}' would be written over; name another folder"])
+    return targets
+
+
+def _check_between(start: float, end: float | None) -> None:
+    if not 0 <= start < math.inf:
+        raise RequestError([f"from is {start:g}; it must be a second of the video, 0 or later"])
+    if end is not None and not start < end < math.inf:
+        raise RequestError([f"to is {end:g}; it must be later than from, which is {start:g}"])
+
+
+def _mixed(
+    clip: Clip, picture: Picture, video: Path, gain: float, audio_track: int | None
+) -> tuple[Clip, Any, str | None]:
+    """A clip with a video's own sound under its own: the clip, its channels, and which they are."""
+    import numpy as np
+
+    from kinetophone.media.clip import Clip, fit_audio
+    from kinetophone.media.read import placed, read_sound, resample_sound
+    from kinetophone.media.timing import ClipTime
+
+    between = (picture.start_s, picture.start_s + clip.duration_s)
+    own = read_sound(video, audio_track=audio_track, between=between)
+    rate = max(own.sample_rate, clip.sample_rate)
+    tracks = own.waveform[:, None] if own.channels is None else own.channels
+    if own.sample_rate != rate:
+        tracks = np.stack([resample_sound(track, own.sample_rate, rate) for track in tracks.T], axis=1)
+    samples = ClipTime(clip.fps, len(clip.video), rate).samples
+    under = placed(tracks, round((own.start_s - picture.start_s) * rate), samples)
+    made = fit_audio(resample_sound(clip.audio, clip.sample_rate, rate), samples)
+    mixed = made[:, None] + np.float32(gain) * under
+    mixed /= max(1.0, float(np.abs(mixed).max()))  # softer as a whole rather than clipped
+    mixed = np.clip(mixed, -1.0, 1.0)
+    both = Clip(clip.video, clip.fps, np.ascontiguousarray(mixed.mean(axis=1)), rate)
+    return both, mixed if mixed.shape[1] > 1 else None, own.layout
 
 
 def picture(
@@ -184,6 +319,7 @@ def picture(
     steps: Steps = None,
     guidance_video: GuidanceVideo = None,
     guidance_sync: GuidanceSync = None,
+    audio_track: AudioTrack = None,
     device: Device = None,
     sheet: Sheet = False,
     negative_prompt: NegativePrompt = None,
@@ -197,12 +333,12 @@ def picture(
     from kinetophone.media.read import read_sound
     from kinetophone.request import LONGEST_S
 
-    heard = read_sound(sound, longest_s=LONGEST_S)
+    heard = read_sound(sound, longest_s=LONGEST_S, audio_track=audio_track)
     pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
     clip = pipe.picture(
         heard, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
     )
-    _write(clip, output, sheet, prompt, heard.channels)
+    _write(clip, output, sheet, prompt, heard.channels, heard.layout)
 
 
 def animate(
@@ -259,6 +395,7 @@ def extend(
     guidance_audio: GuidanceAudio = None,
     guidance_video: GuidanceVideo = None,
     guidance_sync: GuidanceSync = None,
+    audio_track: AudioTrack = None,
     device: Device = None,
     sheet: Sheet = False,
     negative_prompt: NegativePrompt = None,
@@ -276,7 +413,7 @@ def extend(
     from kinetophone.request import LONGEST_S, read_stretch
 
     stretches = [read_stretch(text) for text in keep] if keep else None
-    own = read_clip(clip, longest_s=LONGEST_S)
+    own = read_clip(clip, longest_s=LONGEST_S, audio_track=audio_track)
     pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
     longer = pipe.extend(
         own,
@@ -343,7 +480,15 @@ def load_pipeline(
     return pipe
 
 
-def _write(clip: Clip, path: Path, sheet: bool, title: str, channels: Any = None) -> None:
-    typer.echo(clip.save(path, channels))
+def _write(
+    clip: Clip, path: Path, sheet: bool, title: str, channels: Any = None, layout: str | None = None
+) -> None:
+    from kinetophone.media.write import FILM_SUFFIXES, channel_layout
+
+    film = path.suffix.lower() in FILM_SUFFIXES
+    if channels is not None and film and channel_layout(path, channels.shape[1], layout) is None:
+        count = channels.shape[1]
+        typer.echo(f"{path.suffix} has no place for {count} channels: they are written as one", err=True)
+    typer.echo(clip.save(path, channels, layout))
     if sheet and path.suffix.lower() != ".png":
         typer.echo(clip.sheet(path.with_suffix(".png"), title=title))

@@ -50,7 +50,7 @@ def check_stretches(stretches: AV[Stretches], clip_s: float, total_s: float) -> 
     if not problems and all(_length(s) >= total_s - _SLACK_S for s in (stretches.audio, stretches.video)):
         problems.append(f"all of the {total_s:g} s is kept: ask for more seconds, or keep less")
     if problems:
-        raise RequestError(problems)
+        raise RequestError(dict.fromkeys(problems))
 
 
 def kept_frames(stretches: Stretches, count: int, fps: Fraction) -> Tensor:

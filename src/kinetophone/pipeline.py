@@ -166,6 +166,39 @@ class Kinetophone(Bundle):
                 )
                 tail, done = heard[length : length + round(MEETING_S * time.sample_rate)], upto
 
+    def audio(
+        self,
+        prompt: str | Script,
+        *,
+        seconds: float | Fraction | None = None,
+        seed: int = 0,
+        progress: bool = False,
+        callback: Callable[[Progress], None] | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Sound:
+        """Make a sound without a picture, by the audio base alone: none of the video networks computes.
+
+        Args:
+            prompt: what is to be heard.
+            seconds: length; the bundle's own if not given.
+            seed: of the noise.
+            progress: show a progress bar.
+            callback: called after each step; what it raises ends the call.
+            **options: see :class:`kinetophone.sampling.settings.SamplingOptions`; those of the picture and of
+                the coupling change nothing.
+
+        Raises:
+            RequestError: if something can't be done, before anything is computed.
+        """
+        time = self._checked((prompt,), seconds, None, seed, options)
+        settings = replace(Settings.of(self.spec, options), coupled=False)
+        windows = self._windows(time)
+        shape = self.bases.video.latent_shape(whole(windows).video, self.spec.size)
+        nothing = Given.all_of(torch.zeros(1, *shape))  # there is nothing left to sample of it
+        with step_bar(progress, settings.steps, callback) as advance:
+            latents = self._sample((prompt,), time, [seed], settings, advance, AV(audio=None, video=nothing))
+        return Sound(self.bases.audio.decode(latents.audio, time.samples)[0], time.sample_rate)
+
     def sound(
         self,
         video: str | os.PathLike[str] | Picture,

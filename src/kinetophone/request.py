@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kinetophone.av import AV
-from kinetophone.errors import MediaError, RequestError, reason
+from kinetophone.errors import RequestError, reason
 from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.media.write import check_rate, check_suffix
 from kinetophone.text import parse_json, read_text
@@ -39,6 +39,10 @@ LONGEST_S = 600  # of a clip: both tracks are held in memory
 # The noise schedules of the bases have this many steps; a sampler cannot take more.
 _MOST_STEPS = 1000
 _MOST_SEED = 2**63 - 1
+_MOST_GUIDANCE = 1000
+_MOST_GAMMA = 1000
+_MOST_BATCH = 10_000
+_MOST_NAME, _MOST_PATH = 255, 4000  # bytes that file systems take; the path leaves room for another name
 _MOST_PROMPT = 2000  # characters: text encoders read far fewer
 # Of a bundle's description.
 _LEAST_FPS, _MOST_FPS = 0.1, 1000
@@ -414,7 +418,7 @@ class GenerateRequest:
                 check_output(self.output)
                 if time is not None:
                     check_rate(self.output, time.fps)
-            except (MediaError, OSError) as error:
+            except (ValueError, OSError) as error:
                 problems.append(str(error))
         if problems or time is None:
             raise RequestError(problems)
@@ -441,8 +445,11 @@ class GenerateRequest:
         gamma: Any = self.gamma
         if isinstance(gamma, str) and gamma != "auto":
             problems.append(f"gamma is '{gamma}'; it must be a number above 0, or auto")
-        elif not (gamma is None or gamma == "auto" or (math.isfinite(gamma) and gamma > 0)):
-            problems.append(f"gamma is {self.gamma:g}; it must be above 0 (1 keeps both clocks equal)")
+        elif not (gamma is None or gamma == "auto" or 1 / _MOST_GAMMA <= gamma <= _MOST_GAMMA):
+            problems.append(
+                f"gamma is {self.gamma:g}; it must be above 0 (1 keeps both clocks equal), "
+                f"{1 / _MOST_GAMMA:g} to {_MOST_GAMMA}"
+            )
         if self.snr_offset is not None and not math.isfinite(self.snr_offset):
             problems.append(f"snr-offset is {self.snr_offset:g}; it must be finite (0 matches both)")
         if self.snr_offset is not None and self.gamma is not None:
@@ -454,12 +461,13 @@ class GenerateRequest:
             ("guidance-video", self.guidance_video),
             *(("guidance-sync", scale) for scale in syncs),
         ):
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and not 0 <= value <= _MOST_GUIDANCE:
                 problems.append(
-                    f"{option} is {value:g}; it must be at least 0 (1 leaves the prediction as it is)"
+                    f"{option} is {value:g}; it must be at least 0, at most {_MOST_GUIDANCE} (1 leaves the "
+                    "prediction as it is)"
                 )
-        if self.batch_size is not None and self.batch_size < 1:
-            problems.append(f"batch-size is {self.batch_size}; it must be at least 1")
+        if self.batch_size is not None and not 1 <= self.batch_size <= _MOST_BATCH:
+            problems.append(f"batch-size is {self.batch_size}; it must be at least 1, at most {_MOST_BATCH}")
         if not 0 <= self.seed <= _MOST_SEED:
             problems.append(f"seed is {self.seed}; it must be 0 to 2^63 - 1")
         return problems
@@ -519,6 +527,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         OSError: It is a folder, or nothing can be written there.
     """
     target = Path(path).absolute()
+    if "\0" in str(path):
+        raise ValueError(f"'{path!s:.40}' holds a zero byte; name another file".replace("\0", "?"))
+    for name, most in [(part, _MOST_NAME) for part in target.parts] + [(str(target), _MOST_PATH)]:
+        if len(os.fsencode(name)) > most:
+            raise OSError(f"'{name:.40}…' has more than the {most} bytes that names may have; shorten it")
     if target.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; name a file in it")
     parent = next(folder for folder in target.parents if folder.exists())

@@ -18,7 +18,7 @@ from kinetophone.media import Clip, ClipTime
 from kinetophone.media.container import Budget
 from kinetophone.media.picture import Images
 from kinetophone.media.read import read_clip, read_image, read_picture, read_sound
-from kinetophone.media.write import mp4_writer, replacing, write_wav
+from kinetophone.media.write import film_writer, replacing, write_wav
 
 MakeClip = Callable[..., Clip]
 
@@ -113,7 +113,9 @@ def test_sheet_must_be_png(tmp_path: Path, make_struck_clip: MakeClip) -> None:
 
 @pytest.mark.parametrize(("name", "found"), [("clip.avi", r"the suffix '\.avi'"), ("clip", "no suffix")])
 def test_unknown_suffix(tmp_path: Path, make_struck_clip: MakeClip, name: str, found: str) -> None:
-    with pytest.raises(MediaError, match=rf"{found}; a clip can be written as \.mp4, \.wav, \.gif, \.png"):
+    with pytest.raises(
+        MediaError, match=rf"{found}; a clip can be written as \.mp4, \.mov, \.webm, \.wav, \.gif, \.png"
+    ):
         make_struck_clip([]).save(tmp_path / name)
 
 
@@ -137,7 +139,7 @@ def test_a_sample_rate_that_aac_lacks_becomes_the_next(
     assert abs(int(np.argmax(np.abs(read.audio) > 0.05)) / written - 1.0) < 0.003
     with (
         pytest.raises(MediaError, match=f"AAC has no sample rate {rate} Hz; there are"),
-        mp4_writer(tmp_path / "parts.mp4") as add,
+        film_writer(tmp_path / "parts.mp4") as add,
     ):
         add(clip)
 

@@ -76,15 +76,22 @@ class Clip:
         """Length in seconds."""
         return self.time.duration_s
 
-    def save(self, path: str | os.PathLike[str], channels: np.ndarray | None = None) -> Path:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        channels: np.ndarray | None = None,
+        layout: str | None = None,
+    ) -> Path:
         """Write the clip to ``path``; the suffix chooses the format.
 
-        ``.mp4`` picture and sound (H.264 and AAC), ``.wav`` the sound, ``.gif`` the picture, ``.png`` a
-        contact sheet. See ``kinetophone.media.write`` for what each format keeps exactly.
+        ``.mp4`` and ``.mov`` picture and sound (H.264 and AAC), ``.webm`` the same (VP9 and Opus), ``.wav``
+        the sound, ``.gif`` the picture, ``.png`` a contact sheet. See ``kinetophone.media.write`` for what
+        each format keeps exactly.
 
         Args:
             path: File to write.
-            channels: float32 (N, 2), the stereo sound that ``audio`` is the mean of, to be written instead.
+            channels: float32 (N, C), the sound that ``audio`` is the mean of, to be written instead.
+            layout: Which channels these are, such as "stereo" or "5.1".
 
         Returns:
             The path written.
@@ -95,7 +102,7 @@ class Clip:
         """
         from kinetophone.media.write import save
 
-        return save(self, path, channels)
+        return save(self, path, channels, layout)
 
     def sheet(
         self,

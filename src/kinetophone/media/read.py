@@ -95,16 +95,21 @@ def read_clip(
     picture = read_picture(path, fps=fps, size=size, longest_s=longest_s)
     heard = read_sound(heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track)
     time = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=heard.sample_rate)
-    late = round((heard.start_s - picture.start_s) * heard.sample_rate) if sound is None else 0
-    # What is earlier or later than the picture is cut; silence of hours is not made first.
-    early, late = max(0, -late), min(max(0, late), time.samples)
-    waveform = np.pad(heard.waveform[early:], (late, 0)) if late else heard.waveform[early:]
+    late_s = heard.start_s - picture.start_s if sound is None else 0.0
     return Clip(
         video=picture.frames,
         fps=time.fps,
-        audio=fit_audio(waveform, time.samples),
+        audio=placed(heard.waveform, round(late_s * heard.sample_rate), time.samples),
         sample_rate=time.sample_rate,
     )
+
+
+def placed(samples: np.ndarray, late: int, count: int) -> np.ndarray:
+    """``count`` samples (N,) or (N, C), of which the first is at ``late``; what is before 0 is cut."""
+    made = np.zeros((count, *samples.shape[1:]), np.float32)
+    kept = samples[max(0, -late) :][: max(0, count - max(0, late))]
+    made[max(0, late) :][: len(kept)] = kept
+    return made
 
 
 def read_picture(
@@ -113,17 +118,22 @@ def read_picture(
     fps: float | Fraction | None = None,
     size: tuple[int, int] | None = None,
     longest_s: float | None = None,
+    between: tuple[float, float | None] = (0, None),
 ) -> Picture:
-    """Read a file's picture; arguments and errors as in ``read_clip``, but the file may be silent."""
+    """Read a file's picture; arguments and errors as in ``read_clip``, but the file may be silent.
+
+    ``between`` are the seconds to begin and to end at, from the first frame on; None is the file's end.
+    """
     if Path(path).is_file() and is_tiled_still(path):
         return _still_picture(read_image(path), fps, size)
     budget = Budget(path, longest_s)
     with open_media(path) as file:
         images = Images(path, file)
-        budget.check_stated(file, images.stream)
+        if not any(between):
+            budget.check_stated(file, images.stream)
         rate = as_fps(images.stream.average_rate or images.stream.guessed_rate or _UNKNOWN_FPS)
         target = rate if fps is None else as_fps(fps)
-        shown = _Shown(images, budget, size, expected=_stated_frames(file, images.stream, target))
+        shown = _Shown(images, budget, size, between, _stated_frames(file, images.stream, target))
         if target == rate:
             shown.add_one_for_one(rate)
         else:
@@ -150,12 +160,22 @@ class _Shown:
         images: the file's.
         budget: what it may take.
         size: (height, width) of the frames; that of the first where not given.
+        between: seconds to begin and to end at, from the file's first frame on.
         expected: how many there will be, or so.
     """
 
-    def __init__(self, images: Images, budget: Budget, size: tuple[int, int] | None, expected: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        budget: Budget,
+        size: tuple[int, int] | None,
+        between: tuple[float, float | None],
+        expected: int,
+    ) -> None:
         self.images, self.budget, self.size, self.expected = images, budget, size, expected
-        self.start = Fraction(0)
+        self.first, self.until = Fraction(between[0]), None if between[1] is None else Fraction(between[1])
+        self.start = Fraction(0)  # of what is read, in the file's own time
+        self._end: Fraction | None = None  # where it was cut
         self._array = np.empty((0, 0, 0, 3), np.uint8)
         self._count = 0
 
@@ -173,7 +193,7 @@ class _Shown:
         for frame, time in self._times(rate):
             self._repeat(before, target, until=time)
             before, last = frame, time
-        count = max(1, round((last + 1 / rate) * target))
+        count = self._whole(last + 1 / rate, target)
         self._repeat(before, target, until=count / target)
 
     def add_one_for_one(self, rate: Fraction) -> None:
@@ -184,24 +204,45 @@ class _Shown:
             times.append(time)
         if all(abs(time * rate - index) < Fraction(1, 2) for index, time in enumerate(times)):
             return
-        count = max(1, round((times[-1] + 1 / rate) * rate))
+        count = self._whole(times[-1] + 1 / rate, rate)
         self.budget.keep(count * self._array[0].nbytes)
         wanted = np.arange(count) / float(rate)
         starts = np.array([float(time) for time in times])
         latest = np.searchsorted(starts, wanted + float(_MOMENT), side="right") - 1
         self._array, self._count = self.frames[np.clip(latest, 0, None)], count
 
+    def _whole(self, end: Fraction, rate: Fraction) -> int:
+        """How many frames at ``rate`` last until ``end``, or until the cut."""
+        return max(1, round((end if self._end is None else min(end, self._end)) * rate))
+
     def _times(self, rate: Fraction) -> Iterator[tuple[Any, Fraction]]:
-        last = Fraction(0)
+        """Frames with the time from where the stretch begins."""
+        last, before, begin = Fraction(0), None, Fraction(0)
         for index, (frame, time) in enumerate(self.images.frames()):
             if index == 0:
-                self.start = time or Fraction(0)
+                begin = time or Fraction(0)
             # Times that go back are wrong: no frame is shown before the one that it follows.
-            shown_at = max(last, index / rate if time is None else time - self.start)
+            shown_at = max(last, index / rate if time is None else time - begin)
             self.budget.check_gap(float(shown_at - last), float(last))
-            self.budget.check_length(max(shown_at, index / rate / _MOST_HURRY))
-            yield frame, shown_at
             last = shown_at
+            if self.until is not None and shown_at >= self.until - _MOMENT:
+                self._end = self.until - self.first
+                break
+            if self.first and shown_at <= self.first + _MOMENT:
+                before = frame  # the last of these is seen as the stretch begins
+                continue
+            inside = max(Fraction(0), shown_at - self.first)
+            self.budget.check_length(max(inside, (index / rate - self.first) / _MOST_HURRY))
+            if before is not None:
+                yield before, Fraction(0)
+                before = None
+            yield frame, inside
+        if before is not None and last + 1 / rate > self.first:
+            yield before, Fraction(0)
+        elif self.first and last <= self.first:
+            ends = f"ends at {float(last + 1 / rate):.2f} s, before {float(self.first):g} s"
+            raise MediaError(f"'{self.budget.path}' {ends}")
+        self.start = begin + self.first
 
     def _repeat(self, frame: Any, rate: Fraction, until: Fraction) -> None:
         """Show a frame from where the others end, before ``until``."""
@@ -236,16 +277,23 @@ def read_sound(
     sample_rate: int | None = None,
     longest_s: float | None = None,
     audio_track: int | None = None,
+    between: tuple[float, float] | None = None,
 ) -> Sound:
-    """Read a file's sound; arguments and errors as in ``read_clip``, but the file may have no picture."""
+    """Read a file's sound; arguments and errors as in ``read_clip``, but the file may have no picture.
+
+    ``between`` are seconds in the file's own time: what is not needed for them is left out.
+    """
     budget = Budget(path, longest_s)
     with open_media(path) as file:
         stream = sound_stream(path, file, audio_track)
-        budget.check_stated(file, stream)
-        runs = _runs(file, stream, budget)
+        if between is None:
+            budget.check_stated(file, stream)
+        runs = _runs(file, stream, budget, between)
         # An .mp4 says where the sound ends within its last AAC frame; what follows is the encoder's padding.
         stated = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         container = set(file.format.name.split(","))
+    if not any(run.length for run in runs) and between is not None:
+        return Sound(np.zeros(1, np.float32), sample_rate or 48_000, between[0])  # silent there
     if not any(run.length for run in runs):
         raise MediaError(f"'{path}' has an audio stream without a sample; it is cut short or corrupt")
     start, rate, layout = runs[0].start, runs[0].rate, runs[0].layout.name
@@ -321,7 +369,7 @@ def _format(frame: Any) -> tuple[int, str, str]:
     return frame.sample_rate, frame.layout.name, frame.format.name
 
 
-def _runs(file: Any, stream: Any, budget: Budget) -> list[_Run]:
+def _runs(file: Any, stream: Any, budget: Budget, between: tuple[float, float] | None = None) -> list[_Run]:
     """The stretches of a stream that have no hole and one format."""
     runs: list[_Run] = []
     decoded_s = Fraction(0)
@@ -330,6 +378,10 @@ def _runs(file: Any, stream: Any, budget: Budget) -> list[_Run]:
             continue
         ends = runs[-1].end if runs else Fraction(0)
         start = ends if frame.pts is None else frame.pts * frame.time_base
+        if between is not None and start + Fraction(frame.samples, frame.sample_rate) < between[0]:
+            continue
+        if between is not None and start > between[1]:
+            break
         if not runs or runs[-1].format != _format(frame) or abs(start - ends) > _JITTER_S:
             if runs:
                 budget.check_gap(float(start - ends), float(ends))

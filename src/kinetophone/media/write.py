@@ -8,6 +8,8 @@ What each format keeps:
   exactly as long as the clip's sound; ``kinetophone.media.read`` gives back that many samples, while players
   that ignore the edit list's end play up to one AAC frame (1024 samples) of silence more.
   Sound of a rate that AAC has no code for is brought to the next one.
+- ``.mov``: the same in a QuickTime file.
+- ``.webm``: VP9 and Opus, which knows rates up to 48 kHz; frame times are rounded to milliseconds.
 - ``.wav``: 16-bit, exact: what was read from such a file is written as it was.
 - ``.gif``: the picture, with frame times rounded to the hundredths of a second the format knows, without
   drift.
@@ -28,7 +30,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,7 +43,14 @@ if TYPE_CHECKING:
 
     from kinetophone.media.clip import Clip, Frames
 
-SUFFIXES = (".mp4", ".wav", ".gif", ".png")
+# Of a film: the container, and the codecs of picture and sound.
+_FILMS = {
+    ".mp4": ("mp4", "libx264", "aac"),
+    ".mov": ("mov", "libx264", "aac"),
+    ".webm": ("webm", "libvpx-vp9", "libopus"),
+}
+FILM_SUFFIXES = tuple(_FILMS)
+SUFFIXES = (*_FILMS, ".wav", ".gif", ".png")
 
 # AAC keeps at most 6144 bits per frame of 1024 samples and channel; 6 bits per sample is that limit.
 _AAC_MAX_BITS_PER_SAMPLE = 6
@@ -50,6 +59,9 @@ _AAC_FRAME = 1024  # samples
 
 # The rates AAC has a code for.
 AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+_SAMPLE_RATES = {"aac": AAC_SAMPLE_RATES, "libopus": (48000, 24000, 16000, 12000, 8000)}
+# By number of channels, where the sound does not say, or says what a codec does not know.
+_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")
 
 # SMPTE 170M, one code for matrix, primaries and transfer: what the conversion below uses.
 _BT601 = 6
@@ -58,17 +70,22 @@ _BT601 = 6
 _GIF_MAX_FPS = 50
 
 
-def save(clip: Clip, path: str | os.PathLike[str], channels: np.ndarray | None = None) -> Path:
+def save(
+    clip: Clip,
+    path: str | os.PathLike[str],
+    channels: np.ndarray | None = None,
+    layout: str | None = None,
+) -> Path:
     """Write ``clip`` to ``path`` in the format its suffix names; missing folders are made.
 
-    ``channels`` as in :func:`write_mp4`.
+    ``channels`` and ``layout`` as in :func:`write_film`.
 
     Raises:
         MediaError: The suffix is unknown, or the format cannot hold this clip.
         OSError: The file cannot be written.
     """
     writers: dict[str, Callable[[Clip, Path], Path]] = {
-        ".mp4": lambda clip, path: write_mp4(clip, path, channels=channels),
+        **dict.fromkeys(_FILMS, lambda clip, path: write_film(clip, path, channels=channels, layout=layout)),
         ".wav": lambda clip, path: write_wav(
             clip.audio if channels is None else _fitted(channels, clip), clip.sample_rate, path
         ),
@@ -104,67 +121,102 @@ def check_rate(path: str | os.PathLike[str], fps: Fraction) -> None:
         )
 
 
-def write_mp4(
-    clip: Clip, path: str | os.PathLike[str], *, crf: int = 16, channels: np.ndarray | None = None
+def channel_layout(path: str | os.PathLike[str], count: int, layout: str | None = None) -> str | None:
+    """How a film at ``path`` names ``count`` channels: as they are called, else as so many usually are.
+
+    None where its codec has no place for them: they are then written as one, their mean.
+    """
+    import av
+
+    if Path(path).suffix.lower() not in _FILMS:
+        return layout
+    usual = _LAYOUTS[count - 1] if count <= len(_LAYOUTS) else None
+    for name in filter(None, (layout, usual)):
+        codec = _FILMS[Path(path).suffix.lower()][2]
+        try:
+            context = av.CodecContext.create(codec, "w")
+            context.sample_rate, context.layout = 48_000, name
+            context.format = "fltp" if codec == "aac" else "flt"
+            context.open()
+        except (av.error.FFmpegError, ValueError):
+            continue
+        if context.layout.nb_channels == count:
+            return name
+    return None
+
+
+def write_film(
+    clip: Clip,
+    path: str | os.PathLike[str],
+    *,
+    crf: int = 16,
+    channels: np.ndarray | None = None,
+    layout: str | None = None,
 ) -> Path:
-    """Write picture and sound as H.264 and AAC.
+    """Write picture and sound, in the container and by the codecs of the suffix.
 
     Args:
         clip: The clip.
-        path: File to write.
+        path: File to write, ``.mp4``, ``.mov`` or ``.webm``.
         crf: H.264 quality, 0 (lossless) to 51; 16 is visually lossless.
-        channels: Two channels, float32 (N, 2), written in place of the clip's single one: the sound that the
-            clip's is the mean of. Cut or padded to the picture; more channels than two are not written.
+        channels: float32 (N, C), written in place of the clip's single channel: the sound that the clip's is
+            the mean of. Cut or padded to the picture; see :func:`channel_layout` for those that do not fit.
+        layout: Which channels they are, such as "5.1".
 
     Raises:
         OSError: The file cannot be written.
     """
-    stereo = None if channels is None or channels.shape[1] != 2 else _fitted(channels, clip)
-    with mp4_writer(path, crf=crf, channels=1 if stereo is None else 2) as add:
-        add(*_at_aac_rate(clip, stereo))
+    named = None if channels is None else channel_layout(path, channels.shape[1], layout)
+    several = None if channels is None or named is None else _fitted(channels, clip)
+    with film_writer(path, crf=crf, layout="mono" if several is None else str(named)) as add:
+        add(*_at_known_rate(clip, several, _FILMS[Path(path).suffix.lower()][2]))
     return Path(path)
 
 
 @contextmanager
-def mp4_writer(
-    path: str | os.PathLike[str], *, crf: int = 16, channels: int = 1
+def film_writer(
+    path: str | os.PathLike[str], *, crf: int = 16, layout: str = "mono"
 ) -> Iterator[Callable[..., None]]:
     """Write a film as its parts come: call what this gives with each part, in order.
 
     Nothing but a few frames is held in memory; the file appears when all parts are in it.
 
     Args:
-        path: File to write.
-        crf: As for :func:`write_mp4`.
-        channels: Of the sound, 1 or 2.
+        path: File to write, ``.mp4``, ``.mov`` or ``.webm``.
+        crf: As for :func:`write_film`.
+        layout: Of the sound's channels.
 
     Returns:
         ``add(part, sound)``: ``part`` is a clip of the same size and rates as the first one, ``sound`` its
-        channels (N, 2), or None for the clip's own.
+        channels (N, C), or None for the clip's own.
 
     Raises:
-        MediaError: AAC has no such sample rate; parts cannot be resampled without a seam.
+        MediaError: The codec has no such sample rate; parts cannot be resampled without a seam.
         OSError: The file cannot be written.
     """
     import av
 
+    container, video_codec, audio_codec = _FILMS[Path(path).suffix.lower()]
     with replacing(path) as partial, contextlib.ExitStack() as stack:
         encoders: list[_Encoder] = []
 
         def add(part: Clip, sound: np.ndarray | None = None) -> None:
             if not encoders:
-                if part.sample_rate not in AAC_SAMPLE_RATES:
-                    rates = sorted(AAC_SAMPLE_RATES)
-                    raise MediaError(f"AAC has no sample rate {part.sample_rate} Hz; there are {rates}")
-                # The edit list counts in units of the movie, by default milliseconds, and would round the
-                # track's length.
-                timescale = math.lcm(part.sample_rate, part.fps.numerator)
-                options = {
-                    "movflags": "+faststart",
-                    "movie_timescale": str(timescale if timescale < 2**31 else part.sample_rate),
-                }
-                file = stack.enter_context(av.open(partial, "w", format="mp4", options=options))
-                encoders.append(_Encoder(file, part, crf, channels))
+                if part.sample_rate not in _SAMPLE_RATES[audio_codec]:
+                    rates = sorted(_SAMPLE_RATES[audio_codec])
+                    codec = audio_codec.removeprefix("lib").upper()
+                    raise MediaError(f"{codec} has no sample rate {part.sample_rate} Hz; there are {rates}")
+                options = {}
+                if container != "webm":
+                    # The edit list counts in units of the movie, by default milliseconds, and would round the
+                    # track's length.
+                    timescale = math.lcm(part.sample_rate, part.fps.numerator)
+                    options = {
+                        "movflags": "+faststart",
+                        "movie_timescale": str(timescale if timescale < 2**31 else part.sample_rate),
+                    }
+                file = stack.enter_context(av.open(f"file:{partial}", "w", format=container, options=options))
+                encoders.append(_Encoder(file, part, video_codec, audio_codec, crf, layout))
             encoders[0].add(part.video, part.audio[:, None] if sound is None else sound)
 
         yield add
@@ -208,24 +260,34 @@ def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A file name beside ``path`` to write to; it becomes ``path`` on success and vanishes on failure."""
+    """A file name beside ``path`` to write to; it becomes ``path`` on success and vanishes on failure.
+
+    Raises:
+        OSError: It cannot get its name; what was written is then kept, and the error says where.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; name a file in it")
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    # Short: a name may be as long as the file system takes.
+    partial = target.with_name(f".{secrets.token_hex(6)}.part")
     try:
         yield str(partial)
-        partial.replace(target)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+    try:
+        partial.replace(target)
+    except OSError as error:
+        raise OSError(f"'{target}' cannot be written ({error.strerror}); the file is '{partial}'") from error
 
 
-def _at_aac_rate(clip: Clip, channels: np.ndarray | None) -> tuple[Clip, np.ndarray | None]:
-    """Clip and channels (N, 2) at a sample rate that AAC has: their own, or else the next."""
-    if clip.sample_rate in AAC_SAMPLE_RATES:
+def _at_known_rate(clip: Clip, channels: np.ndarray | None, codec: str) -> tuple[Clip, np.ndarray | None]:
+    """Clip and channels (N, C) at a sample rate that the codec has: their own, or else the next."""
+    rates = _SAMPLE_RATES[codec]
+    if clip.sample_rate in rates:
         return clip, channels
-    rate = min((r for r in AAC_SAMPLE_RATES if r > clip.sample_rate), default=max(AAC_SAMPLE_RATES))
+    rate = min((r for r in rates if r > clip.sample_rate), default=max(rates))
     samples = replace(clip.time, sample_rate=rate).samples
 
     def resampled(track: np.ndarray) -> np.ndarray:
@@ -240,11 +302,16 @@ def _at_aac_rate(clip: Clip, channels: np.ndarray | None) -> tuple[Clip, np.ndar
 class _Encoder:
     """Both tracks of one film, side by side in the file, so that a player needs to read in one place only."""
 
-    def __init__(self, file, like: Clip, crf: int, channels: int) -> None:
+    def __init__(
+        self, file: Any, like: Clip, video_codec: str, audio_codec: str, crf: int, layout: str
+    ) -> None:
         import av
 
         self.file = file
-        self.video = file.add_stream("libx264", rate=like.fps, options={"crf": str(crf), "preset": "medium"})
+        options = {"crf": str(crf), "preset": "medium"}
+        if video_codec == "libvpx-vp9":  # its scale is another one, and it needs to be told to hurry
+            options = {"crf": str(crf + 8), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
+        self.video = file.add_stream(video_codec, rate=like.fps, options=options)
         height, width = like.video.shape[1:3]
         self.video.height, self.video.width = height + height % 2, width + width % 2
         self.video.pix_fmt = "yuv420p"
@@ -254,10 +321,12 @@ class _Encoder:
         self.video.codec_context.colorspace = _BT601
         self.video.codec_context.color_primaries = _BT601
         self.video.codec_context.color_trc = _BT601
-        self.audio = file.add_stream(
-            "aac", rate=like.sample_rate, layout="mono" if channels == 1 else "stereo"
-        )
-        self.audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * like.sample_rate, _AAC_MAX_BIT_RATE)
+        self.audio = file.add_stream(audio_codec, rate=like.sample_rate, layout=layout)
+        channels = self.audio.layout.nb_channels
+        most = _AAC_MAX_BIT_RATE if channels <= 2 else channels * _AAC_MAX_BIT_RATE // 2
+        self.audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * like.sample_rate, most)
+        # Packed in, whatever the codec takes: PyAV cannot make frames of eight planes.
+        self.resampler = av.AudioResampler(self.audio.format, layout, like.sample_rate)
         self.frames = self.samples = 0
         self.waiting = np.empty((0, channels), np.float32)
 
@@ -295,12 +364,13 @@ class _Encoder:
     def _sound(self, samples: np.ndarray) -> None:
         import av
 
-        layout = self.audio.layout.name
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
+        packed = np.ascontiguousarray(samples, np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self.audio.layout.name)
         frame.sample_rate, frame.pts = self.audio.rate, self.samples
         frame.time_base = Fraction(1, self.audio.rate)
         self.samples += len(samples)
-        self.file.mux(self.audio.encode(frame))
+        for part in self.resampler.resample(frame):
+            self.file.mux(self.audio.encode(part))
 
 
 def _fitted(channels: np.ndarray, clip: Clip) -> np.ndarray:
