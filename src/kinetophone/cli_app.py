@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from kinetophone.cli_make import Bundle, Device, load_pipeline
 from kinetophone.cli_shared import AllowPickle, check_at_least_one
+from kinetophone.errors import RequestError
 
 
 def app(
@@ -21,6 +23,12 @@ def app(
     upload_mb: Annotated[int, typer.Option(help="Largest file that may be uploaded.")] = 50,
     longest: Annotated[float, typer.Option(help="Longest file, and longest clip made, in seconds.")] = 30,
     job_limit: Annotated[float, typer.Option(help="Longest time a job may compute, in seconds.")] = 300,
+    wait_limit: Annotated[
+        float, typer.Option(help="Longest time a job may wait for its turn, in seconds.")
+    ] = 1800,
+    keep_files: Annotated[
+        float, typer.Option(help="Delete what users upload and make after so many seconds.")
+    ] = 3600,
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Serve a page where all of this can be tried, and an HTTP interface; needs the extra "app"."""
@@ -29,6 +37,13 @@ def app(
 
     check_installed()
     check_at_least_one("upload-mb", upload_mb)
-    limits = Limits(upload_mb=upload_mb, longest_s=longest, job_s=job_limit)
+    for name, value in {
+        "longest": longest, "job-limit": job_limit, "wait-limit": wait_limit, "keep-files": keep_files
+    }.items():  # fmt: skip
+        if not 0 < value < math.inf:
+            raise RequestError([f"{name} is {value:g}; it must be a number of seconds above 0"])
+    limits = Limits(
+        upload_mb=upload_mb, longest_s=longest, job_s=job_limit, waiting_s=wait_limit, kept_s=keep_files
+    )
     load = partial(load_pipeline, bundle, device, allow_pickle=allow_pickle)
     serve(load, limits, host, port)

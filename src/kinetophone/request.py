@@ -327,12 +327,21 @@ class Script:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Script:
-        """Read a text file: on each line a second and a text, such as "4.5 a mallet hits a drum".
+        """Read a text file, as :meth:`parse` takes it; a RequestError where there is none."""
+        return cls.parse(read_text(path), str(path))
+
+    @classmethod
+    def parse(cls, text: str, path: str) -> Script:
+        """A script from a text: on each line a second and a text, such as "4.5 a mallet hits a drum".
+
+        Args:
+            text: the lines.
+            path: what errors call it.
 
         Raises:
-            RequestError: There is no such file, or lines are not of this form or not in order.
+            RequestError: Lines are not of this form or not in order.
         """
-        rows = read_text(path).split("\n")
+        rows = text.split("\n")
         lines: list[tuple[float, str]] = []
         problems = []
         for number, row in enumerate(rows, start=1):

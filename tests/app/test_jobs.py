@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kinetophone.app.jobs import Done, Jobs, TimeLimitError
+from kinetophone.app.jobs import Done, Jobs, TimeLimitError, Waiting
 
 
 def counting(upto: int, ended: threading.Event | None = None) -> Callable[..., int]:
@@ -76,7 +76,7 @@ def test_a_job_that_was_cancelled_while_it_waited_never_starts() -> None:
         started.set()
 
     second = jobs.run(work)
-    assert next(second) is None, "it waits"
+    assert next(second) == Waiting(1), "it waits"
     second.close()
     first.close()
     assert Done(1) in list(jobs.run(counting(1)))
@@ -105,3 +105,30 @@ def test_what_the_work_raises_reaches_the_watcher() -> None:
 
     with pytest.raises(ValueError, match="no"):
         list(Jobs(60).run(work))
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), MemoryError()])
+def test_the_thread_outlives_whatever_ends_a_job(error: BaseException) -> None:
+    jobs = Jobs(60)
+
+    def work(report: Callable[[Any], None]) -> None:
+        raise error
+
+    with pytest.raises((RuntimeError, MemoryError)):
+        list(jobs.run(work))
+    assert Done(1) in list(jobs.run(counting(1)))
+
+
+def test_a_job_waits_no_longer_than_its_limit_and_is_told_its_place() -> None:
+    jobs = Jobs(60, waiting_s=3, most_waiting=2)
+    first = jobs.run(counting(10**6))
+    next(item for item in first if item is not None)
+    second, third = jobs.run(counting(1)), jobs.run(counting(1))
+    assert (next(second), next(third)) == (Waiting(1), Waiting(2))
+    with pytest.raises(TimeLimitError, match="2 jobs are waiting already; try again later"):
+        list(jobs.run(counting(1)))
+    with pytest.raises(TimeLimitError, match="waited longer than 3 s for its turn; try again later"):
+        list(second)
+    third.close()
+    first.close()
+    assert Done(1) in list(jobs.run(counting(1)))

@@ -16,7 +16,7 @@ ABANDONED_S = 60.0  # a watcher that has not come back for so long never will
 
 
 class TimeLimitError(UserError):
-    """A job that took longer than it may."""
+    """A job that took or waited longer than it may, or that none can be added to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,13 @@ class Done:
     """The last thing a job yields: what its work returned."""
 
     result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job that has not begun, and how many are before it."""
+
+    before: int
 
 
 class _Cancelled(BaseException):  # no ``except Exception`` on the way may keep a cancelled job alive
@@ -37,11 +44,15 @@ class Jobs:
 
     Args:
         limit_s: longest time a job may compute, in seconds; waiting for its turn does not count.
+        waiting_s: longest time it may wait for its turn.
+        most_waiting: jobs that may wait; more are refused.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
+    def __init__(self, limit_s: float, waiting_s: float = float("inf"), most_waiting: int = 64) -> None:
+        self.limit_s, self.waiting_s, self.most_waiting = limit_s, waiting_s, most_waiting
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: list[object] = []  # in their order
+        self._lock = threading.Lock()
         threading.Thread(target=self._work, name="kinetophone jobs", daemon=True).start()
 
     def _work(self) -> None:
@@ -51,7 +62,7 @@ class Jobs:
     def run(self, work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
         """Run ``work(report)`` when the jobs before it have ended, and watch it.
 
-        Closing the iterator cancels the job: its next ``report`` does not return. So does the time limit, and
+        Closing the iterator cancels the job: its next ``report`` does not return. So do the time limits, and
         an iterator that is left alone (as Gradio leaves those of events it cancels for their session).
 
         Args:
@@ -59,15 +70,20 @@ class Jobs:
                 second.
 
         Yields:
-            What was reported, None twice a second where nothing was, and a :class:`Done` at the end.
+            :class:`Waiting` until it begins, what was reported, None twice a second where nothing was, and a
+            :class:`Done` at the end.
 
         Raises:
-            TimeLimitError: The job took too long.
+            TimeLimitError: The job took or waited too long, or too many wait already.
             Exception: Whatever ``work`` raised.
         """
         said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         cancelled = threading.Event()
-
+        ticket = object()
+        with self._lock:
+            if len(self._waiting) >= self.most_waiting:
+                raise TimeLimitError(f"{self.most_waiting} jobs are waiting already; try again later")
+            self._waiting.append(ticket)
         seen_at = time.monotonic()
 
         def report(value: Any) -> None:
@@ -76,6 +92,7 @@ class Jobs:
             said.put(("report", value))
 
         def target() -> None:
+            self._leave(ticket)
             try:
                 report(None)
                 said.put(("started", None))
@@ -84,9 +101,11 @@ class Jobs:
                 said.put(("failed", TimeLimitError("the job was stopped: nobody was watching it")))
             except Exception as error:
                 said.put(("failed", error))
+            except BaseException as error:  # whatever ends a job, the thread goes on with the next
+                said.put(("failed", RuntimeError(f"the job ended with {type(error).__name__}")))
 
         self._asked.put(target)
-        deadline = float("inf")
+        started, deadline = False, time.monotonic() + self.waiting_s
         try:
             while True:
                 seen_at = time.monotonic()
@@ -100,13 +119,27 @@ class Jobs:
                     yield Done(value)
                     return
                 if kind == "started":
-                    deadline = time.monotonic() + self.limit_s
+                    started, deadline = True, time.monotonic() + self.limit_s
                 elif time.monotonic() > deadline:
                     raise TimeLimitError(
                         f"the job took longer than {self.limit_s:g} s and was stopped; "
                         "ask for fewer steps or seconds"
+                        if started
+                        else f"the job waited longer than {self.waiting_s:g} s for its turn; try again later"
                     )
                 else:
-                    yield value
+                    before = 0 if started else self._before(ticket)
+                    yield Waiting(before) if before else value
         finally:
             cancelled.set()
+            self._leave(ticket)
+
+    def _leave(self, ticket: object) -> None:
+        with self._lock:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+
+    def _before(self, ticket: object) -> int:
+        with self._lock:
+            # The one that computes is before it, too.
+            return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0

@@ -5,7 +5,9 @@ Every event that computes has the concurrency id "model", so that one queue serv
 
 from __future__ import annotations
 
+import errno
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from kinetophone.app.examples import PROMPTS
-from kinetophone.app.jobs import Done, Jobs
+from kinetophone.app.jobs import Done, Jobs, Waiting
+from kinetophone.app.reading import Reader
 from kinetophone.app.tasks import (
     FIELDS,
     SCORES,
     TAKES,
     TASKS,
+    Part,
     Result,
     Settings,
     Step,
@@ -29,7 +33,7 @@ from kinetophone.app.tasks import (
     perform,
 )
 from kinetophone.app.tasks import measure as measure_clip
-from kinetophone.app.uploads import Limits, read_upload
+from kinetophone.app.uploads import Limits
 from kinetophone.app.view import DETECTORS, preview_html, progress_html, result_html, waiting_html
 from kinetophone.errors import UserError
 
@@ -41,6 +45,7 @@ TITLES: dict[TaskName, str] = {
     "generate": "Generate",
     "sound": "Sound for a video",
     "picture": "Picture for a sound",
+    "animate": "Animate an image",
     "extend": "Extend",
 }
 _LABELS = {
@@ -52,10 +57,10 @@ _LABELS = {
     "guidance_video": "Picture guidance",
     "guidance_sync": "Cross guidance",
 }
-# "minimal" shows the place in the queue.
-_COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
+# The jobs have a queue of their own, which knows time limits.
+_COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None, "show_progress": "minimal"}
 _CURABLE = (UserError, FloatingPointError)
-_KEPT_S = 3600  # files of users are deleted after this
+_FAILED = "the server failed; its log says why"
 # Gradio would lay "Error" over the line that says which.
 CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto } .view .error { display: none }"
 
@@ -66,6 +71,7 @@ class _Room:
 
     pipe: Kinetophone
     jobs: Jobs
+    reader: Reader
     limits: Limits
     folder: Path
     examples: dict[str, list[tuple[str, str]]]
@@ -82,19 +88,21 @@ def build_page(
         folder: where results lie until Gradio has copied them to its own folder.
         examples: from :func:`kinetophone.app.examples.write_examples`.
     """
-    room = _Room(pipe, Jobs(limits.job_s), limits, folder, examples)
-    with gr.Blocks(title="kinetophone", analytics_enabled=False, delete_cache=(60, _KEPT_S)) as page:
+    jobs = Jobs(limits.job_s, limits.waiting_s, limits.waiting)
+    room = _Room(pipe, jobs, Reader(limits), limits, folder, examples)
+    with gr.Blocks(title="kinetophone", analytics_enabled=False) as page:
         gr.Markdown(
             f"# kinetophone\nPicture and sound made together, by `{pipe.spec.name}`. Files of "
             f"at most {limits.upload_mb} MB and {limits.longest_s:g} s; uploaded pictures are used at "
-            f"{limits.side_px} pixels at most. What you upload and make is deleted after an hour."
+            f"{limits.side_px} pixels at most. What you upload and make is deleted after "
+            f"{limits.kept_s / 60:g} minutes."
         )
         for task in TASKS:
             with gr.Tab(TITLES[task], id=task):
                 _task_tab(room, task)
         with gr.Tab("Measure", id="measure"):
             _measure_tab(room)
-    page.queue(max_size=limits.waiting, default_concurrency_limit=1)
+    page.queue(default_concurrency_limit=limits.waiting + 1)
     return page
 
 
@@ -109,6 +117,13 @@ def _task_tab(room: _Room, task: TaskName) -> None:
                 with gr.Row():
                     inputs |= {name: _field(room, task, name) for name in FIELDS[task]}
                 inputs["negative_prompt"] = gr.Textbox(label="Not wanted")
+                if task == "generate":
+                    inputs["script"] = gr.Textbox(
+                        label="Script",
+                        lines=2,
+                        placeholder="instead of a prompt, lines such as:\n0 a drum is hit\n4 a bell rings",
+                    )
+                    inputs["stream"] = gr.Checkbox(label="Show a long clip as it is made", value=False)
                 load = gr.UploadButton("Load saved settings", file_types=[".json"], size="sm")
             with gr.Row():
                 start = gr.Button(TITLES[task], variant="primary", min_width=120)
@@ -172,6 +187,9 @@ def _measure_tab(room: _Room) -> None:
 def _upload(kind: str | None) -> Any:
     if kind == "sound":
         return gr.Audio(label="Sound", sources=["upload"], type="filepath", buttons=[])
+    if kind == "image":
+        # As it is: converted, it would lose what says which way up it is.
+        return gr.Image(label="Image", sources=["upload"], type="filepath", image_mode=None, height=320)
     label = "Clip" if kind == "clip" else "Video"
     return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
@@ -231,7 +249,8 @@ def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any,
 
         def work(report: Any) -> tuple[Result, str, dict[str, Any] | None]:
             file = Path(upload) if upload else None
-            made = perform(room.pipe, settings, file, room.limits, Path(folder), report)
+            read = partial(_read, room, report)
+            made = perform(room.pipe, settings, file, room.limits, Path(folder), report, read)
             report(None)
             try:
                 found = measure_clip(made.clip, "the clip")
@@ -245,6 +264,10 @@ def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any,
                 made, strip, numbers = said.result
                 files = [str(file) for file in made.files]
                 yield files[0], files, strip, numbers
+            elif isinstance(said, Waiting):
+                yield gr.skip(), gr.skip(), waiting_html(_place(said)), gr.skip()
+            elif isinstance(said, Part):
+                yield str(said.film), gr.skip(), gr.skip(), gr.skip()
             elif isinstance(said, Step):
                 picture = picture if said.preview is None else preview_html(said.preview)
                 yield gr.skip(), gr.skip(), progress_html(said, picture), gr.skip()
@@ -256,19 +279,30 @@ def _run_measure(room: _Room, **values: Any) -> Iterator[tuple[Any, Any]]:
     yield waiting_html("waiting"), None
     if not values["upload"]:
         raise UserError("there is no file; upload a clip first")
+    if values["detector"] not in DETECTORS:
+        raise UserError(f"detector is none of {', '.join(DETECTORS)}")
     file = Path(values["upload"])
 
     def work(report: Any) -> tuple[Clip, dict[str, Any]]:
-        clip = read_upload(file, "clip", room.limits)
-        report(None)
+        clip = _read(room, report, file, "clip")
         return clip, measure_clip(clip, file.name)
 
     for said in room.jobs.run(work):
         if isinstance(said, Done):
             clip, found = said.result
             yield result_html(clip, found, values["detector"]), _numbers(found)
+        elif isinstance(said, Waiting):
+            yield waiting_html(_place(said)), gr.skip()
         else:
             yield gr.skip(), gr.skip()
+
+
+def _read(room: _Room, report: Any, file: Path, kind: str) -> Any:
+    return room.reader.read(file, kind, report)
+
+
+def _place(waiting: Waiting) -> str:
+    return f"waiting, {waiting.before} before you" if waiting.before > 1 else "waiting"
 
 
 def _named(function: Callable[..., Any], names: Iterable[str], view: Any) -> Callable[..., Any]:
@@ -281,11 +315,17 @@ def _named(function: Callable[..., Any], names: Iterable[str], view: Any) -> Cal
         try:
             yield from function(**values)
         except _CURABLE as error:
-            yield {view: waiting_html(str(error))}
+            yield {view: waiting_html(_line(error))}
             raise _shown(error) from None
-        except Exception:
-            yield {view: waiting_html("the server failed; its log says why")}
-            raise
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            said = "the server's disk is full; try again later" if full else _FAILED
+            yield {view: waiting_html(said)}
+            raise _shown(UserError(said)) from error
+        except Exception as error:
+            traceback.print_exc()
+            yield {view: waiting_html(_FAILED)}
+            raise _shown(UserError(_FAILED)) from error
 
     kind = Parameter.KEYWORD_ONLY
     named.__signature__ = Signature([Parameter(name, kind, default=None) for name in names])  # type: ignore[attr-defined]
@@ -298,4 +338,8 @@ def _numbers(found: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(error: Exception) -> gr.Error:
     """An error the user can cure, as a message on the page; Gradio says of others only that there was one."""
-    return gr.Error(str(error), duration=5, print_exception=False)
+    return gr.Error(_line(error), duration=5, print_exception=False)
+
+
+def _line(error: Exception) -> str:
+    return "; ".join(str(error).splitlines())

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kinetophone.app.folder import Sweeper, server_folder
+from kinetophone.app.origins import OwnOrigin
 from kinetophone.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,8 +45,7 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
         UserError: The address cannot be listened on.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="kinetophone-app-", ignore_cleanup_errors=True) as name:
-        folder = Path(name).resolve()
+    with server_folder() as folder:
         # Gradio reads these when it is imported: nothing is written elsewhere, nothing is sent anywhere.
         tempfile.tempdir = str(folder)
         os.environ |= {
@@ -55,6 +56,7 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         import gradio as gr
+        from starlette.middleware import Middleware
 
         from kinetophone.app.examples import write_examples
         from kinetophone.app.page import CSS, build_page
@@ -76,6 +78,9 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
                 server_name=host,
                 server_port=port or None,
                 max_file_size=limits.upload_mb * 1_000_000,
+                max_threads=limits.waiting + 16,  # each job that waits has one
+                app_kwargs={"middleware": [Middleware(OwnOrigin, host=host)]},
+                show_error=True,  # ours are lines for users; Gradio's say which value was wrong
                 prevent_thread_lock=True,
                 share=False,
                 quiet=True,
@@ -91,7 +96,9 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
         except OSError as error:
             raise UserError(f"cannot listen on {host}:{port}: {error}; choose another --port") from error
         print(f"kinetophone app on {url}", flush=True)
+        sweeper = Sweeper((folder / "files", results), limits.kept_s)
         try:
             page.block_thread()
         finally:
+            sweeper.stop()
             page.close(verbose=False)

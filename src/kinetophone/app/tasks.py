@@ -1,9 +1,9 @@
-"""What the app can be asked for, as data, and doing it: the same four tasks as on the command line."""
+"""What the app can be asked for, as data, and doing it: the same tasks as on the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -15,7 +15,7 @@ from kinetophone.app.uploads import Limits, read_upload
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
 from kinetophone.media.read import Sound
-from kinetophone.request import GenerateRequest, read_gamma, read_scales, read_stretch
+from kinetophone.request import GenerateRequest, Script, read_gamma, read_scales, read_stretch
 from kinetophone.text import read_json
 
 if TYPE_CHECKING:
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
     from kinetophone.sampling.joint import Progress
 
-TaskName = Literal["generate", "sound", "picture", "extend"]
+TaskName = Literal["generate", "sound", "picture", "animate", "extend"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 # What is uploaded for a task, see ``uploads.read_upload``.
-TAKES: dict[str, str] = {"sound": "video", "picture": "sound", "extend": "clip"}
+TAKES: dict[str, str] = {"sound": "video", "picture": "sound", "animate": "image", "extend": "clip"}
 
 # The settings a task has beside its prompt, negative prompt and seed, in the order they are shown.
 FIELDS: dict[TaskName, tuple[str, ...]] = {
     "generate": ("seconds", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
     "sound": ("steps", "guidance_audio", "guidance_sync"),
     "picture": ("steps", "guidance_video", "guidance_sync"),
+    "animate": ("seconds", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
     "extend": ("seconds", "keep", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
 }
-_NOT_OPTIONS = ("task", "bundle", "kinetophone", "prompt", "seed", "seconds", "keep")
+_NOT_OPTIONS = ("task", "bundle", "kinetophone", "prompt", "script", "stream", "seed", "seconds", "keep")
 
 SCORES = ("event_f1", "contact_f1", "synchrony", "av_align_svg")  # of METRICS, shown for one clip
 PREVIEW_EVERY = 2  # steps: a preview costs a tenth of a step of the bundle that ships
@@ -63,7 +64,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: TaskName
-    prompt: str
+    prompt: str = ""
+    script: str | None = None
+    stream: bool = False
     seed: int = 0
     negative_prompt: str | None = None
     seconds: float | None = None
@@ -84,10 +87,11 @@ class Settings(BaseModel):
             RequestError: A value is unknown or of the wrong kind; all of them are named.
         """
         try:
-            return cls(**{k: v for k, v in values.items() if v != "" or k == "prompt"})
+            given = {k: v for k, v in values.items() if v is not None}
+            return cls(**{k: v for k, v in given.items() if not isinstance(v, str) or v or k == "prompt"})
         except ValidationError as error:
-            said = ((e["loc"], e["msg"].lower().removeprefix("value error, ")) for e in error.errors())
-            raise RequestError(f"{'.'.join(map(str, place))}: {text}" for place, text in said) from None
+            said = {e["loc"][:1]: e["msg"].lower().removeprefix("value error, ") for e in error.errors()}
+            raise RequestError(f"{'.'.join(map(str, p)):.40}: {text}" for p, text in said.items()) from None
 
     @classmethod
     def read(cls, path: Path, task: TaskName) -> Settings:
@@ -126,6 +130,13 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What is made so far of a clip that is shown as it is made: its film."""
+
+    film: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A clip, and its files: ``clip.mp4``, ``clip.wav`` and ``settings.json``."""
 
@@ -139,7 +150,8 @@ def perform(
     upload: Path | None,
     limits: Limits,
     folder: Path,
-    report: Callable[[Step], None],
+    report: Callable[[Step | Part | None], None],
+    read: Callable[[Path, str], Any] | None = None,
 ) -> Result:
     """Do what was asked for and write it to ``folder``.
 
@@ -149,7 +161,8 @@ def perform(
         upload: the file it is made for, where the task takes one.
         limits: what one user may ask for.
         folder: an empty folder for the files.
-        report: called after each step.
+        report: called after each step, and with each part that is done.
+        read: reads an upload of a kind; :func:`kinetophone.app.uploads.read_upload` where not given.
 
     Raises:
         UserError: Something cannot be done, before anything is computed.
@@ -159,36 +172,68 @@ def perform(
         raise RequestError([f"seconds is {settings.seconds:g}; at most {longest:g} can be made here"])
     # Before any file is decoded; the pipeline checks again what it is given.
     numbers = {k: v for k, v in settings.options.items() if k != "negative_prompt"}
+    text: str | Script = settings.prompt
+    if settings.script is not None:
+        text = Script.parse(settings.script, "the script")
     GenerateRequest(
-        prompts=(settings.prompt,), bundle=pipe.spec, seconds=settings.seconds, seed=settings.seed, **numbers
+        prompts=(text,), bundle=pipe.spec, seconds=settings.seconds, seed=settings.seed, **numbers
     ).validate()
     given = None
     if (kind := TAKES.get(settings.task)) is not None:
         if upload is None:
             raise RequestError([f"there is no file; upload a {kind} first"])
-        given = read_upload(upload, kind, limits)
-    clip = _made(pipe, settings, given, lambda progress: report(_step(pipe, progress)))
-    channels = given.channels if isinstance(given, Sound) else None
-    files = [clip.save(folder / f"clip{suffix}", channels) for suffix in (".mp4", ".wav")]
+        given = read_upload(upload, kind, limits) if read is None else read(upload, kind)
+
+    def part(film: Clip) -> None:
+        report(Part(film.save(folder / f"part-{len(list(folder.iterdir()))}.mp4")))
+
+    clip = _made(pipe, settings, text, given, lambda progress: report(_step(pipe, progress)), part)
+    channels, layout = (given.channels, given.layout) if isinstance(given, Sound) else (None, None)
+    files = [clip.save(folder / f"clip{suffix}", channels, layout) for suffix in (".mp4", ".wav")]
     saved = folder / "settings.json"
     known = settings.model_copy(update={"bundle": pipe.spec.name})
     saved.write_text(known.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
     return Result(clip, (*files, saved))
 
 
-def _made(pipe: Kinetophone, settings: Settings, given: Any, callback: Callable[[Progress], None]) -> Clip:
+def _made(
+    pipe: Kinetophone,
+    settings: Settings,
+    text: str | Script,
+    given: Any,
+    callback: Callable[[Progress], None],
+    part: Callable[[Clip], None],
+) -> Clip:
     common: dict[str, Any] = {"seed": settings.seed, "callback": callback, **settings.options}
+    if settings.task == "generate" and settings.stream:
+        made: Clip | None = None
+        seconds = settings.seconds or float(pipe.spec.frames / pipe.spec.fps)
+        for clip in pipe.stream(text, seconds=seconds, **common):
+            made = clip if made is None else _after(made, clip)
+            part(made)
+        assert made is not None
+        return made
     if settings.task == "generate":
-        return pipe(settings.prompt, seconds=settings.seconds, **common)[0]
+        return pipe(text, seconds=settings.seconds, **common)[0]
     if settings.task == "sound":
-        return pipe.sound(given, settings.prompt, **common)
+        return pipe.sound(given, text, **common)
     if settings.task == "picture":
-        return pipe.picture(given, settings.prompt, **common)
+        return pipe.picture(given, text, **common)
+    if settings.task == "animate":
+        return pipe.animate(given, text, seconds=settings.seconds, **common)
     if settings.seconds is None:
         raise RequestError(["seconds is not given; say how long the result shall be"])
     parts = [part for part in (settings.keep or "").split(",") if part.strip()]
     keep = [read_stretch(part.strip()) for part in parts] or None
-    return pipe.extend(given, settings.prompt, seconds=settings.seconds, keep=keep, **common)
+    return pipe.extend(given, text, seconds=settings.seconds, keep=keep, **common)
+
+
+def _after(clip: Clip, following: Clip) -> Clip:
+    return replace(
+        clip,
+        video=np.concatenate([clip.video, following.video]),
+        audio=np.concatenate([clip.audio, following.audio]),
+    )
 
 
 def _step(pipe: Kinetophone, progress: Progress) -> Step:

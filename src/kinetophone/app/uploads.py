@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kinetophone.errors import MediaError
-from kinetophone.media.read import open_media, read_clip, read_picture, read_sound
+from kinetophone.media.container import open_media, picture_stream, sound_stream
+from kinetophone.media.picture import Images, is_tiled_still, read_image
+from kinetophone.media.read import read_clip, read_picture, read_sound, resize
 
 _MOST_FPS = 60  # frames of the longest video are bounded by this
 
@@ -20,6 +22,8 @@ class Limits:
         upload_mb: Largest file, in megabytes.
         longest_s: Longest file, and longest clip to be made, in seconds.
         job_s: Longest time a job may compute, in seconds.
+        waiting_s: Longest time a job may wait for its turn, in seconds.
+        kept_s: Files of users are deleted after so many seconds.
         side_px: Uploaded pictures are shrunk until their longer side is this many pixels.
         waiting: Most jobs that wait.
     """
@@ -27,6 +31,8 @@ class Limits:
     upload_mb: int = 50
     longest_s: float = 30
     job_s: float = 300
+    waiting_s: float = 1800
+    kept_s: float = 3600
     side_px: int = 480
     waiting: int = 64
 
@@ -36,11 +42,11 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
 
     Args:
         path: the file.
-        kind: "video" (a picture is needed), "sound", or "clip" (both are).
+        kind: "video" (a picture is needed), "sound", "clip" (both are), or "image".
         limits: how much of it may be decoded.
 
     Returns:
-        A ``Picture``, a ``Sound`` or a ``Clip``; frames no larger than allowed, sides even.
+        A ``Picture``, a ``Sound``, a ``Clip`` or an image; frames no larger than allowed, sides even.
 
     Raises:
         MediaError: It is not media, lacks a track, or is longer than allowed. No message has its folder.
@@ -48,6 +54,9 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
     try:
         if path.stat().st_size > limits.upload_mb * 1_000_000:
             raise MediaError(f"'{path.name}' is larger than {limits.upload_mb} MB")
+        if kind == "image":
+            image = read_image(path)
+            return resize(image, _shrunk(image.shape[:2], limits.side_px))
         options = _checked(path, kind, limits)
         readers: dict[str, Any] = {"video": read_picture, "sound": read_sound, "clip": read_clip}
         return readers[kind](path, **options)
@@ -58,11 +67,14 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
 
 def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
     """How to read the file: what the reader is to be told beside its path."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"longest_s": limits.longest_s}
+    if is_tiled_still(path):
+        return {**options, "size": _shrunk(read_image(path).shape[:2], limits.side_px)}
     with open_media(path) as file:
         if kind != "sound" and file.streams.video:
-            stream = file.streams.video[0]
-            options["size"] = _shrunk(next(file.decode(stream), None), limits.side_px)
+            stream = picture_stream(path, file)
+            images = Images(path, file)
+            options["size"] = _shrunk(images.size(next(images.frames())[0]), limits.side_px)
             file.seek(0)
             count = _check_length(path, file, stream, limits)
             most = limits.longest_s * _MOST_FPS
@@ -73,14 +85,12 @@ def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
                 options["fps"] = _MOST_FPS
             file.seek(0)
         if kind != "video" and file.streams.audio:
-            _check_length(path, file, file.streams.audio[0], limits)
+            _check_length(path, file, sound_stream(path, file), limits)
     return options
 
 
-def _shrunk(frame: Any, side_px: int) -> tuple[int, int] | None:
-    if frame is None:
-        return None
-    height, width = (frame.width, frame.height) if frame.rotation % 180 else (frame.height, frame.width)
+def _shrunk(size: tuple[int, ...], side_px: int) -> tuple[int, int]:
+    height, width = size
     scale = min(1.0, side_px / max(height, width))
     # H.264 needs even sides.
     return max(2, round(scale * height / 2) * 2), max(2, round(scale * width / 2) * 2)
