@@ -1,10 +1,12 @@
 """Folders in diffusers layout: what is missing or foreign is named; what is saved is loaded again."""
 
 import json
+import math
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kinetophone.bases.components import (
@@ -14,6 +16,7 @@ from kinetophone.bases.components import (
     load_component,
     save_component,
 )
+from kinetophone.errors import RequestError
 
 
 @pytest.fixture
@@ -59,9 +62,34 @@ def test_missing_and_unknown_components_are_named(tmp_path):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text(json.dumps({"_class_name": "AutoencoderOfTomorrow"}))
     with pytest.raises(
-        ValueError, match="names the class 'AutoencoderOfTomorrow', which diffusers does not have"
+        ValueError, match="names the class 'AutoencoderOfTomorrow', which is none of those that a vae may be"
     ):
         load_component(tmp_path, "vae")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_that_are_not_finite_are_refused_at_loading(vae, tmp_path, value, dtype):
+    save_component(vae, tmp_path / "vae", torch.float32)
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["decoder.conv_out.weight"].view(-1)[3] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(RequestError, match=r"are not finite in 1 tensors, first decoder\.conv_out\.weight"):
+        load_component(tmp_path, "vae", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("vae", "DiffusionPipeline"), ("vae", "logging"), ("unet", 5), ("unet", ["UNet2DConditionModel"]),
+     ("scheduler", "SchedulerMixin.from_pretrained"), ("scheduler", "UNet2DConditionModel"),
+     ("vocoder", "AutoModel")],
+)  # fmt: skip
+def test_a_file_chooses_among_classes_that_are_known(tmp_path, name, found):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text(json.dumps({"_class_name": found}))
+    with pytest.raises(RequestError, match=r"names the class .*, which is (none of those|no scheduler)"):
+        load_component(tmp_path, name)
 
 
 def test_saving_leaves_a_network_in_place(vae, tmp_path):

@@ -169,7 +169,7 @@ class Trap:
         ({"thresholding": True}, "thresholding is set"),
         ({"beta_schedule": "wavy"}, "wavy is not implemented"),
         ({"beta_start": "low"}, "holds no scheduler that can be used"),
-        ({"_class_name": "AutoencoderKL"}, "names the class AutoencoderKL, which is no scheduler"),
+        ({"_class_name": "AutoencoderKL"}, "names the class 'AutoencoderKL', which is no scheduler"),
     ],
 )
 @pytest.mark.parametrize("modality", ["audio", "video"])

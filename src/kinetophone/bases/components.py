@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import ModelMixin, SchedulerMixin
 from torch import Tensor, nn
@@ -19,13 +20,18 @@ from kinetophone.joint.clocks import T_MAX
 from kinetophone.sampling.ddim import NoiseSchedule
 from kinetophone.text import read_json
 
-LIBRARIES = {
-    "unet": "diffusers",
-    "vae": "diffusers",
-    "scheduler": "diffusers",
-    "text_encoder": "transformers",
-    "vocoder": "transformers",
-}
+# The classes that a component's configuration may name, and where they are from. Nothing else is looked up: a
+# name in a file must not choose what is called.
+CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "unet": (
+        "diffusers", ("UNet2DConditionModel", "UNetMotionModel", "UNet3DConditionModel", "MotionAdapter")
+    ),
+    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")),
+    "text_encoder": (
+        "transformers", ("CLIPTextModel", "CLIPTextModelWithProjection", "ClapTextModelWithProjection")
+    ),
+    "vocoder": ("transformers", ("SpeechT5HifiGan",)),
+}  # fmt: skip
 # These run in float32 whatever the rest is in: decoders overflow in half precision, and cost little.
 FLOAT32_ALWAYS = ("vae", "vocoder")
 MOST_TOKENS = 512
@@ -58,22 +64,32 @@ def load_component(
     found = component_class(path)
     if found is None:
         raise RequestError([f"{path} holds no config.json: is {folder} a folder in diffusers layout?"])
-    kind = getattr(__import__(LIBRARIES[name]), found, None)
-    if kind is None:
-        raise RequestError([f"{path} names the class {found!r}, which {LIBRARIES[name]} does not have"])
     if name == "scheduler":
-        return _load_scheduler(path, kind)
+        return _load_scheduler(path, found)
+    library, known = CLASSES[name]
+    if found not in known:
+        raise RequestError(
+            [
+                f"{path} names the class {found!r:.60}, which is none of those that a {name} may be: "
+                f"{', '.join(known)}"
+            ]
+        )
+    kind = getattr(__import__(library), found)
     return load_network(path, kind, dtype=dtype, allow_pickle=allow_pickle)
 
 
-def _load_scheduler(path: Path, kind: Any) -> Any:
+def _load_scheduler(path: Path, name: str) -> Any:
     """A scheduler whose noise schedule sampling can follow, whatever its own steps are.
 
     Raises:
         RequestError: if it is not one.
     """
-    if not issubclass(kind, SchedulerMixin):
-        raise RequestError([f"{path} names the class {kind.__name__}, which is no scheduler"])
+    kind: Any = (
+        getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
+    )
+    is_scheduler = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
+    if not is_scheduler:
+        raise RequestError([f"{path} names the class {name!r:.60}, which is no scheduler of diffusers"])
     try:
         with quiet():
             scheduler = kind.from_pretrained(path)
@@ -134,6 +150,11 @@ def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: boo
     missing = sorted(info["missing_keys"])
     if missing:
         raise RequestError([f"the weights in {path} lack {len(missing)} tensors, first {missing[0]}"])
+    # One number a tensor, which is NaN or infinite where any of its numbers is: cheap beside the reading.
+    broken = [name for name, x in network.named_parameters() if not torch.isfinite(x.float().sum())]
+    if broken:
+        many = f"{len(broken)} tensors, first {broken[0]}"
+        raise RequestError([f"the weights in {path} are not finite in {many}: they are damaged"])
     for name, buffer in network.named_buffers():
         if name.endswith("token_type_ids"):  # a constant, though files hold it: text here is of one type, 0
             buffer.zero_()

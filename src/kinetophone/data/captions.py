@@ -274,7 +274,7 @@ def read_vggsound(path: Path) -> list[VGGSoundRow] | None:
 
 def _is_vggsound(cells: list[str]) -> bool:
     is_path = Path(cells[0]).suffix.lower() in VIDEOS  # of a list, its caption cut at commas
-    return len(cells) >= 4 and not is_path and re.fullmatch(r"\d+(\.0+)?", cells[1]) is not None
+    return len(cells) >= 4 and not is_path and re.fullmatch(r"\d{1,9}(\.0+)?", cells[1]) is not None
 
 
 def vggsound_names(stem: str) -> set[tuple[str, int]]:

@@ -9,7 +9,6 @@ processes lets one of them compile; the others find the cache whole.
 from __future__ import annotations
 
 import functools
-import getpass
 import importlib.util
 import os
 import tempfile
@@ -24,7 +23,8 @@ def load_librosa() -> ModuleType:
     """Import librosa, with what is compiled on import, one process at a time."""
     from filelock import FileLock
 
-    with FileLock(_lock()):
+    place = _cache()
+    with FileLock(place / ".kinetophone.lock"):
         import librosa
         from librosa.onset import onset_detect
 
@@ -35,15 +35,25 @@ def load_librosa() -> ModuleType:
         return librosa
 
 
-def _lock() -> Path:
-    """A file that all processes of this installation agree on: beside the cache, where that can be written.
+def _cache() -> Path:
+    """The folder that all processes of this user's installation have their lock in, and perhaps the cache.
 
-    Temporary folders differ between processes: the app has one of its own.
+    That is librosa's own where it can be written. It cannot in a read-only installation, and numba then takes
+    one in the user's home; where there is none, or one of a user that the system does not know, it would
+    fail, and is given a folder in that for temporary files.
     """
     spec = importlib.util.find_spec("librosa")
     assert spec is not None
     assert spec.origin is not None
     package = Path(spec.origin).parent
     if os.access(package, os.W_OK):
-        return package / ".kinetophone.lock"
-    return Path(tempfile.gettempdir()) / f"kinetophone-librosa-{getpass.getuser()}.lock"
+        return package
+    # Temporary folders differ between processes: the app has one of its own.
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    folder = Path(tempfile.gettempdir()) / f"kinetophone-librosa-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        # What lies in it is loaded as code: never somebody else's.
+        folder = Path(tempfile.mkdtemp(prefix="kinetophone-librosa-"))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
+    return folder

@@ -88,7 +88,7 @@ def tokenizer(folder: str) -> Any:
     """The tokenizer of a folder; an OSError where there is none."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _unit(found: Any) -> Any:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FVD_FRAMES, FVD_SIDE = 16, 224
 CLAP_RATE = 48_000
 VGGISH_RATE = 16_000
+_MODELS = ("ClapModel", "CLIPModel")
 CLIP_FRAMES = 8  # of a clip, evenly spaced, are compared with its caption
 
 
@@ -297,10 +298,13 @@ def _model_and_processor(source: str, allow_pickle: bool) -> Any:
     # transformers makes a tokenizer without words where there are none.
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         raise RequestError([f"'{source}' has no tokenizer (tokenizer.json or vocab.json)"])
-    kind = getattr(transformers, component_class(folder) or "", transformers.AutoModel)
+    named = component_class(folder)
+    if named not in _MODELS:
+        raise RequestError([f"'{source}' names the class {named!r}; there are {', '.join(_MODELS)}"])
+    kind = getattr(transformers, named)
     model = load_network(folder, kind, dtype=torch.float32, allow_pickle=allow_pickle)
     with quiet():
-        return model, transformers.AutoProcessor.from_pretrained(folder)
+        return model, transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def _unit(found: Any) -> np.ndarray:
