@@ -122,6 +122,7 @@ HURTFUL_JSON = {
     "Infinity": ('{"fps": -Infinity}', "-Infinity is not a finite number"),
     "too large": ('{"fps": 1e999}', "1e999 is not a finite number"),
     "digits": ('{"fps": ' + "9" * 10_000 + "}", "is not valid JSON"),
+    "half a character": ('"\\ud800"', "is not valid JSON"),
     "empty": ("", "is not valid JSON"),
     "page": ("<html>", "is not valid JSON"),
 }

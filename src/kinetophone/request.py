@@ -281,7 +281,7 @@ def _whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
 def _rate(value: Any) -> Fraction:
     rate = as_fps(value)
     if not _LEAST_FPS <= rate <= _MOST_FPS:
-        raise ValueError(f"fps is {float(rate):g}; it must be {_LEAST_FPS:g} to {_MOST_FPS}")
+        raise ValueError(f"fps is {value!s:.40}; it must be {_LEAST_FPS:g} to {_MOST_FPS}")
     return rate
 
 

@@ -17,7 +17,9 @@ from typing import Any
 from kinetophone.errors import RequestError, reason
 
 MOST_BYTES = 256_000_000  # of a table of millions of rows
-_MOST_SETTINGS = 16_000_000  # of a file of settings
+_MOST_SETTINGS = 1_000_000  # of a file of settings
+_MOST_BRACKETS = 1000  # of such a file: YAML's reader takes minutes over deep nesting
+_MOST_DIGITS = 24
 # In this order: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -80,9 +82,16 @@ def parse_json(text: str, name: str) -> Any:
             finite.
     """
     try:
-        return json.loads(
-            text, object_pairs_hook=_without_repeats, parse_constant=_finite, parse_float=_finite
+        found = json.loads(
+            text,
+            object_pairs_hook=_without_repeats,
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=_whole,
         )
+        if "\\ud" in text.lower():  # half a character, perhaps, which can be written nowhere
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except RecursionError:
         raise RequestError([f"{name} is nested too deeply"]) from None
     except ValueError as error:
@@ -118,6 +127,8 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
             return super().construct_mapping(node, deep)
 
     text = read_text(path, most_bytes=_MOST_SETTINGS)
+    if text.count("[") + text.count("{") > _MOST_BRACKETS:
+        raise RequestError([f"'{path}' is nested too deeply"])
     try:
         return yaml.load(text, Loader)
     except RecursionError:
@@ -137,6 +148,12 @@ def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key '{key}' is there twice")
         found[key] = value
     return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:
