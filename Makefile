@@ -31,7 +31,9 @@ wheel: $(READY)
 	rm -rf out/dist out/wheel
 	$(BIN)/python -m build --no-isolation --outdir out/dist
 	$(PYTHON) -m venv out/wheel
-	out/wheel/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock out/dist/*.whl
+	out/wheel/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	out/wheel/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-torch.txt
+	out/wheel/bin/python -m pip install --quiet --disable-pip-version-check --no-index out/dist/*.whl
 	place=$$(mktemp -d) && cd $$place && test -z "$$PYTHONPATH" \
 		&& $(CURDIR)/out/wheel/bin/kinetophone generate "a drumstick hits a metal bowl" -o clip.mp4 --steps 2 \
 		&& test -s clip.mp4 && rm -r $$place
@@ -45,11 +47,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "kinetophone needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 

@@ -1,17 +1,21 @@
-"""The app under load: is a request lost, does memory grow, does a cancelled one free its place?
+"""The app under load: is a request lost, does memory grow, is what users bring deleted in time?
 
-    python benchmarks/app_load.py [--requests 50] [--clients 8] [--steps 2] [--json FILE]
+    python benchmarks/app_load.py [--requests 50] [--clients 8] [--steps 2] [--hostile 0.5] [--json FILE]
 
-Starts ``kinetophone app`` and queues all requests of all clients at once. Beside them one more client asks,
-five times, for a clip of 1,000 steps, waits until it is computed, and cancels it. Memory is the server's
-resident set after each tenth of the requests; its growth is that from the second tenth (all is loaded and
-compiled then) to the end.
+Starts ``kinetophone app``; so many clients ask for a clip each, one request after the other. A share of the
+requests is hostile: damaged films, films of forged sizes, texts that are called films, values out of range.
+Beside them one more client asks, five times, for a clip of 1,000 steps, waits until it is computed, and
+cancels it. Memory is that of the server with its processes after each tenth of the requests; its growth is
+from the second tenth (all is loaded and compiled then) to the end. Files are counted when all is done, and
+again when the time has passed that they are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,8 +26,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
-from gradio_client import Client
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from kinetophone.media import Clip
 
 CANCELLED = 5
 
@@ -34,19 +43,25 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=50)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--hostile", type=float, default=0.0, help="share of the requests")
+    parser.add_argument("--keep-files", type=float, default=20.0, help="seconds")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kinetophone", "app", "--port", "0", "--device", "cpu"],
-            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [
+                *(sys.executable, "-m", "kinetophone", "app", "--port", "0", "--device", "cpu"),
+                *("--keep-files", str(arguments.keep_files)),
+            ],
+            cwd=folder, env={**os.environ, "TMPDIR": folder},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         assert process.stdout is not None
         try:
             found = next(m for line in process.stdout if (m := re.search(r"app on (http\S+)", line)))
             # Nobody reads the rest, and a full pipe would stop the server.
             threading.Thread(target=process.stdout.read, daemon=True).start()
-            result = load(found[1], process.pid, arguments)
+            result = load(found[1], process.pid, Path(folder), arguments)
         finally:
             process.terminate()
             process.wait()
@@ -55,39 +70,129 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def load(url: str, pid: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def load(url: str, pid: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Queue everything, wait for everything."""
     clients = [Client(url, verbose=False, download_files=False) for _ in range(arguments.clients)]
     memory: dict[int, float] = {}
     done = []
     lock = threading.Lock()
+    attacks = Attacks(folder / "attacks")
+    before = files_in(folder)
 
-    def ask(number: int) -> str:
-        client = clients[number % len(clients)]
-        film = client.predict(prompt="a drum", seed=number, steps=arguments.steps, api_name="/generate")[0]
+    def ask(number: int, client: Client) -> str:
+        if arguments.hostile and number % round(1 / arguments.hostile) == 0:
+            answer = attacks.ask(client, number)
+        else:
+            steps = arguments.steps
+            film = client.predict(prompt="a drum", seed=number, steps=steps, api_name="/generate")[0]
+            answer = str(film["path"] if isinstance(film, dict) else film)
         with lock:
             done.append(number)
-            memory[len(done)] = psutil.Process(pid).memory_info().rss / 1e6
-        return str(film["path"] if isinstance(film, dict) else film)
+            memory[len(done)] = memory_mb(pid)
+        return answer
+
+    def asking(which: int) -> list[str]:
+        client = clients[which]
+        return [ask(number, client) for number in range(which, arguments.requests, len(clients))]
 
     begun = time.monotonic()
-    with ThreadPoolExecutor(arguments.requests + 1) as pool:
+    with ThreadPoolExecutor(len(clients) + 1) as pool:
         impatient = pool.submit(cancel_some, url)
-        films = list(pool.map(ask, range(arguments.requests)))
+        answers = [answer for some in pool.map(asking, range(len(clients))) for answer in some]
         freed_s = impatient.result()
+    films = [answer for answer in answers if answer.endswith("clip.mp4")]
+    refusals = [answer for answer in answers if answer.startswith("refused: ")]
+    at_the_end = len(files_in(folder) - before)
+    time.sleep(2 * arguments.keep_files)
     tenths = [memory[max(1, round(arguments.requests * tenth / 10))] for tenth in range(1, 11)]
     return {
         "requests": arguments.requests,
         "clients": arguments.clients,
         "steps": arguments.steps,
-        "answered": sum(film.endswith("clip.mp4") for film in films),
+        "films": len(films),
         "different_films": len(set(films)),
+        "refused_in_a_line": len(refusals),
+        "answered_otherwise": [answer for answer in answers if answer not in films + refusals][:10],
+        "files_at_the_end": at_the_end,
+        "files_when_their_time_has_passed": len(files_in(folder) - before),
         "cancelled": len(freed_s),
         "slowest_cancel_s": round(max(freed_s), 2),
         "seconds": round(time.monotonic() - begun, 1),
         "memory_mb": [round(value) for value in tenths],
         "memory_growth_percent": round(100 * (tenths[-1] / tenths[1] - 1), 1),
     }
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process and those that it started."""
+    process = psutil.Process(pid)
+    found = 0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += one.memory_info().rss
+    return found / 1e6
+
+
+def files_in(folder: Path) -> set[Path]:
+    """The files that the server has in its folder."""
+    return {path for path in folder.glob("kinetophone-app-*/**/*") if path.is_file()}
+
+
+class Attacks:
+    """Requests that no server should take, each kind in its turn.
+
+    Args:
+        folder: where the files for them are made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        film = Clip(
+            rng.integers(0, 255, (16, 48, 64, 3), np.uint8),
+            8,
+            rng.uniform(-0.5, 0.5, 32_000).astype(np.float32),
+        ).save(folder / "film.mp4")
+        content = bytearray(film.read_bytes())
+        for _ in range(200):
+            content[int(rng.integers(len(content)))] = int(rng.integers(256))
+        (folder / "damaged.mp4").write_bytes(content)
+        (folder / "cut.mp4").write_bytes(film.read_bytes()[: len(content) // 2])
+        (folder / "text.mp4").write_text("no film at all")
+        Image.new("L", (8, 8)).save(folder / "wide.gif")
+        gif = bytearray((folder / "wide.gif").read_bytes())
+        gif[6:10] = b"\xff\xff\xff\xff"  # 65535 x 65535 pixels
+        (folder / "wide.gif").write_bytes(gif)
+        Image.new("L", (16_000, 16_000)).save(folder / "large.png")
+        Image.new("L", (4000, 4000)).save(
+            folder / "long.gif",
+            save_all=True,
+            append_images=[Image.new("L", (4000, 4000), i) for i in range(60)],
+        )
+        uploads = ("damaged.mp4", "cut.mp4", "text.mp4", "wide.gif", "large.png", "long.gif")
+        self.requests: list[dict[str, Any]] = [
+            {"upload": handle_file(folder / name), "prompt": "a", "steps": 1, "api_name": f"/{task}"}
+            for name in uploads
+            for task in ("sound", "picture", "animate", "extend")
+        ]
+        self.requests += [
+            {"prompt": "x" * 5000, "api_name": "/generate"},
+            {"prompt": "a", "seconds": "1e999", "api_name": "/generate"},
+            {"prompt": "a", "seconds": "nan", "api_name": "/generate"},
+            {"prompt": "a", "steps": "-5", "api_name": "/generate"},
+            {"prompt": "a", "guidance_audio": "1e30", "api_name": "/generate"},
+            {"script": "\n" * 5000 + "x", "api_name": "/generate"},
+        ]
+
+    def ask(self, client: Client, number: int) -> str:
+        """Send one; "refused: " and the reason, or what came instead."""
+        try:
+            made = client.predict(**self.requests[number // 2 % len(self.requests)])
+        except AppError as error:
+            said = str(error)
+            return f"refused: {said}" if said and len(said.splitlines()) == 1 else f"error: {said!r}"
+        film = made[0]["path"] if isinstance(made[0], dict) else made[0]
+        return str(film)  # a damaged film may be read in part
 
 
 def cancel_some(url: str) -> list[float]:

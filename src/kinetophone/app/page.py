@@ -35,7 +35,7 @@ from kinetophone.app.tasks import (
 from kinetophone.app.tasks import measure as measure_clip
 from kinetophone.app.uploads import Limits
 from kinetophone.app.view import DETECTORS, preview_html, progress_html, result_html, waiting_html
-from kinetophone.errors import UserError
+from kinetophone.errors import UserError, reason
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
@@ -77,6 +77,16 @@ class _Room:
     examples: dict[str, list[tuple[str, str]]]
 
 
+class _Page(gr.Blocks):
+    async def preprocess_data(self, *given: Any, **more: Any) -> Any:
+        """As Gradio's, but for what it says of a value that a field does not take: many lines, with paths."""
+        try:
+            return await super().preprocess_data(*given, **more)
+        except Exception as error:
+            said = reason(error).partition(" of the event handler")[0]
+            raise gr.Error(f"{said}; give a value of its kind", print_exception=False) from None
+
+
 def build_page(
     pipe: Kinetophone, limits: Limits, folder: Path, examples: dict[str, list[tuple[str, str]]]
 ) -> gr.Blocks:
@@ -90,7 +100,7 @@ def build_page(
     """
     jobs = Jobs(limits.job_s, limits.waiting_s, limits.waiting)
     room = _Room(pipe, jobs, Reader(limits), limits, folder, examples)
-    with gr.Blocks(title="kinetophone", analytics_enabled=False) as page:
+    with _Page(title="kinetophone", analytics_enabled=False) as page:
         gr.Markdown(
             f"# kinetophone\nPicture and sound made together, by `{pipe.spec.name}`. Files of "
             f"at most {limits.upload_mb} MB and {limits.longest_s:g} s; uploaded pictures are used at "
@@ -188,8 +198,8 @@ def _upload(kind: str | None) -> Any:
     if kind == "sound":
         return gr.Audio(label="Sound", sources=["upload"], type="filepath", buttons=[])
     if kind == "image":
-        # As it is: converted, it would lose what says which way up it is.
-        return gr.Image(label="Image", sources=["upload"], type="filepath", image_mode=None, height=320)
+        # Not gr.Image, which decodes it in the server itself.
+        return gr.File(label="Image", file_types=["image"], type="filepath", height=160)
     label = "Clip" if kind == "clip" else "Video"
     return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
