@@ -2,6 +2,7 @@
 # make test    style, types and tests
 # make docs    the documentation, out/site/index.html; warnings are errors
 # make wheel   builds sdist and wheel and tries the wheel in a clean environment
+# make lowest  the fast tests with the lowest versions of what it needs
 #
 # Each sets up .venv by itself, once. Needs Python 3.11 or newer and nothing else.
 # Where pip would fetch torch with CUDA and you want the small CPU build:
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: clip test docs wheel lint format clean
+.PHONY: clip test docs wheel lowest lint format clean
 
 clip: $(READY)
 	$(BIN)/kinetophone generate "a drumstick hits a metal bowl three times" -o out/clip.mp4
@@ -37,6 +38,16 @@ wheel: $(READY)
 	place=$$(mktemp -d) && cd $$place && test -z "$$PYTHONPATH" \
 		&& $(CURDIR)/out/wheel/bin/kinetophone generate "a drumstick hits a metal bowl" -o clip.mp4 --steps 2 \
 		&& test -s clip.mp4 && rm -r $$place
+
+# Deprecations that old versions warn of are not ours to heed.
+lowest: requirements-lowest.txt requirements-torch.txt pyproject.toml
+	rm -rf out/lowest
+	$(PYTHON) -m venv out/lowest
+	out/lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-lowest.txt
+	out/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-torch.txt
+	out/lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	OMP_NUM_THREADS=1 out/lowest/bin/python -m pytest -q -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning \
+		tests/test_text.py tests/test_request.py tests/media tests/bases tests/sampling tests/joint
 
 lint: $(READY)
 	$(BIN)/ruff check .
