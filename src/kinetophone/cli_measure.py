@@ -272,12 +272,22 @@ def _evaluate_folder(
     workers: int | None,
     html_path: Path | None,
 ) -> dict[str, Any]:
+    from kinetophone.data.sources import few
     from kinetophone.metrics.evaluate import detect, score
-    from kinetophone.metrics.sources import find_clips, find_truth, read_captions, read_truth, unmatched
+    from kinetophone.metrics.sources import (
+        find_clips,
+        find_truth,
+        read_captions,
+        read_truth,
+        unmatched,
+        unread,
+    )
 
     files = find_clips(folder)
     events = find_truth(folder) if events is None else events
     truth = None if events is None else read_truth(events)
+    if names := unread(folder):
+        typer.echo(f"{len(names)} files are of no kind that is measured: {few(names)}", err=True)
     texts = None if captions is None else read_captions(captions)
     for line in unmatched([file.name for file in files], texts) if texts is not None else ():
         typer.echo(line, err=True)

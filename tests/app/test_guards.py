@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -169,3 +171,27 @@ def test_what_a_killed_server_left_goes_at_the_next_start(
     living.communicate("")
     assert not used.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["kinetophone-app-of-somebody"]
+
+
+@pytest.mark.parametrize(
+    ("number", "begun"), [(errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, False)]
+)
+def test_a_full_disk_is_said_while_it_can_be(number: int, begun: bool) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if begun:
+            await send({"type": "http.response.start"})
+        raise OSError(number, os.strerror(number))
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(b"host", b"127.0.0.1:7860")]}
+    asked = OwnOrigin(app, "127.0.0.1")(scope, None, send)
+    if number == errno.ENOSPC and not begun:
+        asyncio.run(asked)
+        assert (sent[0]["status"], sent[1]["body"]) == (507, b"the server's disk is full; try again later")
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            asyncio.run(asked)

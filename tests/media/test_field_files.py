@@ -509,7 +509,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
+def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.mkv"
     with Film(path, "flac") as film:
         film.picture(quarters(240, 320), 24, 8)
@@ -518,6 +518,9 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
         with pytest.raises(MediaError, match="does not fit into half of this machine's memory"):
             read(path)
     assert len(read_picture(path, size=(24, 32)).frames) == 24
+    monkeypatch.setattr(container, "_readers", 30)
+    with pytest.raises(MediaError, match="when decoded, shared by 30 processes; cut or shrink it first"):
+        read_picture(path, size=(48, 64))
 
 
 def test_pixels_are_bounded_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from kinetophone.metrics.sources import (
     read_truth,
     truth_of,
     unmatched,
+    unread,
 )
 
 MakeClip = Callable[..., Clip]
@@ -132,3 +133,9 @@ def test_captions_that_do_not_fit_are_named(tmp_path: Path) -> None:
         "1 of 2 clips have no caption: d.mp4",
         "2 captions are of no clip here: b.mp4, c.mp4",
     ]
+
+
+def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.wav", "b.DOCX", "c.iso", "report.json", ".hidden"):
+        (tmp_path / name).touch()
+    assert unread(tmp_path) == ["b.DOCX", "c.iso"]

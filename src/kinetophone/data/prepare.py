@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import tarfile
 import wave
@@ -28,6 +29,7 @@ from kinetophone.data.shards import add, write_json, writing
 from kinetophone.data.sources import Source, Sources, few
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.locks import sole_writer
+from kinetophone.media.container import share_memory
 from kinetophone.media.timing import ClipTime
 from kinetophone.progress import track
 from kinetophone.text import read_json, read_text
@@ -89,7 +91,8 @@ def _prepare(sources: Sources, out: Path, cut: Cut, workers: int | None) -> list
     to_do = {g: group for g, group in groups.items() if not _part(out, g).exists()}
     if to_do:
         work = partial(_make_shard, out, cut)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        count = workers or os.cpu_count() or 1
+        with ProcessPoolExecutor(count, get_context("spawn"), share_memory, (count,)) as pool:
             for _ in track(pool.map(work, to_do, to_do.values()), len(to_do), "preparing shards"):
                 pass
     rows = {source.name: _row(source) for source in sources}

@@ -33,7 +33,7 @@ from kinetophone.text import read_text
 Layout = Literal["folder", "greatesthits", "landscape", "vggsound"]
 Split = Literal["train", "val", "test"]
 # Files of these kinds belong to films: their sound, captions and tables.
-_BESIDE = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml")
+BESIDE = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml")
 _NO_CAPTION = "no caption (name a table, put a .txt file beside it, or give one for all)"
 # A folder of one of these names, in any case, is a split.
 _SPLITS: dict[str, Split] = {
@@ -146,7 +146,7 @@ def find_sources(
     notes: list[str] = []
     below = files_below(folder)
     videos = sorted(path for path in below if path.suffix.lower() in VIDEOS)
-    if unread := sorted(path for path in below if path.suffix.lower() not in (*VIDEOS, *_BESIDE)):
+    if unread := sorted(path for path in below if path.suffix.lower() not in (*VIDEOS, *BESIDE)):
         kinds = ", ".join(sorted({path.suffix.lower() or "none" for path in unread})[:8])
         names = few([path.relative_to(folder).as_posix() for path in unread])
         notes.append(f"{_number(unread, 'file')} not used, of no kind of film (endings {kinds}): {names}")

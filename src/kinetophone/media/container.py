@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 MOST_GAP_S = 600  # between two packets of a stream; more is a wrong time
 MOST_PIXELS = 2**27  # of one frame or image: 16,384 x 8,192
-_MEMORY_SHARE = 2  # one file may take half of the machine's memory
+_readers = 1  # processes that read at once
+
+
+def share_memory(readers: int) -> None:
+    """Say that so many processes like this one read files at once: each takes its part of the memory."""
+    global _readers  # of the process, as the memory is
+    _readers = readers
 
 
 @contextmanager
@@ -133,7 +139,7 @@ class Budget:
         import psutil
 
         self.path, self.longest_s = path, longest_s
-        self.left = psutil.virtual_memory().total // _MEMORY_SHARE
+        self.left = psutil.virtual_memory().total // 2 // _readers
 
     def check_stated(self, file: Any, stream: Any) -> None:
         """Refuse a file that itself says it is too long, before a frame of it is decoded."""
@@ -164,6 +170,6 @@ class Budget:
         self.left -= size
         if self.left < 0:
             raise MediaError(
-                f"'{self.path}' does not fit into half of this machine's memory when decoded; "
-                "cut or shrink it first"
+                f"'{self.path}' does not fit into half of this machine's memory when decoded"
+                f"{f', shared by {_readers} processes' if _readers > 1 else ''}; cut or shrink it first"
             )

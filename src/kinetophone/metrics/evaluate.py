@@ -363,11 +363,14 @@ def _detect_job(job: tuple[Clip | str | os.PathLike[str], str, Features | None])
     return detect_one(*job)
 
 
-def _one_thread() -> None:
-    """Workers already fill the cores; OpenCV's own threads would only get in each other's way."""
+def _one_of(workers: int) -> None:
+    """Workers already fill the cores: OpenCV's own threads would only get in each other's way."""
     import cv2
 
+    from kinetophone.media.container import share_memory
+
     cv2.setNumThreads(1)
+    share_memory(workers)
 
 
 def _run(jobs: list, workers: int) -> Iterator[ClipEvents | Unscored]:
@@ -375,7 +378,8 @@ def _run(jobs: list, workers: int) -> Iterator[ClipEvents | Unscored]:
         yield from map(_detect_job, jobs)
         return
     # Forking a process in which torch or OpenCV has started threads can hang; spawning cannot.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_one_of, initargs=(workers,)) as pool:
         yield from pool.map(_detect_job, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kinetophone.data.captions import VIDEOS, Row, read_list
-from kinetophone.data.sources import few, sibling
+from kinetophone.data.sources import BESIDE, few, sibling
 from kinetophone.errors import MediaError, RequestError, reason
 from kinetophone.media.clip import Clip
 from kinetophone.text import read_json, read_text
@@ -45,6 +45,13 @@ def find_clips(folder: str | os.PathLike[str]) -> list[Path]:
     if not films and not sounds:
         raise MediaError(f"'{folder}' holds no clip; looked for {', '.join(MEDIA_SUFFIXES)}")
     return sorted(films + sounds)
+
+
+def unread(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of the files of a folder that are of no kind that is measured, nor belong to one that is."""
+    beside = (*MEDIA_SUFFIXES, SOUND_SUFFIX, *BESIDE, ".html", ".png")
+    files = (path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path.name for path in files if path.suffix.lower() not in beside)
 
 
 def read(path: str | os.PathLike[str]) -> Clip:
