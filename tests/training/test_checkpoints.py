@@ -33,6 +33,25 @@ def test_the_newest_few_are_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+class Code:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_what_is_no_checkpoint_is_named_in_a_line_and_runs_nothing(tmp_path, capsys):
+    path = tmp_path / "checkpoint-00000005.pt"
+    for content in (b"", b"<html>sign in</html>", b"PK\x03\x04", b"\x80\x02."):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"is damaged \(.*\): delete it") as caught:
+            checkpoints.load(path)
+        assert len(str(caught.value).splitlines()) == 1
+    for state in ([1], {"model": {}}, {"step": Code()}):
+        torch.save(state, path)
+        with pytest.raises(UserError, match=r"is damaged \(.*\): delete it"):
+            checkpoints.load(path)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_damaged_one_is_named_with_the_cure(tmp_path):
     path = checkpoints.save(state(5, 10_000), tmp_path, keep=1)
     path.write_bytes(path.read_bytes()[:20_000])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pickle
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,14 @@ def load(path: Path) -> dict[str, Any]:
         UserError: if the file is damaged.
     """
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise UserError(
-            f"{path} is damaged ({reason(error)}): delete it to go on from the one before it"
-        ) from error
+        found = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(found, dict) or "step" not in found:
+            raise KeyError("it holds no state of a training")
+        return found
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        # torch's own advice on pickles is to read them without care.
+        why = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else reason(error)
+        raise UserError(f"{path} is damaged ({why}): delete it to go on from the one before it") from error
 
 
 def clean(folder: Path, all_of_them: bool = False) -> None:
