@@ -72,7 +72,7 @@ def load(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict) or "step" not in found:
             raise KeyError("it holds no state of a training")
         return found
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged pickles fail in every way there is
         # torch's own advice on pickles is to read them without care.
         why = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else reason(error)
         raise UserError(f"{path} is damaged ({why}): delete it to go on from the one before it") from error
