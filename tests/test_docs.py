@@ -33,7 +33,7 @@ NOT_RUN = {
     r"cvssp/|SG161222/|guoyww/": "needs the Hub",
     r"convert metric|--i3d |--clap MODEL": "needs networks that are not in the repository",
     r"accelerate launch": "needs several processes; tests/training/test_processes.py does it small",
-    r"benchmarks/|kinetophone\.golden": "takes minutes: run by hand, figures in the lab book",
+    r"benchmarks/|tests/fuzz/|kinetophone\.golden": "takes minutes: run by hand, figures in the lab book",
     r"kinetophone (gamma|experiment|limits) ": "takes minutes to days; tests/study does it small",
     r"--gamma auto": "needs a bundle that kinetophone gamma was run on",
     r"--generate \d+": "takes minutes: run by hand, figures in docs/results/",

@@ -204,7 +204,7 @@ def test_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch, models: Path) -
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=5e8))
     question = Question(audio_base=str(models / "audioldm"), video_base="no such place", device="xpu")
     bad = {row.check: row for row in examine(question) if row.state == "FAIL"}
-    assert bad["diffusers"] == Row("diffusers", "FAIL", "0.30, needs >=0.34", "pip install 'diffusers>=0.34'")
+    assert bad["diffusers"] == Row("diffusers", "FAIL", "0.30, needs >=0.36", "pip install 'diffusers>=0.36'")
     assert bad["disk, here"].remedy == "1.0 GB are needed: make room"
     assert "there is no device 'xpu' here" in bad["device"].found
     assert "is neither a folder nor a Hub id" in bad["video base"].found
