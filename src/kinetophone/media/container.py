@@ -167,8 +167,12 @@ class Budget:
 
     def keep(self, size: int) -> None:
         """Count ``size`` bytes that are kept in memory."""
+        self.check_fits(size)
         self.left -= size
-        if self.left < 0:
+
+    def check_fits(self, size: int) -> None:
+        """Refuse what would need so many bytes more than are left."""
+        if size > self.left:
             raise MediaError(
                 f"'{self.path}' does not fit into half of this machine's memory when decoded"
                 f"{f', shared by {_readers} processes' if _readers > 1 else ''}; cut or shrink it first"

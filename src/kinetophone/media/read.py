@@ -257,6 +257,8 @@ class _Shown:
         return resize(self.images.image(frame), self.size)
 
     def _add(self, image: np.ndarray) -> None:
+        if self._count == 0:  # what the file says it has may be refused now, rather than when it is decoded
+            self.budget.check_fits(self.expected * image.nbytes)
         self.budget.keep(image.nbytes)
         if self._count == len(self._array):
             # Written where it stays, so that there is never a second copy of all; room that is not used takes
