@@ -228,7 +228,9 @@ def sound(
         raise RequestError([f"keep-original is {keep_original:g}; it must be 0 to {_MOST_GAIN}"])
     if audio_track is not None and keep_original is None:
         raise RequestError(["--audio-track chooses what --keep-original keeps; give both"])
-    from kinetophone.media.read import open_media, read_picture, sound_stream
+    from kinetophone.media.container import open_media, sound_stream
+    from kinetophone.media.mix import mixed
+    from kinetophone.media.read import read_picture
     from kinetophone.media.write import check_rate
     from kinetophone.request import LONGEST_S
 
@@ -240,18 +242,18 @@ def sound(
         check_rate(path, picture.fps)
         return picture
 
-    first = read(videos[0], targets[0])  # before a model is loaded
+    ready = [read(videos[0], targets[0])]  # before a model is loaded
     pipe = load_pipeline(bundle, device, dtype, offload, allow_pickle)
     failures = []
-    for number, (video, path) in enumerate(zip(videos, targets, strict=True)):
+    for video, path in zip(videos, targets, strict=True):
         try:
-            picture = read(video, path) if number else first
+            picture = ready.pop() if ready else read(video, path)
             clip = pipe.sound(
                 picture, prompt, seed=seed, progress=True, **given(negative_prompt=negative_prompt), **options
             )
             channels, layout = None, None
             if keep_original is not None:
-                clip, channels, layout = _mixed(clip, picture, video, keep_original, audio_track)
+                clip, channels, layout = mixed(clip, picture, video, keep_original, audio_track)
             _write(clip, path, sheet, prompt, channels, layout)
         except (RequestError, MediaError, OSError) as error:
             if len(videos) == 1:
@@ -282,32 +284,6 @@ def _check_between(start: float, end: float | None) -> None:
         raise RequestError([f"from is {start:g}; it must be a second of the video, 0 or later"])
     if end is not None and not start < end < math.inf:
         raise RequestError([f"to is {end:g}; it must be later than from, which is {start:g}"])
-
-
-def _mixed(
-    clip: Clip, picture: Picture, video: Path, gain: float, audio_track: int | None
-) -> tuple[Clip, Any, str | None]:
-    """A clip with a video's own sound under its own: the clip, its channels, and which they are."""
-    import numpy as np
-
-    from kinetophone.media.clip import Clip, fit_audio
-    from kinetophone.media.read import placed, read_sound, resample_sound
-    from kinetophone.media.timing import ClipTime
-
-    between = (picture.start_s, picture.start_s + clip.duration_s)
-    own = read_sound(video, audio_track=audio_track, between=between)
-    rate = max(own.sample_rate, clip.sample_rate)
-    tracks = own.waveform[:, None] if own.channels is None else own.channels
-    if own.sample_rate != rate:
-        tracks = np.stack([resample_sound(track, own.sample_rate, rate) for track in tracks.T], axis=1)
-    samples = ClipTime(clip.fps, len(clip.video), rate).samples
-    under = placed(tracks, round((own.start_s - picture.start_s) * rate), samples)
-    made = fit_audio(resample_sound(clip.audio, clip.sample_rate, rate), samples)
-    mixed = made[:, None] + np.float32(gain) * under
-    mixed /= max(1.0, float(np.abs(mixed).max()))  # softer as a whole rather than clipped
-    mixed = np.clip(mixed, -1.0, 1.0)
-    both = Clip(clip.video, clip.fps, np.ascontiguousarray(mixed.mean(axis=1)), rate)
-    return both, mixed if mixed.shape[1] > 1 else None, own.layout
 
 
 def picture(

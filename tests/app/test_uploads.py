@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kinetophone.app.uploads import Limits, read_upload
 from kinetophone.errors import MediaError
@@ -74,3 +75,11 @@ def test_large_files_large_pictures_and_high_rates(tmp_path: Path) -> None:
     assert "has 200 frames; at most 180 can be used" in refused(fast, "video", Limits(longest_s=3))
     picture = read_upload(fast, "video", Limits())
     assert (picture.fps, len(picture.frames)) == (60, 120)
+
+
+def test_a_photograph_is_no_sound(tmp_path: Path) -> None:
+    file = tmp_path / "photo.avif"
+    Image.new("RGB", (64, 48)).save(file)
+    assert "cannot be read as media" in refused(file, "sound") or "has no audio stream" in refused(
+        file, "sound"
+    )

@@ -208,8 +208,7 @@ def run(
     failures = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seeds = make_seeds(folder)
-        seeds = sorted(seeds)
+        seeds = sorted(make_seeds(folder))
         contents = [path.read_bytes() for path in seeds]
         worker = _Worker(folder, seed)
         for number in numbers:

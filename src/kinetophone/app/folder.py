@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from kinetophone.errors import RequestError
+from kinetophone.locks import LOCK_NAME, sole_writer
 
 _PREFIX = "kinetophone-app-"
-_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -21,22 +21,20 @@ def server_folder() -> Iterator[Path]:
     """A temporary folder that goes when the server ends; those of servers that were killed go now."""
     remove_leftovers()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-    lock = FileLock(folder / _LOCK, timeout=0)
-    lock.acquire()  # the operating system's: it says to the next server whether this one lives
     try:
-        yield folder
+        with sole_writer(folder):  # which says to the next server whether this one lives
+            yield folder
     finally:
-        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers() -> None:
     """Remove the folders of servers of this user that live no more."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, Timeout):
-            if not (folder / _LOCK).is_file() or folder.is_symlink():
+        with contextlib.suppress(OSError, RequestError):
+            if not (folder / LOCK_NAME).is_file() or folder.is_symlink():
                 continue
-            with FileLock(folder / _LOCK, timeout=0):
+            with sole_writer(folder):
                 pass
             shutil.rmtree(folder, ignore_errors=True)
 

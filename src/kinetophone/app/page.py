@@ -259,7 +259,7 @@ def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any,
 
         def work(report: Any) -> tuple[Result, str, dict[str, Any] | None]:
             file = Path(upload) if upload else None
-            read = partial(_read, room, report)
+            read = partial(room.reader.read, report=report)
             made = perform(room.pipe, settings, file, room.limits, Path(folder), report, read)
             report(None)
             try:
@@ -294,7 +294,7 @@ def _run_measure(room: _Room, **values: Any) -> Iterator[tuple[Any, Any]]:
     file = Path(values["upload"])
 
     def work(report: Any) -> tuple[Clip, dict[str, Any]]:
-        clip = _read(room, report, file, "clip")
+        clip = room.reader.read(file, "clip", report)
         return clip, measure_clip(clip, file.name)
 
     for said in room.jobs.run(work):
@@ -305,10 +305,6 @@ def _run_measure(room: _Room, **values: Any) -> Iterator[tuple[Any, Any]]:
             yield waiting_html(_place(said)), gr.skip()
         else:
             yield gr.skip(), gr.skip()
-
-
-def _read(room: _Room, report: Any, file: Path, kind: str) -> Any:
-    return room.reader.read(file, kind, report)
 
 
 def _place(waiting: Waiting) -> str:

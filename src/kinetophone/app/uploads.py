@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetophone.errors import MediaError
-from kinetophone.media.container import open_media, picture_stream, sound_stream
+from kinetophone.media.container import open_media, sound_stream
 from kinetophone.media.picture import Images, is_tiled_still, read_image
 from kinetophone.media.read import read_clip, read_picture, read_sound, resize
 
@@ -68,12 +68,12 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
 def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
     """How to read the file: what the reader is to be told beside its path."""
     options: dict[str, Any] = {"longest_s": limits.longest_s}
-    if is_tiled_still(path):
+    if kind != "sound" and is_tiled_still(path):
         return {**options, "size": _shrunk(read_image(path).shape[:2], limits.side_px)}
     with open_media(path) as file:
         if kind != "sound" and file.streams.video:
-            stream = picture_stream(path, file)
             images = Images(path, file)
+            stream = images.stream
             options["size"] = _shrunk(images.size(next(images.frames())[0]), limits.side_px)
             file.seek(0)
             count = _check_length(path, file, stream, limits)

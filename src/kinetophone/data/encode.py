@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kinetophone.av import AV
 from kinetophone.data.latents import LatentArrays, fingerprint
-from kinetophone.data.shards import read, write_json, writing
+from kinetophone.data.shards import read, remove_unfinished, write_json, writing
 from kinetophone.errors import RequestError
 from kinetophone.locks import sole_writer
 from kinetophone.progress import track
@@ -50,8 +50,7 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
 
 def _encode(source: Path, out: Path, bases: AV[Any]) -> int:
     settings = read_json(source / "prepare.json")
-    for left in out.glob(".*.part"):  # of a run that was killed
-        left.unlink()
+    remove_unfinished(out)
     made_by = {name: fingerprint(getattr(bases, name).vae) for name in ("audio", "video")}
     clips: list[dict[str, Any]] = []
     shards = sorted(source.glob("clips-*.tar"))

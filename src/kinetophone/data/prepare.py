@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kinetophone.data.shards import add, write_json, writing
+from kinetophone.data.shards import add, remove_unfinished, write_json, writing
 from kinetophone.data.sources import Source, Sources, few
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.locks import sole_writer
@@ -72,8 +72,7 @@ def _prepare(sources: Sources, out: Path, cut: Cut, workers: int | None) -> list
     usable = [source for source in sources if source.problem is None]
     settings = {**asdict(cut), **sources.settings, "sources": [source.name for source in usable]}
     described = out / "prepare.json"
-    for left in out.glob(".*.part"):  # of a run that was killed
-        left.unlink()
+    remove_unfinished(out)
     if described.exists():
         before = read_json(described)
         if any(settings.get(key) != value for key, value in before.items()):

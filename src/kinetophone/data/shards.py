@@ -29,6 +29,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what :func:`writing` left of runs that were killed; only for the folder's sole writer."""
+    for left in folder.glob(".*.part"):
+        left.unlink()
+
+
 def write_json(content: Any, path: Path) -> None:
     """Write it whole or not at all."""
     with writing(path) as file:

@@ -306,8 +306,8 @@ def read_sound(
             channels = channels[:length]
     if not np.isfinite(channels).all():
         raise MediaError(f"'{path}' holds sound that is not finite; it is corrupt")
-    if sample_rate is not None and sample_rate != rate:
-        channels = _resampled(channels, rate, sample_rate)
+    if sample_rate is not None:
+        channels = resample_channels(channels, rate, sample_rate)
         rate = sample_rate
     waveform = np.ascontiguousarray(channels.mean(axis=1))
     peak = float(np.abs(waveform).max(initial=0.0))
@@ -364,7 +364,7 @@ class _Run:
         if samples.shape[1] != first.layout.nb_channels:
             # Weights for loudspeakers would change how loud it is.
             samples = samples.mean(axis=1, keepdims=True).repeat(first.layout.nb_channels, axis=1)
-        return samples if first.rate == self.rate else _resampled(samples, self.rate, first.rate)
+        return resample_channels(samples, self.rate, first.rate)
 
 
 def _format(frame: Any) -> tuple[int, str, str]:
@@ -417,7 +417,10 @@ def _placed(runs: list[_Run], budget: Budget) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _resampled(channels: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+def resample_channels(channels: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """Resample (N, C) float32, each channel as :func:`resample_sound` does."""
+    if source_rate == target_rate:
+        return channels
     return np.stack([resample_sound(track, source_rate, target_rate) for track in channels.T], axis=1)
 
 
