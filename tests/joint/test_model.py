@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -225,3 +227,37 @@ def test_shapes_are_checked_before_work(
         call(features=one)
     with pytest.raises(ValueError, match=r"audio coupled have shape \(3,\)"):
         call(features=features, coupled=AV(audio=torch.ones(3, dtype=torch.bool), video=None))
+
+
+def test_two_threads_predict_what_one_does(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets)
+    kinds: list[Callable[[JointModel, Any], AV[Tensor]]] = [predict, uncoupled]
+    singly = [kind(model, inputs) for kind in kinds]
+    together = threading.Barrier(2)
+
+    def repeated(kind: Callable[[JointModel, Any], AV[Tensor]]) -> list[AV[Tensor]]:
+        together.wait()
+        return [kind(model, inputs) for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for one, many in zip(singly, pool.map(repeated, kinds), strict=True):
+            assert all(equal(one, other) == AV.both(True) for other in many)
+
+
+def test_gradient_checkpointing_of_the_bases_changes_no_gradient(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    gradients, model = [], trained(unets, with_connector=[True, True]).train()
+    for checkpointing in (False, True):
+        if checkpointing:
+            unets.map(lambda unet: unet.enable_gradient_checkpointing())
+        features = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
+        eps = model(inputs.latents, inputs.timesteps, inputs.text, features)
+        (eps.audio.square().mean() + eps.video.square().mean()).backward()
+        gradients.append([p.grad for p in model.parameters()])
+        model.zero_grad()
+    assert any(g is not None and g.any() for g in gradients[0])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)

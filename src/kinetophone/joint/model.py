@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +35,12 @@ class _Signal:
     feature: Tensor  # made from the other modality
     coupled: Tensor | None  # (B,) bool; None: every sample
     frames: int | None  # T for video, None for audio
+
+
+# The forward pass that this thread is in: of which model, and what conditions its U-Nets. A variable of the
+# call rather than an attribute of the model: threads that share a model must not see one another's features,
+# nor must two models that share a base.
+_CALL: ContextVar[tuple[JointModel, AV[_Signal | None]] | None] = ContextVar("kinetophone_call", default=None)
 
 
 class JointModel(nn.Module):
@@ -62,7 +69,6 @@ class JointModel(nn.Module):
         self.unet_audio: Any = unets.audio
         self.unet_video: Any = unets.video
         self.coupling = coupling
-        self._signals: AV[_Signal | None] = AV.both(None)
         self._handles: list[RemovableHandle] = []
         for modality in MODALITIES:
             for site in coupling.sites(modality):
@@ -162,11 +168,11 @@ class JointModel(nn.Module):
 
     @contextmanager
     def _signalling(self, signals: AV[_Signal | None]) -> Iterator[None]:
-        self._signals = signals
+        token = _CALL.set((self, signals))
         try:
             yield
         finally:  # also after an error, lest a base on its own be conditioned by a stale feature
-            self._signals = AV.both(None)
+            _CALL.reset(token)
 
     def _check_shapes(
         self,
@@ -209,7 +215,10 @@ def _embed_time(unet: Any, timesteps: Tensor) -> Tensor:
 
 def _at_site(model: JointModel, site: Site, block: nn.Module, args: Any, output: Any) -> Any:
     """Forward hook: the output of a U-Net block, conditioned; None (leave it) while no feature is set."""
-    signal = getattr(model._signals, site.modality)
+    call = _CALL.get()
+    if call is None or call[0] is not model:
+        return None
+    signal = getattr(call[1], site.modality)
     if signal is None:
         return None
     x = output[0] if site.stage == "down" else output
