@@ -103,7 +103,11 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> 
             )
             text = AV(audio=torch.zeros(n, 512), video=torch.zeros(n, 77, 768))
             t = AV.both(torch.zeros(n, dtype=torch.long))
-            joint = activations(lambda: model(latents, t, text, model.features(latents, t, latents)))
+            joint = activations(
+                lambda: model(
+                    latents, t, text, model.features(latents, t, latents), rates=AV(audio=25.0, video=8.0)
+                )
+            )
         around = published.around()  # once more: decoders are in float32 always
         audio, video = around.audio, around.video
         decoders = (video["vae"], audio["vae"], audio["vocoder"])

@@ -2,7 +2,7 @@
 
 A table stands between two comments, the first of which names its results:
 
-    <!-- figures docs/results/2026-11-23-second-bundle.json -->
+    <!-- figures docs/results/2026-11-25-sixth-bundle.json -->
     <!-- /figures -->
 
 A table of tasks names a results file of each task in a folder: ``<!-- tasks docs/results/NAME -->`` is for

@@ -47,7 +47,7 @@ def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str
         text: AV[Tensor] = bundle.bases.map(lambda base, texts=captions: base.encode_prompt(texts))
         parts.append(
             measure(
-                guided(bundle.model, text, None, AV.both(1.0)),
+                guided(bundle.model, text, None, AV.both(1.0), rates=bundle.rates(bundle.spec.fps)),
                 guided(bundle.model, text, None, AV.both(1.0), coupled=False),
                 clean,
                 bundle.schedules,

@@ -63,6 +63,10 @@ class Bundle:
         )
         self._offload: tuple[Offload, torch.device] | None = None
 
+    def rates(self, fps: float | Fraction) -> AV[float]:
+        """Latents per second of each modality, at a frame rate."""
+        return AV(audio=float(self.bases.audio.latents_per_second), video=float(fps))
+
     @classmethod
     def from_pretrained(
         cls,

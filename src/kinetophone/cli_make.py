@@ -11,6 +11,7 @@ import typer
 from kinetophone.av import AV
 from kinetophone.cli_shared import AllowPickle, given, quiet_libraries
 from kinetophone.errors import MediaError, RequestError
+from kinetophone.sampling.settings import Stepper
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
@@ -32,6 +33,10 @@ Output = Annotated[
 Bundle = Annotated[str, typer.Option(help="Model: a bundle's name, folder or Hub id.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same clip.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; more is slower and finer.")]
+StepperName = Annotated[
+    Stepper | None,
+    typer.Option(help="How a step is made: ddim, or dpmpp_2m, of second order, which needs fewer steps."),
+]
 
 
 def _gamma(text: str) -> Any:
@@ -101,6 +106,7 @@ def generate(
     ] = None,
     seed: Seed = 0,
     steps: Steps = None,
+    stepper: StepperName = None,
     gamma: Gamma = None,
     guidance_audio: GuidanceAudio = None,
     guidance_video: GuidanceVideo = None,
@@ -135,8 +141,8 @@ def generate(
         raise RequestError([f"count is {count}; it must be 1 to {_MOST_CLIPS}"])
     text = _text(prompt, script)
     options = given(
-        steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
-        guidance_sync=guidance_sync, batch_size=batch_size,
+        steps=steps, stepper=stepper, gamma=gamma, guidance_audio=guidance_audio,
+        guidance_video=guidance_video, guidance_sync=guidance_sync, batch_size=batch_size,
     )  # fmt: skip
     paths = _numbered(output, count)
     time = _check(text, bundle, paths[-1], seed, options, seconds=seconds, fps=fps)
@@ -197,6 +203,7 @@ def sound(
     bundle: Bundle = "hits",
     seed: Seed = 0,
     steps: Steps = None,
+    stepper: StepperName = None,
     guidance_audio: GuidanceAudio = None,
     guidance_sync: GuidanceSync = None,
     start: Annotated[float, typer.Option("--from", help="Begin at this second of the video.")] = 0,
@@ -219,7 +226,7 @@ def sound(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make the sound of a silent video, of any length, size and frame rate."""
-    options = given(steps=steps, guidance_audio=guidance_audio, guidance_sync=guidance_sync)
+    options = given(steps=steps, stepper=stepper, guidance_audio=guidance_audio, guidance_sync=guidance_sync)
     targets = _targets(videos, output)
     for path in targets:
         _check(prompt, bundle, path, seed, options)
@@ -293,6 +300,7 @@ def picture(
     bundle: Bundle = "hits",
     seed: Seed = 0,
     steps: Steps = None,
+    stepper: StepperName = None,
     guidance_video: GuidanceVideo = None,
     guidance_sync: GuidanceSync = None,
     audio_track: AudioTrack = None,
@@ -304,7 +312,7 @@ def picture(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Make the picture of a sound, of any length and sample rate; the sound is kept."""
-    options = given(steps=steps, guidance_video=guidance_video, guidance_sync=guidance_sync)
+    options = given(steps=steps, stepper=stepper, guidance_video=guidance_video, guidance_sync=guidance_sync)
     _check(prompt, bundle, output, seed, options)
     from kinetophone.media.read import read_sound
     from kinetophone.request import LONGEST_S
@@ -327,6 +335,7 @@ def animate(
     seconds: Annotated[float | None, typer.Option(help="Length; the bundle's where not given.")] = None,
     seed: Seed = 0,
     steps: Steps = None,
+    stepper: StepperName = None,
     gamma: Gamma = None,
     guidance_audio: GuidanceAudio = None,
     guidance_video: GuidanceVideo = None,
@@ -340,8 +349,8 @@ def animate(
 ) -> None:
     """Make a sounding clip that begins with an image."""
     options = given(
-        steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
-        guidance_sync=guidance_sync,
+        steps=steps, stepper=stepper, gamma=gamma, guidance_audio=guidance_audio,
+        guidance_video=guidance_video, guidance_sync=guidance_sync,
     )  # fmt: skip
     time = _check(prompt, bundle, output, seed, options, seconds=seconds)
     from kinetophone.media.read import read_image
@@ -367,6 +376,7 @@ def extend(
     ] = None,
     seed: Seed = 0,
     steps: Steps = None,
+    stepper: StepperName = None,
     gamma: Gamma = None,
     guidance_audio: GuidanceAudio = None,
     guidance_video: GuidanceVideo = None,
@@ -381,8 +391,8 @@ def extend(
 ) -> None:
     """Continue a clip, or fill in what is not kept of it, picture and sound together."""
     options = given(
-        steps=steps, gamma=gamma, guidance_audio=guidance_audio, guidance_video=guidance_video,
-        guidance_sync=guidance_sync,
+        steps=steps, stepper=stepper, gamma=gamma, guidance_audio=guidance_audio,
+        guidance_video=guidance_video, guidance_sync=guidance_sync,
     )  # fmt: skip
     _check(prompt, bundle, output, seed, options, seconds=seconds)
     from kinetophone.media.read import read_clip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kinetophone.cli_make import Gamma, GuidanceAudio, GuidanceSync, GuidanceVideo
+from kinetophone.cli_make import Gamma, GuidanceAudio, GuidanceSync, GuidanceVideo, StepperName
 from kinetophone.cli_shared import AllowPickle, check_at_least_one, given, quiet_libraries
 from kinetophone.cli_tables import print_comparison, print_materials, print_quality, print_report, print_seams
 from kinetophone.errors import RequestError
@@ -85,6 +85,7 @@ def evaluate(
     ] = "test",
     bundle: Annotated[str, typer.Option(help="Model for --generate and classifiers for hits.")] = "hits",
     steps: Annotated[int | None, typer.Option(help="Sampling steps for --generate.")] = None,
+    stepper: StepperName = None,
     gamma: Gamma = None,
     guidance_audio: GuidanceAudio = None,
     guidance_video: GuidanceVideo = None,
@@ -129,6 +130,7 @@ def evaluate(
         check_at_least_one("generate", generate_count)
         options = given(
             steps=steps,
+            stepper=stepper,
             gamma=gamma,
             guidance_audio=guidance_audio,
             guidance_video=guidance_video,

@@ -415,7 +415,7 @@ def _smallest(pipe: Any) -> None:
     shapes: AV[Any] = AV(audio=audio.latent_shape(1), video=video.latent_shape(frames, video.multiple))
     text = pipe.bases.map(lambda base: base.encode_prompt([_PROMPT]))
     sample_joint(
-        guided(pipe.model, text, None, AV.both(1.0)),
+        guided(pipe.model, text, None, AV.both(1.0), rates=pipe.rates(pipe.spec.fps)),
         initial_noise(shapes, [0], device=pipe.device),
         local_grids(pipe.bases.map(lambda base: base.scheduler), 1, 1.0),
         pipe.schedules,

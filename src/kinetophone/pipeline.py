@@ -382,7 +382,7 @@ class Kinetophone(Bundle):
         total = whole(windows)
         settings = Settings.of(self.spec, options)
         kept = AV(
-            audio=kept_latents(stretches.audio, total.audio, self._latents_per_second),
+            audio=kept_latents(stretches.audio, total.audio, self.bases.audio.latents_per_second),
             video=kept_frames(stretches.video, total.video, time.fps),
         )
         seen = mirrored(waveform, stretches.audio, time.sample_rate, time.samples)
@@ -419,14 +419,10 @@ class Kinetophone(Bundle):
             raise RequestError([f"it lasts {time.duration_s:g} s; at most {LONGEST_S} s can be done at once"])
         return time
 
-    @property
-    def _latents_per_second(self) -> Fraction:
-        return Fraction(self.spec.sample_rate, HOP * self.bases.audio.factor)
-
     def _windows(self, time: ClipTime) -> list[Window]:
         one = replace(time, frames=self.spec.window(time.frames))
         window = AV(audio=self.bases.audio.latent_shape(one.samples)[1], video=one.frames)
-        return plan_windows(time.frames, window, self._latents_per_second / time.fps)
+        return plan_windows(time.frames, window, self.bases.audio.latents_per_second / time.fps)
 
     def _encoded_frames(self, frames: np.ndarray, windows: list[Window]) -> Tensor:
         """Latents of frames (T, H, W, 3), the last one held to the end of the windows."""
@@ -471,6 +467,7 @@ class Kinetophone(Bundle):
                 sync=settings.sync,
                 coupled=settings.coupled,
                 only=only,
+                rates=self.rates(time.fps),
             )
             for window in windows
         ]
@@ -484,7 +481,7 @@ class Kinetophone(Bundle):
             lambda leak, known: None if leak is None else leak.draw(seeds, known), given or AV.both(None)
         )
         predict = windowed(windows, predicts)
-        return sample_joint(predict, noise, grids, self.schedules, callback, given, leak)
+        return sample_joint(predict, noise, grids, self.schedules, callback, given, leak, settings.stepper)
 
     def _decoded(self, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
         """Frames (B, T, H, W, 3) and waveforms (B, N) of ``time``: what windows reached beyond it is cut."""

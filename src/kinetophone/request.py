@@ -30,6 +30,7 @@ from kinetophone.av import AV
 from kinetophone.errors import RequestError, reason
 from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.media.write import check_rate, check_suffix
+from kinetophone.sampling.settings import STEPPER_NAMES
 from kinetophone.text import parse_json, read_text
 
 BUNDLES = Path(__file__).parent / "bundles"
@@ -380,6 +381,7 @@ class GenerateRequest:
         seconds: Length in seconds.
         fps: Frames per second.
         steps: Number of sampling steps, 1 to 1000.
+        stepper: How a step is made, see :mod:`kinetophone.sampling.steppers`.
         gamma: Timestep adjustment, above 0; 1 keeps both clocks equal; "auto" is the bundle's own.
         snr_offset: Instead of gamma, see :func:`kinetophone.joint.clocks.snr_grids`.
         guidance_audio: Classifier-free guidance of the sound, at least 0.
@@ -395,6 +397,7 @@ class GenerateRequest:
     seconds: float | Fraction | None = None
     fps: float | Fraction | None = None
     steps: int | None = None
+    stepper: str | None = None
     gamma: float | Literal["auto"] | None = None
     snr_offset: float | None = None
     guidance_audio: float | None = None
@@ -451,6 +454,8 @@ class GenerateRequest:
         problems = []
         if self.steps is not None and not 1 <= self.steps <= _MOST_STEPS:
             problems.append(f"steps is {self.steps}; it must be 1 to {_MOST_STEPS}")
+        if self.stepper is not None and self.stepper not in STEPPER_NAMES:
+            problems.append(f"stepper is '{self.stepper}'; it must be {' or '.join(STEPPER_NAMES)}")
         gamma: Any = self.gamma
         if isinstance(gamma, str) and gamma != "auto":
             problems.append(f"gamma is '{gamma}'; it must be a number above 0, or auto")

@@ -7,6 +7,7 @@ at 16 kHz; latents float (B, C, L, M), time first, scaled; text (B, D).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -91,6 +92,11 @@ class AudioLDM(Base):
     def factor(self) -> int:
         """Mel frames (and mel bins) per latent position."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def latents_per_second(self) -> Fraction:
+        """Steps of its latents along time in a second of sound."""
+        return Fraction(self.sample_rate, HOP * self.factor)
 
     def latent_shape(self, samples: int) -> tuple[int, int, int]:
         """Shape (C, L, M) for ``samples`` samples of sound: L is rounded up to the U-Net's own multiple."""

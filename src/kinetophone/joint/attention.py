@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kinetophone.joint.connectors import attention, group_norm, zero_init
+from kinetophone.joint.times import SiteTimes
 
 
 class SelfAttention(nn.Module):
@@ -52,7 +53,7 @@ class InsertedBlock(nn.Module):
 
     Args:
         channels: width C of the site's map.
-        layers: what acts on the tokens, called as ``layers(tokens, feature, time_steps)``.
+        layers: what acts on the tokens, called as ``layers(tokens, feature, times)``.
         norm_over_frames: statistics of the group norm over all frames of a clip rather than per frame.
     """
 
@@ -64,13 +65,17 @@ class InsertedBlock(nn.Module):
         self.proj_out = zero_init(nn.Conv2d(channels, channels, 1))
         self.norm_over_frames = norm_over_frames
 
-    def forward(self, x: Tensor, feature: Tensor, frames: int | None) -> Tensor:
+    def forward(
+        self, x: Tensor, feature: Tensor, frames: int | None, times: SiteTimes | None = None
+    ) -> Tensor:
         """Condition a map on the other modality's feature.
 
         Args:
             x: map of the site: audio (B, C, L, M), video (B·T, C, H, W), batch-major.
             feature: what the coupling makes of the other modality, see :class:`Coupling`.
             frames: T for video, None for audio.
+            times: of the map's rows and the feature's steps, see :func:`kinetophone.joint.times.at_site`.
+                None spreads the feature evenly over the map.
 
         Returns:
             The conditioned map, in the shape of ``x``.
@@ -83,6 +88,6 @@ class InsertedBlock(nn.Module):
         tokens = self.norm(stacked).transpose(1, 2).reshape(images, height * width, channels)
         tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)
         time_steps = height if frames is None else frames
-        tokens = self.transformer_blocks[0](tokens, feature, time_steps)
+        tokens = self.transformer_blocks[0](tokens, feature, time_steps, times)
         tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
         return x + tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)

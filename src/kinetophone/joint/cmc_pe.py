@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kinetophone.joint.attention import InsertedBlock, SelfAttention
 from kinetophone.joint.connectors import group_norm
+from kinetophone.joint.times import SiteTimes
 
 
 class ConditionedSelfAttention(SelfAttention):
@@ -41,20 +42,28 @@ class ConditionedSelfAttention(SelfAttention):
         share = (2 * feature_channels + channels + 2) / (2 * inputs + channels + 2)
         self.proj_c = FeedForward(inputs, dim_out=channels, inner_dim=round(4 * feature_channels * share))
 
-    def encoding(self, feature: Tensor, time_steps: int) -> Tensor:
+    def encoding(self, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
         """Feature (B, K, T') -> encoding (B, time_steps, C), each feature step held until the next."""
         if self.window:
             steps = feature.shape[2]
             padded = F.pad(feature, (self.window, self.window))  # nothing before the clip, nothing after
             feature = torch.cat([padded[..., k : k + steps] for k in range(2 * self.window + 1)], dim=1)
         projected = self.norm(self.proj_c(feature.transpose(1, 2)).transpose(1, 2))
+        if times is not None:
+            return projected.index_select(2, times.held()).transpose(1, 2)
         return F.interpolate(projected, size=time_steps, mode="nearest").transpose(1, 2)
 
-    def forward(self, x: Tensor, feature: Tensor | None = None, time_steps: int = 1) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        feature: Tensor | None = None,
+        time_steps: int = 1,
+        times: SiteTimes | None = None,
+    ) -> Tensor:
         """Tokens (N, S, C), time-major within a clip, and feature (B, K, T') -> (N, S, C)."""
         if feature is not None:
             by_time = x.reshape(feature.shape[0], time_steps, -1, x.shape[-1])
-            x = (by_time + self.encoding(feature, time_steps)[:, :, None]).reshape(x.shape)
+            x = (by_time + self.encoding(feature, time_steps, times)[:, :, None]).reshape(x.shape)
         return super().forward(x)
 
 
@@ -74,10 +83,10 @@ class CMCPELayers(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.norm3 = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, feature: Tensor, time_steps: int) -> Tensor:
+    def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
         """(N, S, C) and (B, K, T') -> (N, S, C)."""
         x = self.norm1(x)
-        x = self.attn_c(x, feature, time_steps) + x
+        x = self.attn_c(x, feature, time_steps, times) + x
         x = self.norm2(x)
         x = self.attn_s(x) + x
         x = self.norm3(x)

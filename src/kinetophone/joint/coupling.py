@@ -28,6 +28,7 @@ from kinetophone.joint.cmc_pe import CMCPEBlock
 from kinetophone.joint.connectors import FRAME_SHIFT_GROUPS, AudioConnector, NormAxis, VideoConnector
 from kinetophone.joint.cross_attention import CrossAttentionBlock
 from kinetophone.joint.timed_attention import TimedCrossAttentionBlock
+from kinetophone.joint.times import ALIGNMENTS, Alignment, SiteTimes
 
 # The block of each coupling, and the setting of its own that it takes.
 BLOCKS: dict[str, tuple[type[nn.Module], str]] = {
@@ -126,6 +127,10 @@ class Coupling(ModelMixin, ConfigMixin):
         temporal_norm: axis of the statistics in the video connector's temporal attention; "time" as in the
             published checkpoint.
         window: of CMC-PE: feature steps before and after that an encoding is made of.
+        alignment: "seconds": a moment of one modality meets the same moment of the other. "stretched", as the
+            published checkpoint needs it: one is spread evenly over the other, padding included; see
+            :mod:`kinetophone.joint.times`. The default is that of couplings saved before there was a choice;
+            :meth:`for_unets` makes them with "seconds".
         ff_mult: of the cross-attentions: inner width of the blocks' feed-forward, in units of their width.
             How to make them as large as a CMC-PE coupling is: :func:`matched_ff_mult`.
 
@@ -155,6 +160,7 @@ class Coupling(ModelMixin, ConfigMixin):
         temporal_norm: NormAxis = "channel",
         window: int = 0,
         ff_mult: float = 4.0,
+        alignment: Alignment = "stretched",
     ) -> None:
         super().__init__()
         problems = self._problems()
@@ -219,7 +225,7 @@ class Coupling(ModelMixin, ConfigMixin):
             video_widths=widths.video,
             audio_with_connector=flags.audio,
             video_with_connector=flags.video,
-            **{**fitting(widths, settings.get("channel_mult")), **settings},
+            **{"alignment": "seconds", **fitting(widths, settings.get("channel_mult")), **settings},
         )
 
     @property
@@ -253,7 +259,9 @@ class Coupling(ModelMixin, ConfigMixin):
             video=self._normalised(self.connector_out_video(inputs.video, embeddings.video)),
         )
 
-    def condition(self, site: Site, x: Tensor, feature: Tensor, frames: int | None) -> Tensor:
+    def condition(
+        self, site: Site, x: Tensor, feature: Tensor, frames: int | None, times: SiteTimes | None = None
+    ) -> Tensor:
         """The map ``x`` of a site, conditioned by the other modality's feature, in the shape of ``x``.
 
         Args:
@@ -261,14 +269,15 @@ class Coupling(ModelMixin, ConfigMixin):
             x: audio (B, C, L, M) or video (B·T, C, H, W).
             feature: the feature made from the *other* modality.
             frames: T for video, None for audio.
+            times: of the map's rows and of the feature's steps; None with the alignment "stretched".
 
         Returns:
             The conditioned map.
         """
         block = self.get_submodule(site.name)
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, x, feature, frames)
-        return block(x, feature, frames)
+            return self._gradient_checkpointing_func(block, x, feature, frames, times)
+        return block(x, feature, frames, times)
 
     def check(self, unets: AV[Any]) -> None:
         """Make sure that this coupling was made for U-Nets like these.
@@ -315,6 +324,7 @@ class Coupling(ModelMixin, ConfigMixin):
             "connector_input": CONNECTOR_INPUTS,
             "feature_norm": NORM_AXES,
             "temporal_norm": NORM_AXES,
+            "alignment": ALIGNMENTS,
         }
         for key, allowed in choices.items():
             if config[key] not in allowed:

@@ -13,6 +13,7 @@ from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from kinetophone.joint.attention import InsertedBlock, SelfAttention
+from kinetophone.joint.times import SiteTimes
 
 
 class SingleTokenAttention(nn.Module):
@@ -47,7 +48,7 @@ class CrossAttentionLayers(nn.Module):
         self.norm2 = nn.LayerNorm(channels).requires_grad_(False)  # feeds only attn2.to_q
         self.norm3 = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, feature: Tensor, time_steps: int) -> Tensor:
+    def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
         """(N, S, C) and (B, 1, K) -> (N, S, C); the time is of no use to this coupling."""
         x = x + self.attn1(self.norm1(x))
         attended = self.attn2(feature)

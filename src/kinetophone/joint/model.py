@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.joint.coupling import Coupling, Site
+from kinetophone.joint.times import at_site
 
 SUPPORTED = AV(audio=(UNet2DConditionModel,), video=(UNetMotionModel, UNet3DConditionModel))
 
@@ -35,6 +36,8 @@ class _Signal:
     feature: Tensor  # made from the other modality
     coupled: Tensor | None  # (B,) bool; None: every sample
     frames: int | None  # T for video, None for audio
+    rates: tuple[float, float] | None  # latents per second, its own and the other's
+    lengths: tuple[int, int]  # of the latents along time, its own and the other's
 
 
 # The forward pass that this thread is in: of which model, and what conditions its U-Nets. A variable of the
@@ -112,6 +115,7 @@ class JointModel(nn.Module):
         features: AV[Tensor] | None = None,
         coupled: AV[Tensor | None] | None = None,
         only: str | None = None,
+        rates: AV[float] | None = None,
     ) -> AV[Tensor]:
         """Predict the noise in both latents.
 
@@ -126,6 +130,7 @@ class JointModel(nn.Module):
             features: from :meth:`features`; None switches the coupling off, leaving exactly the bases.
             coupled: per U-Net, bool (B,); where False, its inserted blocks contribute nothing to that sample.
             only: "audio" or "video": run that U-Net alone, as where the other modality is given.
+            rates: latents per second of each modality; a coupling with the alignment "seconds" needs them.
 
         Returns:
             Noise predictions in the shapes of ``latents``; zeros for a U-Net that was not run.
@@ -137,9 +142,11 @@ class JointModel(nn.Module):
         masks: AV[Tensor | None] = AV.both(None) if coupled is None else coupled
         signals: AV[_Signal | None] = AV.both(None)
         if features is not None:
+            frames, length = latents.video.shape[2], latents.audio.shape[2]
+            audio_rates, video_rates = self._rates(rates)
             signals = AV(
-                audio=_Signal(features.video, masks.audio, None),
-                video=_Signal(features.audio, masks.video, latents.video.shape[2]),
+                audio=_Signal(features.video, masks.audio, None, audio_rates, (length, frames)),
+                video=_Signal(features.audio, masks.video, frames, video_rates, (frames, length)),
             )
         with self._signalling(signals):
             audio, video = (torch.zeros_like(x) for x in (latents.audio, latents.video))
@@ -153,6 +160,17 @@ class JointModel(nn.Module):
     def audio_multiple(self) -> int:
         """Total down-sampling of the audio U-Net: audio latent lengths must be multiples of it."""
         return 2 ** (len(self.unet_audio.config.block_out_channels) - 1)
+
+    def _rates(
+        self, rates: AV[float] | None
+    ) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        if self.coupling.config.alignment == "stretched":
+            return None, None
+        if rates is None:
+            raise ValueError(
+                "the coupling aligns by seconds: give rates, the latents per second of each modality"
+            )
+        return (rates.audio, rates.video), (rates.video, rates.audio)
 
     def _predict_audio(self, x: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         return self.unet_audio(
@@ -222,7 +240,12 @@ def _at_site(model: JointModel, site: Site, block: nn.Module, args: Any, output:
     if signal is None:
         return None
     x = output[0] if site.stage == "down" else output
-    conditioned = model.coupling.condition(site, x, signal.feature, signal.frames)
+    times = None
+    if signal.rates is not None and signal.feature.shape[1] != 1:
+        (own_rate, other_rate), (own, other) = signal.rates, signal.lengths
+        rows = x.shape[2] if signal.frames is None else signal.frames
+        times = at_site(rows, own, own_rate, signal.feature.shape[2], other, other_rate, x.device)
+    conditioned = model.coupling.condition(site, x, signal.feature, signal.frames, times)
     if signal.coupled is not None:
         # Selecting, rather than weighting by 0, makes "off" exact; computing all samples keeps every
         # parameter in the graph, as distributed training needs.

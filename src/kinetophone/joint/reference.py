@@ -18,7 +18,7 @@ from kinetophone.joint.clocks import Spacing
 from kinetophone.joint.coupling import Coupling
 
 SAMPLING: Spacing = "reference"
-QUIRKS: dict[str, Any] = {"feature_norm": "time", "temporal_norm": "time"}
+QUIRKS: dict[str, Any] = {"feature_norm": "time", "temporal_norm": "time", "alignment": "stretched"}
 # Its settings of a coupling, by their names there, and its defaults.
 SETTINGS: dict[str, Any] = {
     "connector_in_type": "additive",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kinetophone.joint.attention import InsertedBlock, SelfAttention
 from kinetophone.joint.connectors import SINUSOID_FPS
+from kinetophone.joint.times import SiteTimes
 
 # Rotations of a head's pairs of channels take from a quarter of a second (two frames at 8 fps) to 64 s.
 SHORTEST_S, LONGEST_S = 0.25, 64.0
@@ -62,10 +63,10 @@ class TimedCrossAttention(nn.Module):
         self.to_v = nn.Linear(feature_channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor, feature: Tensor, time_steps: int, frames: int) -> Tensor:
+    def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | int) -> Tensor:
         """Tokens (N, S, C), time-major within a clip, and feature (B, K, T') -> (N, S, C).
 
-        ``frames`` is the length of the clip in frames.
+        ``times`` are those of the site, or the length of the clip in frames: both are spread evenly over it.
         """
         context = self.norm(feature.transpose(1, 2))  # (B, T', K)
         q, k, v = (
@@ -76,8 +77,12 @@ class TimedCrossAttention(nn.Module):
                 self.to_v(context),
             )
         )
-        times = step_times(time_steps, frames, x).repeat_interleave(q.shape[2] // time_steps)
-        q, k = rotated(q, times), rotated(k, step_times(k.shape[2], frames, x))
+        if isinstance(times, SiteTimes):
+            of_rows, of_steps = times.rows + times.row_s / 2, times.steps + times.step_s / 2
+        else:
+            of_rows, of_steps = step_times(time_steps, times, x), step_times(k.shape[2], times, x)
+        q = rotated(q, of_rows.repeat_interleave(q.shape[2] // time_steps))
+        k = rotated(k, of_steps)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.to_out[0](attended.transpose(1, 2).flatten(2)).reshape(x.shape)
 
@@ -94,13 +99,13 @@ class TimedCrossAttentionLayers(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.norm3 = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, feature: Tensor, time_steps: int) -> Tensor:
+    def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
         """(N, S, C) and (B, K, T') -> (N, S, C)."""
         # A picture has a set of tokens for each frame; a sound has one, and the feature's steps are frames.
         of_picture = x.shape[0] == feature.shape[0] * time_steps
         frames = time_steps if of_picture else feature.shape[2]
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), feature, time_steps, frames)
+        x = x + self.attn2(self.norm2(x), feature, time_steps, frames if times is None else times)
         return x + self.ff(self.norm3(x))
 
 

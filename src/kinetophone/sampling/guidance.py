@@ -26,6 +26,7 @@ def guided(
     sync: AV[float] | None = None,
     coupled: bool = True,
     only: str | None = None,
+    rates: AV[float] | None = None,
 ) -> Predict:
     """A ``predict`` with classifier-free guidance (arXiv 2207.12598) and cross-modal guidance per modality.
 
@@ -46,6 +47,7 @@ def guided(
             by the other more than it was trained to be.
         coupled: False leaves the connectors out: each base by itself, whatever ``sync`` is.
         only: "audio" or "video": predict that modality alone, the other being given.
+        rates: latents per second of each modality, see :meth:`JointModel.forward`.
 
     Returns:
         The noise prediction for :func:`kinetophone.sampling.joint.sample_joint`, in the model's dtype.
@@ -78,7 +80,7 @@ def guided(
             features = features.map(_tiled, branches.swap())
             masks = latents.map(_coupled_branches, branches)
         tiled = (x.map(_tiled, branches) for x in (latents, timesteps))
-        eps = model(*tiled, text, features, masks, only)
+        eps = model(*tiled, text, features, masks, only, rates)
         return eps.map(_combined, branches, guidance, sync)
 
     return predict

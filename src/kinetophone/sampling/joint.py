@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
+from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.given import Given
+from kinetophone.sampling.settings import Stepper
+from kinetophone.sampling.steppers import STEPPERS, Step
 
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
 """``predict(latents, timesteps, x0_hat)`` -> noise in both latents; x0_hat is None at the first step."""
@@ -50,6 +52,7 @@ def sample_joint(
     callback: Callable[[Progress], None] | None = None,
     given: AV[Given | None] | None = None,
     leak: AV[Tensor | None] | None = None,
+    stepper: Stepper = "ddim",
 ) -> AV[Tensor]:
     """Denoise both modalities in lockstep, each on its own clock (arXiv 2409.17550, section 3.3).
 
@@ -66,6 +69,7 @@ def sample_joint(
             0, clean; a stretch is put into the latents at each step, noised to their level.
         leak: of each modality, clean latents of which the first timestep still shows a trace, in shapes that
             broadcast to those of ``noise``; see :mod:`kinetophone.sampling.leak`. None: pure noise.
+        stepper: how a step is made of the estimate; see :mod:`kinetophone.sampling.steppers`.
 
     Returns:
         The clean latents, in the shapes and dtypes of ``noise``.
@@ -85,6 +89,7 @@ def sample_joint(
     first: AV[int] = grids.map(lambda grid: int(grid[0]))
     latents, x0_hat = noise.map(_leaked, leak or AV.both(None), first, schedules), None
     latents = latents.map(_held, given, noise, first, schedules)
+    step = AV(audio=STEPPERS[stepper](), video=STEPPERS[stepper]())
     for k in range(steps):
         timesteps: AV[int] = grids.map(lambda grid, k=k: int(grid[k]))
         following: AV[int] = grids.map(lambda grid, k=k: int(grid[k + 1]) if k + 1 < steps else END)
@@ -92,7 +97,8 @@ def sample_joint(
         eps = eps.map(lambda e, x: e.to(x.dtype), latents)
         alphas = schedules.map(_alpha, timesteps)
         x0_hat = latents.map(clean_estimate, eps, alphas).map(_settled, given)
-        latents = x0_hat.map(step, eps, schedules.map(_alpha, following))
+        alphas_next = schedules.map(_alpha, following)
+        latents = step.map(_stepped, latents, x0_hat, eps, alphas, alphas_next)
         latents = latents.map(_held, given, noise, following, schedules)
         for modality in MODALITIES:
             if not torch.isfinite(getattr(latents, modality)).all():
@@ -141,6 +147,10 @@ def initial_noise(
 
 def _leaked(noise: Tensor, leak: Tensor | None, timestep: int, schedule: NoiseSchedule) -> Tensor:
     return noise if leak is None else add_noise(leak.to(noise), noise, _alpha(schedule, timestep))
+
+
+def _stepped(step: Step, x: Tensor, x0_hat: Tensor, noise: Tensor, alpha: Tensor, after: Tensor) -> Tensor:
+    return step(x, x0_hat, noise, float(alpha), float(after))
 
 
 def _held(x: Tensor, given: Given | None, noise: Tensor, timestep: int, schedule: NoiseSchedule) -> Tensor:

@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from kinetophone.request import BundleSpec
 
 
+Stepper = Literal["ddim", "dpmpp_2m"]
+STEPPER_NAMES: tuple[Stepper, ...] = ("ddim", "dpmpp_2m")
+
+
 class SamplingOptions(TypedDict, total=False):
     """What a call may set; the bundle's own value holds for what it does not.
 
     Attributes:
         steps: Denoising steps, 1 to 1000.
+        stepper: How a step is made of the estimate: "ddim", or "dpmpp_2m", of second order, which needs fewer
+            steps; see :mod:`kinetophone.sampling.steppers`.
         gamma: Timestep adjustment γ > 0; above 1 the picture is denoised ahead of the sound. "auto" is the
             bundle's own, from ``kinetophone gamma``.
         snr_offset: Instead of gamma: how much the picture's log SNR lies above the sound's at every step.
@@ -31,6 +37,7 @@ class SamplingOptions(TypedDict, total=False):
     """
 
     steps: int
+    stepper: Stepper
     gamma: float | Literal["auto"]
     snr_offset: float
     guidance_audio: float
@@ -47,6 +54,7 @@ class Settings:
     """A value for every option."""
 
     steps: int
+    stepper: Stepper
     gamma: float
     snr_offset: float | None
     guidance: AV[float]
@@ -62,6 +70,7 @@ class Settings:
         values = {**spec.defaults, **{k: v for k, v in options.items() if v is not None}}
         return cls(
             steps=int(values["steps"]),
+            stepper=values.get("stepper", "ddim"),
             gamma=spec.gamma(values["gamma"]),
             snr_offset=values.get("snr_offset"),
             guidance=AV(audio=float(values["guidance_audio"]), video=float(values["guidance_video"])),

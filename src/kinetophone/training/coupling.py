@@ -91,6 +91,8 @@ class CouplingStage:
             if recipe.continued
             else Coupling.for_unets(unets, **recipe.model)
         )
+        if recipe.continued and "alignment" in recipe.model:
+            self.coupling.register_to_config(alignment=recipe.model["alignment"])
         channels_last(self.coupling)
         self.model = JointModel(unets, self.coupling).to(self.device)
         self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
@@ -105,6 +107,11 @@ class CouplingStage:
             unets.map(_randomise)
         if recipe.loop.gradient_checkpointing:
             save_memory([unets.audio, unets.video, self.coupling])
+
+    @property
+    def rates(self) -> AV[float]:
+        """Latents per second of each modality."""
+        return AV(audio=float(self.bases.audio.latents_per_second), video=float(self.fps))
 
     def _load_latents(self, vaes: AV[Any]) -> LatentArrays:
         data = self.recipe.data
@@ -209,7 +216,9 @@ class CouplingStage:
             return pair.map(lambda whole, some: whole.index_select(0, some), rows)
 
         features = of(features, rows.swap())  # a U-Net's is the one made from the other modality
-        eps: AV[Tensor] = self.model(of(x), of(t), of(text), features, coupled and of(coupled))
+        eps: AV[Tensor] = self.model(
+            of(x), of(t), of(text), features, coupled and of(coupled), rates=self.rates
+        )
         return eps.map(lambda e, z, some: torch.zeros_like(z, dtype=e.dtype).index_copy(0, some, e), x, rows)
 
     def loss(
@@ -267,7 +276,7 @@ class CouplingStage:
         schedulers = self.bases.map(lambda base: base.scheduler)
         grids = local_grids(schedulers, settings.steps, settings.gamma, spec.sampling)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
-        predict = guided(self.model, text, negative, settings.guidance, sync=settings.sync)
+        predict = guided(self.model, text, negative, settings.guidance, sync=settings.sync, rates=self.rates)
         with self.autocast():
             z = sample_joint(predict, noise, grids, self.schedules)
         frames = self.bases.video.decode(z.video.cpu())
