@@ -63,6 +63,20 @@ class Bundle:
         )
         self._offload: tuple[Offload, torch.device] | None = None
 
+    @property
+    def components(self) -> dict[str, Any]:
+        """Everything it is made of, by name: ``audio.unet``, ``video.vae``, …, ``coupling``."""
+        parts = {
+            f"{modality}.{name}": getattr(getattr(self.bases, modality), name)
+            for modality in MODALITIES
+            for name in getattr(self.bases, modality).COMPONENTS
+        }
+        return {**parts, "coupling": self.coupling}
+
+    def __repr__(self) -> str:
+        parts = "".join(f"\n  {name}: {type(part).__name__}" for name, part in self.components.items())
+        return f"{type(self).__name__} '{self.spec.name}' on {self.device}{parts}"
+
     def rates(self, fps: float | Fraction) -> AV[float]:
         """Latents per second of each modality, at a frame rate."""
         return AV(audio=float(self.bases.audio.latents_per_second), video=float(fps))

@@ -37,12 +37,12 @@ from kinetophone.keep import (
     spliced,
 )
 from kinetophone.media.clip import Clip, fit_audio
+from kinetophone.media.images import as_image
 from kinetophone.media.mel import HOP
 from kinetophone.media.read import (
     Picture,
     Sound,
     read_clip,
-    read_image,
     read_picture,
     read_sound,
     resample_frames,
@@ -54,7 +54,7 @@ from kinetophone.request import LONGEST_S, GenerateRequest, Script
 from kinetophone.sampling.given import Given
 from kinetophone.sampling.guidance import guided
 from kinetophone.sampling.joint import Progress, initial_noise, sample_joint
-from kinetophone.sampling.settings import SamplingOptions, Settings
+from kinetophone.sampling.settings import SamplingOptions, Settings, check_names
 from kinetophone.sampling.windows import Window, carried, plan_windows, whole, window_seed, windowed
 
 
@@ -63,7 +63,7 @@ class Kinetophone(Bundle):
 
     def __call__(
         self,
-        prompts: str | Script | Sequence[str | Script],
+        prompt: str | Script | Sequence[str | Script],
         *,
         seconds: float | Fraction | None = None,
         fps: float | Fraction | None = None,
@@ -75,7 +75,7 @@ class Kinetophone(Bundle):
         """Make one clip per prompt.
 
         Args:
-            prompts: what is to be seen and heard.
+            prompt: what is to be seen and heard, or several such.
             seconds: length; the bundle's own if not given. Clips longer than the model was trained for are
                 made of overlapping windows.
             fps: frame rate; the bundle's own if not given.
@@ -91,7 +91,7 @@ class Kinetophone(Bundle):
             RequestError: if something can't be done, before anything is computed.
             FloatingPointError: if a latent becomes non-finite; says at which step.
         """
-        texts = (prompts,) if isinstance(prompts, str | Script) else tuple(prompts)
+        texts = (prompt,) if isinstance(prompt, str | Script) else tuple(prompt)
         time = self._checked(texts, seconds, fps, seed, options)
         settings = Settings.of(self.spec, options)
         clips: list[Clip] = []
@@ -201,7 +201,7 @@ class Kinetophone(Bundle):
 
     def sound(
         self,
-        video: str | os.PathLike[str] | Picture,
+        video: str | os.PathLike[str] | Picture | Clip,
         prompt: str | Script,
         *,
         seed: int = 0,
@@ -215,7 +215,7 @@ class Kinetophone(Bundle):
         from the first step to the last; only the sound is sampled.
 
         Args:
-            video: a file, or what ``read_picture`` gives.
+            video: a file, what ``read_picture`` gives, or a clip, whose own sound is not heard.
             prompt: what is to be heard.
             seed: of the noise.
             progress: show a progress bar.
@@ -230,6 +230,8 @@ class Kinetophone(Bundle):
             RequestError: if something else can't be done, before anything is computed.
         """
         self._checked((prompt,), None, None, seed, options)
+        if isinstance(video, Clip):
+            video = Picture(video.video, video.fps)
         picture = video if isinstance(video, Picture) else read_picture(video, longest_s=LONGEST_S)
         own = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=self.spec.sample_rate)
         side = (self.spec.size, self.spec.size)
@@ -250,7 +252,7 @@ class Kinetophone(Bundle):
 
     def picture(
         self,
-        sound: str | os.PathLike[str] | Sound,
+        sound: str | os.PathLike[str] | Sound | Clip,
         prompt: str | Script,
         *,
         seed: int = 0,
@@ -263,7 +265,7 @@ class Kinetophone(Bundle):
         The sound enters clean from the first step to the last; only the picture is sampled.
 
         Args:
-            sound: a file, or what ``read_sound`` gives.
+            sound: a file, what ``read_sound`` gives, or a clip, whose own picture is not seen.
             prompt: what is to be seen.
             seed: of the noise.
             progress: show a progress bar.
@@ -278,6 +280,8 @@ class Kinetophone(Bundle):
             RequestError: if something else can't be done, before anything is computed.
         """
         self._checked((prompt,), None, None, seed, options)
+        if isinstance(sound, Clip):
+            sound = Sound(sound.audio, sound.sample_rate)
         heard = sound if isinstance(sound, Sound) else read_sound(sound, longest_s=LONGEST_S)
         duration = Fraction(len(heard.waveform), heard.sample_rate)
         time = self._fitting(math.ceil(duration * self.spec.fps))
@@ -297,7 +301,7 @@ class Kinetophone(Bundle):
 
     def animate(
         self,
-        image: str | os.PathLike[str] | np.ndarray,
+        image: Any,
         prompt: str | Script,
         *,
         seconds: float | Fraction | None = None,
@@ -309,7 +313,8 @@ class Kinetophone(Bundle):
         """Make a sounding clip that begins with an image.
 
         Args:
-            image: a file, or uint8 (H, W, 3); its middle is brought to the model's size.
+            image: a file, a PIL image or an array (:func:`kinetophone.media.images.as_image`); its middle is
+                brought to the model's size.
             prompt: what is to be seen and heard.
             seconds: length; the bundle's own if not given.
             seed: of the noise.
@@ -325,8 +330,7 @@ class Kinetophone(Bundle):
             RequestError: if something else can't be done, before anything is computed.
         """
         time = self._checked((prompt,), seconds, None, seed, options)
-        shown = image if isinstance(image, np.ndarray) else read_image(image)
-        frames = resample_frames(shown[None], time.fps, time.fps, (self.spec.size, self.spec.size))
+        frames = resample_frames(as_image(image)[None], time.fps, time.fps, (self.spec.size, self.spec.size))
         windows = self._windows(time)
         first = torch.arange(whole(windows).video) == 0
         given: AV[Given | None] = AV(audio=None, video=Given(self._encoded_frames(frames, windows), first))
@@ -405,6 +409,7 @@ class Kinetophone(Bundle):
         seed: int,
         options: SamplingOptions,
     ) -> ClipTime:
+        check_names(options)
         numbers: dict[str, Any] = {
             k: v for k, v in options.items() if k not in ("negative_prompt", "coupled", "replacement")
         }

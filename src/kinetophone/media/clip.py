@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from kinetophone.media.timing import FrameRate
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     Waveform = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Clip:
     """Picture and sound of the same length.
 
@@ -65,6 +66,31 @@ class Clip:
                 f"{time.samples} samples at {time.sample_rate} Hz; "
                 f"cut or pad it with fit_audio(audio, {time.samples})"
             )
+
+    def __repr__(self) -> str:
+        frames, height, width, _ = self.video.shape
+        return (
+            f"Clip({frames} frames of {width} × {height} at {float(self.fps):g} fps, "
+            f"{self.duration_s:g} s, audio at {self.sample_rate} Hz)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The clip to be played in a notebook."""
+        import base64
+        import tempfile
+        from pathlib import Path
+
+        with tempfile.TemporaryDirectory() as folder:
+            film = self.save(Path(folder) / "clip.mp4").read_bytes()
+        source = base64.b64encode(film).decode("ascii")
+        return f'<video controls src="data:video/mp4;base64,{source}"></video>'
+
+    @property
+    def frames(self) -> list[Image]:
+        """The frames as PIL images, such as ``diffusers.utils.export_to_video`` takes."""
+        from PIL import Image
+
+        return [Image.fromarray(frame) for frame in self.video]
 
     @property
     def time(self) -> ClipTime:

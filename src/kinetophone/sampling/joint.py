@@ -8,6 +8,7 @@ Shape legend: B batch; audio latents (B, C, L, M), video latents (B, C, T, H, W)
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -139,7 +140,7 @@ def initial_noise(
         raise ValueError("seeds is empty: give one seed per sample")
     drawn: list[AV[Tensor]] = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(operator.index(seed))
         drawn.append(shapes.map(lambda shape, g=generator: torch.randn(*shape, generator=g)))
     stacked = AV(audio=torch.stack([x.audio for x in drawn]), video=torch.stack([x.video for x in drawn]))
     return stacked.map(lambda x: x.to(device=device, dtype=dtype))

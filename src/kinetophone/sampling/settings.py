@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from kinetophone.av import AV
+from kinetophone.errors import RequestError
 
 if TYPE_CHECKING:
     from kinetophone.request import BundleSpec
@@ -80,6 +82,44 @@ class Settings:
             coupled=bool(values.get("coupled", True)),
             replacement=bool(values.get("replacement", False)),
         )
+
+
+# What pipelines of diffusers call it, and what to write here.
+_ELSEWHERE = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance_audio and guidance_video, one of each modality",
+    "generator": "seed, a number",
+    "num_videos_per_prompt": "a list of prompts, one for each clip",
+    "num_waveforms_per_prompt": "a list of prompts, one for each clip",
+    "num_frames": "seconds",
+    "audio_length_in_s": "seconds",
+    "audio_end_in_s": "seconds",
+    "frame_rate": "fps",
+    "scheduler": "stepper",
+    "callback_on_step_end": "callback",
+    "height": "nothing: the bundle has one size",
+    "width": "nothing: the bundle has one size",
+    "output_type": "nothing: the clip has arrays, and frames for PIL images",
+    "return_dict": "nothing: a list of clips is returned",
+}
+
+
+def check_names(options: Mapping[str, object]) -> None:
+    """Refuse options that there are not, each with what to write instead where that is known.
+
+    Raises:
+        RequestError: Some are not those of :class:`SamplingOptions`.
+    """
+    unknown = [name for name in options if name not in SamplingOptions.__annotations__]
+    known = ", ".join(SamplingOptions.__annotations__)
+    problems = [
+        f"there is no option {name}; write {_ELSEWHERE[name]}"
+        if name in _ELSEWHERE
+        else f"there is no option {name}; there are {known}"
+        for name in unknown
+    ]
+    if problems:
+        raise RequestError(problems)
 
 
 def _of_each(scale: float | AV[float] | dict[str, float]) -> AV[float]:
