@@ -91,6 +91,7 @@ def test_grey_is_all_three_colours_and_what_is_transparent_is_black() -> None:
         (np.zeros((2, 2, 3), np.int64), "is int64; it must be uint8, or floats"),
         (np.full((2, 2, 3), 200.0), "values from 200 to 200; floats must be 0 to 1"),
         (np.full((2, 2, 3), np.nan), "floats must be 0 to 1"),
+        (Image.new("I;16", (2, 2)), "has the mode I;16; convert it to RGB"),
     ],
 )
 def test_what_is_no_image_is_refused(image: Any, message: str) -> None:

@@ -164,7 +164,8 @@ class JointModel(nn.Module):
     def _rates(
         self, rates: AV[float] | None
     ) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-        if self.coupling.config.alignment == "stretched":
+        config = self.coupling.config
+        if config.alignment == "stretched" or config.coupling == "cross_attention":  # one token has no time
             return None, None
         if rates is None:
             raise ValueError(
@@ -241,7 +242,7 @@ def _at_site(model: JointModel, site: Site, block: nn.Module, args: Any, output:
         return None
     x = output[0] if site.stage == "down" else output
     times = None
-    if signal.rates is not None and signal.feature.shape[1] != 1:
+    if signal.rates is not None:
         (own_rate, other_rate), (own, other) = signal.rates, signal.lengths
         rows = x.shape[2] if signal.frames is None else signal.frames
         times = at_site(rows, own, own_rate, signal.feature.shape[2], other, other_rate, x.device)

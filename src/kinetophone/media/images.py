@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kinetophone.errors import RequestError
-from kinetophone.media.picture import read_image
+from kinetophone.media.picture import EIGHT_BITS, over_black, pillow_pixels, read_image
 
 
 def as_image(image: Any) -> np.ndarray:
@@ -26,9 +26,11 @@ def as_image(image: Any) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if not isinstance(image, np.ndarray) and hasattr(image, "convert"):
-        from PIL import ImageOps
-
-        image = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
+        if image.mode not in EIGHT_BITS:
+            raise RequestError(
+                [f"the image has the mode {image.mode}; convert it to RGB, or save it and give the file"]
+            )
+        return pillow_pixels(image)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -37,8 +39,7 @@ def as_image(image: Any) -> np.ndarray:
     if pixels.dtype != np.uint8:
         pixels = _from_floats(pixels)
     if pixels.shape[2] == 4:
-        opaque = pixels[..., 3:].astype(np.float32) / 255
-        pixels = np.round(pixels[..., :3] * opaque).astype(np.uint8)
+        pixels = over_black(pixels)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 

@@ -16,9 +16,11 @@ from kinetophone.media.container import MOST_PIXELS, decoded, open_media, pictur
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from PIL.Image import Image
+
 # Pillow's names of the formats that it reads here. Others can run programs (EPS) or are not images.
 _STILLS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000")
-_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
 # What an image of the ISO family calls itself; its parts can be tiles, which the film's decoder takes apart.
 _TILED = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
 _PQ, _HLG = 16, 18  # transfer characteristics, ITU-T H.273
@@ -105,7 +107,7 @@ class Images:
             # What the film is to be converted to; the library maps its tones.
             options |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         image = self._reformatter.reformat(frame, **options).to_ndarray()
-        return _turned(_over_black(image) if alpha else image, self._turn(frame))
+        return _turned(over_black(image) if alpha else image, self._turn(frame))
 
     def _turn(self, frame: Any) -> _Turn:
         # Asked once: what PyAV gives of a frame's side data keeps the frame in memory until it is collected.
@@ -165,16 +167,26 @@ def _turned(image: np.ndarray, turn: _Turn) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _over_black(image: np.ndarray) -> np.ndarray:
-    """(H, W, 4) laid over black."""
+def over_black(image: np.ndarray) -> np.ndarray:
+    """(H, W, 4) laid over black, uint8."""
     alpha = image[..., 3:].astype(np.uint16)
     return ((image[..., :3] * alpha + 127) // 255).astype(np.uint8)
+
+
+def pillow_pixels(image: Image) -> np.ndarray:
+    """Pixels of an image in one of the modes ``EIGHT_BITS``: turned as EXIF says, transparency over black."""
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        return over_black(np.asarray(image.convert("RGBA")))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _read_still(path: str | os.PathLike[str]) -> np.ndarray | None:
     """An image by Pillow, which knows tiles, animations and orientations; None where it is no such image."""
     import pillow_heif
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     Image.init()
     pillow_heif.register_heif_opener()
@@ -184,12 +196,9 @@ def _read_still(path: str | os.PathLike[str]) -> np.ndarray | None:
             with Image.open(path, formats=_STILLS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise MediaError(_too_large(path, *image.size))
-                if image.mode not in _EIGHT_BITS:  # more bits are for the film's decoder, which rounds them
+                if image.mode not in EIGHT_BITS:  # more bits are for the film's decoder, which rounds them
                     return None
-                ImageOps.exif_transpose(image, in_place=True)
-                if image.has_transparency_data:
-                    return _over_black(np.asarray(image.convert("RGBA")))
-                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+                return pillow_pixels(image)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         return None
     except MediaError:

@@ -19,7 +19,7 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate
 from kinetophone.sampling.given import Given
 from kinetophone.sampling.settings import Stepper
-from kinetophone.sampling.steppers import STEPPERS, Step
+from kinetophone.sampling.steppers import STEPPERS
 
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
 """``predict(latents, timesteps, x0_hat)`` -> noise in both latents; x0_hat is None at the first step."""
@@ -99,7 +99,7 @@ def sample_joint(
         alphas = schedules.map(_alpha, timesteps)
         x0_hat = latents.map(clean_estimate, eps, alphas).map(_settled, given)
         alphas_next = schedules.map(_alpha, following)
-        latents = step.map(_stepped, latents, x0_hat, eps, alphas, alphas_next)
+        latents = step.map(lambda one, *of: one(*of), latents, x0_hat, eps, alphas, alphas_next)
         latents = latents.map(_held, given, noise, following, schedules)
         for modality in MODALITIES:
             if not torch.isfinite(getattr(latents, modality)).all():
@@ -150,10 +150,6 @@ def _leaked(noise: Tensor, leak: Tensor | None, timestep: int, schedule: NoiseSc
     return noise if leak is None else add_noise(leak.to(noise), noise, _alpha(schedule, timestep))
 
 
-def _stepped(step: Step, x: Tensor, x0_hat: Tensor, noise: Tensor, alpha: Tensor, after: Tensor) -> Tensor:
-    return step(x, x0_hat, noise, float(alpha), float(after))
-
-
 def _held(x: Tensor, given: Given | None, noise: Tensor, timestep: int, schedule: NoiseSchedule) -> Tensor:
     if given is None:
         return x
@@ -168,5 +164,5 @@ def _batch_of(x: Tensor, timestep: int) -> Tensor:
     return torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
 
 
-def _alpha(schedule: NoiseSchedule, timestep: int) -> Tensor:
-    return schedule.alpha(torch.tensor(timestep))
+def _alpha(schedule: NoiseSchedule, timestep: int) -> float:
+    return float(schedule.alpha(torch.tensor(timestep)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 Stepper = Literal["ddim", "dpmpp_2m"]
-STEPPER_NAMES: tuple[Stepper, ...] = ("ddim", "dpmpp_2m")
+STEPPER_NAMES: tuple[Stepper, ...] = get_args(Stepper)
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from kinetophone.sampling.ddim import add_noise
+from kinetophone.sampling.ddim import step as to_next
 from kinetophone.sampling.settings import Stepper
 
 Step = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
@@ -21,7 +21,7 @@ Step = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
 
 def ddim(x: Tensor, x0_hat: Tensor, noise: Tensor, alpha: float, alpha_next: float) -> Tensor:
     """The noise is kept, not drawn anew."""
-    return add_noise(x0_hat, noise, alpha_next)
+    return to_next(x0_hat, noise, alpha_next)
 
 
 class DPMSolver2M:

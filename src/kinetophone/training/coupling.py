@@ -80,8 +80,8 @@ class CouplingStage:
         for base in (self.bases.audio, self.bases.video):
             base.unet.requires_grad_(trains in ("all", "scratch"))
             plain_attention(base.unet)
-            # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out to motion
-            # modules before them.
+            # torch 2.13 crashes on a CPU in the backward pass through frozen convolutions so laid out to
+            # motion modules before them.
             if base is self.bases.audio or trains != "motion":
                 channels_last(base.unet)
         self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
@@ -91,8 +91,6 @@ class CouplingStage:
             if recipe.continued
             else Coupling.for_unets(unets, **recipe.model)
         )
-        if recipe.continued and "alignment" in recipe.model:
-            self.coupling.register_to_config(alignment=recipe.model["alignment"])
         channels_last(self.coupling)
         self.model = JointModel(unets, self.coupling).to(self.device)
         self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))

@@ -243,13 +243,8 @@ def _kept_bytes(model: JointModel, size: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        alive.extend(
-            _tensors(
-                model(
-                    latents, timesteps, text, model.features(latents, timesteps, latents), rates=AV.both(1.0)
-                )
-            )
-        )
+        features = model.features(latents, timesteps, latents)
+        alive.extend(_tensors(model(latents, timesteps, text, features, rates=AV.both(1.0))))
     return sum(kept.values())
 
 
