@@ -84,8 +84,8 @@ def load(url: str, pid: int, folder: Path, arguments: argparse.Namespace) -> dic
             answer = attacks.ask(client, number)
         else:
             steps = arguments.steps
-            film = client.predict(prompt="a drum", seed=number, steps=steps, api_name="/generate")[0]
-            answer = str(film["path"] if isinstance(film, dict) else film)
+            video_file = client.predict(prompt="a drum", seed=number, steps=steps, api_name="/generate")[0]
+            answer = str(video_file["path"] if isinstance(video_file, dict) else video_file)
         with lock:
             done.append(number)
             memory[len(done)] = memory_mb(pid)
@@ -100,7 +100,7 @@ def load(url: str, pid: int, folder: Path, arguments: argparse.Namespace) -> dic
         impatient = pool.submit(cancel_some, url)
         answers = [answer for some in pool.map(asking, range(len(clients))) for answer in some]
         freed_s = impatient.result()
-    films = [answer for answer in answers if answer.endswith("clip.mp4")]
+    video_files = [answer for answer in answers if answer.endswith("clip.mp4")]
     refusals = [answer for answer in answers if answer.startswith("refused: ")]
     at_the_end = len(files_in(folder) - before)
     time.sleep(2 * arguments.keep_files)
@@ -109,10 +109,10 @@ def load(url: str, pid: int, folder: Path, arguments: argparse.Namespace) -> dic
         "requests": arguments.requests,
         "clients": arguments.clients,
         "steps": arguments.steps,
-        "films": len(films),
-        "different_films": len(set(films)),
+        "films": len(video_files),
+        "different_films": len(set(video_files)),
         "refused_in_a_line": len(refusals),
-        "answered_otherwise": [answer for answer in answers if answer not in films + refusals][:10],
+        "answered_otherwise": [answer for answer in answers if answer not in video_files + refusals][:10],
         "files_at_the_end": at_the_end,
         "files_when_their_time_has_passed": len(files_in(folder) - before),
         "cancelled": len(freed_s),
@@ -148,16 +148,16 @@ class Attacks:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         rng = np.random.default_rng(0)
-        film = Clip(
+        video_file = Clip(
             rng.integers(0, 255, (16, 48, 64, 3), np.uint8),
             8,
             rng.uniform(-0.5, 0.5, 32_000).astype(np.float32),
         ).save(folder / "film.mp4")
-        content = bytearray(film.read_bytes())
+        content = bytearray(video_file.read_bytes())
         for _ in range(200):
             content[int(rng.integers(len(content)))] = int(rng.integers(256))
         (folder / "damaged.mp4").write_bytes(content)
-        (folder / "cut.mp4").write_bytes(film.read_bytes()[: len(content) // 2])
+        (folder / "cut.mp4").write_bytes(video_file.read_bytes()[: len(content) // 2])
         (folder / "text.mp4").write_text("no film at all")
         Image.new("L", (8, 8)).save(folder / "wide.gif")
         gif = bytearray((folder / "wide.gif").read_bytes())
@@ -180,7 +180,7 @@ class Attacks:
             {"prompt": "a", "seconds": "1e999", "api_name": "/generate"},
             {"prompt": "a", "seconds": "nan", "api_name": "/generate"},
             {"prompt": "a", "steps": "-5", "api_name": "/generate"},
-            {"prompt": "a", "guidance_audio": "1e30", "api_name": "/generate"},
+            {"prompt": "a", "guidance": "1e30", "api_name": "/generate"},
             {"script": "\n" * 5000 + "x", "api_name": "/generate"},
         ]
 
@@ -191,8 +191,8 @@ class Attacks:
         except AppError as error:
             said = str(error)
             return f"refused: {said}" if said and len(said.splitlines()) == 1 else f"error: {said!r}"
-        film = made[0]["path"] if isinstance(made[0], dict) else made[0]
-        return str(film)  # a damaged film may be read in part
+        video_file = made[0]["path"] if isinstance(made[0], dict) else made[0]
+        return str(video_file)  # a damaged film may be read in part
 
 
 def cancel_some(url: str) -> list[float]:

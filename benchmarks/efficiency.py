@@ -27,12 +27,12 @@ from typing import Any
 
 import torch
 
-from kinetophone.data.hits import make_clip
+from kinetophone.bundle.spec import BUNDLES
+from kinetophone.hits import make_clip
+from kinetophone.hits.classifiers import MaterialJudge
+from kinetophone.hits.generated import material_agreement
 from kinetophone.metrics.evaluate import evaluate
-from kinetophone.metrics.generated import material_agreement
-from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
-from kinetophone.request import BUNDLES
 from kinetophone.training import checkpoints
 from kinetophone.training.loop import train
 from kinetophone.training.recipe import Recipe, load_recipe

@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from kinetophone.data.hits.write import write_split
+from kinetophone.hits.write import write_split
 from kinetophone.metrics.evaluate import evaluate
 from kinetophone.metrics.sources import find_clips
 

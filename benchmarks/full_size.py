@@ -29,15 +29,15 @@ from typing import Any
 import torch
 
 from kinetophone.av import AV
-from kinetophone.bases import published
-from kinetophone.joint import reference
-from kinetophone.joint.clocks import local_grids
-from kinetophone.joint.coupling import Coupling
-from kinetophone.joint.model import JointModel
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.coupling.model import JointModel
+from kinetophone.diffusion.clocks import local_grids
+from kinetophone.diffusion.guidance import guided
+from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.sample import initial_noise, sample_joint
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE
-from kinetophone.sampling.ddim import NoiseSchedule
-from kinetophone.sampling.guidance import guided
-from kinetophone.sampling.joint import initial_noise, sample_joint
+from kinetophone.reference import networks as published
+from kinetophone.reference import settings as reference
 
 RATES = AV(audio=25.0, video=8.0)  # latents per second, as published
 

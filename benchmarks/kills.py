@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from kinetophone.request import BUNDLES
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.training import checkpoints
 
 RECIPE: dict[str, Any] = {

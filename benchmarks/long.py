@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from kinetophone.data.hits import make_scene
+from kinetophone.hits import make_scene
 from kinetophone.media.clip import Clip
 from kinetophone.media.read import read_clip
 from kinetophone.metrics.control import bootstrap_statistic

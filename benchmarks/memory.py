@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kinetophone.av import AV
-from kinetophone.bases import published
-from kinetophone.joint.coupling import Coupling
-from kinetophone.joint.model import JointModel
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.coupling.model import JointModel
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE
+from kinetophone.reference import networks as published
 
 
 class Alive(TorchDispatchMode):

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from kinetophone.av import AV
-from kinetophone.request import BUNDLES
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.training import checkpoints
 from kinetophone.training.loop import train
 from kinetophone.training.options import CouplingOptions

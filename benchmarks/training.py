@@ -33,12 +33,12 @@ from torch import Tensor
 
 from kinetophone.av import AV
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.data.encode import encode
-from kinetophone.data.hits.write import write_split
 from kinetophone.data.prepare import Cut, prepare
 from kinetophone.data.sources import Source, find_sources
+from kinetophone.hits.write import write_split
 from kinetophone.media.read import read_clip
-from kinetophone.request import BUNDLES
 from kinetophone.training import checkpoints
 from kinetophone.training.loop import Run
 from kinetophone.training.processes import Processes

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from kinetophone.av import AV
-from kinetophone.joint.clocks import local_grids
-from kinetophone.joint.coupling import sites_of
+from kinetophone.coupling.coupling import sites_of
+from kinetophone.diffusion.clocks import local_grids
 
 IMAGES = Path(__file__).parent / "images"
 AUDIO, VIDEO, GREY = "#1b7f3b", "#2b5c9e", "#8a8f98"

@@ -14,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kinetophone import Clip, Kinetophone
+from kinetophone.media.onsets import onsets_from_audio
 from kinetophone.metrics.alignment import event_f1
-from kinetophone.metrics.detectors import onsets_from_audio, strikes_from_video
+from kinetophone.metrics.detectors import strikes_from_video
 
 DOCS = Path(__file__).parent
 IMAGES, CLIPS = DOCS / "images", DOCS / "clips"

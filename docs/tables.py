@@ -18,9 +18,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kinetophone.data.hits import make_scene
+from kinetophone.hits import make_scene
+from kinetophone.hits.classifiers import as_many, count_named
 from kinetophone.metrics.control import shuffled_control
-from kinetophone.metrics.hits import as_many, count_named
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "src/kinetophone/bundles/hits/README.md", "docs/results.md", "docs/tasks.md")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 import tiny
 from kinetophone.av import AV
-from kinetophone.bases.components import quiet
-from kinetophone.joint import reference
-from kinetophone.joint.coupling import Coupling
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.hub.components import quiet
+from kinetophone.reference import settings as reference
 
 # Settings that its configuration keeps in ``connector_audio_config`` and ``connector_video_config``. The
 # width of a head is not among them: it is the U-Net's own.

@@ -25,7 +25,7 @@ def pipe() -> Kinetophone:
     ("option", "instead"),
     [
         ("num_inference_steps", "write steps"),
-        ("guidance_scale", "write guidance_audio and guidance_video"),
+        ("guidance_scale", "write guidance, a number or AV"),
         ("generator", "write seed"),
         ("num_videos_per_prompt", "write a list of prompts"),
         ("stepps", "there are steps, stepper, gamma"),

@@ -15,10 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from kinetophone.cli import app
-from kinetophone.data.hits.write import write_split
+from kinetophone.diffusion.settings import Settings
+from kinetophone.hits.write import write_split
 from kinetophone.media.read import read_clip
 from kinetophone.media.write import write_wav
-from kinetophone.sampling.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"))
@@ -99,7 +99,7 @@ def commands_of(block: Block) -> Iterator[str]:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sampling step, whatever a page asks for."""
     given = Settings.of.__func__  # type: ignore[attr-defined]
-    few = classmethod(lambda cls, spec, options: replace(given(cls, spec, options), steps=1))
+    few = classmethod(lambda cls, options: replace(given(cls, options), steps=1))
     monkeypatch.setattr(Settings, "of", few)
 
 

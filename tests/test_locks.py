@@ -48,16 +48,27 @@ def test_the_second_run_is_told_and_a_killed_one_holds_nothing(tmp_path: Path) -
 
 
 def test_commands_that_write_folders_refuse_a_held_one(tmp_path: Path) -> None:
-    films, out = tmp_path / "films", tmp_path / "out"
-    films.mkdir()
-    write_video(films / "a.mp4", size=(32, 32))
+    folder, out = tmp_path / "films", tmp_path / "out"
+    folder.mkdir()
+    write_video(folder / "a.mp4", size=(32, 32))
     process = holder(out)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "stage: connectors\nbundle: none\ndata: {source: hits, count: 2}\n"
         "loop: {steps: 1, batch_size: 1, lr: 1e-3}\n"
     )
-    prepare = ["data", "prepare", str(films), str(out), "--caption", "a", "--seconds", "1", "--size", "32"]
+    prepare = [
+        "data",
+        "prepare",
+        str(folder),
+        str(out),
+        "--caption",
+        "a",
+        "--seconds",
+        "1",
+        "--size",
+        "32",
+    ]
     for command in (prepare, ["train", str(recipe), "--out", str(out)]):
         result = CliRunner().invoke(app, command)
         assert (result.exit_code, result.stderr.count("another run is writing to")) == (2, 1), result.output

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 import tiny
 from kinetophone import Kinetophone
 from kinetophone.av import AV
-from kinetophone.bases.components import cast
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.cli import app
+from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.errors import RequestError
+from kinetophone.hub.components import cast
 from kinetophone.media.read import read_clip
-from kinetophone.request import BUNDLES
-from kinetophone.sampling.leak import SignalLeak
 
 PROMPTS = ("a drumstick hits a metal bowl three times", "a mallet taps a yellow cushion")
 
@@ -99,7 +99,7 @@ def test_the_networks_learn_nothing_while_sampling(pipe):
         ({"seconds": 3}, "makes clips of 4 to 600 s"),
         ({"fps": 25}, "makes clips at 8 fps"),
         ({"gamma": -1}, "gamma is -1; it must be above 0"),
-        ({"guidance_video": -0.5}, r"guidance-video is -0\.5; it must be at least 0"),
+        ({"guidance": AV(1.0, -0.5)}, r"guidance is -0\.5; it must be at least 0"),
         ({"steps": 0}, "steps is 0; it must be 1 to 1000"),
     ],
 )
@@ -213,7 +213,7 @@ def test_offloading_moving_and_saving_in_any_order(models, tmp_path):
 
 
 def test_devices_that_are_not_there_are_refused_before_anything_is_read(models, monkeypatch):
-    monkeypatch.setattr("kinetophone.bundle.fastest_device", lambda: "cpu")
+    monkeypatch.setattr("kinetophone.bundle.load.fastest_device", lambda: "cpu")
     pipe = from_bases(models)
     for way in ("model", "sequential"):
         with pytest.raises(RequestError, match="offloading needs a GPU"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kinetophone.data.captions import read_list
 from kinetophone.errors import RequestError, UserError
 from kinetophone.metrics.sources import read_captions, read_truth
-from kinetophone.request import Script
+from kinetophone.tasks.request import Script
 from kinetophone.text import decode_text, parse_json, read_json, read_text, read_yaml
 from kinetophone.training.recipe import load_recipe
 

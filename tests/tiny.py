@@ -27,7 +27,7 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
-from kinetophone.bases import published
+from kinetophone.reference import networks as published
 
 WIDTHS = (32, 64)
 WORDS = (

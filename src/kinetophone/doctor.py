@@ -59,7 +59,7 @@ class Part:
 
     def locate(self, allow_pickle: bool) -> Path:
         """The folder with the components, from the Hub if need be."""
-        from kinetophone.bases.hub import locate
+        from kinetophone.hub.locate import locate
 
         return locate(self.name, self.folders, self.revision, allow_pickle).folder / self.inside
 
@@ -147,7 +147,7 @@ def _packages() -> Iterator[Row]:
 def _machine(question: Question) -> Iterator[Row]:
     import torch
 
-    from kinetophone.bundle import usable_device
+    from kinetophone.bundle.load import usable_device
     from kinetophone.precision import emulated
 
     try:
@@ -180,9 +180,9 @@ def _parts(question: Question) -> Iterator[Part]:
     """The places that the answer is loaded from; of the Hub only configurations are fetched."""
     from kinetophone.bases.animatediff import MOTION_ADAPTER
     from kinetophone.bases.audioldm import AudioLDM
-    from kinetophone.bases.components import component_class
-    from kinetophone.bases.hub import small_file
     from kinetophone.bases.video import VideoBase
+    from kinetophone.hub.components import component_class
+    from kinetophone.hub.locate import small_file
 
     audio: dict[str, Any] = {"name": question.audio_base}
     video: dict[str, Any] = {"name": question.video_base, "motion_adapter": question.motion_adapter}
@@ -213,8 +213,8 @@ def _parts(question: Question) -> Iterator[Part]:
 
 def _bundle(name: str) -> tuple[str, Any]:
     """Folder or Hub id of a bundle, and its description."""
-    from kinetophone.bases.hub import small_file
-    from kinetophone.request import BUNDLES, CONFIG_NAME, BundleSpec, available_bundles
+    from kinetophone.bundle.spec import BUNDLES, CONFIG_NAME, BundleSpec, available_bundles
+    from kinetophone.hub.locate import small_file
 
     place = str(BUNDLES / name) if name in available_bundles() else name
     try:
@@ -240,7 +240,7 @@ def _hub() -> Row:
 
 def _place(part: Part, question: Question) -> tuple[Row, int]:
     """Whether a part is there or can be had, and how many bytes have yet to be fetched."""
-    from kinetophone.bases.hub import pickled_parts, remote_files
+    from kinetophone.hub.locate import pickled_parts, remote_files
 
     if Path(part.name).is_dir():
         if (pickled := pickled_parts(part.name, part.folders)) and not question.allow_pickle:
@@ -280,7 +280,7 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
 
 
 def _refused(part: Part, pickled: list[str]) -> Row:
-    from kinetophone.bases.weights import refusal
+    from kinetophone.hub.weights import refusal
 
     found, _, remedy = refusal(f"'{part.name}'", pickled).partition(": ")
     return Row(part.label, "FAIL", found, remedy)
@@ -314,8 +314,8 @@ def _components(part: Part, folder: Path, question: Question) -> Iterator[Row]:
     """Load each component by itself, and let it go."""
     import torch
 
-    from kinetophone.bases.components import load_components, load_network
-    from kinetophone.joint.coupling import Coupling
+    from kinetophone.coupling.coupling import Coupling
+    from kinetophone.hub.components import load_components, load_network
 
     dtype = getattr(torch, question.dtype)
     for name, classes in part.components.items():
@@ -355,7 +355,7 @@ def _steps(question: Question, parts: Sequence[Part], weights: int) -> Iterator[
     """One step on the smallest latents, then a whole clip of one step."""
     import torch
 
-    from kinetophone.bundle import usable_device
+    from kinetophone.bundle.load import usable_device
     from kinetophone.pipeline import Kinetophone
 
     try:
@@ -397,7 +397,7 @@ def _steps(question: Question, parts: Sequence[Part], weights: int) -> Iterator[
 
 def _weights_bytes(part: Part, folder: Path) -> int:
     """Bytes of the files of a part's weights."""
-    from kinetophone.bases.weights import find_weights
+    from kinetophone.hub.weights import find_weights
 
     found = [(folder / name, find_weights(folder / name)) for name in part.components]
     return sum((place / file).stat().st_size for place, weights in found if weights for file in weights.names)
@@ -406,9 +406,9 @@ def _weights_bytes(part: Part, folder: Path) -> int:
 def _smallest(pipe: Any) -> None:
     """A step of sampling on the smallest latents that the pair takes."""
     from kinetophone.av import AV
-    from kinetophone.joint.clocks import local_grids
-    from kinetophone.sampling.guidance import guided
-    from kinetophone.sampling.joint import initial_noise, sample_joint
+    from kinetophone.diffusion.clocks import local_grids
+    from kinetophone.diffusion.guidance import guided
+    from kinetophone.diffusion.sample import initial_noise, sample_joint
 
     audio, video = pipe.bases.audio, pipe.bases.video
     frames = min(4, pipe.spec.frames)

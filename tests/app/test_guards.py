@@ -64,13 +64,13 @@ def test_on_other_addresses_any_name_may_be_the_servers() -> None:
     assert guard.refusal(behind) is None
 
 
-def film(path: Path) -> Path:
+def video_file(path: Path) -> Path:
     return Clip(np.zeros((8, 16, 16, 3), np.uint8), 8, np.zeros(8000, np.float32), 8000).save(path)
 
 
 def test_uploads_are_read_in_another_process_that_a_job_can_end(tmp_path: Path) -> None:
     reader = Reader(Limits())
-    path = film(tmp_path / "a.mp4")
+    path = video_file(tmp_path / "a.mp4")
     assert reader.read(path, "clip", lambda _: None).video.shape == (8, 16, 16, 3)
     first = reader._process.pid
     assert first != os.getpid()

@@ -85,7 +85,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(
             {"guidance_sync": "6,4,2"},
             r"^guidance_sync: '6,4,2' must be a number, or two for sound and picture",
         ),
-        ({"guidance_audio": "auto"}, "^guidance_audio: input should be a valid number"),
+        ({"guidance": "auto"}, "^guidance: 'auto' must be a number, or two"),
     ],
 )
 def test_settings_of_the_wrong_kind_are_named(values: dict[str, object], message: str) -> None:
@@ -112,20 +112,20 @@ def test_every_task_with_a_file_keeps_what_it_was_given(
     pipe: Kinetophone, make_struck_clip: MakeClip, tmp_path: Path
 ) -> None:
     own = make_struck_clip([1.0], size=64)
-    film, sound = own.save(tmp_path / "own.mp4"), own.save(tmp_path / "own.wav")
+    video_file, sound = own.save(tmp_path / "own.mp4"), own.save(tmp_path / "own.wav")
 
     def result(task: str, upload: Path, **more: object) -> Clip:
         settings = Settings.of({"task": task, "prompt": "a drum", "steps": 1, **more})
         return perform(pipe, settings, upload, Limits(), tmp_path, lambda step: None).clip
 
-    given = read_clip(film)
-    np.testing.assert_array_equal(result("sound", film).video, given.video)
+    given = read_clip(video_file)
+    np.testing.assert_array_equal(result("sound", video_file).video, given.video)
     np.testing.assert_allclose(result("picture", sound).audio, own.audio, atol=1e-4)
-    longer = result("extend", film, seconds=6, keep="0-1, 2-3")
+    longer = result("extend", video_file, seconds=6, keep="0-1, 2-3")
     assert longer.duration_s == 6
     np.testing.assert_array_equal(longer.video[16:24], given.video[16:24])
     with pytest.raises(RequestError, match="seconds is not given"):
-        result("extend", film)
+        result("extend", video_file)
 
 
 def test_saved_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:

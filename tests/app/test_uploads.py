@@ -31,20 +31,20 @@ def refused(path: Path, kind: str, limits: Limits | None = None) -> str:
 
 def test_each_kind_is_read(make_struck_clip: MakeClip, tmp_path: Path) -> None:
     clip = make_struck_clip([1.0], size=64)
-    film, sound = clip.save(tmp_path / "a.mp4"), clip.save(tmp_path / "a.wav")
-    assert read_upload(film, "clip", Limits()).time == clip.time
-    assert read_upload(film, "video", Limits()).frames.shape == clip.video.shape
+    video_file, sound = clip.save(tmp_path / "a.mp4"), clip.save(tmp_path / "a.wav")
+    assert read_upload(video_file, "clip", Limits()).time == clip.time
+    assert read_upload(video_file, "video", Limits()).frames.shape == clip.video.shape
     assert len(read_upload(sound, "sound", Limits()).waveform) == len(clip.audio)
-    assert len(read_upload(film, "sound", Limits()).waveform) == len(clip.audio)
+    assert len(read_upload(video_file, "sound", Limits()).waveform) == len(clip.audio)
 
 
 def test_a_long_file_is_refused_with_the_limit(tmp_path: Path) -> None:
-    film = still(180).save(tmp_path / "long.mp4")
-    assert refused(film, "video") == "'long.mp4' lasts 180 s; at most 30 s can be used here"
-    assert "lasts 180 s; at most 30 s" in refused(film, "clip")
+    video_file = still(180).save(tmp_path / "long.mp4")
+    assert refused(video_file, "video") == "'long.mp4' lasts 180 s; at most 30 s can be used here"
+    assert "lasts 180 s; at most 30 s" in refused(video_file, "clip")
     assert "lasts 180 s" in refused(still(180).save(tmp_path / "long.wav"), "sound")
     # A picture that is short does not hide a sound that is long, nor the other way round.
-    assert len(read_upload(film, "video", Limits(longest_s=200)).frames) == 180
+    assert len(read_upload(video_file, "video", Limits(longest_s=200)).frames) == 180
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_a_track_that_is_missing_is_named(make_struck_clip: MakeClip, tmp_path: 
 
 
 def test_large_files_large_pictures_and_high_rates(tmp_path: Path) -> None:
-    film = still(4, height=360, width=1280, fps=8).save(tmp_path / "wide.mp4")
-    assert read_upload(film, "video", Limits()).frames.shape == (4, 136, 480, 3)
-    assert "larger than 0 MB" in refused(film, "video", Limits(upload_mb=0))
+    video_file = still(4, height=360, width=1280, fps=8).save(tmp_path / "wide.mp4")
+    assert read_upload(video_file, "video", Limits()).frames.shape == (4, 136, 480, 3)
+    assert "larger than 0 MB" in refused(video_file, "video", Limits(upload_mb=0))
     fast = still(200, fps=100).save(tmp_path / "fast.mp4")
     assert "has 200 frames; at most 180 can be used" in refused(fast, "video", Limits(longest_s=3))
     picture = read_upload(fast, "video", Limits())

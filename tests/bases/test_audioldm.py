@@ -7,11 +7,11 @@ import torch
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 import tiny
-from kinetophone.bases import published as shapes
 from kinetophone.bases.audioldm import AudioLDM, receptive_frames
-from kinetophone.bases.components import decode_latents, encode_latents
+from kinetophone.bases.computing import decode_latents, encode_latents
 from kinetophone.bases.load import load_audio_base
-from kinetophone.request import BUNDLES
+from kinetophone.bundle.spec import BUNDLES
+from kinetophone.reference import networks as shapes
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import torch
 from diffusers import AnimateDiffPipeline, UNet3DConditionModel, UNetMotionModel
 
 import tiny
-from kinetophone.bases.hub import locate
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.errors import RequestError
+from kinetophone.hub.locate import locate
 
 
 @pytest.fixture(scope="module")

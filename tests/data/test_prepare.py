@@ -8,13 +8,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.cli import app
 from kinetophone.data import encode as encoding
 from kinetophone.data.prepare import Cut, prepare
 from kinetophone.data.shards import read
 from kinetophone.data.sources import find_sources
 from kinetophone.errors import RequestError
-from kinetophone.request import BUNDLES
 from kinetophone.training import run
 from videos import REJECTED, USED, write_difficult, write_video
 

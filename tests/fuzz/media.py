@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".flv", ".3gp", ".gif")
-SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aiff", ".ac3")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".flv", ".3gp", ".gif")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aiff", ".ac3")
 IMAGES = (".png", ".jpg", ".webp", ".avif", ".heic", ".tif", ".bmp", ".jp2")
 
 
@@ -52,9 +52,9 @@ def make_seeds(folder: Path) -> list[Path]:
     sounds = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".ogg": "libopus"}
     sounds |= {".m4a": "aac", ".aiff": "pcm_s16be", ".ac3": "ac3"}
     made = []
-    for suffix in (*FILMS, *SOUNDS):
+    for suffix in (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES):
         video_codec, audio_codec = codecs.get(suffix, ("libx264", "aac"))
-        if suffix in SOUNDS:
+        if suffix in AUDIO_SUFFIXES:
             video_codec, audio_codec = None, sounds[suffix]
         path = folder / f"seed{suffix}"
         rate = 44_100 if suffix == ".flv" else 48_000
@@ -130,10 +130,10 @@ def mutant(seeds: list[Path], contents: list[bytes], seed: int, number: int) -> 
 def read_all(path: Path) -> str:
     """Read a file by every reader that takes it; "read", "refused", or what went wrong."""
     from kinetophone.errors import UserError
-    from kinetophone.media.read import read_clip, read_image, read_picture, read_sound
+    from kinetophone.media.read import read_audio, read_clip, read_image, read_video
 
     outcome = "refused"
-    for read in (read_clip, read_picture, read_sound, read_image):
+    for read in (read_clip, read_video, read_audio, read_image):
         try:
             read(path)
             outcome = "read"

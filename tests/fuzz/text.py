@@ -44,10 +44,11 @@ TRICKS = (
 def readers() -> dict[str, tuple[bytes, str, Callable[[Path], Any]]]:
     """A valid text of each kind, its file's name, and what reads it."""
     from kinetophone.app.tasks import Settings
+    from kinetophone.bundle.spec import BundleSpec
     from kinetophone.data.captions import read_list, read_vggsound
     from kinetophone.data.encode import check_prepared
     from kinetophone.metrics.sources import read_captions, read_truth
-    from kinetophone.request import BundleSpec, Script
+    from kinetophone.tasks.request import Script
     from kinetophone.training.recipe import load_recipe
 
     table = 'file,caption\na.mp4,"a drum, far"\nsub/b.MP4,für Elise\n'

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from kinetophone.errors import MediaError
 from kinetophone.media import container
-from kinetophone.media.read import read_clip, read_image, read_picture, read_sound
+from kinetophone.media.read import read_audio, read_clip, read_image, read_video
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (235, 235, 235)}
 UPRIGHT = ["red", "green", "blue", "white"]
@@ -58,7 +58,7 @@ def heard(sound: np.ndarray, rate: int) -> list[float]:
     return [float(t) for i, t in enumerate(loud) if i == 0 or t - loud[i - 1] > 0.2]
 
 
-class Film:
+class VideoFile:
     """A file that is written packet by packet, so that some can be left out.
 
     Args:
@@ -71,7 +71,7 @@ class Film:
         self.codec = codec
         self._writers: list[Callable[[], None]] = []
 
-    def __enter__(self) -> Film:
+    def __enter__(self) -> VideoFile:
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -132,9 +132,9 @@ class Film:
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".ts"])
 def test_sound_with_a_hole_stays_where_its_times_say(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"hole{suffix}"
-    with Film(path) as film:
-        film.picture(quarters(), 120)
-        film.sound(clicks(48_000)[:, None], 48_000, "mono", without=(1.5, 2.5))
+    with VideoFile(path) as video_file:
+        video_file.picture(quarters(), 120)
+        video_file.sound(clicks(48_000)[:, None], 48_000, "mono", without=(1.5, 2.5))
     clip = read_clip(path)
     assert clip.duration_s == 4
     np.testing.assert_allclose(heard(clip.audio, 48_000), [0.5, 1.25, 2.75, 3.5], atol=0.004)
@@ -143,9 +143,9 @@ def test_sound_with_a_hole_stays_where_its_times_say(tmp_path: Path, suffix: str
 
 def test_a_single_lost_packet_is_silence(tmp_path: Path) -> None:
     path = tmp_path / "lost.mkv"
-    with Film(path) as film:
-        film.picture(quarters(), 120)
-        film.sound(clicks(48_000)[:, None], 48_000, "mono", without=(1.61, 1.631))
+    with VideoFile(path) as video_file:
+        video_file.picture(quarters(), 120)
+        video_file.sound(clicks(48_000)[:, None], 48_000, "mono", without=(1.61, 1.631))
     clip = read_clip(path)
     np.testing.assert_allclose(heard(clip.audio, 48_000), CLICKS_S, atol=0.004)
 
@@ -157,9 +157,9 @@ def transport_stream(path: Path, parts: Sequence[tuple[int, str, tuple[int, int]
         part = path.with_name(f"part{number}.ts")
         count = av.AudioLayout(layout).nb_channels
         sound = np.repeat(clicks(rate, 2.0, (0.5, 1.5))[:, None], count, 1)
-        with Film(part) as film:
-            film.picture(quarters(*size), 60, start_s=2 * number)
-            film.sound(sound, rate, layout, start_s=2 * number)
+        with VideoFile(part) as video_file:
+            video_file.picture(quarters(*size), 60, start_s=2 * number)
+            video_file.sound(sound, rate, layout, start_s=2 * number)
         whole += part.read_bytes()
     path.write_bytes(whole)
 
@@ -170,7 +170,7 @@ def transport_stream(path: Path, parts: Sequence[tuple[int, str, tuple[int, int]
 def test_sound_that_changes_its_format_goes_on(tmp_path: Path, second: tuple[int, str]) -> None:
     path = tmp_path / "change.ts"
     transport_stream(path, [(44_100, "mono", (48, 64)), (*second, (48, 64))])
-    sound = read_sound(path)
+    sound = read_audio(path)
     assert (sound.sample_rate, sound.channels) == (44_100, None)
     np.testing.assert_allclose(
         heard(sound.waveform, 44_100), [0.5, 1.5, 2.5, 3.5], atol=0.05
@@ -182,16 +182,16 @@ def test_sound_that_changes_its_format_goes_on(tmp_path: Path, second: tuple[int
 def test_a_picture_that_changes_its_size_keeps_the_first(tmp_path: Path) -> None:
     path = tmp_path / "size.ts"
     transport_stream(path, [(44_100, "mono", (48, 64)), (44_100, "mono", (96, 160))])
-    picture = read_picture(path)
+    picture = read_video(path)
     assert picture.frames.shape[1:] == (48, 64, 3)
     assert seen(picture.frames[0]) == seen(picture.frames[-1]) == UPRIGHT
 
 
 def test_sound_longer_than_the_picture_or_earlier_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "late.mkv"
-    with Film(path, "flac") as film:
-        film.picture(quarters(), 30)
-        film.sound(clicks(48_000, 3.0, (0.5, 2.0))[:, None], 48_000, "mono")
+    with VideoFile(path, "flac") as video_file:
+        video_file.picture(quarters(), 30)
+        video_file.sound(clicks(48_000, 3.0, (0.5, 2.0))[:, None], 48_000, "mono")
     clip = read_clip(path)
     assert (clip.duration_s, heard(clip.audio, 48_000)) == (1.0, [pytest.approx(0.5, abs=0.001)])
 
@@ -202,12 +202,12 @@ def test_sound_longer_than_the_picture_or_earlier_is_cut(tmp_path: Path) -> None
 def test_the_default_stream_is_read_or_the_largest(tmp_path: Path) -> None:
     path = tmp_path / "two.mkv"
     tone = clicks(48_000, 1.0, (0.25,))[:, None]
-    with Film(path, "flac") as film:
+    with VideoFile(path, "flac") as video_file:
         streams = [
-            film.picture(quarters(24, 32)[::-1], 8, 8),
-            film.picture(quarters(48, 64), 8, 8),
-            film.sound(np.zeros_like(tone), 48_000, "mono"),
-            film.sound(np.repeat(tone, 2, 1), 48_000, "stereo"),
+            video_file.picture(quarters(24, 32)[::-1], 8, 8),
+            video_file.picture(quarters(48, 64), 8, 8),
+            video_file.sound(np.zeros_like(tone), 48_000, "mono"),
+            video_file.sound(np.repeat(tone, 2, 1), 48_000, "stereo"),
         ]
         for stream in streams:
             stream.disposition = 0
@@ -215,10 +215,10 @@ def test_the_default_stream_is_read_or_the_largest(tmp_path: Path) -> None:
     assert clip.video.shape[1:] == (48, 64, 3)
     assert heard(clip.audio, 48_000) == [pytest.approx(0.25, abs=0.001)]
     assert np.abs(read_clip(path, audio_track=1).audio).max() == 0
-    assert read_sound(path, audio_track=2).channels is not None
+    assert read_audio(path, audio_track=2).channels is not None
     for track in (0, 3):
         with pytest.raises(MediaError, match=rf"has no audio track {track}; it has 2, counted from 1"):
-            read_sound(path, audio_track=track)
+            read_audio(path, audio_track=track)
 
 
 def test_the_default_stream_comes_before_a_larger_one(tmp_path: Path) -> None:
@@ -226,10 +226,10 @@ def test_the_default_stream_comes_before_a_larger_one(tmp_path: Path) -> None:
     from av.stream import Disposition
 
     tone = clicks(48_000, 1.0, (0.25,))[:, None]
-    with Film(path, "flac") as film:
-        film.sound(np.zeros((48_000, 2), np.float32), 48_000, "stereo").disposition = 0
-        film.sound(tone, 48_000, "mono").disposition = Disposition.default
-    assert heard(read_sound(path).waveform, 48_000) == [pytest.approx(0.25, abs=0.001)]
+    with VideoFile(path, "flac") as video_file:
+        video_file.sound(np.zeros((48_000, 2), np.float32), 48_000, "stereo").disposition = 0
+        video_file.sound(tone, 48_000, "mono").disposition = Disposition.default
+    assert heard(read_audio(path).waveform, 48_000) == [pytest.approx(0.25, abs=0.001)]
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".mp4", ".flac"])
@@ -239,25 +239,25 @@ def test_a_song_with_a_cover_has_no_picture(tmp_path: Path, suffix: str) -> None
     Image.fromarray(quarters()).save(tmp_path / "cover.jpg")
     codec = {".mp3": "libmp3lame", ".mp4": "aac", ".flac": "flac"}[suffix]
     path = tmp_path / f"song{suffix}"
-    with Film(path, codec) as film, av.open(str(tmp_path / "cover.jpg")) as cover:
-        video = film.file.add_stream_from_template(cover.streams.video[0])
+    with VideoFile(path, codec) as video_file, av.open(str(tmp_path / "cover.jpg")) as cover:
+        video = video_file.file.add_stream_from_template(cover.streams.video[0])
         video.disposition = Disposition.attached_pic
         packets = [packet for packet in cover.demux(video=0) if packet.size]
-        film.sound(clicks(48_000, 1.0, (0.25,))[:, None], 48_000, "mono")
+        video_file.sound(clicks(48_000, 1.0, (0.25,))[:, None], 48_000, "mono")
         for packet in packets:
             packet.stream = video
-            film.file.mux(packet)
+            video_file.file.mux(packet)
     with pytest.raises(MediaError, match="has a cover picture, but no video stream"):
-        read_picture(path)
-    assert heard(read_sound(path).waveform, 48_000) == [pytest.approx(0.25, abs=0.03)]
+        read_video(path)
+    assert heard(read_audio(path).waveform, 48_000) == [pytest.approx(0.25, abs=0.03)]
 
 
 def test_names_that_look_like_protocols_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("12:30.mkv", "http:x.mkv", "concat:a.mkv|b.mkv", "%03d.mkv", "a[1]*?.mkv"):
-        with Film(tmp_path / "made.mkv", "flac") as film:
-            film.picture(quarters(), 8, 8)
-            film.sound(clicks(8000, 1.0, (0.25,))[:, None], 8000, "mono")
+        with VideoFile(tmp_path / "made.mkv", "flac") as video_file:
+            video_file.picture(quarters(), 8, 8)
+            video_file.sound(clicks(8000, 1.0, (0.25,))[:, None], 8000, "mono")
         (tmp_path / "made.mkv").rename(tmp_path / name)
         assert len(read_clip(name).video) == 8
     Image.fromarray(quarters()).save(tmp_path / "1.png")
@@ -303,15 +303,15 @@ MATRICES = {
 def test_every_display_matrix(tmp_path: Path, name: str) -> None:
     (a, b, c, d), change = MATRICES[name]
     path = tmp_path / "turned.mp4"
-    with Film(path) as film:
-        film.picture(quarters(), 4, 8)
+    with VideoFile(path) as video_file:
+        video_file.picture(quarters(), 4, 8)
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 44
     one = 65536
     matrix = np.array([a * one, b * one, 0, c * one, d * one, 0, 0, 0, 0x40000000], ">i4")
     content[at : at + 36] = matrix.tobytes()
     path.write_bytes(content)
-    found, expected = read_picture(path).frames[0], change(quarters())
+    found, expected = read_video(path).frames[0], change(quarters())
     assert found.shape == expected.shape
     assert seen(found) == seen(expected)
 
@@ -321,14 +321,14 @@ def test_every_display_matrix(tmp_path: Path, name: str) -> None:
 )
 def test_pixels_that_are_not_square_become_so(tmp_path: Path, aspect: str, size: tuple[int, int]) -> None:
     path = tmp_path / "wide.mkv"
-    with Film(path) as film:
+    with VideoFile(path) as video_file:
         ratio = Fraction(*map(int, aspect.split(":")))
-        film.picture(quarters(576, 720), 2, 8, sample_aspect_ratio=ratio)
-    picture = read_picture(path)
+        video_file.picture(quarters(576, 720), 2, 8, sample_aspect_ratio=ratio)
+    picture = read_video(path)
     assert picture.frames.shape[1:3] == size
     assert seen(picture.frames[0]) == UPRIGHT
     # Before it is cut to another shape, too.
-    small = read_picture(path, size=(36, 64)).frames[0]
+    small = read_video(path, size=(36, 64)).frames[0]
     edge = np.abs(np.diff(small[9].astype(int), axis=0)).sum(1).argmax()
     assert abs(edge - 31.5) <= 1
 
@@ -336,7 +336,7 @@ def test_pixels_that_are_not_square_become_so(tmp_path: Path, aspect: str, size:
 def test_a_tiled_image_is_read_whole() -> None:
     """2 x 2 tiles of 256 pixels, as phones write HEIC; made by avifenc --grid 2x2."""
     path = Path(__file__).parents[1] / "golden" / "tiles.avif"
-    for image in (read_image(path), read_picture(path).frames[0]):
+    for image in (read_image(path), read_video(path).frames[0]):
         assert image.shape == (512, 512, 3)
         assert seen(image) == UPRIGHT
 
@@ -365,7 +365,7 @@ def test_what_is_transparent_lies_over_black(tmp_path: Path, suffix: str) -> Non
             frame = av.VideoFrame.from_ndarray(hidden, format="rgba")
             file.mux(stream.encode(frame.reformat(format="bgra")))
             file.mux(stream.encode())
-        image = read_picture(path).frames[0]
+        image = read_video(path).frames[0]
     else:
         Image.fromarray(hidden).save(path, lossless=True)
         image = read_image(path)
@@ -401,7 +401,7 @@ def test_hdr_is_shown_as_sdr(tmp_path: Path, transfer: str) -> None:
         context.color_range = 1
         file.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p10le")))
         file.mux(stream.encode())
-    image = read_picture(path).frames[0]
+    image = read_video(path).frames[0]
     black, grey, white, light = (image[24, x].astype(int) for x in (8, 24, 40, 56))
     assert black.max() <= 3
     assert 40 <= grey.min() <= grey.max() <= 130
@@ -426,7 +426,7 @@ def test_untagged_colours_are_those_of_their_size(tmp_path: Path, height: int, m
         frame.colorspace = 2
         file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    found = read_picture(path).frames[0].mean((0, 1))
+    found = read_video(path).frames[0].mean((0, 1))
     np.testing.assert_allclose(found, (200, 40, 30), atol=4)
 
 
@@ -446,7 +446,7 @@ def test_any_number_of_channels(tmp_path: Path, count: int) -> None:
     path = tmp_path / "many.wav"
     path.write_bytes(header + raw.tobytes())
     script = (
-        "import sys, numpy as np; from kinetophone.media.read import read_sound; s = read_sound(sys.argv[1]);"
+        "import sys, numpy as np; from kinetophone.media.read import read_audio; s = read_audio(sys.argv[1]);"
         "c = s.waveform[:, None] if s.channels is None else s.channels;"
         "print(*c.shape, *np.abs(np.fft.rfft(c, axis=0)).argmax(0))"
     )
@@ -462,9 +462,9 @@ def test_planes_of_codecs_are_channels_in_order(tmp_path: Path, codec: str, suff
     rate, count = 48_000, av.AudioLayout(layout).nb_channels
     tones = [np.sin(2 * np.pi * (60 + 20 * c) * np.arange(rate) / rate) for c in range(count)]
     path = tmp_path / f"many{suffix}"
-    with Film(path, codec) as film:
-        film.sound(0.3 * np.stack(tones, 1).astype(np.float32), rate, layout)
-    sound = read_sound(path)
+    with VideoFile(path, codec) as video_file:
+        video_file.sound(0.3 * np.stack(tones, 1).astype(np.float32), rate, layout)
+    sound = read_audio(path)
     assert sound.channels is not None
     assert sound.layout is not None
     assert sound.layout.startswith(layout)
@@ -485,7 +485,7 @@ def test_a_hole_of_hours_is_refused(tmp_path: Path) -> None:
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     with pytest.raises(MediaError, match=r"has nothing for 3\d{4} s after 0\.\d s: its times are wrong"):
-        read_sound(path)
+        read_audio(path)
     path = tmp_path / "still.mkv"
     with av.open(str(path), "w") as file:
         stream = file.add_stream("ffv1", rate=8)
@@ -496,7 +496,7 @@ def test_a_hole_of_hours_is_refused(tmp_path: Path) -> None:
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     with pytest.raises(MediaError, match=r"has nothing for 36000 s after 0\.1 s"):
-        read_picture(path, fps=8)
+        read_video(path, fps=8)
 
 
 @pytest.fixture
@@ -511,16 +511,16 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_limits")
 def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.mkv"
-    with Film(path, "flac") as film:
-        film.picture(quarters(240, 320), 24, 8)
-        film.sound(np.zeros((48_000 * 3, 8), np.float32), 48_000, "7.1")
-    for read in (read_picture, read_sound):
+    with VideoFile(path, "flac") as video_file:
+        video_file.picture(quarters(240, 320), 24, 8)
+        video_file.sound(np.zeros((48_000 * 3, 8), np.float32), 48_000, "7.1")
+    for read in (read_video, read_audio):
         with pytest.raises(MediaError, match="does not fit into half of this machine's memory"):
             read(path)
-    assert len(read_picture(path, size=(24, 32)).frames) == 24
+    assert len(read_video(path, size=(24, 32)).frames) == 24
     monkeypatch.setattr(container, "_readers", 30)
     with pytest.raises(MediaError, match="when decoded, shared by 30 processes; cut or shrink it first"):
-        read_picture(path, size=(48, 64))
+        read_video(path, size=(48, 64))
 
 
 def test_pixels_are_bounded_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,19 +528,19 @@ def test_pixels_are_bounded_before_they_are_decoded(tmp_path: Path, monkeypatch:
     with pytest.raises(MediaError, match=r"frames of 12000 x 12000 pixels; at most 134 million"):
         read_image(tmp_path / "large.png")
     monkeypatch.setattr(container, "MOST_PIXELS", 1000)
-    with Film(tmp_path / "film.mkv") as film:
-        film.picture(quarters(), 4, 8)
+    with VideoFile(tmp_path / "film.mkv") as video_file:
+        video_file.picture(quarters(), 4, 8)
     with pytest.raises(MediaError, match=r"cannot be read as media|frames of 64 x 48"):
-        read_picture(tmp_path / "film.mkv")
+        read_video(tmp_path / "film.mkv")
 
 
 def test_a_clip_without_sound_is_refused_before_its_picture_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kinetophone.media.picture import Images
+    from kinetophone.media.stills import Images
 
-    with Film(tmp_path / "silent.mkv") as film:
-        film.picture(quarters(), 4, 8)
+    with VideoFile(tmp_path / "silent.mkv") as video_file:
+        video_file.picture(quarters(), 4, 8)
     monkeypatch.setattr(Images, "frames", None)
     with pytest.raises(MediaError, match="has no audio stream"):
         read_clip(tmp_path / "silent.mkv")

@@ -16,9 +16,9 @@ from PIL import Image
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip, ClipTime
 from kinetophone.media.container import Budget
-from kinetophone.media.picture import Images
-from kinetophone.media.read import read_clip, read_image, read_picture, read_sound
-from kinetophone.media.write import film_writer, replacing, write_wav
+from kinetophone.media.read import read_audio, read_clip, read_image, read_video
+from kinetophone.media.stills import Images
+from kinetophone.media.write import replacing, video_writer, write_wav
 
 MakeClip = Callable[..., Clip]
 
@@ -78,7 +78,7 @@ def test_wav_keeps_every_sample_to_16_bits(tmp_path: Path, make_struck_clip: Mak
     path = clip.save(tmp_path / "clip.wav")
     with wave.open(str(path)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16_000)
-    sound = read_sound(path)
+    sound = read_audio(path)
     assert sound.sample_rate == 16_000
     assert len(sound.waveform) == len(clip.audio)
     assert np.abs(sound.waveform - clip.audio).max() < 1 / 32_000
@@ -139,7 +139,7 @@ def test_a_sample_rate_that_aac_lacks_becomes_the_next(
     assert abs(int(np.argmax(np.abs(read.audio) > 0.05)) / written - 1.0) < 0.003
     with (
         pytest.raises(MediaError, match=f"AAC has no sample rate {rate} Hz; there are"),
-        film_writer(tmp_path / "parts.mp4") as add,
+        video_writer(tmp_path / "parts.mp4") as add,
     ):
         add(clip)
 
@@ -149,7 +149,7 @@ def test_a_wav_that_was_read_is_written_as_it_was(tmp_path: Path) -> None:
     given = write_wav(every.astype(np.float32) / 32_768, 16_000, tmp_path / "a.wav").read_bytes()
     assert given.endswith(every.tobytes())
     assert (
-        write_wav(read_sound(tmp_path / "a.wav").waveform, 16_000, tmp_path / "b.wav").read_bytes() == given
+        write_wav(read_audio(tmp_path / "a.wav").waveform, 16_000, tmp_path / "b.wav").read_bytes() == given
     )
 
 
@@ -189,7 +189,7 @@ def test_reading_resamples(tmp_path: Path, make_struck_clip: MakeClip) -> None:
     changes = np.abs(np.diff(read.video.astype(int), axis=0)).mean(axis=(1, 2, 3))
     assert int(changes.argmax()) + 1 == 8
     assert abs(int(np.argmax(np.abs(read.audio) > 0.05)) - 16_000) < 40
-    faster = read_picture(path, fps=60)
+    faster = read_video(path, fps=60)
     assert len(faster.frames) == 120
 
 
@@ -287,14 +287,14 @@ def test_no_sound(tmp_path: Path) -> None:
     write_raw(tmp_path / "silent.mkv")
     with pytest.raises(MediaError, match=r"silent\.mkv' has no audio stream"):
         read_clip(tmp_path / "silent.mkv")
-    assert len(read_picture(tmp_path / "silent.mkv").frames) == 8
+    assert len(read_video(tmp_path / "silent.mkv").frames) == 8
 
 
 def test_an_image_is_read_without_the_film_behind_it(
     tmp_path: Path, make_struck_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_struck_clip([]).save(tmp_path / "film.mp4")
-    whole, decoded = read_picture(path), counted_frames(monkeypatch)
+    whole, decoded = read_video(path), counted_frames(monkeypatch)
     np.testing.assert_array_equal(read_image(path), whole.frames[0])
     assert len(decoded) == 1
 
@@ -317,27 +317,27 @@ def test_a_file_that_says_it_is_too_long_is_refused_before_it_is_decoded(
     tmp_path: Path, make_struck_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = make_struck_clip([], fps=8, frames=80)
-    film, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
+    video_file, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
     decoded = counted_frames(monkeypatch)
-    for read, path in ((read_picture, film), (read_sound, sound), (read_clip, film)):
+    for read, path in ((read_video, video_file), (read_audio, sound), (read_clip, video_file)):
         with pytest.raises(MediaError, match=rf"{path.name}' lasts 10 s or more; at most 4 s can be used"):
             read(path, longest_s=4)
     assert not decoded
-    assert read_clip(film, longest_s=10).time.frames == 80
+    assert read_clip(video_file, longest_s=10).time.frames == 80
 
 
 def test_a_file_that_says_nothing_is_refused_when_too_much_is_decoded(
     tmp_path: Path, make_struck_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = make_struck_clip([], fps=8, frames=80)
-    film, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
+    video_file, sound = clip.save(tmp_path / "long.mp4"), clip.save(tmp_path / "long.wav")
     monkeypatch.setattr(Budget, "check_stated", lambda *given: None)
     decoded = counted_frames(monkeypatch)
     with pytest.raises(MediaError, match="lasts 5 s or more; at most 4 s can be used at once"):
-        read_picture(film, longest_s=4)
+        read_video(video_file, longest_s=4)
     assert len(decoded) == 5 * 8 + 2
     with pytest.raises(MediaError, match="lasts 5 s or more"):
-        read_sound(sound, longest_s=4)
+        read_audio(sound, longest_s=4)
 
 
 def test_real_clips_keep_their_rates(real_clips: Path) -> None:

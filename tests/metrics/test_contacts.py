@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from kinetophone.data import hits
+from kinetophone import hits
 from kinetophone.media import Clip
+from kinetophone.media.onsets import onset_strength, onsets_from_audio
 from kinetophone.metrics.alignment import event_f1
 from kinetophone.metrics.contacts import EARLY_FRAMES, adapted, contact_curve, contacts_from_curve
-from kinetophone.metrics.detectors import onset_strength, onsets_from_audio
 from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
 
 FPS = 30

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from kinetophone.media import Clip
+from kinetophone.media.onsets import onsets_from_audio
 from kinetophone.metrics.alignment import event_f1, flow_curve
-from kinetophone.metrics.detectors import onsets_from_audio, strikes_from_flow, strikes_from_video
+from kinetophone.metrics.detectors import strikes_from_flow, strikes_from_video
 
 MakeClip = Callable[..., Clip]
 STRIKES_S = [0.5, 1.25, 2.0, 3.25]
@@ -91,7 +92,7 @@ def test_unknown_parameters_are_errors() -> None:
 @pytest.mark.parametrize("size", [64, 128])
 def test_the_procedural_clips_are_read_right(size: int) -> None:
     """The promise every later number rests on; ``kinetophone evaluate`` checks it on a whole split."""
-    hits = pytest.importorskip("kinetophone.data.hits")
+    hits = pytest.importorskip("kinetophone.hits")
     scores = []
     for index in range(6):
         clip = hits.make_clip("val", index, size)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 import kinetophone
-from kinetophone.data import hits
+from kinetophone import hits
 from kinetophone.errors import RequestError, UserError
 from kinetophone.media import Clip
 from kinetophone.metrics.desync import CHANCE_S, CROP_S, desync
@@ -186,7 +186,7 @@ class TinyBind(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sound_samples, self.frame_count, self.side = 32_000, 2, 24
+        self.audio_samples, self.frame_count, self.side = 32_000, 2, 24
 
     def _direction(self, first: Tensor) -> Tensor:
         return torch.stack([first, 1 - first], dim=-1).float() * 3

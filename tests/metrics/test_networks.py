@@ -33,9 +33,9 @@ from typer.testing import CliRunner
 import kinetophone
 import standin_hub
 import tiny
-from kinetophone.bases.weights import file_format
 from kinetophone.cli import app
 from kinetophone.errors import RequestError
+from kinetophone.hub.weights import file_format
 from kinetophone.media import Clip
 from kinetophone.metrics.features import (
     Extractor,

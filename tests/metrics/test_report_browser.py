@@ -64,11 +64,11 @@ def test_a_browser_shows_it(shown: tuple[Any, list[str]]) -> None:
 
 def test_its_clips_play(shown: tuple[Any, list[str]]) -> None:
     page, _ = shown
-    films = page.locator("video")
-    assert films.count() == 2
+    video_files = page.locator("video")
+    assert video_files.count() == 2
     for index in range(2):
-        film = films.nth(index)
-        film.evaluate("film => { film.muted = true; return film.play() }")
-        page.wait_for_function("film => film.currentTime > 0", arg=film.element_handle())
-        assert film.evaluate("film => film.duration") == pytest.approx(4, abs=0.2)
-        assert film.evaluate("film => film.videoWidth") == 64
+        video_file = video_files.nth(index)
+        video_file.evaluate("film => { film.muted = true; return film.play() }")
+        page.wait_for_function("film => film.currentTime > 0", arg=video_file.element_handle())
+        assert video_file.evaluate("film => film.duration") == pytest.approx(4, abs=0.2)
+        assert video_file.evaluate("film => film.videoWidth") == 64

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from kinetophone.data.hits import FPS, SAMPLE_RATE, make_clip
+from kinetophone.hits import FPS, SAMPLE_RATE, make_clip
 from kinetophone.media.clip import Clip
-from kinetophone.metrics.seams import level_step, picture_jump, sound_jump
+from kinetophone.metrics.seams import audio_jump, level_step, video_jump
 
 SEAM_S = 1.5
 
@@ -28,7 +28,7 @@ def cut(a, b):
 def test_a_hard_cut_stands_out_of_what_has_no_seam():
     whole = clips()
     hard = [cut(a, b) for a, b in zip(whole, whole[1:] + whole[:1], strict=True)]
-    for measure, least in ((sound_jump, 6), (level_step, 4), (picture_jump, 10)):
+    for measure, least in ((audio_jump, 6), (level_step, 4), (video_jump, 10)):
         untouched, severed = (np.mean([measure(c, SEAM_S) for c in some]) for some in (whole, hard))
         assert severed > untouched + least, measure.__name__
 
@@ -40,10 +40,10 @@ def test_a_step_is_measured_in_decibels_of_those_beside_it():
     audio = audio.copy()
     audio[8_000:] += 0.5
     clicks = replace(still, audio=np.clip(audio, -1, 1))
-    assert sound_jump(still, 0.5) < 10 < 25 < sound_jump(clicks, 0.5)
+    assert audio_jump(still, 0.5) < 10 < 25 < audio_jump(clicks, 0.5)
     louder = replace(still, audio=np.concatenate([still.audio[:8_000], 10 * still.audio[8_000:]]))
     assert abs(level_step(louder, 0.5) - 20) < 1
-    assert picture_jump(still, 0.5) == 0
+    assert video_jump(still, 0.5) == 0
 
 
 def test_no_step_is_heard_between_a_room_and_a_silence():

@@ -27,14 +27,14 @@ MakeClip = Callable[..., Clip]
 
 
 def test_a_sound_beside_a_film_is_its_sound(tmp_path: Path, make_struck_clip: MakeClip) -> None:
-    film, other = make_struck_clip([1.0]), make_struck_clip([2.0, 3.0])
-    film.save(tmp_path / "a.mp4")
+    video_file, other = make_struck_clip([1.0]), make_struck_clip([2.0, 3.0])
+    video_file.save(tmp_path / "a.mp4")
     other.save(tmp_path / "a.wav")
-    film.save(tmp_path / "b.mp4")
-    film.save(tmp_path / "lone.wav")
+    video_file.save(tmp_path / "b.mp4")
+    video_file.save(tmp_path / "lone.wav")
     assert [path.name for path in find_clips(tmp_path)] == ["a.mp4", "b.mp4", "lone.wav"]
     heard = read(tmp_path / "a.mp4")
-    assert heard.video.shape == film.video.shape
+    assert heard.video.shape == video_file.video.shape
     assert np.abs(heard.audio - other.audio).max() < 1e-3
     lone = detect_one(tmp_path / "lone.wav")
     assert "has no video stream" in lone.reason  # type: ignore[union-attr]
@@ -46,12 +46,12 @@ def test_every_container_is_read(tmp_path: Path, make_struck_clip: MakeClip, suf
 
     clip = make_struck_clip([1.0, 2.5], size=64)
     path = tmp_path / f"clip{suffix}"
-    picture_codec, sound_codec = ("libvpx-vp9", "libopus") if suffix == ".webm" else ("libx264", "aac")
+    video_codec, audio_codec = ("libvpx-vp9", "libopus") if suffix == ".webm" else ("libx264", "aac")
     with av.open(str(path), "w") as file:
-        picture = file.add_stream(picture_codec, rate=8)
+        picture = file.add_stream(video_codec, rate=8)
         picture.width = picture.height = 64
         picture.pix_fmt = "yuv420p"
-        sound = file.add_stream(sound_codec, rate=48_000, layout="mono")
+        sound = file.add_stream(audio_codec, rate=48_000, layout="mono")
         for image in clip.video:
             file.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         file.mux(picture.encode())

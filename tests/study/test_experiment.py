@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from kinetophone.av import AV
+from kinetophone.bundle.spec import BUNDLES, BundleSpec
 from kinetophone.cli import app
-from kinetophone.data.hits import make_scene
+from kinetophone.diffusion import information
 from kinetophone.errors import RequestError
-from kinetophone.metrics.hits import count_named
-from kinetophone.request import BUNDLES, BundleSpec
-from kinetophone.sampling import information
+from kinetophone.hits import make_scene
+from kinetophone.hits.classifiers import count_named
 from kinetophone.study import measures, table
 from kinetophone.study.cells import keep_connectors, start_from, train
 from kinetophone.study.experiment import (
@@ -245,8 +245,8 @@ def test_the_shipped_experiments_can_be_run(path: Path, here: Path) -> None:
 def test_equally_large_couplings_in_the_shipped_comparison(here: Path) -> None:
     from kinetophone.av import AV
     from kinetophone.bases.load import load_audio_base, load_video_base
-    from kinetophone.joint.coupling import Coupling, trainable
-    from kinetophone.request import BUNDLES
+    from kinetophone.bundle.spec import BUNDLES
+    from kinetophone.coupling.coupling import Coupling, trainable
 
     path = here / "recipes" / "experiments" / "1-couplings.yaml"
     experiment = load_experiment(path)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.errors import RequestError
-from kinetophone.request import BUNDLES
 from kinetophone.training.connectors import _targets
 from kinetophone.training.loop import train
 from kinetophone.training.recipe import DataConfig, LoopConfig, Recipe

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from kinetophone.av import AV
-from kinetophone.data.hits import make_scene
+from kinetophone.bundle.spec import BUNDLES
+from kinetophone.hits import make_scene
 from kinetophone.pipeline import Kinetophone
-from kinetophone.request import BUNDLES
 from kinetophone.training.levels import base_errors
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import BasesConfig, DataConfig, LoopConfig, Recipe

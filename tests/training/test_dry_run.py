@@ -9,9 +9,9 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 
 import tiny as tiny_models
-from kinetophone.bases import published
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.errors import UserError
-from kinetophone.request import BUNDLES
+from kinetophone.reference import networks as published
 from kinetophone.training import dry_run, run
 from kinetophone.training.dry_run import estimate
 from kinetophone.training.recipe import load_recipe

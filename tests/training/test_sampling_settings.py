@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 
 import tiny
 from kinetophone import Kinetophone
+from kinetophone.av import AV
+from kinetophone.bundle.push import bundle_files
+from kinetophone.bundle.spec import BUNDLES, BundleSpec
 from kinetophone.cli import app
+from kinetophone.diffusion.settings import PUBLISHED_DEFAULTS
 from kinetophone.errors import RequestError
-from kinetophone.push import bundle_files
-from kinetophone.request import BUNDLES, PUBLISHED_DEFAULTS, BundleSpec
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import BasesConfig, DataConfig, LoopConfig, Recipe, load_recipe
 from kinetophone.training.stages import build_stage
@@ -78,7 +80,7 @@ def test_named_bases_without_settings_of_their_own_get_the_published_ones(export
     spec = export(tmp_path / "mine", bases_of(tmp_path / "bases"))
     assert spec.defaults == PUBLISHED_DEFAULTS
     assert (spec.defaults["steps"], spec.defaults["gamma"]) == (50, 1.5)
-    assert (spec.defaults["guidance_audio"], spec.defaults["guidance_video"]) == (2.5, 7.5)
+    assert spec.defaults["guidance"] == AV(2.5, 7.5)
     assert (spec.fps, spec.frames) == (8, 32)
     # A bundle of other bases there before says nothing about these.
     hits = export(tmp_path / "mine", bases_of(BUNDLES / "hits"))

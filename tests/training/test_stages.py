@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from kinetophone.bases.components import load_component
+from kinetophone.bundle.spec import BUNDLES
 from kinetophone.data.latents import fingerprint
+from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.errors import UserError
+from kinetophone.hits.classifiers import MaterialJudge
+from kinetophone.hits.stages.decoder import widened
+from kinetophone.hub.components import load_component
 from kinetophone.media.read import read_clip
-from kinetophone.metrics.hits import MaterialJudge
 from kinetophone.pipeline import Kinetophone
 from kinetophone.precision import emulated
-from kinetophone.request import BUNDLES
-from kinetophone.sampling.leak import SignalLeak
 from kinetophone.training import diffusion
-from kinetophone.training.decoder import widened
 from kinetophone.training.loop import train
 from kinetophone.training.recipe import load_recipe
 from kinetophone.training.stages import build_stage
@@ -41,8 +41,8 @@ ORDER = (
     "coupling-2",
     "connectors",
     "coupling-3",
-    "picture-classifier",
-    "sound-classifier",
+    "video-classifier",
+    "audio-classifier",
 )
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -77,7 +77,7 @@ def bundle(tmp_path_factory):
 
 
 def test_every_stage_writes_something_to_look_at_or_listen_to(bundle):
-    silent = ("clip-text", "clap-text", "connectors", "picture-classifier", "sound-classifier")
+    silent = ("clip-text", "clap-text", "connectors", "video-classifier", "audio-classifier")
     for name in set(ORDER) - set(silent):
         assert list((bundle.parent / "runs" / name).glob("sample-2*")), name
 

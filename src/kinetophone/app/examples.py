@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from kinetophone.data.hits import FPS, SAMPLE_RATE, make_clip
+from kinetophone.hits import FPS, SAMPLE_RATE, make_clip
 from kinetophone.media.clip import Clip
 from kinetophone.media.write import write_wav
 
@@ -23,16 +23,16 @@ def write_examples(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """Render the example files.
 
     Returns:
-        By what a task takes ("video", "sound", "clip", "image"): pairs of file and prompt.
+        By what a task takes ("video", "audio", "clip", "image"): pairs of file and prompt.
     """
-    examples: dict[str, list[tuple[str, str]]] = {"video": [], "sound": [], "clip": [], "image": []}
+    examples: dict[str, list[tuple[str, str]]] = {"video": [], "audio": [], "clip": [], "image": []}
     for number, index in enumerate(_CLIPS, start=1):
         made = make_clip("val", index)
         clip = Clip(video=made.video, fps=FPS, audio=made.audio, sample_rate=SAMPLE_RATE)
-        film = clip.save(folder / f"hits-{number}.mp4")
-        sound = write_wav(clip.audio, clip.sample_rate, folder / f"hits-{number}.wav")
+        video_file = clip.save(folder / f"hits-{number}.mp4")
+        audio = write_wav(clip.audio, clip.sample_rate, folder / f"hits-{number}.wav")
         image = folder / f"hits-{number}.png"
         Image.fromarray(made.video[0]).save(image)
-        for kind, file in {"video": film, "sound": sound, "clip": film, "image": image}.items():
+        for kind, file in {"video": video_file, "audio": audio, "clip": video_file, "image": image}.items():
             examples[kind].append((str(file), made.caption))
     return examples

@@ -21,40 +21,30 @@ from kinetophone.app.examples import PROMPTS
 from kinetophone.app.jobs import Done, Jobs, Waiting
 from kinetophone.app.reading import Reader
 from kinetophone.app.tasks import (
-    FIELDS,
     SCORES,
-    TAKES,
-    TASKS,
     Part,
     Result,
     Settings,
     Step,
-    TaskName,
     perform,
 )
 from kinetophone.app.tasks import measure as measure_clip
 from kinetophone.app.uploads import Limits
 from kinetophone.app.view import DETECTORS, preview_html, progress_html, result_html, waiting_html
+from kinetophone.diffusion.settings import each
 from kinetophone.errors import UserError, reason
+from kinetophone.tasks.task import Task, all_tasks
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
     from kinetophone.pipeline import Kinetophone
 
-TITLES: dict[TaskName, str] = {
-    "generate": "Generate",
-    "sound": "Sound for a video",
-    "picture": "Picture for a sound",
-    "animate": "Animate an image",
-    "extend": "Extend",
-}
 _LABELS = {
     "seconds": "Seconds",
     "keep": "Keep, seconds",
     "steps": "Steps",
     "gamma": "γ",
-    "guidance_audio": "Sound guidance",
-    "guidance_video": "Picture guidance",
+    "guidance": "Guidance",
     "guidance_sync": "Cross guidance",
 }
 # The jobs have a queue of their own, which knows time limits.
@@ -107,8 +97,8 @@ def build_page(
             f"{limits.side_px} pixels at most. What you upload and make is deleted after "
             f"{limits.kept_s / 60:g} minutes."
         )
-        for task in TASKS:
-            with gr.Tab(TITLES[task], id=task):
+        for task in all_tasks().values():
+            with gr.Tab(task.title, id=task.name):
                 _task_tab(room, task)
         with gr.Tab("Measure", id="measure"):
             _measure_tab(room)
@@ -116,18 +106,18 @@ def build_page(
     return page
 
 
-def _task_tab(room: _Room, task: TaskName) -> None:
+def _task_tab(room: _Room, task: Task) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
-            upload = _upload(TAKES.get(task))
+            upload = _upload(task.takes)
             prompt = gr.Textbox(label="Prompt", lines=2, placeholder=PROMPTS[0])
             inputs: dict[str, Any] = {"upload": upload} if upload else {}
             inputs |= {"prompt": prompt, "seed": gr.Number(label="Seed", value=0, precision=0, minimum=0)}
-            with gr.Accordion("Settings (empty: the model's own)", open=task == "extend"):
+            with gr.Accordion("Settings (empty: the model's own)", open=task.seconds == "required"):
                 with gr.Row():
-                    inputs |= {name: _field(room, task, name) for name in FIELDS[task]}
+                    inputs |= {name: _field(room, task, name) for name in _fields(task)}
                 inputs["negative_prompt"] = gr.Textbox(label="Not wanted")
-                if task == "generate":
+                if task.name == "generate":
                     inputs["script"] = gr.Textbox(
                         label="Script",
                         lines=2,
@@ -136,36 +126,42 @@ def _task_tab(room: _Room, task: TaskName) -> None:
                     inputs["stream"] = gr.Checkbox(label="Show a long clip as it is made", value=False)
                 load = gr.UploadButton("Load saved settings", file_types=[".json"], size="sm")
             with gr.Row():
-                start = gr.Button(TITLES[task], variant="primary", min_width=120)
+                start = gr.Button(task.title, variant="primary", min_width=120)
                 cancel = gr.Button("Cancel", min_width=120)
         with gr.Column(min_width=300):
-            film = gr.Video(label="Result", interactive=False, height=320)
+            video_file = gr.Video(label="Result", interactive=False, height=320)
             view = gr.HTML(label="Progress and strip", elem_classes="view")
             files = gr.File(label="Downloads", file_count="multiple", interactive=False, height=190)
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
-    if upload is None:
+    if task.takes is None:
         _examples([[text] for text in PROMPTS], [prompt], start)
     else:
-        _examples([list(pair) for pair in room.examples[TAKES[task]]], [upload, prompt], start)
+        _examples([list(pair) for pair in room.examples[task.takes]], [upload, prompt], start)
     event = start.click(
         _named(partial(_run, room, task), inputs, view),
         inputs_kwargs=inputs,
-        outputs=[film, files, view, scores],
-        api_name=task,
-        api_description=f"{TITLES[task]}: a film, its files, the strip as HTML, and its scores.",
+        outputs=[video_file, files, view, scores],
+        api_name=task.name,
+        api_description=f"{task.title}: a video, its files, the strip as HTML, and its scores.",
         show_progress_on=view,
         **_COMPUTES,
     )
     _cancelling(cancel, event, view)
     named = {name: part for name, part in inputs.items() if name != "upload"}
     load.upload(
-        partial(_loaded, task, tuple(named)),
+        partial(_loaded, task.name, tuple(named)),
         load,
         list(named.values()),
         api_visibility="private",
         queue=False,
     )
+
+
+def _fields(task: Task) -> list[str]:
+    """The settings of a task beside prompt, negative prompt and seed, in the order they are shown."""
+    has = {"seconds": task.seconds != "no", "keep": task.keeps, "steps": True, "gamma": task.clocks}
+    return [name for name in _LABELS if has.get(name, True)]
 
 
 def _measure_tab(room: _Room) -> None:
@@ -195,7 +191,7 @@ def _measure_tab(room: _Room) -> None:
 
 
 def _upload(kind: str | None) -> Any:
-    if kind == "sound":
+    if kind == "audio":
         return gr.Audio(label="Sound", sources=["upload"], type="filepath", buttons=[])
     if kind == "image":
         # Not gr.Image, which decodes it in the server itself.
@@ -204,18 +200,21 @@ def _upload(kind: str | None) -> Any:
     return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
 
-def _field(room: _Room, task: TaskName, name: str) -> Any:
+def _field(room: _Room, task: Task, name: str) -> Any:
     """A text field, since one for numbers shows 0 where nothing was given."""
     label, shown = _LABELS[name], {"max_lines": 1, "min_width": 130}
     if name == "keep":
         return gr.Textbox(label=label, placeholder="all; or 0-1.5", **shown)
-    if task == "extend" and name == "seconds":
+    if task.seconds == "required" and name == "seconds":
         return gr.Textbox(label=label, value="8", **shown)
     spec = room.pipe.spec
     own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
-    # A scale of each modality is a dictionary in a bundle's description.
-    values = own.values() if isinstance(own, dict) else (own,)
-    said = ",".join(value if isinstance(value, str) else f"{value:g}" for value in values)
+    said = str(own)
+    if name in ("guidance", "guidance_sync"):
+        scales = each(own)
+        said = ",".join(f"{scale:g}" for scale in dict.fromkeys((scales.audio, scales.video)))
+    elif not isinstance(own, str):
+        said = f"{own:g}"
     more = {"guidance_sync": "; or 6,4"} | ({} if spec.auto_gamma is None else {"gamma": "; or auto"})
     return gr.Textbox(label=label, placeholder=said + more.get(name, ""), **shown)
 
@@ -241,7 +240,7 @@ def _cancelling(button: Any, event: Any, view: Any) -> None:
     )
 
 
-def _loaded(task: TaskName, names: tuple[str, ...], file: str) -> list[Any]:
+def _loaded(task: str, names: tuple[str, ...], file: str) -> list[Any]:
     try:
         saved = Settings.read(Path(file), task)
     except UserError as error:
@@ -249,13 +248,13 @@ def _loaded(task: TaskName, names: tuple[str, ...], file: str) -> list[Any]:
     return [getattr(saved, name) for name in names]
 
 
-def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+def _run(room: _Room, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
     """One request, as what its outputs show while it waits, while it computes, and at its end."""
     yield None, None, waiting_html("waiting"), None
     # Gradio copies what is yielded to its own folder before it asks for more.
     with tempfile.TemporaryDirectory(dir=room.folder) as folder:
         upload = values.pop("upload", None)
-        settings = Settings.of({"task": task, **values})
+        settings = Settings.of({"task": task.name, **values})
 
         def work(report: Any) -> tuple[Result, str, dict[str, Any] | None]:
             file = Path(upload) if upload else None
@@ -277,7 +276,7 @@ def _run(room: _Room, task: TaskName, **values: Any) -> Iterator[tuple[Any, Any,
             elif isinstance(said, Waiting):
                 yield gr.skip(), gr.skip(), waiting_html(_place(said)), gr.skip()
             elif isinstance(said, Part):
-                yield str(said.film), gr.skip(), gr.skip(), gr.skip()
+                yield str(said.video_file), gr.skip(), gr.skip(), gr.skip()
             elif isinstance(said, Step):
                 picture = picture if said.preview is None else preview_html(said.preview)
                 yield gr.skip(), gr.skip(), progress_html(said, picture), gr.skip()

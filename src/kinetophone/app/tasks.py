@@ -5,39 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from kinetophone import __version__
-from kinetophone.app.uploads import Limits, read_upload
+from kinetophone.app.uploads import NOUNS, Limits, read_upload
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
-from kinetophone.media.read import Sound
-from kinetophone.request import GenerateRequest, Script, read_gamma, read_scales, read_stretch
+from kinetophone.media.read import Audio
+from kinetophone.tasks.request import GenerateRequest, Script, read_gamma, read_scales, read_stretch
+from kinetophone.tasks.task import find_task
 from kinetophone.text import read_json
 
 if TYPE_CHECKING:
+    from kinetophone.diffusion.sample import Progress
     from kinetophone.media.clip import Clip
     from kinetophone.pipeline import Kinetophone
-    from kinetophone.sampling.joint import Progress
 
-TaskName = Literal["generate", "sound", "picture", "animate", "extend"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
-
-# What is uploaded for a task, see ``uploads.read_upload``.
-TAKES: dict[str, str] = {"sound": "video", "picture": "sound", "animate": "image", "extend": "clip"}
-
-# The settings a task has beside its prompt, negative prompt and seed, in the order they are shown.
-FIELDS: dict[TaskName, tuple[str, ...]] = {
-    "generate": ("seconds", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
-    "sound": ("steps", "guidance_audio", "guidance_sync"),
-    "picture": ("steps", "guidance_video", "guidance_sync"),
-    "animate": ("seconds", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
-    "extend": ("seconds", "keep", "steps", "gamma", "guidance_audio", "guidance_video", "guidance_sync"),
-}
 _NOT_OPTIONS = ("task", "bundle", "kinetophone", "prompt", "script", "stream", "seed", "seconds", "keep")
+_SCALES = ("guidance", "guidance_sync")
 
 SCORES = ("event_f1", "contact_f1", "synchrony", "av_align_svg")  # of METRICS, shown for one clip
 PREVIEW_EVERY = 2  # steps: a preview costs a tenth of a step of the bundle that ships
@@ -58,12 +46,12 @@ def _checked_scales(value: Any) -> Any:
 class Settings(BaseModel):
     """One request; None leaves a value to the bundle. What is saved beside each result, and loaded back.
 
-    ``gamma`` may be "auto" and ``guidance_sync`` two numbers, such as "6,4", as on the command line.
+    ``gamma`` may be "auto", and the guidance scales two numbers, such as "6,4", as on the command line.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: TaskName
+    task: str
     prompt: str = ""
     script: str | None = None
     stream: bool = False
@@ -73,8 +61,7 @@ class Settings(BaseModel):
     keep: str | None = None
     steps: int | None = None
     gamma: Annotated[float | str | None, BeforeValidator(_gamma)] = None
-    guidance_audio: float | None = None
-    guidance_video: float | None = None
+    guidance: Annotated[float | str | None, BeforeValidator(_checked_scales)] = None
     guidance_sync: Annotated[float | str | None, BeforeValidator(_checked_scales)] = None
     bundle: str | None = None
     kinetophone: str = __version__
@@ -94,7 +81,7 @@ class Settings(BaseModel):
             raise RequestError(f"{'.'.join(map(str, p)):.40}: {text}" for p, text in said.items()) from None
 
     @classmethod
-    def read(cls, path: Path, task: TaskName) -> Settings:
+    def read(cls, path: Path, task: str) -> Settings:
         """Saved settings of ``task``.
 
         Raises:
@@ -115,9 +102,9 @@ class Settings(BaseModel):
     def options(self) -> dict[str, Any]:
         """The sampling options that were given."""
         given = {k: v for k, v in self.model_dump(exclude_none=True).items() if k not in _NOT_OPTIONS}
-        if isinstance(self.guidance_sync, str):
-            given["guidance_sync"] = read_scales(self.guidance_sync)
-        return given
+        return given | {
+            name: read_scales(given[name]) for name in _SCALES if isinstance(given.get(name), str)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +120,7 @@ class Step:
 class Part:
     """What is made so far of a clip that is shown as it is made: its film."""
 
-    film: Path
+    video_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,24 +158,30 @@ def perform(
     if settings.seconds is not None and settings.seconds > longest:
         raise RequestError([f"seconds is {settings.seconds:g}; at most {longest:g} can be made here"])
     # Before any file is decoded; the pipeline checks again what it is given.
-    numbers = {k: v for k, v in settings.options.items() if k != "negative_prompt"}
+    task = find_task(settings.task)
     text: str | Script = settings.prompt
     if settings.script is not None:
         text = Script.parse(settings.script, "the script")
+    if task.seconds == "required" and settings.seconds is None:
+        raise RequestError(["seconds is not given; say how long the result shall be"])
     GenerateRequest(
-        prompts=(text,), bundle=pipe.spec, seconds=settings.seconds, seed=settings.seed, **numbers
+        prompts=(text,),
+        bundle=pipe.spec,
+        seconds=settings.seconds,
+        seed=settings.seed,
+        options=settings.options,
     ).validate()
     given = None
-    if (kind := TAKES.get(settings.task)) is not None:
+    if task.takes is not None:
         if upload is None:
-            raise RequestError([f"there is no file; upload a {kind} first"])
-        given = read_upload(upload, kind, limits) if read is None else read(upload, kind)
+            raise RequestError([f"there is no file; upload a {NOUNS[task.takes]} first"])
+        given = read_upload(upload, task.takes, limits) if read is None else read(upload, task.takes)
 
-    def part(film: Clip) -> None:
-        report(Part(film.save(folder / f"part-{len(list(folder.iterdir()))}.mp4")))
+    def part(video_file: Clip) -> None:
+        report(Part(video_file.save(folder / f"part-{len(list(folder.iterdir()))}.mp4")))
 
     clip = _made(pipe, settings, text, given, lambda progress: report(_step(pipe, progress)), part)
-    channels, layout = (given.channels, given.layout) if isinstance(given, Sound) else (None, None)
+    channels, layout = (given.channels, given.layout) if isinstance(given, Audio) else (None, None)
     files = [clip.save(folder / f"clip{suffix}", channels, layout) for suffix in (".mp4", ".wav")]
     saved = folder / "settings.json"
     known = settings.model_copy(update={"bundle": pipe.spec.name})
@@ -213,19 +206,10 @@ def _made(
             part(made)
         assert made is not None
         return made
-    if settings.task == "generate":
-        return pipe(text, seconds=settings.seconds, **common)[0]
-    if settings.task == "sound":
-        return pipe.sound(given, text, **common)
-    if settings.task == "picture":
-        return pipe.picture(given, text, **common)
-    if settings.task == "animate":
-        return pipe.animate(given, text, seconds=settings.seconds, **common)
-    if settings.seconds is None:
-        raise RequestError(["seconds is not given; say how long the result shall be"])
     parts = [part for part in (settings.keep or "").split(",") if part.strip()]
     keep = [read_stretch(part.strip()) for part in parts] or None
-    return pipe.extend(given, text, seconds=settings.seconds, keep=keep, **common)
+    task = find_task(settings.task)
+    return pipe.run(task, text, given, seconds=settings.seconds, keep=keep, **common)
 
 
 def _after(clip: Clip, following: Clip) -> Clip:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from kinetophone.errors import MediaError
-from kinetophone.media.container import open_media, sound_stream
-from kinetophone.media.picture import Images, is_tiled_still, read_image
-from kinetophone.media.read import read_clip, read_picture, read_sound, resize
+from kinetophone.media.container import audio_stream, open_media
+from kinetophone.media.read import read_audio, read_clip, read_video, resize
+from kinetophone.media.stills import Images, is_tiled_still, read_image
 
+# What a file of each kind is called.
+NOUNS = {"video": "video", "audio": "sound", "image": "image", "clip": "clip"}
 _MOST_FPS = 60  # frames of the longest video are bounded by this
 
 
@@ -42,11 +44,11 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
 
     Args:
         path: the file.
-        kind: "video" (a picture is needed), "sound", "clip" (both are), or "image".
+        kind: what a task takes: "video", "audio", "clip" (both are needed) or "image".
         limits: how much of it may be decoded.
 
     Returns:
-        A ``Picture``, a ``Sound``, a ``Clip`` or an image; frames no larger than allowed, sides even.
+        A ``Video``, a ``Audio``, a ``Clip`` or an image; frames no larger than allowed, sides even.
 
     Raises:
         MediaError: It is not media, lacks a track, or is longer than allowed. No message has its folder.
@@ -58,7 +60,7 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
             image = read_image(path)
             return resize(image, _shrunk(image.shape[:2], limits.side_px))
         options = _checked(path, kind, limits)
-        readers: dict[str, Any] = {"video": read_picture, "sound": read_sound, "clip": read_clip}
+        readers: dict[str, Any] = {"video": read_video, "audio": read_audio, "clip": read_clip}
         return readers[kind](path, **options)
     except (MediaError, OSError, ValueError) as error:
         # The user knows the file by its name; where the server put it is nobody's business.
@@ -68,10 +70,10 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
 def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
     """How to read the file: what the reader is to be told beside its path."""
     options: dict[str, Any] = {"longest_s": limits.longest_s}
-    if kind != "sound" and is_tiled_still(path):
+    if kind != "audio" and is_tiled_still(path):
         return {**options, "size": _shrunk(read_image(path).shape[:2], limits.side_px)}
     with open_media(path) as file:
-        if kind != "sound" and file.streams.video:
+        if kind != "audio" and file.streams.video:
             images = Images(path, file)
             stream = images.stream
             options["size"] = _shrunk(images.size(next(images.frames())[0]), limits.side_px)
@@ -85,7 +87,7 @@ def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
                 options["fps"] = _MOST_FPS
             file.seek(0)
         if kind != "video" and file.streams.audio:
-            _check_length(path, file, sound_stream(path, file), limits)
+            _check_length(path, file, audio_stream(path, file), limits)
     return options
 
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from kinetophone.bases.components import component_class, load_components, load_network, quiet
-from kinetophone.bases.hub import Source, locate
 from kinetophone.bases.video import VideoBase
 from kinetophone.errors import RequestError
+from kinetophone.hub.components import component_class, load_components, load_network, quiet
+from kinetophone.hub.locate import Source, locate
 
 MOTION_ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
 # What the adapters were trained with; an image model's own schedule is another.

@@ -16,16 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kinetophone.bases.base import Base
-from kinetophone.bases.components import (
-    decode_latents,
-    encode_latents,
-    execution_device,
-    in_chunks,
-    load_components,
-    tokenize,
-)
-from kinetophone.bases.hub import Source
+from kinetophone.bases.computing import decode_latents, encode_latents, execution_device, in_chunks, tokenize
 from kinetophone.errors import RequestError
+from kinetophone.hub.components import load_components
+from kinetophone.hub.locate import Source
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
 _CLIPS_AT_ONCE = 8

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
-from kinetophone.bases.components import save_component
+from kinetophone.hub.components import save_component
 
 
 class Base:

@@ -9,11 +9,11 @@ import torch
 
 from kinetophone.bases.animatediff import AnimateDiff
 from kinetophone.bases.audioldm import AudioLDM
-from kinetophone.bases.components import component_class
-from kinetophone.bases.hub import locate
 from kinetophone.bases.unet3d import UNet3D
 from kinetophone.bases.video import VideoBase
 from kinetophone.errors import RequestError
+from kinetophone.hub.components import component_class
+from kinetophone.hub.locate import locate
 
 
 def load_audio_base(

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from kinetophone.bases.components import load_components
-from kinetophone.bases.hub import Source
 from kinetophone.bases.video import VideoBase
+from kinetophone.hub.components import load_components
+from kinetophone.hub.locate import Source
 
 
 class UNet3D(VideoBase):

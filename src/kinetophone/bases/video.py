@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from kinetophone.bases.base import Base
-from kinetophone.bases.components import (
-    decode_latents,
-    encode_latents,
-    execution_device,
-    tokenize,
-)
+from kinetophone.bases.computing import decode_latents, encode_latents, execution_device, tokenize
 
 _PIXELS_AT_ONCE = 32 * 64 * 64  # decoded together: 32 frames of 64 px, 2 of 256 px
 

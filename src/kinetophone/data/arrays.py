@@ -19,8 +19,8 @@ import numpy as np
 
 from kinetophone.data.domains import domain as domain_of
 from kinetophone.data.domains import moments_s
-from kinetophone.data.hits import FRAMES, SAMPLE_RATE, SECONDS
 from kinetophone.data.shards import write_json
+from kinetophone.hits import FRAMES, SAMPLE_RATE, SECONDS
 from kinetophone.progress import track
 
 MEL_FRAMES = 400

@@ -25,7 +25,7 @@ VIDEOS = (
     ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv",
     ".3gp", ".mxf", ".ogv",
 )  # fmt: skip
-_SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
+_AUDIOS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 _FILE_COLUMNS = ("file", "path", "video", "file_name")
 _CAPTION_COLUMNS = ("caption", "text")
 # VGGSound: <id>_<start>, the start in seconds; <id>_<start>_<end>, in seconds or in milliseconds. An id may
@@ -129,7 +129,7 @@ def _cell(cells: list[str], column: int, header: list[str]) -> str:
 
 def _caption(cells: list[str]) -> str:
     """All that follows the files of a row: a caption that is not quoted is cut at its commas."""
-    first = 2 if len(cells) > 2 and Path(cells[1]).suffix.lower() in _SOUNDS else 1
+    first = 2 if len(cells) > 2 and Path(cells[1]).suffix.lower() in _AUDIOS else 1
     return ", ".join(cells[first:])
 
 
@@ -201,7 +201,7 @@ class _Index:
         """The files that a row may mean, and how well they fit: the larger the better."""
         name = name.replace("\\", "/")
         path = PurePosixPath(name)
-        media = path.suffix.lower() in (*VIDEOS, *_SOUNDS)
+        media = path.suffix.lower() in (*VIDEOS, *_AUDIOS)
         own = self.stem(path.stem if media else path.name)
         places = [os.path.normpath(folder / name) for folder in self.folders]
         for place in places:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kinetophone.errors import RequestError
 
-DOMAINS = ("hits", "bows")
+DOMAINS = {"hits": "kinetophone.hits", "bows": "kinetophone.study.bows"}
 
 
 def domain(name: str) -> Any:
@@ -23,7 +23,7 @@ def domain(name: str) -> Any:
     """
     if name not in DOMAINS:
         raise RequestError([f"there is no domain '{name}'; there are {', '.join(DOMAINS)}"])
-    return importlib.import_module(f"kinetophone.data.{name}")
+    return importlib.import_module(DOMAINS[name])
 
 
 def moments_s(events: Mapping[str, Any]) -> list[float]:

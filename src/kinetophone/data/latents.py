@@ -101,7 +101,7 @@ def load_latents(
 
 
 def _encode(vae: Any, source: np.ndarray, place: Path, name: str) -> np.ndarray:
-    from kinetophone.bases.components import encode_latents
+    from kinetophone.bases.computing import encode_latents
 
     path = place.with_name(f"{place.name}-{fingerprint(vae)}.npy")
     if not path.exists():

@@ -199,14 +199,14 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
 
 def _read(source: Source, cut: Cut) -> Clip:
     from kinetophone.media.clip import Clip, fit_audio
-    from kinetophone.media.read import read_clip, read_picture, read_sound
+    from kinetophone.media.read import read_audio, read_clip, read_video
 
     size = (cut.size, cut.size)
     if source.sound is None:
         return read_clip(source.picture, fps=cut.fps, size=size, sample_rate=SAMPLE_RATE)
-    picture = read_picture(source.picture, fps=cut.fps, size=size)
+    picture = read_video(source.picture, fps=cut.fps, size=size)
     time = ClipTime(Fraction(picture.fps), len(picture.frames), SAMPLE_RATE)
-    sound = read_sound(source.sound, sample_rate=SAMPLE_RATE)
+    sound = read_audio(source.sound, sample_rate=SAMPLE_RATE)
     return Clip(picture.frames, picture.fps, fit_audio(sound.waveform, time.samples), SAMPLE_RATE)
 
 

@@ -42,7 +42,7 @@ _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 # GreatestHits names one recording's files alike; the first of these that is there is taken.
-_PICTURES = ("_denoised_thumb", "_denoised", "_mic", "")
+_IMAGES = ("_denoised_thumb", "_denoised", "_mic", "")
 _RECORDING = re.compile(r"_denoised_thumb$|_denoised$|_mic$")
 _NUMBERS = re.compile(r"(?:^|[_\s-]+)\d+(?:[_\s-]+\d+)*$")
 _PUBLISHED_NAME = re.compile(r"_\d+_\d+$")  # Landscape's fire_crackling_136_6_34
@@ -332,14 +332,14 @@ def _greatest_hits(folder: Path, below: list[Path], split: Split | None, notes: 
     for name, files in pictures.items():
         of_time = times.get(name)
         near = [f for f in files if of_time is not None and f.parent == of_time.parent] or files
-        picture = min(near, key=lambda f: _PICTURES.index(f.stem[len(name) :]))
+        picture = min(near, key=lambda f: _IMAGES.index(f.stem[len(name) :]))
         path = picture.relative_to(folder).as_posix()
-        sound_file = sibling(picture.with_name(f"{name}_denoised.mp4"), ".wav")
+        audio_file = sibling(picture.with_name(f"{name}_denoised.mp4"), ".wav")
         if of_time is None:
-            one = Source(path, picture, None, sound=sound_file)
+            one = Source(path, picture, None, sound=audio_file)
             found.append(_without(one, "no _times.txt, which holds its events"))
             continue
-        one = Source(path, picture, None, of_time.name, sound_file)
+        one = Source(path, picture, None, of_time.name, audio_file)
         try:
             found.append(replace(one, events=_read_times(of_time)))
         except ValueError as error:

@@ -81,8 +81,8 @@ class Clip:
         from pathlib import Path
 
         with tempfile.TemporaryDirectory() as folder:
-            film = self.save(Path(folder) / "clip.mp4").read_bytes()
-        source = base64.b64encode(film).decode("ascii")
+            video_file = self.save(Path(folder) / "clip.mp4").read_bytes()
+        source = base64.b64encode(video_file).decode("ascii")
         return f'<video controls src="data:video/mp4;base64,{source}"></video>'
 
     @property

@@ -61,7 +61,7 @@ def open_media(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise MediaError(f"'{path}' needs more memory to decode than there is") from error
 
 
-def picture_stream(path: str | os.PathLike[str], file: Any) -> Any:
+def video_stream(path: str | os.PathLike[str], file: Any) -> Any:
     """The default one of the video streams, or the largest; never a cover picture.
 
     Raises:
@@ -81,7 +81,7 @@ def picture_stream(path: str | os.PathLike[str], file: Any) -> Any:
     return stream
 
 
-def sound_stream(path: str | os.PathLike[str], file: Any, track: int | None = None) -> Any:
+def audio_stream(path: str | os.PathLike[str], file: Any, track: int | None = None) -> Any:
     """The audio stream of number ``track``, counted from 1; else the default one, or that of most channels.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kinetophone.errors import RequestError
-from kinetophone.media.picture import EIGHT_BITS, over_black, pillow_pixels, read_image
+from kinetophone.media.stills import EIGHT_BITS, over_black, pillow_pixels, read_image
 
 
 def as_image(image: Any) -> np.ndarray:

@@ -7,12 +7,12 @@ import os
 import numpy as np
 
 from kinetophone.media.clip import Clip, fit_audio
-from kinetophone.media.read import Picture, placed, read_sound, resample_channels, resample_sound
+from kinetophone.media.read import Video, placed, read_audio, resample_audio, resample_channels
 from kinetophone.media.timing import ClipTime
 
 
 def mixed(
-    clip: Clip, picture: Picture, video: str | os.PathLike[str], gain: float, audio_track: int | None = None
+    clip: Clip, picture: Video, video: str | os.PathLike[str], gain: float, audio_track: int | None = None
 ) -> tuple[Clip, np.ndarray | None, str | None]:
     """A clip with a video's own sound under its own.
 
@@ -28,13 +28,13 @@ def mixed(
         layout. What would exceed 1 is made softer as a whole.
     """
     between = (picture.start_s, picture.start_s + clip.duration_s)
-    own = read_sound(video, audio_track=audio_track, between=between)
+    own = read_audio(video, audio_track=audio_track, between=between)
     rate = max(own.sample_rate, clip.sample_rate)
     tracks = own.waveform[:, None] if own.channels is None else own.channels
     tracks = resample_channels(tracks, own.sample_rate, rate)
     samples = ClipTime(clip.fps, len(clip.video), rate).samples
     under = placed(tracks, round((own.start_s - picture.start_s) * rate), samples)
-    made = fit_audio(resample_sound(clip.audio, clip.sample_rate, rate), samples)
+    made = fit_audio(resample_audio(clip.audio, clip.sample_rate, rate), samples)
     both = made[:, None] + np.float32(gain) * under
     both /= max(1.0, float(np.abs(both).max()))
     both = np.clip(both, -1.0, 1.0)

@@ -18,8 +18,8 @@ import numpy as np
 
 from kinetophone.errors import MediaError
 from kinetophone.media.clip import Clip, fit_audio
-from kinetophone.media.container import Budget, decoded, open_media, sound_stream
-from kinetophone.media.picture import Images, is_tiled_still, read_image
+from kinetophone.media.container import Budget, audio_stream, decoded, open_media
+from kinetophone.media.stills import Images, is_tiled_still, read_image
 from kinetophone.media.timing import ClipTime, as_fps
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _MOST_HURRY = 4  # so many times its rate may a film's frames follow each other
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class Video:
     """Frames, uint8 (T, H, W, 3), their rate, and the time the first one is shown at in the file."""
 
     frames: Frames
@@ -43,7 +43,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sound:
+class Audio:
     """A waveform, float32 (N,) in [-1, 1], its rate, and the time its first sample is heard at.
 
     ``channels`` (N, C), where the file has more than one, are what the waveform is the mean of; ``layout``
@@ -91,9 +91,9 @@ def read_clip(
     """
     heard_in = path if sound is None else sound
     with open_media(heard_in) as file:  # before a film is decoded for nothing
-        sound_stream(heard_in, file, audio_track)
-    picture = read_picture(path, fps=fps, size=size, longest_s=longest_s)
-    heard = read_sound(heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track)
+        audio_stream(heard_in, file, audio_track)
+    picture = read_video(path, fps=fps, size=size, longest_s=longest_s)
+    heard = read_audio(heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track)
     time = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=heard.sample_rate)
     late_s = heard.start_s - picture.start_s if sound is None else 0.0
     return Clip(
@@ -112,20 +112,20 @@ def placed(samples: np.ndarray, late: int, count: int) -> np.ndarray:
     return made
 
 
-def read_picture(
+def read_video(
     path: str | os.PathLike[str],
     *,
     fps: float | Fraction | None = None,
     size: tuple[int, int] | None = None,
     longest_s: float | None = None,
     between: tuple[float, float | None] = (0, None),
-) -> Picture:
+) -> Video:
     """Read a file's picture; arguments and errors as in ``read_clip``, but the file may be silent.
 
     ``between`` are the seconds to begin and to end at, from the first frame on; None is the file's end.
     """
     if Path(path).is_file() and is_tiled_still(path):
-        return _still_picture(read_image(path), fps, size)
+        return _still_video(read_image(path), fps, size)
     budget = Budget(path, longest_s)
     with open_media(path) as file:
         images = Images(path, file)
@@ -138,7 +138,7 @@ def read_picture(
             shown.add_one_for_one(rate)
         else:
             shown.add_at_rate(target, rate)
-    return Picture(frames=shown.frames, fps=target, start_s=float(shown.start))
+    return Video(frames=shown.frames, fps=target, start_s=float(shown.start))
 
 
 def _stated_frames(file: Any, stream: Any, rate: Fraction) -> int:
@@ -148,9 +148,9 @@ def _stated_frames(file: Any, stream: Any, rate: Fraction) -> int:
     return max(0, math.ceil(Fraction(file.duration or 0, 1_000_000) * rate))
 
 
-def _still_picture(image: np.ndarray, fps: float | Fraction | None, size: tuple[int, int] | None) -> Picture:
+def _still_video(image: np.ndarray, fps: float | Fraction | None, size: tuple[int, int] | None) -> Video:
     image = image if size is None else resize(image, size)
-    return Picture(frames=image[None], fps=as_fps(_UNKNOWN_FPS if fps is None else fps))
+    return Video(frames=image[None], fps=as_fps(_UNKNOWN_FPS if fps is None else fps))
 
 
 class _Shown:
@@ -273,21 +273,21 @@ class _Shown:
         self._count += 1
 
 
-def read_sound(
+def read_audio(
     path: str | os.PathLike[str],
     *,
     sample_rate: int | None = None,
     longest_s: float | None = None,
     audio_track: int | None = None,
     between: tuple[float, float] | None = None,
-) -> Sound:
+) -> Audio:
     """Read a file's sound; arguments and errors as in ``read_clip``, but the file may have no picture.
 
     ``between`` are seconds in the file's own time: what is not needed for them is left out.
     """
     budget = Budget(path, longest_s)
     with open_media(path) as file:
-        stream = sound_stream(path, file, audio_track)
+        stream = audio_stream(path, file, audio_track)
         if between is None:
             budget.check_stated(file, stream)
         runs = _runs(file, stream, budget, between)
@@ -295,7 +295,7 @@ def read_sound(
         stated = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         container = set(file.format.name.split(","))
     if not any(run.length for run in runs) and between is not None:
-        return Sound(np.zeros(1, np.float32), sample_rate or 48_000, between[0])  # silent there
+        return Audio(np.zeros(1, np.float32), sample_rate or 48_000, between[0])  # silent there
     if not any(run.length for run in runs):
         raise MediaError(f"'{path}' has an audio stream without a sample; it is cut short or corrupt")
     start, rate, layout = runs[0].start, runs[0].rate, runs[0].layout.name
@@ -315,7 +315,7 @@ def read_sound(
         # Lossy codecs overshoot. The division can still round to just above 1, so it is clipped as well.
         waveform = np.clip(waveform / peak, -1.0, 1.0)
     several = channels.shape[1] > 1
-    return Sound(
+    return Audio(
         waveform=waveform,
         sample_rate=rate,
         start_s=float(start),
@@ -418,13 +418,13 @@ def _placed(runs: list[_Run], budget: Budget) -> np.ndarray:
 
 
 def resample_channels(channels: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Resample (N, C) float32, each channel as :func:`resample_sound` does."""
+    """Resample (N, C) float32, each channel as :func:`resample_audio` does."""
     if source_rate == target_rate:
         return channels
-    return np.stack([resample_sound(track, source_rate, target_rate) for track in channels.T], axis=1)
+    return np.stack([resample_audio(track, source_rate, target_rate) for track in channels.T], axis=1)
 
 
-def resample_sound(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
+def resample_audio(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
     """Resample (N,) float32 to round(N * target_rate / source_rate) samples, without delay."""
     import soxr
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from kinetophone.errors import MediaError
 from kinetophone.media.librosa_loading import load_librosa
+from kinetophone.media.onsets import onsets_from_audio
 from kinetophone.media.write import replacing
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _COLUMNS = 16  # frames in a row; a 4 s clip at 8 fps fills two
 _MAX_FRAMES = 64  # more than that are thinned out evenly
 _WIDTH_IN, _DPI = 16.0, 100
-_SOUND_IN = 5.0  # height of waveform and spectrogram
+_AUDIO_IN = 5.0  # height of waveform and spectrogram
 _FRAME_IN = 3.0  # a clip of few frames shows them no higher
 _MARK = "#d62728"
 
@@ -57,8 +58,6 @@ def write_sheet(
     if path.suffix.lower() != ".png":
         raise MediaError(f"'{path}' is not a .png; a contact sheet is written as .png")
     if onsets_s is None:
-        from kinetophone.metrics.detectors import onsets_from_audio
-
         onsets_s = onsets_from_audio(clip.audio, clip.sample_rate).tolist()
     figure = _draw(clip, title, onsets_s)
     with replacing(path) as partial:
@@ -77,16 +76,16 @@ def _draw(clip: Clip, title: str | None, onsets_s: Sequence[float]) -> Figure:
     height, width = clip.video.shape[1:3]
     frames_in = min(_WIDTH_IN / columns * height / width, _FRAME_IN) * rows
     title_in = 0.4 if title else 0.1
-    whole_in = title_in + frames_in + _SOUND_IN
+    whole_in = title_in + frames_in + _AUDIO_IN
     figure = Figure(figsize=(_WIDTH_IN, whole_in))
     FigureCanvasAgg(figure)
     if title:
         figure.text(0.5, 1 - 0.5 * title_in / whole_in, title, ha="center", va="center", fontsize=12)
-    picture = figure.add_axes((0.005, _SOUND_IN / whole_in, 0.99, frames_in / whole_in))
+    picture = figure.add_axes((0.005, _AUDIO_IN / whole_in, 0.99, frames_in / whole_in))
     _draw_frames(picture, clip, shown, columns, onsets_s)
-    wave = figure.add_axes((0.05, (_SOUND_IN - 1.5) / whole_in, 0.94, 1.3 / whole_in))
-    mel = figure.add_axes((0.05, 0.5 / whole_in, 0.94, (_SOUND_IN - 2.1) / whole_in), sharex=wave)
-    _draw_sound(wave, mel, clip, onsets_s)
+    wave = figure.add_axes((0.05, (_AUDIO_IN - 1.5) / whole_in, 0.94, 1.3 / whole_in))
+    mel = figure.add_axes((0.05, 0.5 / whole_in, 0.94, (_AUDIO_IN - 2.1) / whole_in), sharex=wave)
+    _draw_audio(wave, mel, clip, onsets_s)
     return figure
 
 
@@ -113,7 +112,7 @@ def _draw_frames(axes: Axes, clip: Clip, shown: np.ndarray, columns: int, onsets
     axes.set_axis_off()
 
 
-def _draw_sound(wave: Axes, mel: Axes, clip: Clip, onsets_s: Sequence[float]) -> None:
+def _draw_audio(wave: Axes, mel: Axes, clip: Clip, onsets_s: Sequence[float]) -> None:
     times = np.arange(len(clip.audio)) / clip.sample_rate
     wave.plot(times, clip.audio, linewidth=0.5, color="#1f77b4")
     wave.tick_params(labelbottom=False)

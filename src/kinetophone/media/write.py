@@ -36,7 +36,7 @@ import numpy as np
 
 from kinetophone.errors import MediaError
 from kinetophone.media.clip import fit_audio
-from kinetophone.media.read import resample_sound
+from kinetophone.media.read import resample_audio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from kinetophone.media.clip import Clip, Frames
 
 # Of a film: the container, and the codecs of picture and sound.
-_FILMS = {
+_VIDEOS = {
     ".mp4": ("mp4", "libx264", "aac"),
     ".mov": ("mov", "libx264", "aac"),
     ".webm": ("webm", "libvpx-vp9", "libopus"),
 }
-FILM_SUFFIXES = tuple(_FILMS)
-SUFFIXES = (*_FILMS, ".wav", ".gif", ".png")
+VIDEO_SUFFIXES = tuple(_VIDEOS)
+SUFFIXES = (*_VIDEOS, ".wav", ".gif", ".png")
 
 # AAC keeps at most 6144 bits per frame of 1024 samples and channel; 6 bits per sample is that limit.
 _AAC_MAX_BITS_PER_SAMPLE = 6
@@ -78,14 +78,16 @@ def save(
 ) -> Path:
     """Write ``clip`` to ``path`` in the format its suffix names; missing folders are made.
 
-    ``channels`` and ``layout`` as in :func:`write_film`.
+    ``channels`` and ``layout`` as in :func:`write_video`.
 
     Raises:
         MediaError: The suffix is unknown, or the format cannot hold this clip.
         OSError: The file cannot be written.
     """
     writers: dict[str, Callable[[Clip, Path], Path]] = {
-        **dict.fromkeys(_FILMS, lambda clip, path: write_film(clip, path, channels=channels, layout=layout)),
+        **dict.fromkeys(
+            _VIDEOS, lambda clip, path: write_video(clip, path, channels=channels, layout=layout)
+        ),
         ".wav": lambda clip, path: write_wav(
             clip.audio if channels is None else _fitted(channels, clip), clip.sample_rate, path
         ),
@@ -128,11 +130,11 @@ def channel_layout(path: str | os.PathLike[str], count: int, layout: str | None 
     """
     import av
 
-    if Path(path).suffix.lower() not in _FILMS:
+    if Path(path).suffix.lower() not in _VIDEOS:
         return layout
     usual = _LAYOUTS[count - 1] if count <= len(_LAYOUTS) else None
     for name in filter(None, (layout, usual)):
-        codec = _FILMS[Path(path).suffix.lower()][2]
+        codec = _VIDEOS[Path(path).suffix.lower()][2]
         try:
             context = av.CodecContext.create(codec, "w")
             context.sample_rate, context.layout = 48_000, name
@@ -145,7 +147,7 @@ def channel_layout(path: str | os.PathLike[str], count: int, layout: str | None 
     return None
 
 
-def write_film(
+def write_video(
     clip: Clip,
     path: str | os.PathLike[str],
     *,
@@ -168,13 +170,13 @@ def write_film(
     """
     named = None if channels is None else channel_layout(path, channels.shape[1], layout)
     several = None if channels is None or named is None else _fitted(channels, clip)
-    with film_writer(path, crf=crf, layout="mono" if several is None else str(named)) as add:
-        add(*_at_known_rate(clip, several, _FILMS[Path(path).suffix.lower()][2]))
+    with video_writer(path, crf=crf, layout="mono" if several is None else str(named)) as add:
+        add(*_at_known_rate(clip, several, _VIDEOS[Path(path).suffix.lower()][2]))
     return Path(path)
 
 
 @contextmanager
-def film_writer(
+def video_writer(
     path: str | os.PathLike[str], *, crf: int = 16, layout: str = "mono"
 ) -> Iterator[Callable[..., None]]:
     """Write a film as its parts come: call what this gives with each part, in order.
@@ -183,7 +185,7 @@ def film_writer(
 
     Args:
         path: File to write, ``.mp4``, ``.mov`` or ``.webm``.
-        crf: As for :func:`write_film`.
+        crf: As for :func:`write_video`.
         layout: Of the sound's channels.
 
     Returns:
@@ -196,7 +198,7 @@ def film_writer(
     """
     import av
 
-    container, video_codec, audio_codec = _FILMS[Path(path).suffix.lower()]
+    container, video_codec, audio_codec = _VIDEOS[Path(path).suffix.lower()]
     with replacing(path) as partial, contextlib.ExitStack() as stack:
         encoders: list[_Encoder] = []
 
@@ -291,7 +293,7 @@ def _at_known_rate(clip: Clip, channels: np.ndarray | None, codec: str) -> tuple
     samples = replace(clip.time, sample_rate=rate).samples
 
     def resampled(track: np.ndarray) -> np.ndarray:
-        return np.clip(fit_audio(resample_sound(track, clip.sample_rate, rate), samples), -1.0, 1.0)
+        return np.clip(fit_audio(resample_audio(track, clip.sample_rate, rate), samples), -1.0, 1.0)
 
     return (
         replace(clip, audio=resampled(clip.audio), sample_rate=rate),
@@ -337,13 +339,13 @@ class _Encoder:
             start, end = (len(sound) * i // len(frames) for i in (index, index + 1))
             self.waiting = np.concatenate([self.waiting, sound[start:end]])
             while len(self.waiting) >= _AAC_FRAME:
-                self._sound(self.waiting[:_AAC_FRAME])
+                self._audio(self.waiting[:_AAC_FRAME])
                 self.waiting = self.waiting[_AAC_FRAME:]
 
     def finish(self) -> None:
         """Write what the encoders still hold."""
         if len(self.waiting):
-            self._sound(self.waiting)
+            self._audio(self.waiting)
         for stream in (self.video, self.audio):
             self.file.mux(stream.encode(None))
 
@@ -361,7 +363,7 @@ class _Encoder:
         self.frames += 1
         self.file.mux(self.video.encode(frame))
 
-    def _sound(self, samples: np.ndarray) -> None:
+    def _audio(self, samples: np.ndarray) -> None:
         import av
 
         packed = np.ascontiguousarray(samples, np.float32).reshape(1, -1)

@@ -3,13 +3,13 @@
 Nothing of either ships. The user names a folder with
 
 - ``model.safetensors``, which ``kinetophone convert metric imagebind`` makes; or ``model.pt``, TorchScript
-  made where the package is at home. Either network has the methods ``sound``, float32 (1, ``sound_samples``)
+  made where the package is at home. Either network has the methods ``sound``, float32 (1, ``audio_samples``)
   at 16 kHz; ``frames``, float32 (1, ``frame_count``, 3, ``side``, ``side``) in [0, 1]; and ``texts``, int64
-  (N, 77). Each returns embeddings (., D), and ``sound_samples``, ``frame_count`` and ``side`` are whole
+  (N, 77). Each returns embeddings (., D), and ``audio_samples``, ``frame_count`` and ``side`` are whole
   numbers on the module. The networks' own spectrogram and normalisation are in it;
 - the files of their tokenizer (that of CLIP), where captions are compared.
 
-A sound is taken in windows of ``sound_samples``, the last one ending with it, and the embeddings are
+A sound is taken in windows of ``audio_samples``, the last one ending with it, and the embeddings are
 averaged; a shorter one is repeated. Frames are evenly spaced over the clip.
 """
 
@@ -41,7 +41,7 @@ def load_folder(folder: str, name: str, allow_torchscript: bool = False) -> Any:
     if path is None:
         raise OSError(f"there is neither '{files[0]}' nor model.pt beside it; see docs/measuring.md")
     model = load(str(path), name, allow_torchscript=allow_torchscript)
-    parts = ("sound", "frames", "texts", "sound_samples", "frame_count", "side")
+    parts = ("sound", "frames", "texts", "audio_samples", "frame_count", "side")
     missing = [part for part in parts if not hasattr(model, part)]
     if missing:
         raise ValueError(f"its {path.name} lacks {', '.join(missing)}; see docs/measuring.md")
@@ -52,11 +52,11 @@ def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = Fal
     """Embeddings ``<name>_sound`` and ``<name>_frames`` of a clip, (1, D) each, of length 1."""
     import torch
 
-    from kinetophone.media.read import resample_sound, resize
+    from kinetophone.media.read import resample_audio, resize
 
     model = load_folder(folder, name, allow_torchscript)
-    sound = resample_sound(clip.audio, clip.sample_rate, RATE)
-    length = int(model.sound_samples)
+    sound = resample_audio(clip.audio, clip.sample_rate, RATE)
+    length = int(model.audio_samples)
     sound = np.tile(sound, -(-length // len(sound)))[: max(length, len(sound))]
     last = len(sound) - length
     starts = sorted({*range(0, last + 1, length), last})

@@ -50,10 +50,10 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
     """
     import torch
 
-    from kinetophone.media.read import resample_frames, resample_sound
+    from kinetophone.media.read import resample_audio, resample_frames
 
     frames = resample_frames(clip.video, Fraction(clip.fps), Fraction(FPS), (_SIDE, _SIDE))
-    sound = resample_sound(clip.audio, clip.sample_rate, RATE)
+    sound = resample_audio(clip.audio, clip.sample_rate, RATE)
     frames = np.pad(frames, [(0, max(0, CROP_FRAMES - len(frames))), *[(0, 0)] * 3], mode="edge")
     sound = np.pad(sound, (0, max(0, round(len(frames) * RATE / FPS) - len(sound))))
     edge = (_SIDE - _CROPPED) // 2

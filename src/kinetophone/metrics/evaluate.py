@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from kinetophone.media.clip import Clip
+from kinetophone.media.onsets import onset_strength, onsets_from_audio
 from kinetophone.metrics.alignment import (
     LEAST_FLOW_2025,
     EventScore,
@@ -37,7 +38,7 @@ from kinetophone.metrics.control import (
     bootstrap_statistic,
     shuffled_control,
 )
-from kinetophone.metrics.detectors import onset_strength, onsets_from_audio, strikes_from_flow
+from kinetophone.metrics.detectors import strikes_from_flow
 from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
 from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
 

@@ -141,18 +141,18 @@ def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
     """
     import torch
 
+    from kinetophone.hits.classifiers import audio_input, video_input
     from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
-    from kinetophone.media.read import resample_sound
-    from kinetophone.metrics.hits import picture_input, sound_input
+    from kinetophone.media.read import resample_audio
 
     judge = _judge(bundle)
     with torch.no_grad():
-        seen = judge.nets["picture"].features(picture_input(clip.video))
+        seen = judge.nets["picture"].features(video_input(clip.video))
         sound = clip.audio
         if clip.sample_rate != SAMPLE_RATE:
-            sound = resample_sound(sound, clip.sample_rate, SAMPLE_RATE)
+            sound = resample_audio(sound, clip.sample_rate, SAMPLE_RATE)
         whole = torch.from_numpy(sound[: len(sound) // HOP * HOP])[None]
-        heard = judge.nets["sound"].features(sound_input(log_mel(whole)))
+        heard = judge.nets["sound"].features(audio_input(log_mel(whole)))
         logits_seen = judge.nets["picture"].head(seen).mean(0, keepdim=True)
         logits_heard = judge.nets["sound"].head(heard)
     video = torch.cat([seen.mean(0), seen.diff(dim=0).abs().mean(0)])[None]
@@ -198,9 +198,9 @@ def vggish_features(clip: Clip, path: str, allow_torchscript: bool = False) -> n
     """
     import torch
 
-    from kinetophone.media.read import resample_sound
+    from kinetophone.media.read import resample_audio
 
-    mel = vggish_log_mel(resample_sound(clip.audio, clip.sample_rate, VGGISH_RATE))
+    mel = vggish_log_mel(resample_audio(clip.audio, clip.sample_rate, VGGISH_RATE))
     windows = len(mel) // 96
     if not windows:
         return np.zeros((0, 0), np.float32)
@@ -234,10 +234,10 @@ def clap_audio(clip: Clip, source: str, allow_pickle: bool = False) -> np.ndarra
     """CLAP's embedding of the sound, in windows as long as the model's, normalised; (windows, D)."""
     import torch
 
-    from kinetophone.media.read import resample_sound
+    from kinetophone.media.read import resample_audio
 
     model, processor = _transformer(source, "get_audio_features", allow_pickle)
-    sound = resample_sound(clip.audio, clip.sample_rate, CLAP_RATE)
+    sound = resample_audio(clip.audio, clip.sample_rate, CLAP_RATE)
     length = processor.feature_extractor.nb_max_samples
     windows = [sound[start : start + length] for start in range(0, max(1, len(sound)), length)]
     # A scrap at the end, padded by repetition, would be a sound of its own.
@@ -271,7 +271,7 @@ def text_features(texts: list[str], source: str, allow_pickle: bool = False) -> 
 
 @lru_cache(maxsize=2)
 def _judge(bundle: str) -> Any:
-    from kinetophone.metrics.hits import MaterialJudge
+    from kinetophone.hits.classifiers import MaterialJudge
 
     return MaterialJudge(bundle)
 
@@ -290,8 +290,8 @@ def _model_and_processor(source: str, allow_pickle: bool) -> Any:
     import torch
     import transformers
 
-    from kinetophone.bases.components import component_class, load_network, quiet
-    from kinetophone.bases.hub import locate
+    from kinetophone.hub.components import component_class, load_network, quiet
+    from kinetophone.hub.locate import locate
 
     name, _, revision = (source, "", "") if Path(source).is_dir() else source.partition("@")
     folder = locate(name, [""], revision=revision or None, allow_pickle=allow_pickle).folder

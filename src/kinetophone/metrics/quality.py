@@ -110,7 +110,7 @@ def material_agreement(
 
     Clips whose caption names none of their five materials are left out.
     """
-    from kinetophone.metrics.hits import NAMES, material_named
+    from kinetophone.hits.classifiers import NAMES, material_named
 
     said = captions_of([clip.name for clip in clips], captions)
     materials = {name: material_named(text) for name, text in said.items()}

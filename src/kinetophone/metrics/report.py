@@ -20,7 +20,7 @@ import numpy as np
 
 from kinetophone.media.clip import Clip
 from kinetophone.media.write import replacing
-from kinetophone.metrics.sources import SOUND_SUFFIX, read
+from kinetophone.metrics.sources import AUDIO_SUFFIX, read
 from kinetophone.metrics.strip import EVENT, ONSET, PEAK, strip_svg
 
 _RANKED_BY = "synchrony"
@@ -177,15 +177,15 @@ def _caption(row: Mapping[str, Any], captions: Mapping[str, str]) -> str:
 
 
 def _player(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> str:
-    content, kind = _film(path)
+    content, kind = _video_file(path)
     source = f"data:video/{kind};base64,{base64.b64encode(content).decode()}"
-    film = f'<video controls preload="metadata" src="{source}"></video>'
-    return f"<figure>{_caption(row, captions)}{film}</figure>"
+    player = f'<video controls preload="metadata" src="{source}"></video>'
+    return f"<figure>{_caption(row, captions)}{player}</figure>"
 
 
-def _film(path: Path) -> tuple[bytes, str]:
+def _video_file(path: Path) -> tuple[bytes, str]:
     """A film a browser plays, with its sound, and its kind."""
-    paired = path.with_suffix(SOUND_SUFFIX).is_file()
+    paired = path.with_suffix(AUDIO_SUFFIX).is_file()
     known = path.suffix.lower() in _BROWSER_SUFFIXES and path.stat().st_size <= _LARGEST_EMBEDDED
     if known and not paired:
         return path.read_bytes(), "webm" if path.suffix.lower() == ".webm" else "mp4"

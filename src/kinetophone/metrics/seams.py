@@ -19,7 +19,7 @@ FLOOR = 1e-4  # of the waveform's steps: -80 dB
 AUDIBLE = 10 ** (-50 / 20)
 
 
-def sound_jump(clip: Clip, second: float) -> float:
+def audio_jump(clip: Clip, second: float) -> float:
     """The step of the waveform at ``second`` in units of the steps beside it, in dB.
 
     About 0 where nothing happens: a step there is like those around it. A click stands far above.
@@ -50,7 +50,7 @@ def _level(sound: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
 
 
-def picture_jump(clip: Clip, second: float) -> float:
+def video_jump(clip: Clip, second: float) -> float:
     """Mean change of the pixels into the frame at ``second``, levels of 0 to 255."""
     frame = round(second * clip.fps)
     return float(np.abs(clip.video[frame].astype(np.int16) - clip.video[frame - 1]).mean())

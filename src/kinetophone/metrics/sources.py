@@ -16,7 +16,7 @@ from kinetophone.media.clip import Clip
 from kinetophone.text import read_json, read_text
 
 MEDIA_SUFFIXES = VIDEOS
-SOUND_SUFFIX = ".wav"
+AUDIO_SUFFIX = ".wav"
 
 # Below this (-80 dBFS) a sound is silence: lossy codecs leave a little noise in it.
 _SILENCE = 1e-4
@@ -35,21 +35,23 @@ def find_clips(folder: str | os.PathLike[str]) -> list[Path]:
     if not root.is_dir():
         raise MediaError(f"'{folder}' is not a folder; name one that holds clips")
     every = sorted(root.iterdir())
-    films = [path for path in every if path.suffix.lower() in MEDIA_SUFFIXES]
-    stems = Counter(path.stem for path in films)
-    sounds = [path for path in every if path.suffix.lower() == SOUND_SUFFIX and path.stem not in stems]
+    video_files = [path for path in every if path.suffix.lower() in MEDIA_SUFFIXES]
+    stems = Counter(path.stem for path in video_files)
+    sounds = [path for path in every if path.suffix.lower() == AUDIO_SUFFIX and path.stem not in stems]
     for path in every:
-        if path.suffix.lower() == SOUND_SUFFIX and stems[path.stem] > 1:
-            of = " or ".join(f"'{film.name}'" for film in films if film.stem == path.stem)
+        if path.suffix.lower() == AUDIO_SUFFIX and stems[path.stem] > 1:
+            of = " or ".join(
+                f"'{video_file.name}'" for video_file in video_files if video_file.stem == path.stem
+            )
             raise MediaError(f"'{path}' may be the sound of {of}; give them different names")
-    if not films and not sounds:
+    if not video_files and not sounds:
         raise MediaError(f"'{folder}' holds no clip; looked for {', '.join(MEDIA_SUFFIXES)}")
-    return sorted(films + sounds)
+    return sorted(video_files + sounds)
 
 
 def unread(folder: str | os.PathLike[str]) -> list[str]:
     """Names of the files of a folder that are of no kind that is measured, nor belong to one that is."""
-    beside = (*MEDIA_SUFFIXES, SOUND_SUFFIX, *BESIDE, ".html", ".png")
+    beside = (*MEDIA_SUFFIXES, AUDIO_SUFFIX, *BESIDE, ".html", ".png")
     files = (path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path.name for path in files if path.suffix.lower() not in beside)
 
@@ -63,7 +65,7 @@ def read(path: str | os.PathLike[str]) -> Clip:
     """
     from kinetophone.media.read import read_clip
 
-    beside = sibling(Path(path), SOUND_SUFFIX)
+    beside = sibling(Path(path), AUDIO_SUFFIX)
     return read_clip(path, sound=None if beside == Path(path) else beside)
 
 

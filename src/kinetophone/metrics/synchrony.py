@@ -1,7 +1,7 @@
 """How well two curves rise together, and by how much one is late: no peak is picked, nothing is counted.
 
 The picture's curve is the contact curve (``kinetophone.metrics.contacts``), the sound's its onset strength
-(``kinetophone.metrics.detectors``). Their correlation over time lags says more of one clip than a handful of
+(``kinetophone.media.onsets``). Their correlation over time lags says more of one clip than a handful of
 matched peaks does.
 
 The lag is not simply where the correlation is highest. With few events, or long gestures, the correlation is
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kinetophone.media.onsets import CURVE_RATE
 from kinetophone.metrics.contacts import EARLY_FRAMES, adapted
 from kinetophone.metrics.control import Interval
-from kinetophone.metrics.detectors import CURVE_RATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

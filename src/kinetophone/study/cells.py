@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from kinetophone.auto_gamma import find_gamma
 from kinetophone.av import MODALITIES
+from kinetophone.bundle.auto_gamma import find_gamma
 from kinetophone.data.shards import write_json
 from kinetophone.study.experiment import (
     AUTO_GAMMA_CLIPS,
@@ -29,7 +29,7 @@ from kinetophone.study.measures import measured, true_clips
 from kinetophone.training.checkpoints import revision
 
 if TYPE_CHECKING:
-    from kinetophone.bundle import Bundle
+    from kinetophone.bundle.load import Bundle
 
 
 def check_recipes(cell: Cell) -> None:
@@ -104,7 +104,7 @@ def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
     from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import load_file
 
-    from kinetophone.joint.coupling import Coupling
+    from kinetophone.coupling.coupling import Coupling
 
     settings = {**json.loads((connectors / "config.json").read_text()), **raw["model"]}
     flags = settings.pop("with_connector", None)
@@ -131,8 +131,8 @@ def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -
 def _made(cell: Cell, device: str | None, workers: int | None) -> dict[str, Any]:
     import torch
 
-    from kinetophone.bundle import load_coupling
-    from kinetophone.joint.coupling import trainable
+    from kinetophone.bundle.load import load_coupling
+    from kinetophone.coupling.coupling import trainable
     from kinetophone.pipeline import Kinetophone
 
     folder = train(cell, device)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bundle.spec import BundleSpec
+from kinetophone.diffusion.settings import option_problems
 from kinetophone.errors import RequestError
-from kinetophone.request import BundleSpec, GenerateRequest
-from kinetophone.sampling.settings import SamplingOptions
 from kinetophone.text import read_yaml
 from kinetophone.training.options import positive
 from kinetophone.training.recipe import load_recipe, parse_fields
@@ -42,7 +42,7 @@ class Row:
     Attributes:
         train: Changes to the recipe of the coupling. Those of ``data``, and of the settings of ``model`` that
             shape connectors, hold for the recipe of the connectors too.
-        sampling: Options of sampling, as :class:`kinetophone.sampling.settings.SamplingOptions` has them.
+        sampling: Options of sampling, as :class:`kinetophone.diffusion.settings.SamplingOptions` has them.
     """
 
     train: dict[str, Any] = field(default_factory=dict)
@@ -252,7 +252,7 @@ def load_experiment(path: Path, prompts: int | None = None) -> Experiment:
 
 def _problems(experiment: Experiment) -> list[str]:
     """What single fields can't tell."""
-    from kinetophone.data.hits.scene import MATERIALS, SPLITS
+    from kinetophone.hits.scene import MATERIALS, SPLITS
 
     problems = []
     if experiment.baseline not in experiment.rows:
@@ -269,22 +269,9 @@ def _problems(experiment: Experiment) -> list[str]:
         problems.append("'connectors' are for a coupling that is trained; give 'train', too")
     for name, row in experiment.rows.items():
         options = experiment.options(row)
-        unknown = sorted(options.keys() - SamplingOptions.__annotations__.keys())
-        problems += [f"'rows.{name}': unknown option of sampling '{key}'" for key in unknown]
         if row.train and not experiment.train:
             problems.append(f"'rows.{name}.train': the experiment names no recipe to change")
-        options = as_options(options)
-        numbers = {
-            k: v
-            for k, v in options.items()
-            if k not in ("negative_prompt", "coupled", "replacement", *unknown)
-        }
-        if numbers.get("gamma") == "auto":
-            del numbers["gamma"]  # found when the cell is made
-        try:
-            GenerateRequest(prompts=("a",), bundle=experiment.bundle, **numbers).validate()
-        except RequestError as error:
-            problems += [f"'rows.{name}': {problem}" for problem in error.problems]
+        problems += [f"'rows.{name}': {problem}" for problem in option_problems(as_options(options))]
     for name, materials in experiment.groups.items():
         unknown = [str(m) for m in materials if m not in MATERIALS]
         problems += [f"'groups.{name}': unknown material {m!r}" for m in unknown]
@@ -310,8 +297,7 @@ def write_recipe(raw: dict[str, Any], path: Path) -> Path:
 
 def as_options(sampling: dict[str, Any]) -> dict[str, Any]:
     """Options of sampling as a YAML has them, as the pipeline takes them: one scale for each is a pair."""
-    sync = sampling.get("guidance_sync")
-    return {**sampling, "guidance_sync": AV(**sync)} if isinstance(sync, dict) else dict(sampling)
+    return {key: AV(**value) if isinstance(value, dict) else value for key, value in sampling.items()}
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -357,7 +343,7 @@ def _of_weights(folder: Path, parts: Sequence[str], but: tuple[str, ...] = ()) -
 
 def auto_gamma_rule() -> str:
     """Hash of what an automatic γ follows from, beside the weights."""
-    from kinetophone.sampling import information
+    from kinetophone.diffusion import information
 
     return _hash([AUTO_GAMMA_CLIPS, information.LEVELS, information.GAMMAS, information.ENOUGH])
 

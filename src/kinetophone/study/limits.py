@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kinetophone.data.hits import HitsClip
 from kinetophone.data.shards import write_json
+from kinetophone.hits import HitsClip
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import HOP, log_mel
-from kinetophone.media.read import Picture, Sound
+from kinetophone.media.read import Audio, Video
 from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint, that_matter
 from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
@@ -69,7 +69,7 @@ def frames_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
     return video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
 
 
-def sound_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
+def audio_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
     """The sound of a true clip through the audio autoencoder and the vocoder."""
     audio, samples = pipe.bases.audio, len(clip.audio)
     latents = audio.encode(torch.from_numpy(clip.audio)[None])
@@ -77,7 +77,7 @@ def sound_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
     return audio.decode(made, samples)[0]
 
 
-def with_sound(clip: HitsClip, waveform: np.ndarray) -> Clip:
+def with_audio(clip: HitsClip, waveform: np.ndarray) -> Clip:
     """A true clip with another sound."""
     return replace(as_clip(clip), audio=fit_audio(waveform, len(clip.audio)))
 
@@ -90,20 +90,20 @@ def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, 
             mel = log_mel(torch.from_numpy(clip.audio)[None]).to(pipe.device)
             return pipe.bases.audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
 
-    def sound_made(clip: HitsClip, seed: int) -> Clip:
-        return pipe.sound(Picture(clip.video, as_clip(clip).fps), clip.caption, seed=seed, **sampling)
+    def audio_made(clip: HitsClip, seed: int) -> Clip:
+        return pipe.sound(Video(clip.video, as_clip(clip).fps), clip.caption, seed=seed, **sampling)
 
-    def picture_made(clip: HitsClip, seed: int) -> Clip:
-        sound = Sound(clip.audio, as_clip(clip).sample_rate)
+    def video_made(clip: HitsClip, seed: int) -> Clip:
+        sound = Audio(clip.audio, as_clip(clip).sample_rate)
         return pipe.picture(sound, clip.caption, seed=seed, **sampling)
 
     return {
         "true": lambda clip, seed: as_clip(clip),
         "video autoencoder": lambda clip, seed: replace(as_clip(clip), video=frames_again(pipe, clip)),
-        "vocoder": lambda clip, seed: with_sound(clip, through_vocoder(clip)),
-        "audio autoencoder, vocoder": lambda clip, seed: with_sound(clip, sound_again(pipe, clip)),
-        "true picture, sound made": sound_made,
-        "true sound, picture made": picture_made,
+        "vocoder": lambda clip, seed: with_audio(clip, through_vocoder(clip)),
+        "audio autoencoder, vocoder": lambda clip, seed: with_audio(clip, audio_again(pipe, clip)),
+        "true picture, sound made": audio_made,
+        "true sound, picture made": video_made,
         "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **sampling)[0],
     }
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from kinetophone.data.domains import domain as domain_of
-from kinetophone.data.hits import FPS, SAMPLE_RATE
+from kinetophone.hits import FPS, SAMPLE_RATE
+from kinetophone.hits.classifiers import NAMES, as_many, count_named
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, shuffled_control
 from kinetophone.metrics.evaluate import ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
-from kinetophone.metrics.hits import NAMES, as_many, count_named
 from kinetophone.metrics.quality import distances, material_agreement
-from kinetophone.metrics.sustained import correlation, loudness_curve, motion_curve
+from kinetophone.study.sustained import correlation, loudness_curve, motion_curve
 
 # The measure of synchrony that stands for a domain.
 MAIN = {"hits": "event_f1", "bows": "sustained"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kinetophone.data.arrays import ClipArrays, load_rendered
-from kinetophone.data.hits import FPS
+from kinetophone.hits import FPS
 from kinetophone.training.recipe import Recipe
 
 

@@ -18,23 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.bases.components import load_network
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bundle.spec import CONFIG_NAME, BundleSpec, same_bases
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.coupling.model import JointModel
 from kinetophone.data.domains import DOMAINS
 from kinetophone.data.encode import EncodedClips, load_encoded
-from kinetophone.data.hits import FPS
 from kinetophone.data.latents import LatentArrays, load_latents
+from kinetophone.diffusion.clocks import T_MAX, local_grids
+from kinetophone.diffusion.guidance import guided
+from kinetophone.diffusion.process import NoiseSchedule, clean_estimate
+from kinetophone.diffusion.sample import initial_noise, sample_joint
+from kinetophone.diffusion.settings import PUBLISHED_DEFAULTS
 from kinetophone.errors import RequestError
-from kinetophone.joint.clocks import T_MAX, local_grids
-from kinetophone.joint.coupling import Coupling
-from kinetophone.joint.model import JointModel
+from kinetophone.hits import FPS
+from kinetophone.hub.components import load_network
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.timing import ClipTime, as_fps
-from kinetophone.request import CONFIG_NAME, PUBLISHED_DEFAULTS, BundleSpec, same_bases
-from kinetophone.sampling.ddim import NoiseSchedule, clean_estimate
-from kinetophone.sampling.guidance import guided
-from kinetophone.sampling.joint import initial_noise, sample_joint
-from kinetophone.sampling.settings import Settings
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
     SAMPLE_PROMPTS,
@@ -52,7 +52,7 @@ from kinetophone.training.diffusion import (
 )
 from kinetophone.training.levels import base_errors
 from kinetophone.training.recipe import Recipe, frozen_dtype
-from kinetophone.training.samples import mel_picture, save_wav
+from kinetophone.training.samples import mel_image, save_wav
 from kinetophone.training.validation import validate
 
 CLIPS_FOR_ERRORS = 32
@@ -269,12 +269,14 @@ class CouplingStage:
         prompts = self.prompts
         shapes: AV[Sequence[int]] = AV(audio=self.latents.audio.shape[1:], video=self.latents.video.shape[1:])
         spec = self._spec()
-        settings = Settings.of(spec, {})
+        settings = spec.settings({})
         text, negative = self._text(prompts), self._text([settings.negative_prompt] * len(prompts))
         schedulers = self.bases.map(lambda base: base.scheduler)
         grids = local_grids(schedulers, settings.steps, settings.gamma, spec.sampling)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
-        predict = guided(self.model, text, negative, settings.guidance, sync=settings.sync, rates=self.rates)
+        predict = guided(
+            self.model, text, negative, settings.guidance, sync=settings.guidance_sync, rates=self.rates
+        )
         with self.autocast():
             z = sample_joint(predict, noise, grids, self.schedules)
         frames = self.bases.video.decode(z.video.cpu())
@@ -283,7 +285,7 @@ class CouplingStage:
         for clip, spectrum in zip(frames, mel, strict=True):
             strip = np.concatenate(list(clip), axis=1)
             picture = cv2.resize(
-                mel_picture(spectrum[None]), (strip.shape[1], 64), interpolation=cv2.INTER_AREA
+                mel_image(spectrum[None]), (strip.shape[1], 64), interpolation=cv2.INTER_AREA
             )
             rows += [strip[..., ::-1], picture]
         cv2.imwrite(str(folder / f"sample-{step}.png"), np.concatenate(rows))

@@ -13,8 +13,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from kinetophone.data.domains import domain
-from kinetophone.joint.clocks import T_MAX
-from kinetophone.sampling.ddim import END, NoiseSchedule, add_noise, clean_estimate, step
+from kinetophone.diffusion.clocks import T_MAX
+from kinetophone.diffusion.process import END, NoiseSchedule, add_noise, clean_estimate, step
 
 # The published noise schedules (arXiv 2409.17550; those of AnimateDiff and AudioLDM).
 _COMMON = {"num_train_timesteps": T_MAX, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}

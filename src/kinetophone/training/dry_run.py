@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV
 from kinetophone.bases.audioldm import AudioLDM
-from kinetophone.bases.components import quiet
-from kinetophone.bases.hub import pickled_parts
-from kinetophone.bases.published import AUDIO_UNET, MOTION_UNET
 from kinetophone.bases.video import VideoBase
-from kinetophone.bases.weights import refusal
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.coupling.model import JointModel
 from kinetophone.errors import UserError
-from kinetophone.joint.coupling import Coupling
-from kinetophone.joint.model import JointModel
+from kinetophone.hub.components import quiet
+from kinetophone.hub.locate import pickled_parts
+from kinetophone.hub.weights import refusal
+from kinetophone.reference.networks import AUDIO_UNET, MOTION_UNET
 from kinetophone.training.recipe import Recipe, frozen_dtype
 
 # The published pair, so that its recipe needs no network to be tried.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.joint.clocks import T_MAX
-from kinetophone.sampling.ddim import NoiseSchedule, add_noise
+from kinetophone.diffusion.clocks import T_MAX
+from kinetophone.diffusion.process import NoiseSchedule, add_noise
 
 LEVELS = 12  # measured, evenly over the timesteps
 BATCH = 4

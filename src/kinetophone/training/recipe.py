@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kinetophone.data.domains import DOMAINS
+from kinetophone.diffusion.settings import default_problems
 from kinetophone.errors import UserError
-from kinetophone.request import sampling_problems
 from kinetophone.text import read_yaml
 from kinetophone.training.options import (
     CouplingOptions,
@@ -53,19 +53,19 @@ class StageInfo:
 
 
 STAGES = {
-    "video-autoencoder": StageInfo("autoencoders", "VideoAutoencoder", LatentNoiseOptions),
-    "audio-autoencoder": StageInfo("autoencoders", "AudioAutoencoder"),
-    "clip-text": StageInfo("text", "ClipText", TextOptions, continuable=False),
-    "clap-text": StageInfo("text", "ClapText", TextOptions, continuable=False),
-    "image": StageInfo("video", "ImageStage", ImageOptions, divisible=True, continuable=False),
-    "motion": StageInfo("video", "MotionStage", MotionOptions, divisible=True),
-    "audio": StageInfo("audio", "AudioStage", DiffusionOptions, divisible=True),
-    "vocoder": StageInfo("vocoder", "VocoderStage"),
-    "connectors": StageInfo("connectors", "ConnectorStage", divisible=True),
-    "coupling": StageInfo("coupling", "CouplingStage", CouplingOptions, divisible=True),
-    "video-decoder": StageInfo("decoder", "VideoDecoder", DecoderOptions, continuable=False),
-    "picture-classifier": StageInfo("classifiers", "PictureClassifier", continuable=False),
-    "sound-classifier": StageInfo("classifiers", "SoundClassifier", continuable=False),
+    "video-autoencoder": StageInfo("hits.stages.autoencoders", "VideoAutoencoder", LatentNoiseOptions),
+    "audio-autoencoder": StageInfo("hits.stages.autoencoders", "AudioAutoencoder"),
+    "clip-text": StageInfo("hits.stages.text", "ClipText", TextOptions, continuable=False),
+    "clap-text": StageInfo("hits.stages.text", "ClapText", TextOptions, continuable=False),
+    "image": StageInfo("hits.stages.video", "ImageStage", ImageOptions, divisible=True, continuable=False),
+    "motion": StageInfo("hits.stages.video", "MotionStage", MotionOptions, divisible=True),
+    "audio": StageInfo("hits.stages.audio", "AudioStage", DiffusionOptions, divisible=True),
+    "vocoder": StageInfo("hits.stages.vocoder", "VocoderStage"),
+    "connectors": StageInfo("training.connectors", "ConnectorStage", divisible=True),
+    "coupling": StageInfo("training.coupling", "CouplingStage", CouplingOptions, divisible=True),
+    "video-decoder": StageInfo("hits.stages.decoder", "VideoDecoder", DecoderOptions, continuable=False),
+    "video-classifier": StageInfo("hits.stages.classifiers", "VideoClassifier", continuable=False),
+    "audio-classifier": StageInfo("hits.stages.classifiers", "AudioClassifier", continuable=False),
 }
 JOINT = ("connectors", "coupling")  # stages of pairs: on clips of one's own, and on any bases
 
@@ -152,9 +152,9 @@ class Recipe:
     With ``continued`` the weights start from the stage's own component in that folder, not at random: a
     second run on top of an earlier recipe's, or of a shipped bundle that was copied there. ``options`` is
     the dataclass that ``STAGES`` names for the stage. ``sampling`` is what the bundle samples with unless a
-    call says otherwise: any of the keys of ``request.PUBLISHED_DEFAULTS``. Those left out are as they were in
-    the bundle if it was trained on the same bases before, else as in the bundle that the bases are from, else
-    as published.
+    call says otherwise: any of the keys of ``diffusion.settings.PUBLISHED_DEFAULTS``. Those left out are as
+    they were in the bundle if it was trained on the same bases before, else as in the bundle that the bases
+    are from, else as published.
     """
 
     stage: str
@@ -256,11 +256,11 @@ def _value(value: Any, hint: Any, limits: typing.Mapping[str, float], where: str
 def _check(recipe: Recipe) -> list[str]:
     """What single fields can't tell."""
     loop = recipe.loop
-    problems = [f"'sampling': {problem}" for problem in sampling_problems(recipe.sampling)]
+    problems = [f"'sampling': {problem}" for problem in default_problems(recipe.sampling)]
     if recipe.data.source in DOMAINS and not recipe.data.count:
         problems.append(f"'data.count' is missing: say how many clips of {recipe.data.source} to train on")
     if recipe.data.materials:
-        from kinetophone.data.hits.scene import MATERIALS
+        from kinetophone.hits.scene import MATERIALS
 
         if unknown := [material for material in recipe.data.materials if material not in MATERIALS]:
             problems.append(f"'data.materials': {', '.join(unknown)} is none of {', '.join(MATERIALS)}")

@@ -21,7 +21,7 @@ def save_strips(frames: Tensor, path: Path, scale: int = 1) -> None:
     cv2.imwrite(str(path), pixels)
 
 
-def mel_picture(mel: Tensor) -> np.ndarray:
+def mel_image(mel: Tensor) -> np.ndarray:
     """Log-mel (B, frames, 64) as BGR pixels (B * 64, frames, 3), low frequencies at the bottom."""
     rows = mel.transpose(1, 2).flip(1).flatten(0, 1)
     return cv2.applyColorMap(

@@ -14,5 +14,5 @@ def build_stage(recipe: Recipe) -> Stage:
     """Build the recipe's stage; its initial weights follow from the recipe's seed."""
     info = STAGES[recipe.stage]
     torch.manual_seed(recipe.loop.seed)
-    stage: Stage = getattr(importlib.import_module(f"kinetophone.training.{info.module}"), info.name)(recipe)
+    stage: Stage = getattr(importlib.import_module(f"kinetophone.{info.module}"), info.name)(recipe)
     return stage

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinetophone.bases.hub import locate_file
-from kinetophone.bases.weights import SAFE, differences, file_format, read_tensors
 from kinetophone.errors import RequestError
+from kinetophone.hub.locate import locate_file
+from kinetophone.hub.weights import SAFE, differences, file_format, read_tensors
 from kinetophone.metrics.networks.load import DEFINED, NETWORK, empty_network
 
 if TYPE_CHECKING:

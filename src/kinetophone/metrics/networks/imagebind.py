@@ -19,7 +19,7 @@ _MELS, _MEL_FRAMES, _MEL_PATCH, _MEL_STRIDE = 128, 204, 16, 10
 _WORDS, _CONTEXT = 49_408, 77
 _RATE = 16_000
 # Of CLIP's pictures, and of AudioSet's spectrograms.
-_PICTURE_MEAN, _PICTURE_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_VIDEO_MEAN, _VIDEO_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _MEL_MEAN, _MEL_STD = -4.268, 9.138
 
 # Width, blocks and heads of a transformer.
@@ -36,7 +36,7 @@ class ImageBind(nn.Module):
         embedding: channels of the common space.
     """
 
-    sound_samples, frame_count, side = 2 * _RATE, 10, _SIDE
+    audio_samples, frame_count, side = 2 * _RATE, 10, _SIDE
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ImageBind(nn.Module):
         The network takes two frames at a time, which its authors read two seconds apart, at five places of a
         clip. Here the five pairs are half of the clip apart, which is the same for one of four seconds.
         """
-        mean, std = (torch.tensor(x)[:, None, None] for x in (_PICTURE_MEAN, _PICTURE_STD))
+        mean, std = (torch.tensor(x)[:, None, None] for x in (_VIDEO_MEAN, _VIDEO_STD))
         early, late = ((frames - mean) / std).chunk(2, dim=1)
         pairs = torch.stack([early, late], dim=3).flatten(0, 1)  # (N * 5, 3, 2, 224, 224)
         found = F.normalize(self._of_first("vision", pairs), dim=-1)

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinetophone.bases.hub import HubFile, locate_file
-from kinetophone.bases.weights import SAFE, differences, file_format, read_tensors
 from kinetophone.errors import RequestError, reason
+from kinetophone.hub.locate import HubFile, locate_file
+from kinetophone.hub.weights import SAFE, differences, file_format, read_tensors
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,0 +1,1 @@
+"""Bundles: what they say of themselves, loading and saving them, the Hub."""

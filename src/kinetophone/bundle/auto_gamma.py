@@ -1,0 +1,148 @@
+"""γ "auto": the map of what sound and picture tell each other, measured on a bundle's own clips.
+
+The rule is in :mod:`kinetophone.diffusion.information`; here it is fed with clips, drawn, and kept in the
+bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetophone.av import AV, MODALITIES
+from kinetophone.data.domains import domain as domain_of
+from kinetophone.diffusion.guidance import guided
+from kinetophone.diffusion.information import GammaChoice, InformationMap, choose_gamma, measure
+from kinetophone.errors import RequestError
+from kinetophone.progress import track
+
+if TYPE_CHECKING:
+    from kinetophone.bundle.load import Bundle
+
+_AT_ONCE = 8
+
+
+def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str = "hits") -> InformationMap:
+    """The map of a bundle's coupling, without guidance.
+
+    Args:
+        bundle: loaded.
+        clips: how many clips it is measured on.
+        data: a folder that ``kinetophone data encode`` wrote for the same bases; clips of the val split of
+            ``domain`` where not given.
+        domain: a procedural one.
+
+    Raises:
+        RequestError: if the folder holds fewer clips.
+    """
+    parts, first = [], 0
+    batches = -(-clips // _AT_ONCE)
+    for captions, clean in track(_batches(bundle, clips, data, domain), batches, "measuring the map"):
+        text: AV[Tensor] = bundle.bases.map(lambda base, texts=captions: base.encode_prompt(texts))
+        parts.append(
+            measure(
+                guided(bundle.model, text, None, AV.both(1.0), rates=bundle.rates(bundle.spec.fps)),
+                guided(bundle.model, text, None, AV.both(1.0), coupled=False),
+                clean,
+                bundle.schedules,
+                list(range(first, first + len(captions))),
+                self_conditioning=bundle.coupling.config.connector_input == "x_pred",
+            )
+        )
+        first += len(captions)
+    return InformationMap.joined(parts)
+
+
+def _batches(
+    bundle: Bundle, clips: int, data: Path | None, domain: str
+) -> Iterator[tuple[list[str], AV[Tensor]]]:
+    """Captions and clean latents, a few clips at a time."""
+    if data is not None:
+        from kinetophone.data.encode import load_encoded
+
+        encoded = load_encoded(data, clips, bundle.bases.map(lambda base: base.vae))
+        if len(encoded) < clips:
+            raise RequestError([f"count is {clips}, but '{data}' holds {len(encoded)} clips"])
+        for start in range(0, clips, _AT_ONCE):
+            index = np.arange(start, min(start + _AT_ONCE, clips))
+            latents = AV(encoded.audio, encoded.video)
+            yield (
+                [encoded.captions[i][0] for i in index],
+                latents.map(lambda source, i=index: torch.from_numpy(source[i]).float().to(bundle.device)),
+            )
+        return
+    make_clip = domain_of(domain).make_clip
+    for start in range(0, clips, _AT_ONCE):
+        made = [make_clip("val", i, bundle.spec.size) for i in range(start, min(start + _AT_ONCE, clips))]
+        sound = torch.from_numpy(np.stack([clip.audio for clip in made]))
+        frames = torch.from_numpy(np.stack([clip.video for clip in made]))
+        yield (
+            [clip.caption for clip in made],
+            AV(audio=bundle.bases.audio.encode(sound), video=bundle.bases.video.encode(frames)),
+        )
+
+
+def find_gamma(
+    bundle: Bundle, clips: int, data: Path | None = None, domain: str = "hits"
+) -> tuple[GammaChoice, InformationMap, dict[str, Any]]:
+    """The choice, the map it is from, and both as plain numbers for JSON."""
+    found = map_bundle(bundle, clips, data, domain)
+    choice = choose_gamma(found, bundle.schedules)
+    return choice, found, {"choice": asdict(choice), "map": found.to_dict()}
+
+
+def store(folder: Path, gamma: float) -> None:
+    """Write γ "auto" into the description of the bundle in ``folder``."""
+    from kinetophone.bundle.spec import BundleSpec
+
+    replace(BundleSpec.read(folder), auto_gamma=gamma).write(folder)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """The map of both modalities with the paths of some γ across it, and what is gained along each, as PNG.
+
+    Args:
+        results: what :func:`find_gamma` gives, or its JSON.
+        path: file to write.
+    """
+    from matplotlib.figure import Figure
+
+    choice, found = results["choice"], results["map"]
+    edges = (np.array(found["levels"]) + 1) / 1000
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    u = np.linspace(1e-3, 1, 200)
+    for axis, modality in zip(axes, MODALITIES, strict=False):
+        error = np.array(found[modality]["coupled"])
+        gain = error[:, -1:] - error
+        # Rows are the level of the picture, columns that of the sound.
+        surface = 1000 * (gain.T if modality == "audio" else gain)
+        shown = axis.pcolormesh(edges, edges, surface, shading="gouraud", cmap="viridis")
+        figure.colorbar(shown, ax=axis, label="error that the other takes away, 1/1000")
+        for gamma in (0.5, 1.0, 2.0):
+            axis.plot(u, u**gamma, "w--", linewidth=0.8)
+        axis.plot(u, u ** choice["gamma"], "r", linewidth=1.5, label=f"γ {choice['gamma']:.2f}")
+        axis.set(
+            title=f"{'sound' if modality == 'audio' else 'picture'} gains from the other",
+            xlabel="noise of the sound, t / T", ylabel="noise of the picture, t / T",
+        )  # fmt: skip
+        axis.legend()
+    for modality, name in (("audio", "sound"), ("video", "picture")):
+        axes[2].semilogx(choice["gammas"], choice["nats"][modality], marker=".", label=name)
+    total = np.add(choice["nats"]["audio"], choice["nats"]["video"])
+    error = np.array(choice["behind_error"])
+    axes[2].semilogx(choice["gammas"], total, "k", marker=".", label="both")
+    axes[2].fill_between(choice["gammas"], total - error, total + error, color="k", alpha=0.15)
+    axes[2].axvline(choice["gamma"], color="r")
+    axes[2].set(title=f"gained along the path, {choice['clips']} clips", xlabel="γ", ylabel="nats a clip")
+    axes[2].set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    axes[2].minorticks_off()
+    axes[2].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,87 @@
+"""A bundle to the Hugging Face Hub: its parts, its model card, and nothing else that lies in the folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from kinetophone.bundle.spec import BASE_FOLDERS, CONFIG_NAME, BundleSpec
+from kinetophone.errors import RequestError, reason
+
+CARD = "README.md"
+_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+_PARTS = ("audio", "video", "coupling", "classifiers")
+
+
+def bundle_files(name_or_path: str | os.PathLike[str]) -> tuple[Path, list[Path]]:
+    """The folder of a bundle, and what of it goes to the Hub, as paths within the folder.
+
+    Raises:
+        RequestError: It is no bundle, or has no coupling or no model card with metadata.
+    """
+    spec = BundleSpec.read(name_or_path)
+    folder = spec.folder
+    assert folder is not None
+    files = sorted(path.relative_to(folder) for path in _published(folder))
+    problems = []
+    if not any(path.parts[0] == "coupling" and path.suffix == ".safetensors" for path in files):
+        problems.append(f"'{folder}' has no coupling/*.safetensors")
+    problems += [
+        f"the {name} base is a folder of this machine, '{base[key]}': train on one from the Hub, or write "
+        "the bundle with its bases by 'kinetophone pack'"
+        for name, base in spec.bases.items()
+        for key in sorted(BASE_FOLDERS & base.keys())
+        if Path(base[key]).is_absolute() or Path(base[key]).is_dir()
+    ]
+    card = folder / CARD
+    if not card.is_file() or not card.read_text(encoding="utf-8").startswith("---\n"):
+        problems.append(
+            f"'{card}' is not a model card: write one that starts with metadata between two lines '---'; "
+            "that of the bundle 'hits' is an example"
+        )
+    if problems:
+        raise RequestError(problems)
+    return folder, files
+
+
+def push(name_or_path: str | os.PathLike[str], repository: str, *, private: bool = False) -> str:
+    """Upload a bundle as one commit; the repository is made where there is none.
+
+    Args:
+        name_or_path: the bundle.
+        repository: Hub id, "owner/name"; who is logged in must be allowed to write there.
+        private: make a new repository private.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        RequestError: The bundle is incomplete, the id malformed, or the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    folder, files = bundle_files(name_or_path)
+    additions = [CommitOperationAdd(path.as_posix(), folder / path) for path in files]
+    try:
+        hub = HfApi()
+        hub.create_repo(repository, private=private, exist_ok=True)
+        commit = hub.create_commit(repository, additions, commit_message="Bundle of kinetophone")
+    except HFValidationError:
+        raise RequestError([f"'{repository}' is not a Hub id like 'owner/name'"]) from None
+    except LocalTokenNotFoundError:
+        raise RequestError(["nobody is logged in to the Hub: log in with 'hf auth login'"]) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        cure = "; log in with 'hf auth login' as someone who may write there" if status in (401, 403) else ""
+        raise RequestError([f"the Hub refuses '{repository}' (HTTP {status}){cure}"]) from error
+    except Exception as error:  # no answer: every layer below has exceptions of its own for it
+        raise RequestError([f"the Hub cannot be reached: {reason(error)}"]) from error
+    return str(commit.commit_url)
+
+
+def _published(folder: Path) -> Iterator[Path]:
+    yield from (folder / name for name in (CONFIG_NAME, CARD) if (folder / name).is_file())
+    for part in _PARTS:
+        yield from (path for path in (folder / part).rglob("*") if path.suffix in _SUFFIXES)

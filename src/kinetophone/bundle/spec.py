@@ -1,0 +1,285 @@
+"""What a bundle says of itself, read before any model is loaded: this file needs no torch.
+
+A bundle is a folder with a ``kinetophone.json``, which says among other things what its model was trained
+for::
+
+    {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16000}
+
+and may widen it: ``"fps_choices": [8, 16]`` (default: ``fps`` only), and ``"min_frames"``, ``"max_frames"``
+(default: ``frames``) and ``"frame_step"`` (default: 1) for the lengths it can make. ``"sampling"`` is
+"trailing" (ours, the default) or "reference" (the published implementation's grids), ``"defaults"`` holds the
+settings used where a call names none, and ``"bases"`` says where the base models are if not in the folder:
+Hub ids with a revision, or folders, relative to the bundle's and (``"folders"``) absolute, as one or both may
+have moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import kinetophone
+from kinetophone.diffusion.settings import PUBLISHED_DEFAULTS, Settings, default_problems, renamed
+from kinetophone.errors import RequestError, reason
+from kinetophone.media.timing import ClipTime, as_fps
+from kinetophone.text import parse_json, read_text
+
+BUNDLES = Path(kinetophone.__file__).parent / "bundles"
+CONFIG_NAME = "kinetophone.json"
+LONGEST_S = 600  # of a clip: both tracks are held in memory
+# Of a bundle's description.
+_LEAST_FPS, _MOST_FPS = 0.1, 1000
+_MOST = {"size": 16_384, "sample_rate": 768_000}
+_MOST |= dict.fromkeys(("frames", "min_frames", "max_frames", "frame_step"), 1_000_000)
+
+BASE_FOLDERS = {"name", "motion_adapter"}  # arguments of a base that may be folders
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# What a bundle on the Hub may hold, apart from its bases.
+_PARTS = (
+    "", "coupling", "classifiers", "audio", "video",
+    *(f"video/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
+    *(f"audio/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "vocoder")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleSpec:
+    """Where a bundle is and what it can make.
+
+    Attributes:
+        name: As the user names it.
+        folder: The bundle's files; None for a pair of bases that was put together in memory.
+        fps: Frame rate it was trained at, used where none is asked for.
+        frames: Length it was trained at, used where none is asked for.
+        size: Height and width of its frames.
+        sample_rate: Of its sound, in Hz.
+        fps_choices: Frame rates it can make.
+        min_frames: Shortest length.
+        max_frames: Longest length.
+        frame_step: Lengths are ``min_frames`` plus a multiple of this.
+        sampling: "trailing" or "reference": spacing of the timesteps and where sampling ends.
+        auto_gamma: What γ "auto" is, from ``kinetophone gamma``; None where that was not run.
+        defaults: ``steps``, ``gamma``, both guidance scales, ``negative_prompt`` and ``batch_size``.
+        bases: Arguments that load the "audio" and the "video" base; empty where they are in the folder.
+    """
+
+    name: str
+    folder: Path | None
+    fps: Fraction
+    frames: int
+    size: int
+    sample_rate: int
+    fps_choices: tuple[Fraction, ...]
+    min_frames: int
+    max_frames: int
+    frame_step: int = 1
+    sampling: Literal["trailing", "reference"] = "trailing"
+    auto_gamma: float | None = None
+    defaults: dict[str, Any] = field(default_factory=lambda: dict(PUBLISHED_DEFAULTS))
+    bases: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, name_or_path: str | os.PathLike[str]) -> BundleSpec:
+        """The spec of a bundle that ships, by name, or of any other, by its folder.
+
+        Raises:
+            RequestError: There is no such bundle, or its ``kinetophone.json`` is not as described above.
+        """
+        name = os.fspath(name_or_path)
+        folder = find_bundle(name)
+        file = folder / CONFIG_NAME
+        try:
+            config = parse_json(read_text(file), "it")
+            if not isinstance(config, dict):
+                raise ValueError("it holds no keys and values")
+            fps, frames = _rate(config["fps"]), _whole(config, "frames")
+            spec = cls(
+                name=name,
+                folder=folder,
+                fps=fps,
+                frames=frames,
+                size=_whole(config, "size"),
+                sample_rate=_whole(config, "sample_rate"),
+                fps_choices=tuple(_rate(choice) for choice in config.get("fps_choices", [fps])),
+                min_frames=_whole(config, "min_frames", frames),
+                max_frames=_whole(config, "max_frames", frames),
+                frame_step=_whole(config, "frame_step", 1),
+                sampling=_one_of(config.get("sampling", "trailing"), ("trailing", "reference")),
+                auto_gamma=None if config.get("auto_gamma") is None else float(config["auto_gamma"]),
+                defaults={**PUBLISHED_DEFAULTS, **renamed(config.get("defaults", {}))},
+                bases={name: _found(base, folder) for name, base in config.get("bases", {}).items()},
+            )
+            if not spec.min_frames <= frames <= spec.max_frames:
+                raise ValueError(f"frames is {frames}; it must be min_frames to max_frames")
+            if spec.auto_gamma is not None and spec.auto_gamma <= 0:
+                raise ValueError(f"auto_gamma is {spec.auto_gamma:g}; it must be above 0")
+            if problems := default_problems(spec.defaults):
+                raise ValueError("; ".join(problems))
+        except KeyError as error:
+            raise RequestError([f"'{file}' is not a bundle's description: {error} is missing"]) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RequestError([f"'{file}' is not a bundle's description: {reason(error)}"]) from error
+        return spec
+
+    def write(self, folder: Path) -> None:
+        """Write the description into a bundle's folder."""
+        settings = asdict(self)
+        for key in ("name", "folder"):
+            del settings[key]
+        settings["fps"] = _plain(self.fps)
+        settings["fps_choices"] = [_plain(choice) for choice in self.fps_choices]
+        settings["bases"] = {name: _portable(base, folder) for name, base in self.bases.items()}
+        for key in ("auto_gamma", "bases"):
+            if not settings[key]:
+                del settings[key]
+        (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def gamma(self, asked: float | Literal["auto"]) -> float:
+        """The γ that is meant: a number as it is, "auto" as this bundle's own.
+
+        Raises:
+            RequestError: "auto" is asked for and the bundle has none.
+        """
+        if asked != "auto":
+            return float(asked)
+        if self.auto_gamma is None:
+            raise RequestError(
+                [f"bundle '{self.name}' has no automatic γ; find it with: kinetophone gamma {self.name}"]
+            )
+        return self.auto_gamma
+
+    def settings(self, options: Mapping[str, Any]) -> Settings:
+        """``options`` of a call, and this bundle's own for the rest."""
+        values = {**self.defaults, **{k: v for k, v in options.items() if v is not None}}
+        return Settings.of({**values, "gamma": self.gamma(values["gamma"])})
+
+    def time(self, seconds: float | Fraction | None = None, fps: float | Fraction | None = None) -> ClipTime:
+        """The time of a clip of ``seconds`` at ``fps``; the trained length and rate where not given.
+
+        Raises:
+            RequestError: The model cannot make it; the message says what it can.
+        """
+        try:
+            rate = self.fps if fps is None else as_fps(fps)
+        except ValueError as error:
+            raise RequestError([str(error)]) from None
+        if rate not in self.fps_choices:
+            choices = ", ".join(f"{float(choice):g}" for choice in self.fps_choices)
+            raise RequestError([f"fps is {float(rate):g}; bundle '{self.name}' makes clips at {choices} fps"])
+        if seconds is None:
+            return ClipTime(fps=rate, frames=self.frames, sample_rate=self.sample_rate)
+        try:
+            time = ClipTime.from_seconds(seconds, rate, self.sample_rate)
+        except ValueError as error:
+            raise RequestError([str(error)]) from None
+        # Anything longer is made of overlapping windows.
+        fits = time.frames > self.max_frames or (
+            time.frames >= self.min_frames and (time.frames - self.min_frames) % self.frame_step == 0
+        )
+        if not fits or time.duration_s > LONGEST_S:
+            raise RequestError([f"seconds is {float(seconds):g}; bundle '{self.name}' {self._lengths(rate)}"])
+        return time
+
+    def window(self, frames: int) -> int:
+        """The length in frames that the model is given for a clip of ``frames``: its own nearest above."""
+        steps = -(-(frames - self.min_frames) // self.frame_step)
+        return min(max(self.min_frames, self.min_frames + steps * self.frame_step), self.max_frames)
+
+    def _lengths(self, rate: Fraction) -> str:
+        shortest, longest = (f"{float(frames / rate):g}" for frames in (self.min_frames, self.max_frames))
+        lengths = f"clips of {shortest} to {LONGEST_S} s"
+        if shortest != longest and self.frame_step > 1:
+            lengths += f", up to {longest} s in steps of {float(self.frame_step / rate):g} s"
+        return f"makes {lengths} at {float(rate):g} fps"
+
+
+def _portable(base: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Arguments that load a base, with its folders relative to the bundle's ``folder`` and absolute, too."""
+    relative, absolute = dict(base), {}
+    for key in BASE_FOLDERS & base.keys():
+        if (path := Path(base[key])).is_dir():
+            absolute[key] = str(path.resolve())
+            with contextlib.suppress(ValueError):  # on Windows there is no way from one drive to another
+                relative[key] = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return {**relative, "folders": absolute} if absolute else relative
+
+
+def _found(base: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Undo :func:`_portable`: by the folder that is there, the one relative to the bundle's first."""
+    found = {key: value for key, value in base.items() if key != "folders"}
+    for key, absolute in base.get("folders", {}).items():
+        here = folder / base[key]
+        found[key] = os.path.normpath(here if here.is_dir() else absolute)
+    return found
+
+
+def same_bases(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> bool:
+    """Whether two bundles are on the same bases, by the arguments that load them."""
+
+    def whole(bases: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {k: os.path.realpath(v) if Path(v).is_dir() else v for k, v in base.items()}
+            for name, base in bases.items()
+        }
+
+    return whole(one) == whole(other)
+
+
+def _plain(rate: Fraction) -> int | str:
+    return int(rate) if rate.denominator == 1 else str(rate)
+
+
+def _whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """A number of a bundle's description, between 1 and what any model makes."""
+    value = config[key] if default is None else config.get(key, default)
+    if not isinstance(value, int | float) or not 1 <= value <= _MOST[key] or value != int(value):
+        raise ValueError(f"{key} is {value!r:.40}; it must be a whole number, 1 to {_MOST[key]}")
+    return int(value)
+
+
+def _rate(value: Any) -> Fraction:
+    rate = as_fps(value)
+    if not _LEAST_FPS <= rate <= _MOST_FPS:
+        raise ValueError(f"fps is {value!s:.40}; it must be {_LEAST_FPS:g} to {_MOST_FPS}")
+    return rate
+
+
+def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def available_bundles() -> list[str]:
+    """Names of the bundles that ship."""
+    return sorted(config.parent.name for config in BUNDLES.glob(f"*/{CONFIG_NAME}"))
+
+
+def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle that ships, by name, or of any other, by its path or its id on the Hub.
+
+    Raises:
+        RequestError: There is none; the message names those there are.
+    """
+    name = os.fspath(name_or_path)
+    if name in available_bundles():
+        return BUNDLES / name
+    if name and (Path(name) / CONFIG_NAME).is_file():
+        return Path(name)
+    if _HUB_ID.fullmatch(name) and not Path(name).exists():
+        from kinetophone.hub.locate import locate
+
+        folder = locate(name, _PARTS).folder
+        if (folder / CONFIG_NAME).is_file():
+            return folder
+    known = ", ".join(f"'{bundle}'" for bundle in available_bundles()) or "none in this installation"
+    raise RequestError(
+        [f"unknown bundle '{name}'; available: {known}, or give a folder or Hub id with a {CONFIG_NAME}"]
+    )

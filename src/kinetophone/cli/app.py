@@ -1,0 +1,50 @@
+"""The command that serves the app."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from kinetophone.cli.make import load_pipeline
+from kinetophone.cli.options import AllowPickle, Bundle, Device
+from kinetophone.cli.shared import check_at_least_one
+from kinetophone.errors import RequestError
+
+
+def app(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 7860,
+    bundle: Bundle = "hits",
+    device: Device = None,
+    upload_mb: Annotated[int, typer.Option(help="Largest file that may be uploaded.")] = 50,
+    longest: Annotated[float, typer.Option(help="Longest file, and longest clip made, in seconds.")] = 30,
+    job_limit: Annotated[float, typer.Option(help="Longest time a job may compute, in seconds.")] = 300,
+    wait_limit: Annotated[
+        float, typer.Option(help="Longest time a job may wait for its turn, in seconds.")
+    ] = 1800,
+    keep_files: Annotated[
+        float, typer.Option(help="Delete what users upload and make after so many seconds.")
+    ] = 3600,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Serve a page where all of this can be tried, and an HTTP interface; needs the extra "app"."""
+    from kinetophone.app.serve import check_installed, serve
+    from kinetophone.app.uploads import Limits
+
+    check_installed()
+    check_at_least_one("upload-mb", upload_mb)
+    for name, value in {
+        "longest": longest, "job-limit": job_limit, "wait-limit": wait_limit, "keep-files": keep_files
+    }.items():  # fmt: skip
+        if not 0 < value < math.inf:
+            raise RequestError([f"{name} is {value:g}; it must be a number of seconds above 0"])
+    limits = Limits(
+        upload_mb=upload_mb, longest_s=longest, job_s=job_limit, waiting_s=wait_limit, kept_s=keep_files
+    )
+    load = partial(load_pipeline, bundle, device, allow_pickle=allow_pickle)
+    serve(load, limits, host, port)

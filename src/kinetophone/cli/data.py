@@ -1,0 +1,117 @@
+"""The commands under ``kinetophone data``.
+
+``hits`` and ``bows`` write clips of the procedural domains; ``prepare`` and ``encode`` lead from a folder of
+videos to what a coupling trains on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kinetophone.cli.options import AllowPickle
+from kinetophone.cli.shared import AudioBase, MotionAdapter, VideoBase, check_at_least_one
+from kinetophone.data.sources import Layout
+from kinetophone.data.sources import Split as PrepareSplit
+from kinetophone.errors import RequestError
+
+Out = Annotated[Path, typer.Option(help="Folder for the clips, captions.csv and events.json.")]
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+Count = Annotated[int, typer.Option(help="Number of clips.")]
+Size = Annotated[int, typer.Option(help="Height and width in pixels.")]
+
+
+def hits(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
+    """Write clips of the procedural data set: a tool strikes things, with exact strike times."""
+    _write("hits", out, split, count, size)
+
+
+def bows(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
+    """Write clips of the second one: a bow is drawn over a string, with the exact curve of its speed."""
+    _write("bows", out, split, count, size)
+
+
+def _write(domain: str, out: Path, split: str, count: int, size: int) -> None:
+    check_at_least_one("count", count)
+    if size < 32 or size % 8:
+        raise RequestError([f"size is {size}; it must be a multiple of 8 and at least 32, such as 64"])
+    from kinetophone import hits
+    from kinetophone.hits.write import write_split
+    from kinetophone.study import bows
+
+    if split not in hits.SPLITS:
+        raise RequestError([f"split is '{split}'; it must be one of {', '.join(hits.SPLITS)}"])
+    write_split(split, count, out, size, (hits if domain == "hits" else bows).make_clip)
+    typer.echo(out)
+
+
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Folder of videos.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for shards and manifest.", show_default=False)],
+    fps: Annotated[float, typer.Option(help="Frames per second.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 4,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 256,
+    layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")] = "folder",
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="Table of files and captions, with or without a header; or VGGSound's own."),
+    ] = None,
+    caption: Annotated[str | None, typer.Option(help="One caption for all.")] = None,
+    split: Annotated[
+        PrepareSplit | None, typer.Option(help="The data set's own part; all if not given. Not for folder.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores if not given.")] = None,
+) -> None:
+    """Cut videos into clips of one kind, with a reason for every file that is rejected."""
+    if size < 8 or size % 8:
+        raise RequestError([f"size is {size}; it must be a multiple of 8, such as 256"])
+    if workers is not None and workers < 1:
+        raise RequestError([f"workers is {workers}; it must be at least 1"])
+    from kinetophone.data.prepare import Cut
+    from kinetophone.data.prepare import prepare as cut_all
+    from kinetophone.data.sources import find_sources
+
+    cut = Cut(fps=fps, seconds=seconds, size=size)
+    try:
+        cut.time  # noqa: B018
+    except ValueError as error:
+        raise RequestError([str(error)]) from error
+    sources = find_sources(source, layout, captions, caption, split)
+    for note in sources.notes:
+        typer.echo(note, err=True)
+    rows = cut_all(sources, out, cut, workers)
+    known = {source.name for source in sources if source.problem}  # of which the notes speak
+    for row in rows:
+        if row["reason"] and row["source"] not in known:
+            typer.echo(f"rejected: {row['source']}: {row['reason']}")
+    clips = sum(len(row["clips"]) for row in rows)
+    used = sum(bool(row["clips"]) for row in rows)
+    typer.echo(f"{clips} clips from {used} of {len(rows)} files in {out}")
+
+
+def encode(
+    source: Annotated[Path, typer.Argument(help="Folder of prepared clips.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for latents and text states.", show_default=False)],
+    bundle: Annotated[str, typer.Option(help="Bundle whose bases encode.")] = "hits",
+    audio_base: AudioBase = None,
+    video_base: VideoBase = None,
+    motion_adapter: MotionAdapter = None,
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Encode prepared clips once, so that training reads latents and not files."""
+    from kinetophone.av import AV
+    from kinetophone.bases.load import load_audio_base, load_video_base
+    from kinetophone.bundle.spec import find_bundle
+    from kinetophone.data.encode import check_prepared
+    from kinetophone.data.encode import encode as encode_all
+
+    check_prepared(source)
+    folder = find_bundle(bundle) if audio_base is None or video_base is None else Path()
+    audio = load_audio_base(audio_base or folder / "audio", allow_pickle=allow_pickle).to(device)
+    video = load_video_base(
+        video_base or folder / "video", motion_adapter=motion_adapter, allow_pickle=allow_pickle
+    ).to(device)
+    typer.echo(f"{encode_all(source, out, AV(audio=audio, video=video))} clips in {out}")

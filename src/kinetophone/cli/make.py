@@ -1,0 +1,366 @@
+"""The commands that make clips: ``generate`` and ``sound``, and one for each other task."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from inspect import Parameter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from kinetophone.cli.options import (
+    CLOCKS,
+    MODEL,
+    SAMPLING,
+    AudioTrack,
+    Output,
+    Prompt,
+    Seconds,
+    Seed,
+    Sheet,
+    takes,
+)
+from kinetophone.cli.shared import given, quiet_libraries
+from kinetophone.errors import MediaError, RequestError
+from kinetophone.tasks.task import Task, all_tasks
+
+if TYPE_CHECKING:
+    from kinetophone.media.clip import Clip
+    from kinetophone.media.read import Video
+    from kinetophone.pipeline import Kinetophone
+    from kinetophone.tasks.request import Script
+
+_MOST_GAIN = 4
+_MOST_CLIPS = 10_000  # of one command
+
+
+def commands() -> list[tuple[str, Callable[..., None]]]:
+    """A command for every task, by its name."""
+    written = {"generate": generate, "sound": sound}
+    return [(name, written.get(name) or command_of(task)) for name, task in all_tasks().items()]
+
+
+@takes(sampling=(SAMPLING, CLOCKS), model=MODEL)
+def generate(
+    output: Output,
+    sampling: dict[str, Any],
+    model: dict[str, Any],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What is to be seen and heard.", show_default=False)
+    ] = None,
+    script: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a prompt: a file with lines such as '4.5 a drum is hit'."),
+    ] = None,
+    seed: Seed = 0,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second; the bundle's where not given.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Length, up to ten minutes; the bundle's where not given.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Number of clips; more than one are numbered.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Clips made at once; the bundle's where not given.", metavar="INTEGER")
+    ] = None,
+    only: Annotated[
+        Literal["audio"] | None,
+        typer.Option(help="audio: no video, which is not computed; writes a .wav."),
+    ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Make a long clip window by window, each written as it is done."),
+    ] = False,
+    sheet: Sheet = False,
+) -> None:
+    """Make sounding clips from a text."""
+    if not 1 <= count <= _MOST_CLIPS:
+        raise RequestError([f"count is {count}; it must be 1 to {_MOST_CLIPS}"])
+    text = _text(prompt, script)
+    options = {**sampling, **given(batch_size=batch_size)}
+    paths = _numbered(output, count)
+    time = _check(text, model, paths[-1], seed, options, seconds=seconds, fps=fps)
+    from kinetophone.bundle.spec import BundleSpec
+    from kinetophone.media.write import VIDEO_SUFFIXES, video_writer, write_wav
+
+    if stream and (count > 1 or sheet or only or output.suffix.lower() not in VIDEO_SUFFIXES):
+        suffixes = ", ".join(VIDEO_SUFFIXES)
+        raise RequestError([f"--stream writes one video ({suffixes}); leave --count, --only and --sheet out"])
+    if only and (sheet or output.suffix.lower() != ".wav"):
+        raise RequestError(["--only audio writes a .wav, of which there is no sheet"])
+    pipe = load_pipeline(**model)
+    more: dict[str, Any] = {"seconds": time.duration_s, **options}
+    if only:
+        for number, path in enumerate(paths):
+            made = pipe.audio(text, progress=True, seed=seed + number, **more)
+            typer.echo(write_wav(made.waveform, made.sample_rate, path))
+        return
+    more |= given(fps=fps)
+    if stream:
+        with video_writer(output) as add:
+            for part in pipe.stream(text, progress=True, seed=seed, **more):
+                add(part)
+        typer.echo(output)
+        return
+    at_once = batch_size or BundleSpec.read(model["bundle"]).defaults["batch_size"]
+    for first in range(0, count, at_once):  # written as they are made: an interrupt loses no more than these
+        some = paths[first : first + at_once]
+        clips = pipe([text] * len(some), progress=True, seed=seed + first, **more)
+        for clip, path in zip(clips, some, strict=True):
+            _write(clip, path, sheet, text if isinstance(text, str) else text.at(0))
+
+
+def _numbered(output: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{number}") for number in range(count)]
+
+
+@takes(sampling=SAMPLING, model=MODEL)
+def sound(
+    videos: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Video, or several; their own sound, if any, is not heard.",
+            show_default=False,
+            metavar="VIDEO...",
+        ),
+    ],
+    prompt: Prompt,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write, as for generate; for several videos a folder.",
+        ),
+    ],
+    sampling: dict[str, Any],
+    model: dict[str, Any],
+    seed: Seed = 0,
+    start: Annotated[float, typer.Option("--from", help="Begin at this second of the video.")] = 0,
+    end: Annotated[
+        float | None, typer.Option("--to", help="End at this second; at the video's end if not given.")
+    ] = None,
+    keep_original: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GAIN",
+            help="Mix the video's own sound in, this loud: 1 as it is, 0.3 softer.",
+        ),
+    ] = None,
+    audio_track: AudioTrack = None,
+    sheet: Sheet = False,
+) -> None:
+    """Make the sound of a silent video, of any length, size and frame rate."""
+    targets = _targets(videos, output)
+    for path in targets:
+        _check(prompt, model, path, seed, sampling)
+    _check_between(start, end)
+    if keep_original is not None and not 0 <= keep_original <= _MOST_GAIN:
+        raise RequestError([f"keep-original is {keep_original:g}; it must be 0 to {_MOST_GAIN}"])
+    if audio_track is not None and keep_original is None:
+        raise RequestError(["--audio-track chooses what --keep-original keeps; give both"])
+    from kinetophone.bundle.spec import LONGEST_S
+    from kinetophone.media.container import audio_stream, open_media
+    from kinetophone.media.mix import mixed
+    from kinetophone.media.read import read_video
+    from kinetophone.media.write import check_rate
+
+    def read(path: Path, target: Path) -> Video:
+        if keep_original is not None:
+            with open_media(path) as file:
+                audio_stream(path, file, audio_track)
+        video = read_video(path, longest_s=LONGEST_S, between=(start, end))
+        check_rate(target, video.fps)
+        return video
+
+    ready = [read(videos[0], targets[0])]  # before a model is loaded
+    pipe = load_pipeline(**model)
+    failures = []
+    for path, target in zip(videos, targets, strict=True):
+        try:
+            video = ready.pop() if ready else read(path, target)
+            clip = pipe.sound(video, prompt, seed=seed, progress=True, **sampling)
+            channels, layout = None, None
+            if keep_original is not None:
+                clip, channels, layout = mixed(clip, video, path, keep_original, audio_track)
+            _write(clip, target, sheet, prompt, channels, layout)
+        except (RequestError, MediaError, OSError) as error:
+            if len(videos) == 1:
+                raise
+            named = str(path) in str(error)
+            failures.append(str(error) if named else f"'{path}': {error}")  # the others are made
+    if failures:
+        raise RequestError(failures)
+
+
+def _targets(videos: list[Path], output: Path) -> list[Path]:
+    """The file that is written of each video."""
+    if len(videos) == 1 and not output.is_dir():
+        return [output]
+    if output.suffix and not output.is_dir():
+        raise RequestError([f"'{output}' is one file, for {len(videos)} videos; name a folder"])
+    targets = [output / f"{video.stem}.mp4" for video in videos]
+    for target, video in zip(targets, videos, strict=True):
+        if targets.count(target) > 1:
+            raise RequestError([f"'{video}' and another video would both be written to '{target}'"])
+        if target.exists() and target.samefile(video):
+            raise RequestError([f"'{video}' would be written over; name another folder"])
+    return targets
+
+
+def _check_between(start: float, end: float | None) -> None:
+    if not 0 <= start < math.inf:
+        raise RequestError([f"from is {start:g}; it must be a second of the video, 0 or later"])
+    if end is not None and not start < end < math.inf:
+        raise RequestError([f"to is {end:g}; it must be later than from, which is {start:g}"])
+
+
+def command_of(task: Task) -> Callable[..., None]:
+    """The command of a task: its media, a prompt, and the options that its values say it has."""
+
+    def run(
+        prompt: str,
+        output: Path,
+        sampling: dict[str, Any],
+        model: dict[str, Any],
+        media: Path | None = None,
+        seconds: float | None = None,
+        keep: list[str] | None = None,
+        seed: int = 0,
+        audio_track: int | None = None,
+        sheet: bool = False,
+    ) -> None:
+        asked = {} if task.seconds == "no" else {"seconds": seconds}
+        time = _check(prompt, model, output, seed, sampling, **asked)
+        from kinetophone.media.read import Audio
+        from kinetophone.tasks.request import read_stretch
+        from kinetophone.tasks.task import read_media
+
+        more: dict[str, Any] = {"keep": [read_stretch(text) for text in keep]} if keep else {}
+        if task.seconds != "no":
+            more["seconds"] = time.duration_s
+        own = None if task.takes is None else read_media(task.takes, media, audio_track)
+        pipe = load_pipeline(**model)
+        clip = pipe.run(task, prompt, own, seed=seed, progress=True, **more, **sampling)
+        channels = (own.channels, own.layout) if isinstance(own, Audio) else (None, None)
+        _write(clip, output, sheet, prompt, *channels)
+
+    kinds: dict[str, Any] = {"prompt": Prompt, "output": Output, "seed": Seed, "sheet": Sheet}
+    if task.takes is not None:
+        kinds["media"] = Annotated[
+            Path, typer.Argument(metavar=task.takes.upper(), help=task.takes_help, show_default=False)
+        ]
+    if task.seconds != "no":
+        kinds["seconds"] = (
+            Seconds
+            if task.seconds == "optional"
+            else Annotated[float, typer.Option(help="Length of the result, from the clip's start.")]
+        )
+    if task.keeps:
+        kinds["keep"] = Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Stretch of the clip to keep, such as 0-1.5; may be given again. All, if not given."
+            ),
+        ]
+    if task.takes in ("audio", "clip"):
+        kinds["audio_track"] = AudioTrack
+    defaults: dict[str, Any] = {"keep": None, "seed": 0, "audio_track": None, "sheet": False}
+    if task.seconds == "optional":
+        defaults["seconds"] = None
+    order = ("media", "prompt", "output", "seconds", "keep", "seed", "audio_track", "sheet")
+    groups = [
+        Parameter(name, Parameter.KEYWORD_ONLY, annotation=dict[str, Any]) for name in ("sampling", "model")
+    ]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                annotation=kinds[name],
+                default=defaults.get(name, Parameter.empty),
+            )
+            for name in order
+            if name in kinds
+        ]
+        + groups
+    )
+    run.__doc__ = task.help
+    sampling = (SAMPLING, CLOCKS) if task.clocks else (SAMPLING,)
+    return takes(sampling=sampling, model=MODEL)(run)
+
+
+def _text(prompt: str | None, script: Path | None) -> str | Script:
+    from kinetophone.tasks.request import Script
+
+    if (prompt is None) == (script is None):
+        raise RequestError(["give either a prompt or --script"])
+    return Script.read(script) if script is not None else prompt or ""
+
+
+def _check(
+    prompt: str | Script,
+    model: dict[str, Any],
+    output: Path,
+    seed: int,
+    options: dict[str, Any],
+    **more: Any,
+) -> Any:
+    """Everything that can be checked before a model is loaded; returns the time of a clip."""
+    from kinetophone.tasks.request import GenerateRequest
+
+    return GenerateRequest(
+        prompts=(prompt,), bundle=model["bundle"], output=output, seed=seed, options=options, **more
+    ).validate()
+
+
+def load_pipeline(
+    bundle: str,
+    device: str | None = None,
+    dtype: str = "float32",
+    offload: str = "none",
+    allow_pickle: bool = False,
+) -> Kinetophone:
+    """Load a bundle as the options of the command line say."""
+    import torch
+
+    from kinetophone.bundle.load import offload_device
+    from kinetophone.pipeline import Kinetophone
+    from kinetophone.precision import emulated
+
+    quiet_libraries()
+    if offload != "none":
+        offload_device(device)  # before anything is read
+    # Offloaded networks start on the CPU and visit the device.
+    pipe = Kinetophone.from_pretrained(
+        bundle,
+        dtype=getattr(torch, dtype),
+        allow_pickle=allow_pickle,
+        **given(device=device if offload == "none" else "cpu"),
+    )
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device)
+    if told := emulated(dtype, pipe.device):
+        typer.echo(told, err=True)
+    return pipe
+
+
+def _write(
+    clip: Clip, path: Path, sheet: bool, title: str, channels: Any = None, layout: str | None = None
+) -> None:
+    from kinetophone.media.write import VIDEO_SUFFIXES, channel_layout
+
+    video = path.suffix.lower() in VIDEO_SUFFIXES
+    if channels is not None and video and channel_layout(path, channels.shape[1], layout) is None:
+        count = channels.shape[1]
+        typer.echo(f"{path.suffix} has no place for {count} channels: they are written as one", err=True)
+    typer.echo(clip.save(path, channels, layout))
+    if sheet and path.suffix.lower() != ".png":
+        typer.echo(clip.sheet(path.with_suffix(".png"), title=title))

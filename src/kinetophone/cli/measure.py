@@ -1,0 +1,374 @@
+"""The commands that measure: ``evaluate`` and ``compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kinetophone.cli.options import CLOCKS, SAMPLING, AllowPickle, takes
+from kinetophone.cli.shared import check_at_least_one, given, quiet_libraries
+from kinetophone.cli.tables import print_comparison, print_materials, print_quality, print_report, print_seams
+from kinetophone.errors import RequestError
+
+if TYPE_CHECKING:
+    from kinetophone.hits.generated import GeneratedReport
+    from kinetophone.metrics.features import Extractor
+
+
+@takes(sampling=(SAMPLING, CLOCKS))
+def evaluate(
+    sampling: dict[str, Any],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of sounding clips, or of films and .wav of the same names.", show_default=False
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of clips to measure the distance from.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="CSV with the columns file and caption, to compare clips with.")
+    ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="What to measure beside alignment, separated by commas: hits, fvd, fad, clap, clip, desync, "
+            "imagebind, languagebind."
+        ),
+    ] = "",
+    i3d: Annotated[
+        str | None,
+        typer.Option(
+            help="I3D for fvd: a file that convert metric wrote, or TorchScript, which on the Hub is "
+            "owner/name@COMMIT/file.pt."
+        ),
+    ] = None,
+    vggish: Annotated[str | None, typer.Option(help="VGGish for fad, the same.")] = None,
+    clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
+    synchformer: Annotated[
+        str | None, typer.Option(help="Synchformer for desync, converted or TorchScript.")
+    ] = None,
+    imagebind: Annotated[
+        str | None, typer.Option(help="Folder of ImageBind, converted or TorchScript.")
+    ] = None,
+    languagebind: Annotated[str | None, typer.Option(help="Folder of LanguageBind as TorchScript.")] = None,
+    allow_torchscript: Annotated[
+        bool,
+        typer.Option("--allow-torchscript", help="Load networks that are TorchScript, which can run code."),
+    ] = False,
+    allow_pickle: AllowPickle = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
+    html_path: Annotated[
+        Path | None, typer.Option("--report", help="File for a page with every clip, .html.")
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            help="True event times: events.json, or a folder of *_times.txt; DIR's where not given."
+        ),
+    ] = None,
+    generate_count: Annotated[
+        int | None, typer.Option("--generate", help="Instead, generate clips from this many hits prompts.")
+    ] = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="With --generate: the task to pose for each true clip: generate (its caption alone), sound "
+            "(its video), picture (its audio), animate (its first frame), extend (its first 1.5 s)."
+        ),
+    ] = "generate",
+    split: Annotated[
+        str, typer.Option(help="Prompts of --generate: val to choose by, test to report.")
+    ] = "test",
+    bundle: Annotated[str, typer.Option(help="Model for --generate and classifiers for hits.")] = "hits",
+    device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
+    uncoupled: Annotated[
+        bool,
+        typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
+    ] = False,
+    replacement: Annotated[
+        bool,
+        typer.Option(
+            "--replacement",
+            help="With --task sound or picture, for comparison: noise the given track to the clock's level.",
+        ),
+    ] = False,
+    keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
+) -> None:
+    """Measure the synchrony of clips, each number beside that of shuffled pairs."""
+    if (folder is None) == (generate_count is None):
+        raise RequestError(["give either a folder of clips or --generate with a number"])
+    if folder is None and (reference or captions or metrics or html_path):
+        raise RequestError(["--reference, --captions, --metrics and --report are for a folder of clips"])
+    if workers is not None:
+        check_at_least_one("workers", workers)
+    for path in (json_path, html_path):
+        if path is not None:
+            from kinetophone.tasks.request import check_writable
+
+            check_writable(path)
+    results: dict[str, Any] = {}
+    if folder is not None:
+        models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip, "desync": synchformer}
+        models |= {"imagebind": imagebind, "languagebind": languagebind}
+        consent = {"allow_torchscript": allow_torchscript, "allow_pickle": allow_pickle}
+        extractor = _extractor(metrics, bundle, reference, captions, models, consent)
+        results = _evaluate_folder(folder, reference, captions, extractor, events, seed, workers, html_path)
+    else:
+        assert generate_count is not None
+        check_at_least_one("generate", generate_count)
+        options = {**sampling, **given(replacement=replacement or None)}
+        for name, made in _evaluate_generated(
+            generate_count,
+            task,
+            split,
+            bundle,
+            device,
+            uncoupled,
+            keep,
+            seed,
+            workers,
+            allow_pickle,
+            options,
+        ).items():
+            print_report(name, made.synchrony)
+            print_materials(made.materials)
+            print_seams(made.seams)
+            results[name] = made.to_dict()
+    if json_path is not None:
+        _write_json(results, json_path)
+        typer.echo(json_path)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of clips, or the JSON of evaluate.")],
+    second: Annotated[Path, typer.Argument(help="The same prompts by another system, names alike.")],
+    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
+) -> None:
+    """Compare two sets of clips of the same prompts, clip by clip."""
+    if workers is not None:
+        check_at_least_one("workers", workers)
+    if json_path is not None:
+        from kinetophone.tasks.request import check_writable
+
+        check_writable(json_path)
+    for path in (first, second):
+        if not path.exists():
+            raise RequestError([f"'{path}' does not exist; give a folder of clips or a JSON of evaluate"])
+    from kinetophone.metrics.compare import compare as compare_rows
+    from kinetophone.metrics.compare import read_rows
+    from kinetophone.metrics.evaluate import evaluate as score_clips
+    from kinetophone.metrics.sources import find_clips
+
+    sets = []
+    for path in (first, second):
+        if path.is_file():
+            sets.append(read_rows(path))
+            continue
+        report = score_clips(find_clips(path), seed=seed, workers=workers, progress=True)
+        for item in report.unscored:
+            typer.echo(f"not scored: {path / item.name}: {item.reason}")
+        sets.append(list(report.rows))
+    found = compare_rows(*sets, seed=seed)
+    print_comparison(found)
+    if json_path is not None:
+        _write_json(found.to_dict(), json_path)
+        typer.echo(json_path)
+
+
+# Metric -> the option that names its network (those of ``hits`` are in the bundle), and what else it needs.
+NETWORKS = {
+    "hits": ("", "either"),
+    "fvd": ("--i3d FILE", "reference"),
+    "fad": ("--vggish FILE", "reference"),
+    "clap": ("--clap MODEL", "either"),
+    "clip": ("--clip MODEL", "captions"),
+    "desync": ("--synchformer FILE", ""),
+    "imagebind": ("--imagebind FOLDER", ""),
+    "languagebind": ("--languagebind FOLDER", ""),
+}
+_NEEDED = {
+    "reference": "--reference DIR",
+    "captions": "--captions FILE",
+    "either": "--captions FILE, --reference DIR, or both",
+}
+
+
+def _extractor(
+    metrics: str,
+    bundle: str,
+    reference: Path | None,
+    captions: Path | None,
+    models: dict[str, str | None],
+    consent: dict[str, bool],
+) -> Extractor | None:
+    """The networks asked for, checked before a clip is read."""
+    wanted = [name.strip() for name in metrics.split(",") if name.strip()]
+    known = [name for name in wanted if name in NETWORKS]
+    problems = [
+        f"metric '{name}' is unknown; there are {', '.join(NETWORKS)}" for name in wanted if name not in known
+    ]
+    given_sets = {"reference": reference is not None, "captions": captions is not None, "": True}
+    given_sets["either"] = given_sets["reference"] or given_sets["captions"]
+    for name in known:
+        option, needed = NETWORKS[name]
+        if option and not models[name]:
+            problems.append(f"metric {name} needs {option}")
+        if not given_sets[needed]:
+            problems.append(f"metric {name} needs {_NEEDED[needed]}")
+    if reference is not None and not {"hits", "fvd", "fad", "clap"} & set(wanted):
+        problems.append("--reference is for the metrics hits, fvd, fad and clap; name one with --metrics")
+    if problems:
+        raise RequestError(problems)
+    if not wanted:
+        return None
+    from kinetophone.bundle.spec import BundleSpec
+    from kinetophone.metrics.features import Extractor
+
+    folder = BundleSpec.read(bundle).folder if "hits" in wanted else None
+    used = {name: model for name, model in models.items() if name in wanted}
+    extractor = Extractor(
+        hits=None if folder is None else str(folder),
+        i3d=used.get("fvd"),
+        vggish=used.get("fad"),
+        clap=used.get("clap"),
+        clip=used.get("clip"),
+        synchformer=used.get("desync"),
+        imagebind=used.get("imagebind"),
+        languagebind=used.get("languagebind"),
+        texts=captions is not None,
+        **consent,
+    )
+    extractor.check()
+    return extractor
+
+
+def _evaluate_folder(
+    folder: Path,
+    reference: Path | None,
+    captions: Path | None,
+    extractor: Extractor | None,
+    events: Path | None,
+    seed: int,
+    workers: int | None,
+    html_path: Path | None,
+) -> dict[str, Any]:
+    from kinetophone.data.sources import few
+    from kinetophone.metrics.evaluate import detect, score
+    from kinetophone.metrics.sources import (
+        find_clips,
+        find_truth,
+        read_captions,
+        read_truth,
+        unmatched,
+        unread,
+    )
+
+    files = find_clips(folder)
+    events = find_truth(folder) if events is None else events
+    truth = None if events is None else read_truth(events)
+    if names := unread(folder):
+        typer.echo(f"{len(names)} files are of no kind that is measured: {few(names)}", err=True)
+    texts = None if captions is None else read_captions(captions)
+    for line in unmatched([file.name for file in files], texts) if texts is not None else ():
+        typer.echo(line, err=True)
+    others = None if reference is None else find_clips(reference)
+    found = detect(files, workers=workers, progress=True, features=extractor)
+    report = score(found, truth=truth, seed=seed)
+    print_report("clips", report)
+    results: dict[str, Any] = {"clips": report.to_dict()}
+    if extractor is not None:
+        from kinetophone.metrics.quality import Quality, agreements, distances, mean_desync
+
+        scored = [item for item in found if not hasattr(item, "reason")]
+        away = {}
+        if others is not None:
+            compared = detect(others, workers=workers, progress=True, features=extractor)
+            for item in compared:
+                if hasattr(item, "reason"):
+                    typer.echo(f"not used as reference: {item.name}: {item.reason}")
+            away = distances(scored, [item for item in compared if not hasattr(item, "reason")], seed=seed)
+        agreed = agreements(scored, texts or {}, extractor, seed=seed)
+        quality = Quality(away, agreed, mean_desync(scored, seed=seed))
+        print_quality(quality)
+        results["quality"] = quality.to_dict()
+    if html_path is not None:
+        from kinetophone.metrics.report import write_report
+
+        typer.echo(write_report(results, folder, html_path, captions=texts or {}))
+    return results
+
+
+def _evaluate_generated(
+    count: int,
+    task: str,
+    split: str,
+    bundle: str,
+    device: str | None,
+    uncoupled: bool,
+    keep: Path | None,
+    seed: int,
+    workers: int | None,
+    allow_pickle: bool,
+    options: dict[str, Any],
+) -> dict[str, GeneratedReport]:
+    """Generated clips of a split's prompts, beside the true clips those prompts describe."""
+    from kinetophone.bundle.spec import BundleSpec
+    from kinetophone.hits import SPLITS
+    from kinetophone.tasks.request import GenerateRequest
+    from kinetophone.tasks.task import find_task
+
+    if split not in SPLITS:
+        raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
+    find_task(task)
+    GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, options=options).validate()
+    from kinetophone.hits.generated import evaluate_generated
+    from kinetophone.pipeline import Kinetophone
+
+    spec = BundleSpec.read(bundle)
+    quiet_libraries()
+    pipe = Kinetophone.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
+    return evaluate_generated(
+        pipe,
+        spec.folder,
+        count,
+        task=find_task(task),
+        split=split,
+        size=spec.size,
+        uncoupled=uncoupled,
+        seed=seed,
+        workers=workers,
+        keep=keep,
+        progress=True,
+        **options,
+    )
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    from kinetophone.media.write import replacing
+
+    with replacing(path) as partial:
+        Path(partial).write_text(json_text(content) + "\n", encoding="utf-8")
+
+
+def json_text(content: Any, margin: str = "") -> str:
+    """JSON that is easy to read and to compare: an entry of a list in a line, and what is short, too."""
+    line = json.dumps(content)
+    if len(line) <= 100 or not isinstance(content, dict | list | tuple):
+        return line
+    deeper = margin + " "
+    if isinstance(content, dict):
+        lines = [f"{json.dumps(key)}: {json_text(value, deeper)}" for key, value in content.items()]
+        return "{\n" + ",\n".join(deeper + entry for entry in lines) + f"\n{margin}}}"
+    if not any(isinstance(entry, dict | list | tuple) for entry in content):
+        return line
+    return "[\n" + ",\n".join(deeper + json.dumps(entry) for entry in content) + f"\n{margin}]"

@@ -1,0 +1,115 @@
+"""What ``evaluate`` and ``compare`` print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kinetophone.hits.generated import Agreement
+    from kinetophone.metrics.compare import Comparison
+    from kinetophone.metrics.evaluate import Report
+    from kinetophone.metrics.quality import Quality
+
+
+def print_report(name: str, report: Report) -> None:
+    """The measures of a set of clips, and the clips that could not be scored."""
+    from rich.table import Table
+
+    rates = ", ".join(f"{number} at {rate} fps" for rate, number in report.fps.items()) or "none"
+    table = Table(title=f"{name}: {report.clips} clips, scored: {rates}; tolerance one frame, 95 % intervals")
+    for column in ("measure", "value", "interval", "shuffled", "its range", "above", "its interval", "n"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    against_truth = {f"{name} (against truth)": row for name, row in report.detectors.items()}
+    for measure, row in {**report.metrics, **against_truth}.items():
+        cells = (
+            row.value, row.interval, row.shuffled, row.shuffled_range, row.above, row.above_interval, row.n
+        )  # fmt: skip
+        table.add_row(measure, *map(_cell, cells))
+    if report.lag is not None:
+        cells = (report.lag.value, report.lag.interval, None, None, None, None, report.lag.n)
+        table.add_row("lag of the sound, s", *map(_cell, cells))
+    _show(table)
+    for clip in report.unscored:
+        typer.echo(f"not scored: {clip.name}: {clip.reason}")
+
+
+def print_comparison(found: Comparison) -> None:
+    """The differences of two sets, and the names only one of them has."""
+    from rich.table import Table
+
+    n = next(iter(found.metrics.values())).n
+    table = Table(title=f"{n} pairs by name; 95 % interval of the difference")
+    for column in ("measure", "first", "second", "difference", "its interval", "first higher"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for measure, row in found.metrics.items():
+        cells = (row.first, row.second, row.difference, row.interval, row.first_higher)
+        table.add_row(measure, *map(_cell, cells))
+    _show(table)
+    for side, names in (("first", found.only_first), ("second", found.only_second)):
+        for name in names:
+            typer.echo(f"only in the {side}: {name}")
+
+
+def print_quality(quality: Quality) -> None:
+    """Distances, agreements and the offset."""
+    from rich.table import Table
+
+    if quality.distances:
+        table = Table(
+            title="distance from the reference; the Fréchet distance is biased upwards by few clips"
+        )
+        for column in ("measure", "Fréchet", "kernel", "its spread", "n", "n reference", "dimension"):
+            table.add_column(column, justify="left" if column == "measure" else "right")
+        for name, row in quality.distances.items():
+            cells = (row.frechet, row.kernel, row.kernel_interval, row.n, row.n_reference, row.dimension)
+            table.add_row(name, *map(_cell, cells))
+        _show(table)
+    for name, row in quality.distances.items():
+        if row.warning:
+            typer.echo(f"{name}: {row.warning}")
+    for name, agreed in quality.semantics.items():
+        chance = "" if agreed.shuffled is None else f", shuffled {agreed.shuffled:.3f}"
+        typer.echo(f"{name}: {agreed.value:.3f} ({_cell(agreed.interval)}){chance}, n {agreed.n}")
+    if quality.desync is not None:
+        off = quality.desync
+        short = f", {off.short} of them shorter than the network's window" if off.short else ""
+        chance = f"even guesses {off.chance:.2f}"
+        typer.echo(f"DeSync: {off.value:.3f} s ({_cell(off.interval)}), {chance}, n {off.n}{short}")
+
+
+def _show(table: Table) -> None:
+    from rich.console import Console
+
+    # A pipe has no width; a table cut to 80 columns would lose numbers.
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
+
+
+def print_materials(materials: dict[str, Agreement]) -> None:
+    """How often materials agree."""
+    for pair, share in materials.items():
+        low, high = share.interval.low, share.interval.high
+        typer.echo(
+            f"material agreement {pair}: {share.value:.3f} ({low:.3f} to {high:.3f}), chance 0.2, n {share.n}"
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "{low:.3f} to {high:.3f}".format(**asdict(value))
+
+
+def print_seams(seams: dict[str, Agreement]) -> None:
+    """A line for each step measured where a new part begins."""
+    for measure, mean in seams.items():
+        typer.echo(f"seam, {measure}: {mean.value:.2f} ({_cell(mean.interval)}), n {mean.n}")

@@ -1,0 +1,1 @@
+"""The blocks that a coupling inserts, one file a kind."""

@@ -1,0 +1,108 @@
+"""CMC-PE: the other modality's feature as a positional encoding (arXiv 2409.17550, section 3.2).
+
+The feature is a time series. Each time step's vector is added to all tokens of that time, as a positional
+encoding would be, just before a self-attention: so what happens *when* in the other modality is told where
+the attention decides what to look at, and nowhere else.
+
+With a window, the encoding at a time step is made of the feature steps around it, too: a little of what was
+and of what is to come.
+
+Shape legend: B batch, N sets of S tokens of width C (video: N = B·T frames of S = H·W pixels; audio: N = B
+clips of S = L·M positions), K feature channels, T' feature time steps.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
+from torch import Tensor, nn
+
+from kinetophone.coupling.blocks.attention import InsertedBlock, SelfAttention
+from kinetophone.coupling.connectors import group_norm
+from kinetophone.coupling.times import SiteTimes
+
+
+class ConditionedSelfAttention(SelfAttention):
+    """Self-attention of tokens that carry the other modality's feature at their time.
+
+    Args:
+        channels: width C of the tokens.
+        feature_channels: width K of the feature.
+        head_dim: width of a head.
+        window: w, feature steps before and after that an encoding is made of; 0 is the published block.
+    """
+
+    def __init__(self, channels: int, feature_channels: int, head_dim: int, window: int = 0) -> None:
+        super().__init__(channels, head_dim)
+        self.window = window
+        self.norm = group_norm(channels, eps=1e-6)
+        # Gated (exact GELU), inner width 4K; less with a window, which must not make the block larger.
+        inputs = (2 * window + 1) * feature_channels
+        share = (2 * feature_channels + channels + 2) / (2 * inputs + channels + 2)
+        self.proj_c = FeedForward(inputs, dim_out=channels, inner_dim=round(4 * feature_channels * share))
+
+    def encoding(self, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
+        """Feature (B, K, T') -> encoding (B, time_steps, C), each feature step held until the next."""
+        if self.window:
+            steps = feature.shape[2]
+            padded = F.pad(feature, (self.window, self.window))  # nothing before the clip, nothing after
+            feature = torch.cat([padded[..., k : k + steps] for k in range(2 * self.window + 1)], dim=1)
+        projected = self.norm(self.proj_c(feature.transpose(1, 2)).transpose(1, 2))
+        if times is not None:
+            return projected.index_select(2, times.held()).transpose(1, 2)
+        return F.interpolate(projected, size=time_steps, mode="nearest").transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        feature: Tensor | None = None,
+        time_steps: int = 1,
+        times: SiteTimes | None = None,
+    ) -> Tensor:
+        """Tokens (N, S, C), time-major within a clip, and feature (B, K, T') -> (N, S, C)."""
+        if feature is not None:
+            by_time = x.reshape(feature.shape[0], time_steps, -1, x.shape[-1])
+            x = (by_time + self.encoding(feature, time_steps, times)[:, :, None]).reshape(x.shape)
+        return super().forward(x)
+
+
+class CMCPELayers(nn.Module):
+    """Conditioned self-attention, self-attention, feed-forward, each after a layer norm.
+
+    The residual of each adds the *normalised* input, not the input: so the published implementation does,
+    and its weights expect it.
+    """
+
+    def __init__(self, channels: int, feature_channels: int, head_dim: int, window: int = 0) -> None:
+        super().__init__()
+        self.attn_c = ConditionedSelfAttention(channels, feature_channels, head_dim, window)
+        self.ff = FeedForward(channels)
+        self.attn_s = SelfAttention(channels, head_dim)
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
+        """(N, S, C) and (B, K, T') -> (N, S, C)."""
+        x = self.norm1(x)
+        x = self.attn_c(x, feature, time_steps, times) + x
+        x = self.norm2(x)
+        x = self.attn_s(x) + x
+        x = self.norm3(x)
+        return self.ff(x) + x
+
+
+class CMCPEBlock(InsertedBlock):
+    """The CMC-PE block of one site; takes the feature as a time series (B, K, T').
+
+    Args:
+        channels: width C of the site's map.
+        feature_channels: width K of the feature.
+        head_dim: width of an attention head.
+        window: see :class:`ConditionedSelfAttention`.
+    """
+
+    def __init__(self, channels: int, feature_channels: int, head_dim: int, window: int = 0) -> None:
+        layers = CMCPELayers(channels, feature_channels, head_dim, window)
+        super().__init__(channels, layers, norm_over_frames=True)

@@ -1,0 +1,193 @@
+"""How clips are sampled, apart from what they show: the options of every call, and what is wrong with them.
+
+This file needs no torch: options are checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
+
+from kinetophone.av import AV
+
+Stepper = Literal["ddim", "dpmpp_2m"]
+STEPPER_NAMES: tuple[Stepper, ...] = get_args(Stepper)
+
+MOST_STEPS = 1000  # what the noise schedules of the bases were trained with
+_MOST_GUIDANCE = 1000
+_MOST_GAMMA = 1000
+_MOST_BATCH = 10_000
+
+# Settings of the published experiments (arXiv 2409.17550), for pairs of bases that bring none of their own.
+PUBLISHED_DEFAULTS: dict[str, Any] = {
+    "steps": 50,
+    "gamma": 1.5,
+    "guidance": AV(audio=2.5, video=7.5),
+    "guidance_sync": 1.0,
+    "negative_prompt": "bad quality, worse quality",
+    "batch_size": 1,
+}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """What a call may set; the bundle's own value is used for the rest.
+
+    Attributes:
+        steps: Denoising steps, 1 to 1000.
+        stepper: "ddim", or "dpmpp_2m", a second-order solver that needs fewer steps; see
+            :mod:`kinetophone.diffusion.steppers`.
+        gamma: Timestep adjustment γ > 0; above 1 the video is denoised ahead of the audio. "auto" is the
+            bundle's own, from ``kinetophone gamma``.
+        snr_offset: Instead of gamma: how much the video's log SNR lies above the audio's at every step.
+        guidance: Classifier-free guidance scale, one number for both modalities or an ``AV`` with one for
+            each; 1 is none.
+        guidance_sync: Cross-modal guidance scale, for both or for each; 1 is none. Above 1 a modality follows
+            the other more closely.
+        negative_prompt: What guidance leads away from.
+        batch_size: Clips denoised at once, which costs memory and changes nothing else.
+        coupled: False samples each base by itself, without the connectors: for comparison.
+        replacement: True noises a given track to the clock's level in each step, as for a model that was
+            never trained with a clean one: for comparison.
+    """
+
+    steps: int
+    stepper: Stepper
+    gamma: float | Literal["auto"]
+    snr_offset: float
+    guidance: float | AV[float]
+    guidance_sync: float | AV[float]
+    negative_prompt: str
+    batch_size: int
+    coupled: bool
+    replacement: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A value for every option; ``gamma`` is a number."""
+
+    steps: int
+    stepper: Stepper
+    gamma: float
+    snr_offset: float | None
+    guidance: AV[float]
+    guidance_sync: AV[float]
+    negative_prompt: str
+    batch_size: int
+    coupled: bool
+    replacement: bool
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Settings:
+        """Settings from options, of which those that a bundle's description holds are all there."""
+        return cls(
+            steps=int(options["steps"]),
+            stepper=options.get("stepper", "ddim"),
+            gamma=float(options["gamma"]),
+            snr_offset=options.get("snr_offset"),
+            guidance=each(options["guidance"]),
+            guidance_sync=each(options["guidance_sync"]),
+            negative_prompt=options["negative_prompt"],
+            batch_size=int(options["batch_size"]),
+            coupled=bool(options.get("coupled", True)),
+            replacement=bool(options.get("replacement", False)),
+        )
+
+
+# What other pipelines call it, and what to write here.
+_ELSEWHERE = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance, a number or AV(audio=…, video=…)",
+    "guidance_audio": "guidance=AV(audio=…, video=…)",
+    "guidance_video": "guidance=AV(audio=…, video=…)",
+    "generator": "seed, a number",
+    "num_videos_per_prompt": "a list of prompts, one for each clip",
+    "num_waveforms_per_prompt": "a list of prompts, one for each clip",
+    "num_frames": "seconds",
+    "audio_length_in_s": "seconds",
+    "audio_end_in_s": "seconds",
+    "frame_rate": "fps",
+    "scheduler": "stepper",
+    "callback_on_step_end": "callback",
+    "height": "nothing: the bundle has one size",
+    "width": "nothing: the bundle has one size",
+    "output_type": "nothing: the clip has arrays, and frames for PIL images",
+    "return_dict": "nothing: a list of clips is returned",
+}
+
+
+def option_problems(options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with options of sampling, of which any may be left out or None: one line for each."""
+    known = ", ".join(SamplingOptions.__annotations__)
+    problems = [
+        f"there is no option {name}; write {_ELSEWHERE[name]}"
+        if name in _ELSEWHERE
+        else f"there is no option {name}; there are {known}"
+        for name in options
+        if name not in SamplingOptions.__annotations__
+    ]
+    given = {name: value for name, value in options.items() if value is not None}
+    steps, gamma, offset = given.get("steps"), given.get("gamma"), given.get("snr_offset")
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        problems.append(f"steps is {steps}; it must be 1 to {MOST_STEPS}")
+    if given.get("stepper", "ddim") not in STEPPER_NAMES:
+        problems.append(f"stepper is '{given['stepper']}'; it must be {' or '.join(STEPPER_NAMES)}")
+    if isinstance(gamma, str) and gamma != "auto":
+        problems.append(f"gamma is '{gamma}'; it must be a number above 0, or auto")
+    elif not (gamma is None or gamma == "auto" or 1 / _MOST_GAMMA <= gamma <= _MOST_GAMMA):
+        problems.append(
+            f"gamma is {gamma:g}; it must be above 0 (1 keeps both clocks equal), "
+            f"{1 / _MOST_GAMMA:g} to {_MOST_GAMMA}"
+        )
+    if offset is not None and not math.isfinite(offset):
+        problems.append(f"snr-offset is {offset:g}; it must be finite (0 matches both)")
+    if offset is not None and gamma is not None:
+        problems.append("give gamma or snr-offset, not both")
+    for name in ("guidance", "guidance_sync"):
+        scale = given.get(name, 1)
+        if isinstance(scale, dict) and scale.keys() != {"audio", "video"}:
+            problems.append(f"{name} must be a number, or one for audio and one for video")
+            continue
+        pair = each(scale)
+        problems += [
+            f"{name.replace('_', '-')} is {value:g}; it must be at least 0, at most {_MOST_GUIDANCE} "
+            "(1 leaves the prediction as it is)"
+            for value in dict.fromkeys((pair.audio, pair.video))
+            if not 0 <= value <= _MOST_GUIDANCE
+        ]
+    batch = given.get("batch_size")
+    if batch is not None and not 1 <= batch <= _MOST_BATCH:
+        problems.append(f"batch-size is {batch}; it must be at least 1, at most {_MOST_BATCH}")
+    if not isinstance(given.get("negative_prompt", ""), str):
+        problems.append("negative_prompt must be a text")
+    return problems
+
+
+def default_problems(settings: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the ``defaults`` of a bundle, of which any may be left out."""
+    names = ", ".join(PUBLISHED_DEFAULTS)
+    problems = [f"'{key}' is none of {names}" for key in settings if key not in PUBLISHED_DEFAULTS]
+    known = {key: value for key, value in settings.items() if key in PUBLISHED_DEFAULTS}
+    try:
+        return problems + option_problems(known)
+    except (TypeError, ValueError):
+        return [*problems, "steps, gamma, guidance scales and batch_size must be numbers"]
+
+
+def renamed(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``defaults`` of a bundle by the names of today: older ones have a guidance scale for each modality."""
+    new = dict(defaults)
+    old = {name: new.pop(f"guidance_{name}") for name in ("audio", "video") if f"guidance_{name}" in new}
+    if old:
+        pair: AV[float] = PUBLISHED_DEFAULTS["guidance"]
+        new["guidance"] = {"audio": pair.audio, "video": pair.video, **old}
+    return new
+
+
+def each(scale: Any) -> AV[float]:
+    """One scale for both modalities, or one for each: an ``AV``, or as JSON and YAML have it, a mapping."""
+    if isinstance(scale, Mapping):
+        scale = AV(**scale)
+    return scale.map(float) if isinstance(scale, AV) else AV.both(float(scale))

@@ -1,0 +1,115 @@
+"""Clips longer than the model was trained for: overlapping windows, fused in every step.
+
+The noise of each window is predicted as if it were a clip of its own; where windows overlap the predictions
+are averaged (arXiv 2302.08113), with weights that fade each window in and out, so that no frame is a seam.
+Both tracks are cut at the same moments, so what is seen and heard together stays together. Or the windows are
+made one after the other, each from the second half of the one before (:func:`carried`).
+
+Shape legend: audio latents (B, C, L, M), video latents (B, C, T, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetophone.av import AV
+from kinetophone.diffusion.inpainting import Given
+from kinetophone.diffusion.sample import Predict
+
+TIME_AXIS = AV(audio=2, video=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of both tracks: first position and length along time, in latents."""
+
+    start: AV[int]
+    length: AV[int]
+
+    @property
+    def end(self) -> AV[int]:
+        """The position behind its last one."""
+        return self.start.map(lambda start, length: start + length, self.length)
+
+    def cut(self, latents: AV[Tensor]) -> AV[Tensor]:
+        """The window's part of ``latents``."""
+        return latents.map(lambda x, axis, s, n: x.narrow(axis, s, n), TIME_AXIS, self.start, self.length)
+
+
+def plan_windows(frames: int, window: AV[int], latents_per_frame: Fraction) -> list[Window]:
+    """Windows that cover ``frames`` frames, each overlapping the next by half or a little more.
+
+    Args:
+        frames: length of the clip.
+        window: length of a window: audio latents, with the padding its U-Net needs, and frames.
+        latents_per_frame: audio latents per frame.
+
+    Returns:
+        One window or more. They start where a frame and an audio latent start together, so the last may reach
+        beyond the clip; what it makes there is to be cut off.
+    """
+    hop = max(1, window.video // 2)
+    # Windows may only start at whole latents: every so many frames both tracks have one.
+    aligned = hop - hop % latents_per_frame.denominator
+    hop = aligned or hop
+    count = 1 + max(0, -(-(frames - window.video) // hop))
+    return [Window(AV(audio=round(k * hop * latents_per_frame), video=k * hop), window) for k in range(count)]
+
+
+def whole(windows: Sequence[Window]) -> AV[int]:
+    """The length of both tracks that ``windows`` cover together."""
+    return windows[-1].end
+
+
+def window_seed(seed: int, number: int) -> int:
+    """Seed of the noise of a clip's window; of the first one it is the clip's own."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]) if number else seed
+
+
+def carried(latents: Tensor, by: int) -> Given:
+    """What the next window, ``by`` positions later, has of this one already: its beginning.
+
+    Args:
+        latents: clean latents of one modality in this window.
+        by: how far the next one starts behind this one's start.
+    """
+    held = torch.cat([latents[:, :, by:], torch.zeros_like(latents[:, :, :by])], dim=2)
+    return Given(held, torch.arange(latents.shape[2]) < latents.shape[2] - by)
+
+
+def windowed(windows: Sequence[Window], predicts: Sequence[Predict]) -> Predict:
+    """A ``predict`` of the whole clip from one for each window.
+
+    Windows are computed one after the other: memory does not grow with their number.
+
+    Args:
+        windows: from :func:`plan_windows`.
+        predicts: noise prediction of each window, such as one with a text of its own.
+    """
+    if len(windows) == 1:
+        return predicts[0]
+
+    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        total: AV[Tensor] = latents.map(torch.zeros_like)
+        weight: AV[Tensor] = latents.map(lambda x: x.new_zeros([1, 1, x.shape[2], *[1] * (x.dim() - 3)]))
+        for window, inner in zip(windows, predicts, strict=True):
+            eps = inner(window.cut(latents), timesteps, None if x0_hat is None else window.cut(x0_hat))
+            fade: AV[Tensor] = window.cut(weight).map(_fade)
+            window.cut(total).map(lambda t, e, f: t.add_(f * e), eps, fade)
+            window.cut(weight).map(lambda w, f: w.add_(f), fade)
+        return total.map(lambda t, w: t / w, weight)
+
+    return predict
+
+
+def _fade(weight: Tensor) -> Tensor:
+    """Weights of a window along time: most in its middle, little at its ends, nowhere none."""
+    length = weight.shape[2]
+    ramp = torch.arange(1, length + 1, device=weight.device, dtype=weight.dtype)
+    return torch.minimum(ramp, ramp.flip(0)).view_as(weight)

@@ -1,0 +1,47 @@
+"""Captions of ``hits`` clips: material and tool always, the rest sometimes, in varied words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kinetophone.hits.scene import Scene
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+_TIMES = {1: ("once", "one time"), 2: ("twice", "two times")}
+_VERBS = {"soft": ("taps", "gently hits"), "even": ("hits", "strikes", "beats"), "hard": ("bangs", "smashes")}
+_TEMPO = {
+    "slow": ("slowly", "at a slow tempo"),
+    "medium": ("steadily", "at a medium tempo"),
+    "fast": ("quickly", "fast", "at a fast tempo"),
+}
+_LOUD = {"soft": ("softly", "gently"), "even": ("evenly",), "hard": ("hard", "loudly")}
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """One caption of ``scene``; each call draws other words.
+
+    Count and tempo are named in about half of the captions (tempo only where there is more than
+    one strike), colour and loudness in fewer.
+    """
+
+    def pick(options: tuple[str, ...]) -> str:
+        return options[int(rng.integers(len(options)))]
+
+    count = len(scene.strikes)
+    thing = f"{scene.colour} {scene.noun}" if rng.random() < 0.5 else scene.noun
+    times = pick(_TIMES.get(count, (f"{NUMBERS[count]} times", f"{count} times")))
+    extras = []
+    if rng.random() < 0.6:
+        extras.append(times)
+    if count > 1 and rng.random() < 0.5:
+        extras.append(pick(_TEMPO[scene.tempo]))
+    if rng.random() < 0.3:
+        extras.append(pick(_LOUD[scene.loudness]))
+    tail = (" " + " ".join(extras)) if extras else ""
+    verb = pick(_VERBS[scene.loudness]) if rng.random() < 0.6 else "hits"
+    style = rng.random()
+    if style < 0.6:
+        return f"a {scene.tool} {verb} a {thing}{tail}"
+    if style < 0.8:
+        return f"someone {verb} a {thing} with a {scene.tool}{tail}"
+    return f"a {thing} is hit with a {scene.tool}{tail}"

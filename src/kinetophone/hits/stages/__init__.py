@@ -1,0 +1,1 @@
+"""The stages that train what ships with the bundle ``hits``."""

@@ -1,0 +1,1 @@
+"""Folders and repositories in diffusers layout: finding them, reading their weights."""

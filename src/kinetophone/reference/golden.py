@@ -1,0 +1,251 @@
+"""Does this package compute what the published implementation computes?
+
+``python -m kinetophone.reference.golden DIR``
+
+DIR holds golden cases: outputs of the authors' released implementation for small models with random weights
+(the format is described in ``tests/golden/README.md``; in short, as below).
+
+- ``NAME.json`` + ``NAME.safetensors``: configurations and parameter shapes; inputs and outputs of one
+  joint forward pass.
+- ``sample-NAME-gamma<γ>-<n>steps.safetensors``: a whole sampling run of case NAME; γ = 0 is no adjustment.
+- ``grids.json``: local timestep grids for several step counts and γ.
+
+No weights are stored: each is a function of its parameter's name. Forward passes are computed in float64, so
+that what is left is the rounding of the golden side; sampling runs in float32, as they are used. Exit status
+1 if anything is out of tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kinetophone.av import AV, MODALITIES
+from kinetophone.coupling.model import SUPPORTED, JointModel
+from kinetophone.diffusion.clocks import local_grids
+from kinetophone.diffusion.guidance import guided
+from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.sample import sample_joint
+from kinetophone.reference import settings as reference
+
+FORWARD_TOLERANCE = 4e-6
+SAMPLING_TOLERANCE = 1e-4
+GUIDANCE = AV(audio=2.5, video=7.5)
+SAMPLING_RUN = re.compile(r"sample-(?P<case>.+)-gamma(?P<gamma>[\d.]+)-(?P<steps>\d+)steps")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Relative errors ‖ours - golden‖ / ‖golden‖ of one case."""
+
+    name: str
+    error: AV[float]
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Both within tolerance; NaN is not."""
+        return all(getattr(self.error, modality) <= self.tolerance for modality in MODALITIES)
+
+
+def formula_weight(part: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Weight of parameter ``name`` of ``part`` ("unet_audio", "unet_video" or "connectors"), float32."""
+    seed = zlib.crc32(f"{part}/{name}".encode())
+    r = np.random.RandomState(seed).standard_normal(shape)  # legacy generator: its stream is frozen
+    if len(shape) > 1:
+        r = r / math.sqrt(math.prod(shape[1:]))
+    elif name.endswith((".weight", ".g")):
+        r = 1 + 0.1 * r
+    else:
+        r = 0.1 * r
+    return torch.from_numpy(r).float()
+
+
+def set_formula_weights(module: nn.Module, part: str, manifest: dict[str, list[int]]) -> None:
+    """Set all parameters by formula, after comparing their names and shapes with the golden manifest.
+
+    Args:
+        module: what gets the weights.
+        part: "unet_audio", "unet_video" or "connectors".
+        manifest: parameter name -> shape.
+
+    Raises:
+        ValueError: if names or shapes differ from the manifest.
+    """
+    parameters = dict(module.named_parameters())
+    ours = {name: list(parameter.shape) for name, parameter in parameters.items()}
+    if ours != manifest:
+        wrong = sorted(name for name in ours.keys() | manifest.keys() if ours.get(name) != manifest.get(name))
+        lines = [f"{name}: ours {ours.get(name)}, golden {manifest.get(name)}" for name in wrong[:5]]
+        raise ValueError(f"{len(wrong)} parameters of {part} differ, first:\n" + "\n".join(lines))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(formula_weight(part, name, tuple(parameter.shape)))
+
+
+def load_case(directory: Path, name: str) -> JointModel:
+    """The joint model of a golden case, with weights by formula and the reference settings.
+
+    Args:
+        directory: folder of golden cases.
+        name: case, without suffix.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: if the case asks for a U-Net or a coupling that is not supported.
+    """
+    case = json.loads((directory / f"{name}.json").read_text())
+    if case["video_unet"] not in [cls.__name__ for cls in SUPPORTED.video]:
+        raise ValueError(f"case {name} wants a video U-Net {case['video_unet']!r}")
+    unets: AV[nn.Module] = AV(
+        audio=diffusers.UNet2DConditionModel(**case["unet_audio"]),
+        video=getattr(diffusers, case["video_unet"])(**case["unet_video"]),
+    )
+    coupling = reference.coupling_for(unets, case["connectors"])
+    parts: dict[str, nn.Module] = {
+        "unet_audio": unets.audio,
+        "unet_video": unets.video,
+        "connectors": coupling,
+    }
+    for part, module in parts.items():
+        set_formula_weights(module, part, case["parameters"][part])
+    return JointModel(unets, coupling).eval()
+
+
+@torch.no_grad()
+def check_forward(directory: Path, name: str, model: JointModel | None = None) -> Result:
+    """One joint forward pass, in float64, against its golden outputs.
+
+    Args:
+        directory: folder of golden cases.
+        name: of the case.
+        model: what predicts, cast to float64; the case's if not given.
+    """
+    model = (model or load_case(directory, name)).double()
+    golden = {
+        key: value.double() if value.is_floating_point() else value
+        for key, value in load_file(directory / f"{name}.safetensors").items()
+    }
+    latents = AV(audio=golden["xa"], video=golden["xv"])
+    timesteps = AV(audio=golden["ta"], video=golden["tv"])
+    connector_timesteps = AV(audio=golden.get("tca", golden["ta"]), video=golden.get("tcv", golden["tv"]))
+    features = model.features(latents, connector_timesteps, AV(audio=golden["pa"], video=golden["pv"]))
+    ours = model(latents, timesteps, AV(audio=golden["cl"], video=golden["ctxv"]), features)
+    expected = AV(audio=golden["out_a"], video=golden["out_v"])
+    return Result(name, ours.map(relative_error, expected), FORWARD_TOLERANCE)
+
+
+@torch.no_grad()
+def check_sampling(
+    directory: Path, name: str, model: JointModel | None = None, schedulers: AV[Any] | None = None
+) -> Result:
+    """A whole sampling run, in float32, against its golden result; the grids must be equal.
+
+    Args:
+        directory: folder of golden cases.
+        name: of the run.
+        model: what samples; the case's if not given.
+        schedulers: its noise schedules; the published ones if not given.
+    """
+    match = SAMPLING_RUN.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} is not named like a sampling run: sample-CASE-gammaG-Nsteps")
+    model, golden = model or load_case(directory, match["case"]), load_file(directory / f"{name}.safetensors")
+    schedulers = schedulers or reference.schedulers()
+    grids = local_grids(
+        schedulers, int(match["steps"]), float(match["gamma"]) or 1.0, spacing=reference.SAMPLING
+    )
+    for modality in MODALITIES:
+        if not torch.equal(getattr(grids, modality), golden[f"timesteps_{modality}"].long()):
+            raise ValueError(f"{name}: the {modality} grid is {getattr(grids, modality).tolist()}")
+    text = AV(audio=golden["text_audio"], video=golden["text_video"])
+    predict = guided(model, text.map(lambda x: x[1:]), text.map(lambda x: x[:1]), GUIDANCE)
+    schedules = schedulers.map(lambda scheduler: NoiseSchedule.from_scheduler(scheduler, None))
+    noise = AV(audio=golden["init_audio"], video=golden["init_video"])
+    ours = sample_joint(predict, noise, grids, schedules)
+    expected = AV(audio=golden["final_audio"], video=golden["final_video"])
+    return Result(name, ours.map(relative_error, expected), SAMPLING_TOLERANCE)
+
+
+def check_grids(directory: Path, name: str = "grids") -> Result:
+    """The local grids, which must be equal; the error is the largest difference in timesteps."""
+    schedulers = reference.schedulers()
+    worst = AV.both(0.0)
+    for row in json.loads((directory / f"{name}.json").read_text()):
+        grids = local_grids(schedulers, row["steps"], row["gamma"] or 1.0, spacing=reference.SAMPLING)
+        expected = AV(audio=torch.tensor(row["audio"]), video=torch.tensor(row["video"]))
+        off = grids.map(lambda ours, golden: float((ours - golden).abs().max()), expected)
+        worst = worst.map(max, off)
+    return Result(name, worst, 0.0)
+
+
+def relative_error(ours: Tensor, golden: Tensor) -> float:
+    """‖ours - golden‖ / ‖golden‖, in float64."""
+    return float((ours.double() - golden.double()).norm() / golden.double().norm())
+
+
+def checks(directory: Path) -> list[tuple[Callable[[Path, str], Result], str]]:
+    """Every check that the folder holds cases for, as (function, case name).
+
+    Args:
+        directory: folder of golden cases.
+
+    Returns:
+        The checks; grids first, forward passes, sampling runs.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found: list[tuple[Callable[[Path, str], Result], str]] = []
+    if (directory / "grids.json").exists():
+        found.append((check_grids, "grids"))
+    names = sorted(
+        path.stem if path.suffix == ".safetensors" else path.name for path in directory.glob("*.safetensors")
+    )
+    found += [(check_forward, name) for name in names if (directory / f"{name}.json").exists()]
+    found += [(check_sampling, name) for name in names if SAMPLING_RUN.fullmatch(name)]
+    if not found:
+        raise FileNotFoundError(f"no golden cases in {directory}")
+    return found
+
+
+def run(directory: Path) -> Iterator[Result]:
+    """Results of all golden cases in a folder, one after the other."""
+    for check, name in checks(directory):
+        yield check(directory, name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a line per case; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print(
+            "usage: python -m kinetophone.reference.golden DIR   (a folder of golden cases)",
+            file=sys.stderr,
+        )
+        return 2
+    passed = True
+    for result in run(Path(arguments[0])):
+        verdict = "ok" if result.passed else f"ABOVE {result.tolerance:g}"
+        print(f"{result.name:<60} audio {result.error.audio:.1e}  video {result.error.video:.1e}  {verdict}")
+        passed &= result.passed
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

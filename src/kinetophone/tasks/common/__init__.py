@@ -1,0 +1,1 @@
+"""What tasks share: stretches that are kept, sampling from a bundle."""

@@ -1,0 +1,125 @@
+"""What all tasks do with a bundle: windows, latents of what is given, sampling, and decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetophone.av import AV, MODALITIES
+from kinetophone.bundle.load import Bundle
+from kinetophone.bundle.spec import LONGEST_S
+from kinetophone.diffusion.clocks import local_grids, snr_grids
+from kinetophone.diffusion.guidance import guided
+from kinetophone.diffusion.inpainting import Given
+from kinetophone.diffusion.sample import Progress, initial_noise, sample_joint
+from kinetophone.diffusion.settings import Settings
+from kinetophone.diffusion.windows import Window, plan_windows, whole, windowed
+from kinetophone.errors import RequestError
+from kinetophone.media.clip import fit_audio
+from kinetophone.media.mel import HOP
+from kinetophone.media.timing import ClipTime
+from kinetophone.tasks.request import Script
+
+
+def fitting_time(bundle: Bundle, frames: int) -> ClipTime:
+    """The time of a clip of ``frames`` frames at the bundle's rate, however short.
+
+    Raises:
+        RequestError: if it is too long.
+    """
+    time = ClipTime(fps=bundle.spec.fps, frames=frames, sample_rate=bundle.spec.sample_rate)
+    if time.duration_s > LONGEST_S:
+        raise RequestError([f"it lasts {time.duration_s:g} s; at most {LONGEST_S} s can be done at once"])
+    return time
+
+
+def windows_of(bundle: Bundle, time: ClipTime) -> list[Window]:
+    """The windows that cover a clip; one if the model makes it as a whole."""
+    one = replace(time, frames=bundle.spec.window(time.frames))
+    window = AV(audio=bundle.bases.audio.latent_shape(one.samples)[1], video=one.frames)
+    return plan_windows(time.frames, window, bundle.bases.audio.latents_per_second / time.fps)
+
+
+def encode_frames(bundle: Bundle, frames: np.ndarray, windows: Sequence[Window]) -> Tensor:
+    """Latents of frames (T, H, W, 3), the last one held to the end of the windows."""
+    missing = max(0, whole(windows).video - len(frames))
+    frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+    return bundle.bases.video.encode(torch.from_numpy(frames)[None])
+
+
+def encode_waveform(bundle: Bundle, waveform: np.ndarray, windows: Sequence[Window]) -> Tensor:
+    """Latents of a waveform (N,), silent from its end to the end of the windows."""
+    length = whole(windows).audio
+    padded = fit_audio(waveform, length * HOP * bundle.bases.audio.factor)
+    return bundle.bases.audio.encode(torch.from_numpy(padded)[None])[:, :, :length]
+
+
+def sample(
+    bundle: Bundle,
+    prompts: Sequence[str | Script],
+    time: ClipTime,
+    seeds: Sequence[int],
+    settings: Settings,
+    callback: Callable[[Progress], None] | None,
+    given: AV[Given | None] | None = None,
+) -> AV[Tensor]:
+    """Clean latents of one clip per prompt, up to the end of the windows that cover ``time``."""
+    windows = windows_of(bundle, time)
+    total = whole(windows)
+    channels, _, bins = bundle.bases.audio.latent_shape(1)
+    shapes: AV[Sequence[int]] = AV(
+        audio=(channels, total.audio, bins),
+        video=bundle.bases.video.latent_shape(total.video, bundle.spec.size),
+    )
+    if given is not None and settings.replacement:
+        given = given.map(lambda track: None if track is None else replace(track, clean=False))
+    complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
+    only = complete[0] if complete else None  # the modality whose other one is all there
+    negative = _text(bundle, [settings.negative_prompt] * len(prompts))
+    predicts = [
+        guided(
+            bundle.model,
+            _text(bundle, [text_at(prompt, window, time) for prompt in prompts]),
+            negative,
+            settings.guidance,
+            sync=settings.guidance_sync,
+            coupled=settings.coupled,
+            only=only,
+            rates=bundle.rates(time.fps),
+        )
+        for window in windows
+    ]
+    schedulers = bundle.bases.map(lambda base: base.scheduler)
+    if settings.snr_offset is None:
+        grids = local_grids(schedulers, settings.steps, settings.gamma, bundle.spec.sampling)
+    else:
+        grids = snr_grids(schedulers, settings.steps, settings.snr_offset)
+    noise = initial_noise(shapes, seeds, device=bundle.device)
+    leak: AV[Tensor | None] = bundle.leaks.map(
+        lambda leak, known: None if leak is None else leak.draw(seeds, known), given or AV.both(None)
+    )
+    predict = windowed(windows, predicts)
+    return sample_joint(predict, noise, grids, bundle.schedules, callback, given, leak, settings.stepper)
+
+
+def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (B, T, H, W, 3) and waveforms (B, N) of ``time``: what windows reached beyond it is cut."""
+    return (
+        bundle.bases.video.decode(latents.video[:, :, : time.frames]),
+        bundle.bases.audio.decode(latents.audio, time.samples),
+    )
+
+
+def text_at(prompt: str | Script, window: Window, time: ClipTime) -> str:
+    """The text that holds in the middle of ``window``."""
+    if isinstance(prompt, str):
+        return prompt
+    return prompt.at((window.start.video + window.length.video / 2) * time.frame_s)
+
+
+def _text(bundle: Bundle, texts: list[str]) -> AV[Tensor]:
+    return bundle.bases.map(lambda base: base.encode_prompt(texts))

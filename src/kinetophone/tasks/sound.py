@@ -1,0 +1,67 @@
+"""The sound of a silent video: the video is given as a whole, the audio is sampled.
+
+The model sees the video at its own rate and size (the middle of it, where the shape differs), clean from the
+first step to the last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kinetophone.av import AV
+from kinetophone.tasks.task import Plan, Task, TaskInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kinetophone.bundle.load import Bundle
+    from kinetophone.diffusion.inpainting import Given
+    from kinetophone.media.clip import Clip
+    from kinetophone.media.timing import ClipTime
+
+
+def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
+    """The video's latents are given; its own frames are those of the result."""
+    from kinetophone.diffusion.inpainting import Given
+    from kinetophone.media.clip import Clip, fit_audio
+    from kinetophone.media.read import resample_frames
+    from kinetophone.media.timing import ClipTime
+    from kinetophone.tasks.common.sampling import encode_frames, fitting_time, windows_of
+
+    video, spec = given.media, bundle.spec
+    own = ClipTime(fps=video.fps, frames=len(video.frames), sample_rate=spec.sample_rate)
+    frames = resample_frames(video.frames, own.fps, spec.fps, (spec.size, spec.size))
+    made = fitting_time(bundle, len(frames))
+    known: AV[Given | None] = AV(
+        audio=None, video=Given.all_of(encode_frames(bundle, frames, windows_of(bundle, made)))
+    )
+
+    def finish(latents: AV[Tensor]) -> Clip:
+        audio = bundle.bases.audio.decode(latents.audio, made.samples)[0]
+        return Clip(
+            video=video.frames,
+            fps=own.fps,
+            audio=fit_audio(audio, own.samples),
+            sample_rate=own.sample_rate,
+        )
+
+    return Plan(time=made, given=known, finish=finish)
+
+
+def _of_truth(clip: Clip) -> TaskInput:
+    from kinetophone.media.read import Video
+
+    return TaskInput(media=Video(clip.video, clip.fps))
+
+
+TASK = Task(
+    name="sound",
+    title="Sound for a video",
+    help="Make the sound of a silent video, of any length, size and frame rate.",
+    plan=plan,
+    takes="video",
+    takes_help="Video; its own sound, if any, is not heard.",
+    clocks=False,
+    of_truth=_of_truth,
+    given_modality="video",
+)

@@ -1,0 +1,263 @@
+"""The joint model: exactly the bases when uncoupled, coupled where and only where it should be."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kinetophone.av import AV, MODALITIES
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.coupling.model import JointModel
+
+
+def equal(a: AV[Tensor], b: AV[Tensor]) -> AV[bool]:
+    return a.map(torch.equal, b)
+
+
+def predict(model: JointModel, inputs: Any, **options: Any) -> AV[Tensor]:
+    with torch.no_grad():
+        features = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
+        return model(inputs.latents, inputs.timesteps, inputs.text, features, **options)
+
+
+def uncoupled(model: JointModel, inputs: Any) -> AV[Tensor]:
+    with torch.no_grad():
+        return model(inputs.latents, inputs.timesteps, inputs.text)
+
+
+def bases(unets: AV[Any], inputs: Any) -> AV[Tensor]:
+    """What the U-Nets predict by themselves, called as their own pipelines call them."""
+    text = inputs.text.video
+    if type(unets.video).__name__ == "UNetMotionModel":
+        text = text.repeat_interleave(inputs.latents.video.shape[2], dim=0)
+    with torch.no_grad():
+        return AV(
+            audio=unets.audio(inputs.latents.audio, inputs.timesteps.audio, None, inputs.text.audio).sample,
+            video=unets.video(inputs.latents.video, inputs.timesteps.video, text).sample,
+        )
+
+
+@pytest.mark.parametrize("coupling", ["cmc_pe", "cross_attention"])
+def test_a_fresh_coupling_leaves_the_bases_exactly(
+    coupling: str, any_unets: AV[Any], inputs: Any, fresh: Callable[..., Coupling]
+) -> None:
+    alone = bases(any_unets, inputs)
+    settings = {"with_connector": [True, True], "channel_mult": [2, 2], "num_blocks": [1, 2]}
+    model = JointModel(any_unets, fresh(any_unets, coupling=coupling, **settings))
+    assert equal(predict(model, inputs), alone) == AV.both(True)
+
+
+@pytest.mark.parametrize("coupling", ["cmc_pe", "cross_attention"])
+def test_a_trained_coupling_acts_and_can_be_switched_off(
+    coupling: str, any_unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    alone = bases(any_unets, inputs)
+    model = trained(any_unets, coupling=coupling, channel_mult=[3])
+    assert equal(predict(model, inputs), alone) == AV.both(False)
+    assert equal(uncoupled(model, inputs), alone) == AV.both(True)
+    assert equal(bases(any_unets, inputs), alone) == AV.both(True), "a base with hooks still works alone"
+
+
+def test_the_audio_feature_conditions_the_video_and_the_other_way_round(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets)
+    args = (inputs.latents, inputs.timesteps, inputs.text)
+    with torch.no_grad():
+        features = model.features(inputs.latents, inputs.timesteps, None)
+        both = model(*args, features)
+        other_audio = model(*args, AV(audio=features.audio.flip(2), video=features.video))
+        other_video = model(*args, AV(audio=features.audio, video=features.video.flip(2)))
+    assert equal(other_audio, both) == AV(audio=True, video=False)
+    assert equal(other_video, both) == AV(audio=False, video=True)
+
+
+def test_a_deep_copy_couples_by_itself(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets, with_connector=[True, True])
+    expected, alone = predict(model, inputs), uncoupled(model, inputs)
+    clone = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.coupling.parameters():
+            parameter.zero_()  # must not reach the copy
+    assert equal(predict(clone, inputs), expected) == AV.both(True)
+    assert equal(predict(model, inputs), alone) == AV.both(True)
+    del model, unets
+    gc.collect()
+    assert equal(predict(clone, inputs), expected) == AV.both(True)
+    clone.detach()
+    assert equal(predict(clone, inputs), alone) == AV.both(True)
+
+
+def test_two_models_share_bases_without_mixing(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    first = trained(unets)
+    expected = predict(first, inputs)
+    second = trained(unets, coupling="cross_attention")
+    assert equal(predict(first, inputs), expected) == AV.both(True)
+    assert equal(predict(second, inputs), expected) == AV.both(False)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_mask_switches_samples_off_exactly(
+    modality: str, unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets)
+    on, off = predict(model, inputs), uncoupled(model, inputs)
+    masks = {"audio": None, "video": None} | {modality: torch.tensor([True, False])}
+    masked = predict(model, inputs, coupled=AV(**masks))
+    for each in MODALITIES:
+        expected = [getattr(on, each)[0], getattr(off if each == modality else on, each)[1]]
+        assert torch.equal(getattr(masked, each), torch.stack(expected))
+
+
+def test_masked_samples_give_the_coupling_no_gradient(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets)
+    features = model.features(inputs.latents, inputs.timesteps, None)
+    eps = model(
+        inputs.latents, inputs.timesteps, inputs.text, features, AV.both(torch.tensor([False, False]))
+    )
+    (eps.audio.sum() + eps.video.sum()).backward()
+    # Every parameter takes part, as distributed training needs, and none is moved.
+    assert all(p.grad is not None and not p.grad.any() for p in model.coupling.parameters())
+
+
+def test_batches_give_what_single_samples_give(
+    any_unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(any_unets, with_connector=[True, True])
+    batch = predict(model, inputs)
+    for i in range(2):
+        single = predict(model, inputs.sample(i))
+        torch.testing.assert_close(single.audio, batch.audio[i : i + 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(single.video, batch.video[i : i + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_coupling_only_and_start_at_the_first_site(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets, with_connector=[False, True])
+    before: list[Tensor] = []
+    at_site: list[Tensor] = []
+    for unet in (unets.audio, unets.video):
+        unet.down_blocks[0].register_forward_hook(lambda _m, _a, out: before.extend([out[0], *out[1]]))
+        unet.down_blocks[1].register_forward_hook(lambda _m, _a, out: at_site.extend([out[0], out[1][-1]]))
+    features = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
+    eps = model(inputs.latents, inputs.timesteps, inputs.text, features)
+    assert before
+    assert not any(x.requires_grad for x in before)
+    assert all(x.requires_grad for x in at_site)
+    assert at_site[0] is at_site[1], "the conditioned map also replaces the block's last skip"
+    (eps.audio.square().mean() + eps.video.square().mean()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.coupling.parameters())
+    assert all(p.grad is None for unet in (unets.audio, unets.video) for p in unet.parameters())
+
+
+def test_gradient_checkpointing_changes_no_gradient(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    gradients, model = [], trained(unets)
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.coupling.enable_gradient_checkpointing()
+        features = model.features(inputs.latents, inputs.timesteps, None)
+        eps = model(inputs.latents, inputs.timesteps, inputs.text, features)
+        (eps.audio.square().mean() + eps.video.square().mean()).backward()
+        gradients.append([p.grad for p in model.coupling.parameters()])
+        model.zero_grad()
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_an_error_in_a_forward_pass_leaves_no_feature_behind(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model, alone = trained(unets), bases(unets, inputs)
+    features = model.features(inputs.latents, inputs.timesteps, None)
+    text = AV(audio=inputs.text.audio, video=torch.randn(2, 5, 7))  # the width is wrong, deep in the U-Net
+    with pytest.raises(RuntimeError):
+        model(inputs.latents, inputs.timesteps, text, features)
+    assert equal(bases(unets, inputs), alone) == AV.both(True)
+
+
+def test_a_class_that_is_not_supported_is_refused(unets: AV[Any], fresh: Callable[..., Coupling]) -> None:
+    with pytest.raises(
+        TypeError, match="the video U-Net is a Linear, which is not supported: use UNetMotion"
+    ):
+        JointModel(AV(audio=unets.audio, video=nn.Linear(2, 2)), fresh(unets))
+
+
+def test_shapes_are_checked_before_work(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets)
+
+    def call(**changes: Any) -> None:
+        arguments = {"latents": inputs.latents, "timesteps": inputs.timesteps, "text": inputs.text} | changes
+        model(**arguments)
+
+    latents, video = inputs.latents, inputs.latents.video
+    with pytest.raises(
+        ValueError, match=r"video latents have shape \(2, 4, 4, 4\), expected \(B, C, T, H, W\)"
+    ):
+        call(latents=AV(audio=latents.audio, video=video[:, :, 0]))
+    with pytest.raises(ValueError, match=r"audio latents are 7 × 4 .* pad with zeros to 8 × 4"):
+        call(latents=AV(audio=latents.audio[:, :, :7], video=video))
+    with pytest.raises(
+        ValueError, match=r"video timesteps have shape \(\), but the batch of video latents is 2"
+    ):
+        call(timesteps=AV(audio=inputs.timesteps.audio, video=torch.tensor(3)))
+    features = model.features(latents, inputs.timesteps, None)
+    one = AV(audio=features.audio[:1], video=features.video)
+    with pytest.raises(
+        ValueError, match=r"video features made from the other modality have shape \(1, 32, 8\)"
+    ):
+        call(features=one)
+    with pytest.raises(ValueError, match=r"audio coupled have shape \(3,\)"):
+        call(features=features, coupled=AV(audio=torch.ones(3, dtype=torch.bool), video=None))
+
+
+def test_two_threads_predict_what_one_does(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(unets)
+    kinds: list[Callable[[JointModel, Any], AV[Tensor]]] = [predict, uncoupled]
+    singly = [kind(model, inputs) for kind in kinds]
+    together = threading.Barrier(2)
+
+    def repeated(kind: Callable[[JointModel, Any], AV[Tensor]]) -> list[AV[Tensor]]:
+        together.wait()
+        return [kind(model, inputs) for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for one, many in zip(singly, pool.map(repeated, kinds), strict=True):
+            assert all(equal(one, other) == AV.both(True) for other in many)
+
+
+def test_gradient_checkpointing_of_the_bases_changes_no_gradient(
+    unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    gradients, model = [], trained(unets, with_connector=[True, True]).train()
+    for checkpointing in (False, True):
+        if checkpointing:
+            unets.map(lambda unet: unet.enable_gradient_checkpointing())
+        features = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
+        eps = model(inputs.latents, inputs.timesteps, inputs.text, features)
+        (eps.audio.square().mean() + eps.video.square().mean()).backward()
+        gradients.append([p.grad for p in model.parameters()])
+        model.zero_grad()
+    assert any(g is not None and g.any() for g in gradients[0])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)

@@ -1,0 +1,81 @@
+"""Windows over long clips: they cover everything, cut both tracks at one moment, and change nothing local."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kinetophone.av import AV
+from kinetophone.diffusion.sample import initial_noise
+from kinetophone.diffusion.windows import Window, plan_windows, whole, windowed
+
+RATE = Fraction(25, 16)  # audio latents per frame
+
+
+@given(
+    frames=st.integers(1, 500),
+    size=st.sampled_from([8, 16, 32]),
+    rate=st.sampled_from([RATE, Fraction(3, 2)]),
+)
+def test_windows_cover_the_clip_and_start_where_both_tracks_do(
+    frames: int, size: int, rate: Fraction
+) -> None:
+    window = AV(audio=round(size * rate), video=size)
+    plan = plan_windows(frames, window, rate)
+    starts = [w.start.video for w in plan]
+    assert starts[0] == 0
+    assert len(plan) == 1 or whole(plan[:-1]).video < frames
+    assert whole(plan).video >= frames
+    for earlier, later in pairwise(plan):
+        assert 0 < later.start.video - earlier.start.video <= size // 2 + rate.denominator
+        if size // 2 >= rate.denominator:
+            assert later.start.audio == later.start.video * rate
+
+
+def local(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+    return latents.map(torch.tanh)
+
+
+def test_a_prediction_without_context_is_the_same_in_windows() -> None:
+    plan = plan_windows(70, AV(audio=50, video=32), RATE)
+    assert [w.start for w in plan] == [AV(audio=0, video=0), AV(25, 16), AV(50, 32), AV(75, 48)]
+    total = whole(plan)
+    latents = initial_noise(AV(audio=(2, total.audio, 4), video=(3, total.video, 2, 2)), [1, 2])
+    t = AV.both(torch.tensor([5, 5]))
+    eps = windowed(plan, [local] * len(plan))(latents, t, latents)
+    torch.testing.assert_close(eps.audio, torch.tanh(latents.audio))
+    torch.testing.assert_close(eps.video, torch.tanh(latents.video))
+
+
+def test_windows_fade_into_one_another() -> None:
+    plan = plan_windows(48, AV(audio=50, video=32), RATE)
+    latents = AV(audio=torch.zeros(1, 1, 75, 1), video=torch.zeros(1, 1, 48, 1, 1))
+
+    def constant(value: float) -> object:
+        return lambda x, t, x0: x.map(lambda y: torch.full_like(y, value))
+
+    eps = windowed(plan, [constant(0.0), constant(1.0)])(latents, AV.both(torch.zeros(1)), None)  # type: ignore[list-item]
+    track = eps.video.flatten()
+    assert torch.equal(track[:16], torch.zeros(16))
+    assert torch.equal(track[32:], torch.ones(16))
+    assert (track.diff() >= 0).all()
+    assert track.diff().max() < 0.1
+
+
+def test_each_window_predicts_its_own_stretch() -> None:
+    seen: list[float] = []
+
+    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        assert x0_hat is not None
+        seen.append(float(x0_hat.video[0, 0, 0, 0, 0]))
+        return latents
+
+    plan = [Window(AV(25 * k, 16 * k), AV(50, 32)) for k in range(3)]
+    ramp = AV(audio=torch.zeros(1, 1, 100, 1), video=torch.arange(64.0).view(1, 1, 64, 1, 1))
+    windowed(plan, [predict] * 3)(ramp, AV.both(torch.zeros(1)), ramp)
+    assert seen == [0, 16, 32]
