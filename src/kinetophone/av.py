@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 U = TypeVar("U")
 
 MODALITIES = ("audio", "video")
@@ -35,7 +35,11 @@ class AV(Generic[T]):
         """Exchange the modalities: what conditions each one is made from the other."""
         return AV(audio=self.video, video=self.audio)
 
-    @classmethod
-    def both(cls, value: T) -> AV[T]:
+    def replaced(self, modality: str, value: Any) -> AV[Any]:
+        """The pair with another value for one modality, "audio" or "video"."""
+        return AV(audio=value, video=self.video) if modality == "audio" else AV(audio=self.audio, video=value)
+
+    @staticmethod
+    def both(value: U) -> AV[U]:
         """The same value for both modalities."""
-        return cls(audio=value, video=value)
+        return AV(audio=value, video=value)

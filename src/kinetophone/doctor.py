@@ -406,7 +406,7 @@ def _weights_bytes(part: Part, folder: Path) -> int:
 def _smallest(pipe: Any) -> None:
     """A step of sampling on the smallest latents that the pair takes."""
     from kinetophone.av import AV
-    from kinetophone.diffusion.clocks import local_grids
+    from kinetophone.diffusion.clocks import power_path
     from kinetophone.diffusion.guidance import guided
     from kinetophone.diffusion.sample import initial_noise, sample_joint
 
@@ -414,11 +414,12 @@ def _smallest(pipe: Any) -> None:
     frames = min(4, pipe.spec.frames)
     shapes: AV[Any] = AV(audio=audio.latent_shape(1), video=video.latent_shape(frames, video.multiple))
     text = pipe.bases.map(lambda base: base.encode_prompt([_PROMPT]))
+    times = pipe.latent_times(shapes.map(lambda shape: shape[1]), pipe.spec.fps)
     sample_joint(
-        guided(pipe.model, text, None, AV.both(1.0), rates=pipe.rates(pipe.spec.fps)),
+        guided(pipe.model, text, None, AV.both(1.0), times=times),
         initial_noise(shapes, [0], device=pipe.device),
-        local_grids(pipe.bases.map(lambda base: base.scheduler), 1, 1.0),
-        pipe.schedules,
+        power_path(pipe.processes, 1, 1.0),
+        pipe.processes,
     )
 
 

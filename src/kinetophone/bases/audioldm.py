@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from kinetophone.bases.base import Base
 from kinetophone.bases.computing import decode_latents, encode_latents, execution_device, in_chunks, tokenize
+from kinetophone.bases.protocol import Denoiser, Times
+from kinetophone.bases.unet import AudioUNet
+from kinetophone.diffusion.process import Discrete
 from kinetophone.errors import RequestError
 from kinetophone.hub.components import load_components
 from kinetophone.hub.locate import Source
@@ -76,6 +79,15 @@ class AudioLDM(Base):
                 ]
             )
         return cls(**parts, reference={"name": source.name, "revision": source.revision})
+
+    def denoiser(self) -> Denoiser:
+        """The U-Net with its noise process."""
+        return AudioUNet(self.unet, Discrete.from_scheduler(self.scheduler))
+
+    def latent_times(self, steps: int, fps: float | Fraction) -> Times:
+        """When each of ``steps`` latents begins and ends, also those that pad; ``fps`` does not matter."""
+        index = torch.arange(steps + 1, dtype=torch.float64) / float(self.latents_per_second)
+        return Times(index[:-1], index[1:])
 
     @property
     def sample_rate(self) -> int:

@@ -6,6 +6,7 @@ Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T, h, w), scaled; tex
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from kinetophone.bases.base import Base
 from kinetophone.bases.computing import decode_latents, encode_latents, execution_device, tokenize
+from kinetophone.bases.protocol import Denoiser, Times
+from kinetophone.bases.unet import VideoUNet
+from kinetophone.diffusion.process import Discrete
 
 _PIXELS_AT_ONCE = 32 * 64 * 64  # decoded together: 32 frames of 64 px, 2 of 256 px
 
@@ -39,6 +43,15 @@ class VideoBase(Base):
         "tokenizer": (),
         "scheduler": (),
     }
+
+    def denoiser(self) -> Denoiser:
+        """The U-Net with its noise process."""
+        return VideoUNet(self.unet, Discrete.from_scheduler(self.scheduler))
+
+    def latent_times(self, steps: int, fps: float | Fraction) -> Times:
+        """When each of ``steps`` latents begins and ends: each is a frame."""
+        index = torch.arange(steps + 1, dtype=torch.float64) / float(fps)
+        return Times(index[:-1], index[1:])
 
     @property
     def factor(self) -> int:

@@ -45,12 +45,13 @@ def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str
     batches = -(-clips // _AT_ONCE)
     for captions, clean in track(_batches(bundle, clips, data, domain), batches, "measuring the map"):
         text: AV[Tensor] = bundle.bases.map(lambda base, texts=captions: base.encode_prompt(texts))
+        times = bundle.latent_times(clean.map(lambda x: x.shape[2]), bundle.spec.fps)
         parts.append(
             measure(
-                guided(bundle.model, text, None, AV.both(1.0), rates=bundle.rates(bundle.spec.fps)),
+                guided(bundle.model, text, None, AV.both(1.0), times=times),
                 guided(bundle.model, text, None, AV.both(1.0), coupled=False),
                 clean,
-                bundle.schedules,
+                bundle.processes,
                 list(range(first, first + len(captions))),
                 self_conditioning=bundle.coupling.config.connector_input == "x_pred",
             )
@@ -93,7 +94,7 @@ def find_gamma(
 ) -> tuple[GammaChoice, InformationMap, dict[str, Any]]:
     """The choice, the map it is from, and both as plain numbers for JSON."""
     found = map_bundle(bundle, clips, data, domain)
-    choice = choose_gamma(found, bundle.schedules)
+    choice = choose_gamma(found, bundle.processes)
     return choice, found, {"choice": asdict(choice), "map": found.to_dict()}
 
 
@@ -114,7 +115,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     choice, found = results["choice"], results["map"]
-    edges = (np.array(found["levels"]) + 1) / 1000
+    edges = np.array(found["levels"])
     figure = Figure(figsize=(13, 4), layout="constrained")
     axes = figure.subplots(1, 3)
     u = np.linspace(1e-3, 1, 200)

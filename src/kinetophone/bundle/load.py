@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bases.protocol import Denoiser, Times
 from kinetophone.bundle.spec import BundleSpec
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
 from kinetophone.diffusion.clocks import Spacing
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Discrete, Process
 from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.errors import RequestError
 from kinetophone.hub.components import cast, component_class, load_network, save_component
@@ -55,12 +56,10 @@ class Bundle:
     ) -> None:
         self.bases, self.coupling, self.spec = bases, coupling, spec
         self.leaks: AV[SignalLeak | None] = leaks or AV.both(None)
-        self.model = JointModel(bases.map(lambda base: base.unet), coupling).eval().requires_grad_(False)
-        # The reference leaves the noise of its schedule's first timestep in; ours removes it.
-        final = None if spec.sampling == "reference" else 1.0
-        self.schedules: AV[NoiseSchedule] = bases.map(
-            lambda base: NoiseSchedule.from_scheduler(base.scheduler, final)
-        )
+        denoisers: AV[Denoiser] = bases.map(lambda base: base.denoiser())
+        if spec.sampling == "reference":
+            denoisers.map(_keep_first_noise, bases)
+        self.model = JointModel(denoisers, coupling).eval().requires_grad_(False)
         self._offload: tuple[Offload, torch.device] | None = None
 
     @property
@@ -77,9 +76,14 @@ class Bundle:
         parts = "".join(f"\n  {name}: {type(part).__name__}" for name, part in self.components.items())
         return f"{type(self).__name__} '{self.spec.name}' on {self.device}{parts}"
 
-    def rates(self, fps: float | Fraction) -> AV[float]:
-        """Latents per second of each modality, at a frame rate."""
-        return AV(audio=float(self.bases.audio.latents_per_second), video=float(fps))
+    @property
+    def processes(self) -> AV[Process]:
+        """The noise process of each base."""
+        return self.model.denoisers.map(lambda denoiser: denoiser.process)
+
+    def latent_times(self, lengths: AV[int], fps: float | Fraction) -> AV[Times]:
+        """When each of so many latents begins and ends, in seconds, at a frame rate."""
+        return self.bases.map(lambda base, steps: base.latent_times(steps, fps), lengths)
 
     @classmethod
     def from_pretrained(
@@ -294,6 +298,11 @@ class Bundle:
         """Networks of both bases by name: what surrounds the joint model."""
         both = (self.bases.audio.networks, self.bases.video.networks)
         return [networks[name] for name in names for networks in both if name in networks]
+
+
+def _keep_first_noise(denoiser: Denoiser, base: Any) -> None:
+    """The reference leaves the noise of its schedule's first timestep in; ours removes it."""
+    denoiser.process = Discrete.from_scheduler(base.scheduler, None)
 
 
 def load_coupling(name_or_path: str | os.PathLike[str], dtype: torch.dtype) -> Coupling:

@@ -23,6 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.protocol import Denoiser
 from kinetophone.coupling.blocks.cmc_pe import CMCPEBlock
 from kinetophone.coupling.blocks.cross_attention import CrossAttentionBlock
 from kinetophone.coupling.blocks.timed_attention import TimedCrossAttentionBlock
@@ -54,6 +55,11 @@ class Site:
     def name(self) -> str:
         """Name of the block's parameters within a coupling."""
         return f"connector_in_{self.modality}.{0 if self.stage == 'down' else 1}.{self.index}.0"
+
+    @property
+    def path(self) -> str:
+        """Path of the block in the U-Net that it is inserted behind."""
+        return f"{self.stage}_blocks.{self.index}"
 
 
 def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool]) -> tuple[Site, ...]:
@@ -239,6 +245,10 @@ class Coupling(ModelMixin, ConfigMixin):
         config = self.config
         return sites_of(modality, config[f"{modality}_widths"], config[f"{modality}_with_connector"])
 
+    def inserted(self, modality: str) -> dict[str, str]:
+        """Paths of the modules of that modality's network that a block is inserted behind, and its name."""
+        return {site.path: site.name for site in self.sites(modality)}
+
     def features(self, latents: AV[Tensor], embeddings: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         """Run both connectors: ``features.audio`` is made *from* audio, to condition the *video* U-Net.
 
@@ -260,50 +270,50 @@ class Coupling(ModelMixin, ConfigMixin):
         )
 
     def condition(
-        self, site: Site, x: Tensor, feature: Tensor, frames: int | None, times: SiteTimes | None = None
+        self, name: str, x: Tensor, feature: Tensor, per_frame: bool, times: SiteTimes | None = None
     ) -> Tensor:
-        """The map ``x`` of a site, conditioned by the other modality's feature, in the shape of ``x``.
+        """The tokens of a site, conditioned by the other modality's feature.
 
         Args:
-            site: one of :meth:`sites`.
-            x: audio (B, C, L, M) or video (B·T, C, H, W).
+            name: of an inserted block, from :meth:`inserted`.
+            x: tokens (B, R, S, C): R steps along time of S positions each.
             feature: the feature made from the *other* modality.
-            frames: T for video, None for audio.
-            times: of the map's rows and of the feature's steps; None with the alignment "stretched".
+            per_frame: whether a set of tokens that attend to one another is a step, as in video, or the clip.
+            times: of the site's steps and of the feature's; None with the alignment "stretched".
 
         Returns:
-            The conditioned map.
+            The conditioned tokens, in the shape of ``x``.
         """
-        block = self.get_submodule(site.name)
+        block = self.get_submodule(name)
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, x, feature, frames, times)
-        return block(x, feature, frames, times)
+            return self._gradient_checkpointing_func(block, x, feature, per_frame, times)
+        return block(x, feature, per_frame, times)
 
-    def check(self, unets: AV[Any]) -> None:
-        """Make sure that this coupling was made for U-Nets like these.
-
-        Args:
-            unets: the base U-Nets.
+    def check(self, denoisers: AV[Denoiser]) -> None:
+        """Make sure that this coupling was made for networks like these.
 
         Raises:
             RequestError: if it was not, with all differences.
         """
         problems = []
         for modality in MODALITIES:
-            unet, widths = getattr(unets, modality), list(self.config[f"{modality}_widths"])
-            expected = {
-                "in_channels": self.config[f"{modality}_channels"],
-                "block_out_channels": widths,
-            }
-            for key, value in expected.items():
-                found = unet.config[key]
-                found = list(found) if isinstance(value, list) else found
-                if found != value:
-                    problems.append(f"{modality} U-Net has {key} {found}, the coupling was made for {value}")
-            embedding_dim = unet.time_embedding.linear_2.out_features
-            if embedding_dim != 4 * widths[0]:
+            denoiser, widths = getattr(denoisers, modality), list(self.config[f"{modality}_widths"])
+            channels, there = self.config[f"{modality}_channels"], denoiser.latent_channels
+            if there != channels:
                 problems.append(
-                    f"{modality} U-Net embeds timesteps in {embedding_dim} channels, "
+                    f"the {modality} latents have {there} channels, the coupling was made for {channels}"
+                )
+            found = {site.path: site.width for site in denoiser.sites()}
+            made_for = {site.path: site.channels for site in sites_of(modality, widths, [True] * len(widths))}
+            if found != made_for:
+                own = [found[path] for path in found if path.startswith("down_blocks")]
+                problems.append(
+                    f"the {modality} base has widths {own or sorted(set(found.values()))}, "
+                    f"the coupling was made for {widths}"
+                )
+            if denoiser.time_width != 4 * widths[0]:
+                problems.append(
+                    f"the {modality} base embeds timesteps in {denoiser.time_width} channels, "
                     f"the coupling expects 4 × {widths[0]} = {4 * widths[0]}"
                 )
         if problems:

@@ -1,15 +1,15 @@
-"""The joint model: two base U-Nets, attached to one another by a coupling.
+"""The joint model: two base networks, attached to one another by a coupling.
 
-The bases are neither edited nor re-implemented. Forward hooks behind named blocks (the *sites*) pass each
-map through an inserted block while a feature is set, and do nothing otherwise, so a base keeps working alone.
+The bases are neither edited nor re-implemented. Forward hooks behind named modules (the *sites*) pass what
+each returns through an inserted block while a feature is set, and do nothing otherwise, so a base keeps
+working alone.
 
-Shape legend: B batch, C latent channels, T video frames, H, W video latent size, L audio latent steps,
-M mel bins of the audio latent, S text tokens, D text width.
+Shape legend: B batch; latents (B, C, T, …) with their own T each; N tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,74 +17,75 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.coupling.coupling import Coupling, Site
-from kinetophone.coupling.times import at_site
-
-SUPPORTED = AV(audio=(UNet2DConditionModel,), video=(UNetMotionModel, UNet3DConditionModel))
+from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.coupling.times import SiteTimes
 
 
 @dataclass(frozen=True, slots=True)
 class _Signal:
-    """What conditions one U-Net during one forward pass."""
+    """What conditions one network during one forward pass."""
 
     feature: Tensor  # made from the other modality
     coupled: Tensor | None  # (B,) bool; None: every sample
-    frames: int | None  # T for video, None for audio
-    rates: tuple[float, float] | None  # latents per second, its own and the other's
-    lengths: tuple[int, int]  # of the latents along time, its own and the other's
+    steps: int  # of its latent along time
+    times: tuple[Times, Times] | None  # of the latents, its own and the other's
 
 
-# The forward pass that this thread is in: of which model, and what conditions its U-Nets. A variable of the
+# The forward pass that this thread is in: of which model, and what conditions its networks. A variable of the
 # call rather than an attribute of the model: threads that share a model must not see one another's features,
 # nor must two models that share a base.
-_CALL: ContextVar[tuple[JointModel, AV[_Signal | None]] | None] = ContextVar("kinetophone_call", default=None)
+_Call = tuple["JointModel", AV[_Signal | None]]
+_CALL: ContextVar[_Call | None] = ContextVar("kinetophone_call", default=None)
 
 
 class JointModel(nn.Module):
-    """Noise prediction for an audio latent and a video latent that belong together.
+    """Prediction for an audio latent and a video latent that belong together.
 
     Args:
-        unets: base U-Nets, frozen or not: video UNetMotionModel or UNet3DConditionModel, audio
-            UNet2DConditionModel. They get forward hooks and are otherwise unmodified.
-        coupling: connectors and inserted blocks made for U-Nets of these widths.
+        denoisers: the bases' networks with their processes. The networks get forward hooks and are otherwise
+            unmodified.
+        coupling: connectors and inserted blocks made for these networks.
 
     Raises:
-        TypeError: if a U-Net is of a class that is not supported.
-        RequestError: if the coupling was made for other U-Nets.
+        RequestError: if the coupling was made for others.
     """
 
-    def __init__(self, unets: AV[nn.Module], coupling: Coupling) -> None:
+    def __init__(self, denoisers: AV[Denoiser], coupling: Coupling) -> None:
         super().__init__()
-        for modality in MODALITIES:
-            unet, allowed = getattr(unets, modality), getattr(SUPPORTED, modality)
-            if not isinstance(unet, allowed):
-                raise TypeError(
-                    f"the {modality} U-Net is a {type(unet).__name__}, which is not supported: "
-                    f"use {' or '.join(cls.__name__ for cls in allowed)}"
-                )
-        coupling.check(unets)
-        self.unet_audio: Any = unets.audio
-        self.unet_video: Any = unets.video
+        coupling.check(denoisers)
+        self.denoisers = denoisers
+        # Registered, so that moving or saving the model takes the networks along.
+        self.network_audio: Any = denoisers.audio.network
+        self.network_video: Any = denoisers.video.network
         self.coupling = coupling
         self._handles: list[RemovableHandle] = []
         for modality in MODALITIES:
-            for site in coupling.sites(modality):
-                block = getattr(getattr(unets, modality), f"{site.stage}_blocks")[site.index]
+            denoiser = getattr(denoisers, modality)
+            found = {site.path: site for site in denoiser.sites()}
+            for path, name in coupling.inserted(modality).items():
+                module = denoiser.network.get_submodule(path)
                 # partial, not a closure: copy.deepcopy copies a partial's arguments, so that the hooks of a
                 # copied model serve the copy. A closure would keep serving the original, and the copy (an
                 # EMA model, say) would silently run uncoupled.
-                self._handles.append(block.register_forward_hook(partial(_at_site, self, site)))
+                hook = partial(_at_site, self, modality, found[path], name)
+                self._handles.append(module.register_forward_hook(hook))
 
     @property
-    def unets(self) -> AV[Any]:
-        """The two base U-Nets."""
-        return AV(audio=self.unet_audio, video=self.unet_video)
+    def networks(self) -> AV[Any]:
+        """The two base networks."""
+        return AV(audio=self.network_audio, video=self.network_video)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the latents that it takes."""
+        return self.coupling.dtype
 
     def detach(self) -> None:
         """Remove the hooks from the bases for good; this model predicts uncoupled from then on."""
@@ -93,166 +94,189 @@ class JointModel(nn.Module):
         self._handles.clear()
 
     @apply_forward_hook  # an offloaded model comes to its device before this, as before forward
-    def features(self, latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        """Run both connectors. ``features.audio`` is made *from* audio and conditions the *video* U-Net.
+    def features(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        """Run both connectors. ``features.audio`` is made *from* audio and conditions the *video* network.
 
         Args:
             latents: noisy latents, audio (B, C, L, M), video (B, C, T, H, W).
-            timesteps: noise level (B,) of each latent, 0…999; in training they may differ from those that
-                the U-Nets are given.
+            levels: noise level (B,) of each latent, float64 on the CPU; in training they may differ from
+                those that the networks are given.
             x0_hat: the last estimate of the clean latents (self-conditioning), or None.
 
         Returns:
             Features for :meth:`forward`, as :meth:`Coupling.features` gives them.
         """
-        return self.coupling.features(latents, self.unets.map(_embed_time, timesteps), x0_hat)
+        embeddings = self.denoisers.map(lambda denoiser, level: denoiser.embed_time(level), levels)
+        return self.coupling.features(latents, embeddings, x0_hat)
 
     def forward(
         self,
         latents: AV[Tensor],
-        timesteps: AV[Tensor],
-        text: AV[Tensor],
+        levels: AV[Tensor],
+        text: AV[Conditioning],
         features: AV[Tensor] | None = None,
         coupled: AV[Tensor | None] | None = None,
         only: str | None = None,
-        rates: AV[float] | None = None,
+        times: AV[Times] | None = None,
     ) -> AV[Tensor]:
-        """Predict the noise in both latents.
+        """Both networks' outputs.
 
-        The U-Nets do not see one another here, only the features, so the two batch sizes may differ, as in
+        The networks do not see one another here, only the features, so the two batch sizes may differ, as in
         guidance of one modality alone; each must match the feature that conditions it.
 
         Args:
-            latents: noisy latents, audio (B, C, L, M), video (B, C, T, H, W). L and M must be multiples of
-                :attr:`audio_multiple`: pad with zeros before noise is added, cut after generation.
-            timesteps: noise level (B,) of each latent.
-            text: audio (B, D) class labels, video (B, S, D) hidden states.
+            latents: noisy latents, audio (B, C, L, M), video (B, C, T, H, W), of shapes that the networks
+                take: pad with zeros before noise is added, cut after generation.
+            levels: noise level (B,) of each latent, float64 on the CPU.
+            text: what each base is told of the texts.
             features: from :meth:`features`; None switches the coupling off, leaving exactly the bases.
-            coupled: per U-Net, bool (B,); where False, its inserted blocks contribute nothing to that sample.
-            only: "audio" or "video": run that U-Net alone, as where the other modality is given.
-            rates: latents per second of each modality; a coupling with the alignment "seconds" needs them.
+            coupled: per network, bool (B,); where False, its inserted blocks contribute nothing to that
+                sample.
+            only: "audio" or "video": run that network alone, as where the other modality is given.
+            times: of each modality's latents; a coupling with the alignment "seconds" needs them.
 
         Returns:
-            Noise predictions in the shapes of ``latents``; zeros for a U-Net that was not run.
+            Outputs in the shapes of ``latents``; zeros for a network that was not run.
 
         Raises:
-            ValueError: if shapes do not fit one another or the U-Nets.
+            ValueError: if shapes do not fit one another or the networks.
         """
-        self._check_shapes(latents, timesteps, text, features, coupled)
+        self._check_shapes(latents, levels, text, features, coupled)
         masks: AV[Tensor | None] = AV.both(None) if coupled is None else coupled
         signals: AV[_Signal | None] = AV.both(None)
         if features is not None:
-            frames, length = latents.video.shape[2], latents.audio.shape[2]
-            audio_rates, video_rates = self._rates(rates)
-            signals = AV(
-                audio=_Signal(features.video, masks.audio, None, audio_rates, (length, frames)),
-                video=_Signal(features.audio, masks.video, frames, video_rates, (frames, length)),
+            known = self._times(times)
+            signals = features.swap().map(
+                lambda feature, mask, x, own, other: _Signal(
+                    feature, mask, x.shape[2], None if own is None else (own, other)
+                ),
+                masks,
+                latents,
+                known,
+                known.swap(),
             )
-        with self._signalling(signals):
-            audio, video = (torch.zeros_like(x) for x in (latents.audio, latents.video))
-            if only != "video":
-                audio = self._predict_audio(latents.audio, timesteps.audio, text.audio)
-            if only != "audio":
-                video = self._predict_video(latents.video, timesteps.video, text.video)
-            return AV(audio=audio, video=video)
+        if torch.is_grad_enabled():
+            _keep_calls(self)
+        with _calling((self, signals)):
+            outputs: AV[Tensor] = latents.map(torch.zeros_like)
+            for modality in MODALITIES:
+                if only in (None, modality):
+                    inputs = (getattr(pair, modality) for pair in (latents, levels, text))
+                    output = getattr(self.denoisers, modality)(*inputs)
+                    outputs = outputs.replaced(modality, output)
+            return outputs
 
-    @property
-    def audio_multiple(self) -> int:
-        """Total down-sampling of the audio U-Net: audio latent lengths must be multiples of it."""
-        return 2 ** (len(self.unet_audio.config.block_out_channels) - 1)
-
-    def _rates(
-        self, rates: AV[float] | None
-    ) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    def _times(self, times: AV[Times] | None) -> AV[Times | None]:
         config = self.coupling.config
         if config.alignment == "stretched" or config.coupling == "cross_attention":  # one token has no time
-            return None, None
-        if rates is None:
-            raise ValueError(
-                "the coupling aligns by seconds: give rates, the latents per second of each modality"
-            )
-        return (rates.audio, rates.video), (rates.video, rates.audio)
-
-    def _predict_audio(self, x: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        return self.unet_audio(
-            x, timesteps, encoder_hidden_states=None, class_labels=text, return_dict=False
-        )[0]
-
-    def _predict_video(self, x: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        if isinstance(self.unet_video, UNetMotionModel):
-            # It repeats the timestep embedding per frame itself but wants text repeated already, whereas
-            # UNet3DConditionModel repeats both (diffusers 0.42).
-            text = text.repeat_interleave(x.shape[2], dim=0)
-        return self.unet_video(x, timesteps, encoder_hidden_states=text, return_dict=False)[0]
-
-    @contextmanager
-    def _signalling(self, signals: AV[_Signal | None]) -> Iterator[None]:
-        token = _CALL.set((self, signals))
-        try:
-            yield
-        finally:  # also after an error, lest a base on its own be conditioned by a stale feature
-            _CALL.reset(token)
+            return AV.both(None)
+        if times is None:
+            raise ValueError("the coupling aligns by seconds: give times, those of each modality's latents")
+        return AV(times.audio, times.video)
 
     def _check_shapes(
         self,
         latents: AV[Tensor],
-        timesteps: AV[Tensor],
-        text: AV[Tensor],
+        levels: AV[Tensor],
+        text: AV[Conditioning],
         features: AV[Tensor] | None,
         coupled: AV[Tensor | None] | None,
     ) -> None:
-        for modality, dims in (("audio", "(B, C, L, M)"), ("video", "(B, C, T, H, W)")):
-            x = getattr(latents, modality)
+        for modality in MODALITIES:
+            x, denoiser = getattr(latents, modality), getattr(self.denoisers, modality)
+            dims = "(B, C, T, H, W)" if denoiser.per_frame else "(B, C, L, M)"
             if x.dim() != len(dims.split(",")):
                 raise ValueError(f"{modality} latents have shape {tuple(x.shape)}, expected {dims}")
-            given = {"timesteps": getattr(timesteps, modality), "text": getattr(text, modality)}
+            given = {"levels": [getattr(levels, modality)], "text": tree_leaves(getattr(text, modality))}
             if features is not None:
-                given["features made from the other modality"] = getattr(features.swap(), modality)
+                given["features made from the other modality"] = [getattr(features.swap(), modality)]
             if coupled is not None and getattr(coupled, modality) is not None:
-                given["coupled"] = getattr(coupled, modality)
-            for name, value in given.items():
-                if value.dim() == 0 or value.shape[0] != x.shape[0]:
-                    raise ValueError(
-                        f"{modality} {name} have shape {tuple(value.shape)}, but the batch of {modality} "
-                        f"latents is {x.shape[0]}"
-                    )
-        multiple, (length, bins) = self.audio_multiple, latents.audio.shape[2:]
-        if length % multiple or bins % multiple:
-            raise ValueError(
-                f"audio latents are {length} × {bins} (time × mel), but the audio U-Net needs multiples of "
-                f"{multiple}: pad with zeros to {-(-length // multiple) * multiple} × "
-                f"{-(-bins // multiple) * multiple} and cut after generation"
-            )
+                given["coupled"] = [getattr(coupled, modality)]
+            for name, values in given.items():
+                for value in values:
+                    if value.dim() == 0 or value.shape[0] != x.shape[0]:
+                        raise ValueError(
+                            f"{modality} {name} have shape {tuple(value.shape)}, but the batch of {modality} "
+                            f"latents is {x.shape[0]}"
+                        )
+            denoiser.check(x)
 
 
-def _embed_time(unet: Any, timesteps: Tensor) -> Tensor:
-    """The U-Net's own embedding (B, E) of timesteps (B,), without class or text embedding."""
-    embedding = unet.time_embedding(unet.time_proj(timesteps).to(unet.dtype))
-    activation = getattr(unet, "time_embed_act", None)
-    return embedding if activation is None else activation(embedding)
-
-
-def _at_site(model: JointModel, site: Site, block: nn.Module, args: Any, output: Any) -> Any:
-    """Forward hook: the output of a U-Net block, conditioned; None (leave it) while no feature is set."""
+def _at_site(
+    model: JointModel, modality: str, site: Site, name: str, module: nn.Module, args: Any, output: Any
+) -> Any:
+    """Forward hook: what a site's module returns, conditioned; None (leave it) while no feature is set."""
     call = _CALL.get()
     if call is None or call[0] is not model:
         return None
-    signal = getattr(call[1], site.modality)
+    signal = getattr(call[1], modality)
     if signal is None:
         return None
-    x = output[0] if site.stage == "down" else output
+    x, denoiser = site.read(output), getattr(model.denoisers, modality)
+    rows = denoiser.steps_at(site, x, signal.steps)
     times = None
-    if signal.rates is not None:
-        (own_rate, other_rate), (own, other) = signal.rates, signal.lengths
-        rows = x.shape[2] if signal.frames is None else signal.frames
-        times = at_site(rows, own, own_rate, signal.feature.shape[2], other, other_rate, x.device)
-    conditioned = model.coupling.condition(site, x, signal.feature, signal.frames, times)
+    if signal.times is not None:
+        own, other = signal.times
+        times = SiteTimes.of(own, rows, other, signal.feature.shape[2])
+    tokens = to_tokens(site, x, rows, denoiser.per_frame)
+    conditioned = model.coupling.condition(name, tokens, signal.feature, denoiser.per_frame, times)
     if signal.coupled is not None:
         # Selecting, rather than weighting by 0, makes "off" exact; computing all samples keeps every
         # parameter in the graph, as distributed training needs.
-        keep = signal.coupled.to(x.device).repeat_interleave(x.shape[0] // signal.coupled.shape[0])
-        conditioned = torch.where(keep[:, None, None, None], conditioned, x)
-    if site.stage == "up":
-        return conditioned
-    skips = output[1]
-    return conditioned, (*skips[:-1], conditioned)
+        conditioned = torch.where(signal.coupled.to(x.device)[:, None, None, None], conditioned, tokens)
+    return site.write(output, from_tokens(site, conditioned, x, denoiser.per_frame))
+
+
+def to_tokens(site: Site, x: Tensor, rows: int, per_frame: bool) -> Tensor:
+    """What a site holds as tokens (B, R, S, C): R steps along time, of S positions each."""
+    if site.layout == "tokens":
+        return x[:, site.prefix :].unflatten(1, (rows, -1))
+    if per_frame:  # images (B·R, C, H, W)
+        return x.unflatten(0, (-1, rows)).flatten(3).transpose(2, 3)
+    return x.permute(0, 2, 3, 1)  # a map (B, C, R, M)
+
+
+def from_tokens(site: Site, tokens: Tensor, x: Tensor, per_frame: bool) -> Tensor:
+    """Undo :func:`to_tokens`; ``x`` is what the tokens were made of."""
+    if site.layout == "tokens":
+        return torch.cat([x[:, : site.prefix], tokens.flatten(1, 2)], dim=1)
+    if per_frame:
+        return tokens.transpose(2, 3).unflatten(3, x.shape[2:]).flatten(0, 1)
+    return tokens.permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _calling(call: _Call | None) -> Iterator[None]:
+    token = _CALL.set(call)
+    try:
+        yield
+    finally:  # also after an error, lest a base on its own be conditioned by a stale feature
+        _CALL.reset(token)
+
+
+class _InCall:
+    """A network's gradient checkpointing that computes a block again in the call that it was computed in.
+
+    The backward pass runs the block, and the hooks behind it, when the call is long over, maybe in another
+    thread. Outside of a call it does what it did.
+    """
+
+    def __init__(self, checkpoint: Callable[..., Any]) -> None:
+        self.checkpoint = checkpoint
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        call = _CALL.get()
+
+        def again(*given: Any, **more: Any) -> Any:
+            with _calling(call):
+                return function(*given, **more)
+
+        return self.checkpoint(again, *args, **options)
+
+
+def _keep_calls(model: JointModel) -> None:
+    for network in (model.network_audio, model.network_video):
+        for module in network.modules():
+            checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+            if checkpoint is not None and not isinstance(checkpoint, _InCall):
+                module._gradient_checkpointing_func = _InCall(checkpoint)

@@ -1,12 +1,12 @@
-"""The times of a latent's steps, and which step of one modality holds at a moment of the other.
+"""Which step of one modality holds at a moment of the other.
 
-A latent's step k begins at k / rate seconds, also where it lies behind the end of the clip and only pads the
-latent to a multiple that its network needs. The published implementation spreads one modality's steps evenly
-over the other's instead, padding included, which shifts everything but the beginning: of 4 s of sound at 25
-latents a second, padded from 100 to 104, the last of 32 frames reads what is heard 0.125 s later. Its weights
-expect that; others are better off with true times.
+A feature is a series with times: each step begins and ends at a second of the clip, also where it lies behind
+the clip's end and only pads a latent to a multiple that its network needs. The published implementation
+spreads one modality's steps evenly over the other's instead, padding included, which shifts everything but
+the beginning: of 4 s of sound at 25 latents a second, padded from 100 to 104, the last of 32 frames reads
+what is heard 0.125 s later. Its weights expect that; others are better off with true times.
 
-Shape legend: T' steps of a feature, S rows of a site's map along time.
+Shape legend: T' steps of a feature, R steps of a site along time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kinetophone.bases.protocol import Times
+
 Alignment = Literal["seconds", "stretched"]
 ALIGNMENTS = ("seconds", "stretched")
 # A step may begin at the very moment that another does, but for rounding.
@@ -25,40 +27,29 @@ _SAME_S = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class SiteTimes:
-    """Beginnings in seconds, and the step length, of a site's rows and of the feature's steps."""
+    """Times of a site's steps (R,) and of the feature's (T',)."""
 
-    rows: Tensor  # (S,)
-    row_s: float
-    steps: Tensor  # (T',)
-    step_s: float
+    rows: Times
+    steps: Times
 
-    def held(self) -> Tensor:
-        """For each row, the index of the feature's step that holds at its beginning, int64 (S,)."""
-        return (torch.searchsorted(self.steps, self.rows + _SAME_S, right=True) - 1).clamp(min=0)
+    @classmethod
+    def of(cls, own: Times, rows: int, other: Times, steps: int) -> SiteTimes:
+        """At a site of ``rows`` steps, of a feature of ``steps``: both are the latents' or merged from them.
 
+        Args:
+            own: times of the site's own modality's latents.
+            rows: length of the site along time, the latent's or less where the network halves it.
+            other: times of the other modality's latents.
+            steps: length of the feature made from them.
+        """
+        return cls(own.merged(rows), other.merged(steps))
 
-def at_site(
-    rows: int,
-    latents: int,
-    rate: float,
-    steps: int,
-    other_latents: int,
-    other_rate: float,
-    device: torch.device,
-) -> SiteTimes:
-    """The times at a site.
+    def held(self, device: torch.device) -> Tensor:
+        """For each row, the index of the feature's step that holds at its beginning, int64 (R,)."""
+        last_begun = torch.searchsorted(self.steps.starts, self.rows.starts + _SAME_S, right=True) - 1
+        return last_begun.clamp(min=0).to(device)
 
-    Args:
-        rows: length of the site's map along time, the latent's or less where the network halves it.
-        latents: length of its modality's latent, padding included.
-        rate: latents per second of its modality.
-        steps: length of the feature, made from the other modality.
-        other_latents: length of the other modality's latent, padding included.
-        other_rate: latents per second of the other modality.
-        device: where the tensors are to be.
-    """
-    row_s = -(-latents // rows) / rate  # networks halve with a stride: ratios are whole
-    step_s = -(-other_latents // steps) / other_rate
-    return SiteTimes(
-        torch.arange(rows, device=device) * row_s, row_s, torch.arange(steps, device=device) * step_s, step_s
-    )
+    def middles(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Middles of the rows and of the feature's steps, float32, in seconds."""
+        rows, steps = ((t.starts + t.ends) / 2 for t in (self.rows, self.steps))
+        return rows.float().to(device), steps.float().to(device)

@@ -1,56 +1,77 @@
 """Guidance: away from the negative text, and away from what each base would do without the other.
 
-Shape legend: B batch; audio latents (B, C, L, M), video latents (B, C, T, H, W), timesteps (B,).
+Guidance is linear in what the networks predict, so it is the same for noise, v and flow.
+
+Shape legend: B batch; latents (B, C, time, …), levels (B,) in [0, 1] on the CPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.coupling.model import JointModel
 from kinetophone.diffusion.sample import Predict
 
-# Cross-modal guidance acts from this timestep on. Below it the other modality takes little off the error any
-# more (docs/results/maps), and a pass with the coupling off costs as much there as anywhere.
-SYNC_FROM = 300
+Conditioning = Tensor | Mapping[str, Tensor]
+"""What a base is told of a text: a tensor (B, …), or several by name."""
+
+
+class Denoiser(Protocol):
+    """What guidance needs of a joint model."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its latents."""
+
+    def features(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        """What each modality tells the other."""
+
+    def __call__(self, *inputs: Any) -> AV[Tensor]:
+        """Both networks' outputs, see ``JointModel.forward``."""
 
 
 def guided(
-    model: JointModel,
-    text_cond: AV[Tensor],
-    text_uncond: AV[Tensor] | None,
+    model: Denoiser,
+    text_cond: AV[Conditioning],
+    text_uncond: AV[Conditioning] | None,
     guidance: AV[float],
     *,
     sync: AV[float] | None = None,
     coupled: bool = True,
     only: str | None = None,
-    rates: AV[float] | None = None,
+    times: AV[Any] | None = None,
+    sync_from: float = 0.0,
 ) -> Predict:
     """A ``predict`` with classifier-free guidance (arXiv 2207.12598) and cross-modal guidance per modality.
 
-    With noise predictions u for the negative, c for the text, and a for the text with the coupling off:
+    With outputs u for the negative, c for the text, and a for the text with the coupling off:
 
-        ε = u + guidance · (c - u) + (sync - 1) · (c - a)
+        output = u + guidance · (c - u) + (sync - 1) · (c - a)
 
-    A modality's branches go through its U-Net in one batch; a scale of 1 skips the branch that it would
-    need, and a is skipped below timestep ``SYNC_FROM``. The connectors run once a step: their features depend
-    on no text, so the branches share them.
+    A modality's branches go through its network in one batch; a scale of 1 skips the branch that it would
+    need, and a is skipped below the level ``sync_from``. The connectors run once a step: their features
+    depend on no text, so the branches share them.
 
     Args:
         model: the joint model.
-        text_cond: what is wanted: audio (B, D), video (B, S, D).
+        text_cond: what is wanted, as the bases encode it.
         text_uncond: the negative, in the same shapes; may be None if no guidance needs it.
         guidance: scale per modality; 1 is the conditional prediction, 0 the unconditional one.
         sync: scale of cross-modal guidance per modality; 1, the default, is none. Above 1 a modality is led
             by the other more than it was trained to be.
         coupled: False leaves the connectors out: each base by itself, whatever ``sync`` is.
         only: "audio" or "video": predict that modality alone, the other being given.
-        rates: latents per second of each modality, see :meth:`JointModel.forward`.
+        times: of each modality's latents, see ``JointModel.forward``.
+        sync_from: cross-modal guidance acts at this level and above. Near the clean end the other modality
+            takes little off the error, and a pass with the coupling off costs as much there as anywhere.
 
     Returns:
-        The noise prediction for :func:`kinetophone.diffusion.sample.sample_joint`, in the model's dtype.
+        The prediction for :func:`kinetophone.diffusion.sample.sample_joint`, in the model's dtype.
 
     Raises:
         ValueError: if guidance needs a ``text_uncond`` that is missing or of another shape.
@@ -58,46 +79,54 @@ def guided(
     _check_texts(text_cond, text_uncond, guidance)
     sync = sync or AV.both(1.0)
 
-    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+    def predict(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         branches: AV[list[str]] = guidance.map(
-            lambda scale, synchrony, t: [
+            lambda scale, synchrony, level: [
                 *(["uncond"] if scale != 1 else []),
                 "cond",
-                *(["apart"] if coupled and synchrony != 1 and int(t.max()) >= SYNC_FROM else []),
+                *(["apart"] if coupled and synchrony != 1 and float(level.max()) >= sync_from else []),
             ],
-            sync, timesteps,
+            sync, levels,
         )  # fmt: skip
-        text: AV[Tensor] = text_cond.map(
-            lambda cond, uncond, names: torch.cat([uncond if name == "uncond" else cond for name in names]),
+        text: AV[Conditioning] = text_cond.map(
+            lambda cond, uncond, names: _joined([uncond if name == "uncond" else cond for name in names]),
             text_uncond or AV.both(None), branches,
         )  # fmt: skip
-        dtype = model.coupling.dtype
-        latents = latents.map(lambda x: x.to(dtype))
+        latents = latents.map(lambda x: x.to(model.dtype))
         features, masks = None, None
         if coupled:
-            features = model.features(latents, timesteps, x0_hat)
+            features = model.features(latents, levels, x0_hat)
             # The audio feature goes to the video U-Net and must have its batch, and the other way round.
             features = features.map(_tiled, branches.swap())
             masks = latents.map(_coupled_branches, branches)
-        tiled = (x.map(_tiled, branches) for x in (latents, timesteps))
-        eps = model(*tiled, text, features, masks, only, rates)
-        return eps.map(_combined, branches, guidance, sync)
+        tiled = (x.map(_tiled, branches) for x in (latents, levels))
+        output = model(*tiled, text, features, masks, only, times)
+        return output.map(_combined, branches, guidance, sync)
 
     return predict
 
 
-def _check_texts(text_cond: AV[Tensor], text_uncond: AV[Tensor] | None, guidance: AV[float]) -> None:
+def _check_texts(
+    text_cond: AV[Conditioning], text_uncond: AV[Conditioning] | None, guidance: AV[float]
+) -> None:
     for modality in MODALITIES:
         if getattr(guidance, modality) == 1:
             continue
         if text_uncond is None:
             raise ValueError(f"{modality} guidance is {getattr(guidance, modality)}, which needs text_uncond")
-        cond, uncond = getattr(text_cond, modality), getattr(text_uncond, modality)
-        if cond.shape != uncond.shape:
+        cond, uncond = (
+            [tuple(x.shape) for x in tree_leaves(getattr(text, modality))]
+            for text in (text_cond, text_uncond)
+        )
+        if cond != uncond:
             raise ValueError(
-                f"{modality} text_uncond has shape {tuple(uncond.shape)}, text_cond {tuple(cond.shape)}: "
-                "encode one negative per sample, to the same length"
+                f"{modality} text_uncond has shape {', '.join(map(str, uncond))}, text_cond "
+                f"{', '.join(map(str, cond))}: encode one negative per sample, to the same length"
             )
+
+
+def _joined(texts: list[Conditioning]) -> Conditioning:
+    return tree_map(lambda *parts: torch.cat(parts), *texts)
 
 
 def _tiled(x: Tensor, branches: list[str]) -> Tensor:
@@ -112,8 +141,8 @@ def _coupled_branches(x: Tensor, branches: list[str]) -> Tensor | None:
     return flags.repeat_interleave(x.shape[0])
 
 
-def _combined(eps: Tensor, branches: list[str], scale: float, sync: float) -> Tensor:
-    parts = dict(zip(branches, eps.chunk(len(branches)), strict=True))
+def _combined(output: Tensor, branches: list[str], scale: float, sync: float) -> Tensor:
+    parts = dict(zip(branches, output.chunk(len(branches)), strict=True))
     cond = parts["cond"]
     result = cond
     if "uncond" in parts:

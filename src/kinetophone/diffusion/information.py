@@ -1,7 +1,7 @@
 """How much sound and picture tell about each other, and the timestep adjustment γ that follows from it.
 
 The *map*: the error of each modality's noise prediction at every pair of noise levels, with the coupling on,
-and off. The *rule*: a path of sampling, u_video = u_audio^γ with u = t / T_max, crosses that map; what each
+and off. The *rule*: a path of sampling, u_video = u_audio^γ in levels u, crosses that map; what each
 modality gains from the other being cleaner than pure noise adds up along it to nats,
 
     I(γ) = Σ_m ½ D_m ∫ (mse_m, the other pure noise - mse_m) d log SNR_m,    D_m: numbers in a latent,
@@ -32,14 +32,14 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.diffusion.clocks import T_MAX
-from kinetophone.diffusion.process import NoiseSchedule, add_noise, clean_estimate
+from kinetophone.diffusion.process import Process
 from kinetophone.diffusion.sample import Predict, initial_noise
 
 # Evenly from where noise is nearly half of a latent's deviation. Below, a latent's content is settled, and
 # what is left is neither seen nor heard; but log SNR changes fastest there, and small errors of a coupling,
 # of either sign, would outweigh all else. Eight suffice: integrals of a Gaussian world are exact to 3 %.
-LEVELS = tuple(round(127 + (T_MAX - 1 - 127) * k / 7) for k in range(8))
+LEVELS = tuple((128 + round(872 * k / 7)) / 1000 for k in range(8))
+_FINE = 1000  # levels in a unit, for integrals
 GAMMAS = tuple(2 ** (k / 4) for k in range(-8, 9))
 ENOUGH = 0.95  # of the largest gain
 
@@ -49,13 +49,13 @@ class InformationMap:
     """Errors of both modalities' noise predictions at all pairs of levels.
 
     Attributes:
-        levels: Timesteps, rising, at which both modalities were measured.
+        levels: Rising, at which both modalities were measured.
         alone: Mean squared error of ε with the coupling off, (N, n): the level of the other does not matter.
         coupled: The same with it on, (N, n, n).
         sizes: Numbers in a latent.
     """
 
-    levels: tuple[int, ...]
+    levels: tuple[float, ...]
     alone: AV[np.ndarray]
     coupled: AV[np.ndarray]
     sizes: AV[int]
@@ -96,10 +96,10 @@ def measure(
     coupled: Predict,
     alone: Predict,
     clean: AV[Tensor],
-    schedules: AV[NoiseSchedule],
+    processes: AV[Process],
     seeds: Sequence[int],
     *,
-    levels: Sequence[int] = LEVELS,
+    levels: Sequence[float] = LEVELS,
     self_conditioning: bool = True,
 ) -> InformationMap:
     """The map of a batch of clips.
@@ -107,55 +107,58 @@ def measure(
     A clip's noise is the same at all levels, with the coupling on and off, so that differences are paired.
 
     Args:
-        coupled: noise prediction for the captions of these clips.
+        coupled: prediction for the captions of these clips.
         alone: the same with the coupling off.
         clean: clean latents (N, …).
-        schedules: of both modalities.
+        processes: of both modalities.
         seeds: of the noise of each clip.
-        levels: timesteps, rising.
+        levels: rising.
         self_conditioning: let the connectors see an estimate of the clean latents, made at the same levels.
     """
     batch = len(seeds)
     noise = initial_noise(clean.map(lambda x: x.shape[1:]), seeds, device=clean.audio.device)
 
-    def at(own: AV[int]) -> tuple[AV[Tensor], AV[Tensor], AV[Tensor]]:
-        timesteps = clean.map(lambda x, t: torch.full((batch,), t, device=x.device), own)
-        alphas = schedules.map(lambda schedule, t: schedule.alpha(t), timesteps)
-        return clean.map(add_noise, noise, alphas), timesteps, alphas
+    def at(own: AV[float]) -> tuple[AV[Tensor], AV[Tensor]]:
+        each: AV[Tensor] = own.map(lambda level: torch.full((batch,), level, dtype=torch.float64))
+        return processes.map(lambda process, *of: process.noised(*of), clean, noise, each), each
 
-    def errors(eps: AV[Tensor]) -> AV[np.ndarray]:
+    def split(predict: Predict, noisy: AV[Tensor], each: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Any]:
+        output = predict(noisy, each, x0_hat)
+        return processes.map(lambda process, *of: process.split(*of), noisy, output, each)
+
+    def errors(estimates: AV[Any]) -> AV[np.ndarray]:
         # On the CPU: a device may have no float64.
-        squared = eps.map(lambda e, n: (e.cpu().double() - n.cpu().double()).square(), noise)
+        squared = estimates.map(lambda e, n: (e[1].cpu().double() - n.cpu().double()).square(), noise)
         return squared.map(lambda x: x.flatten(1).mean(1).numpy())
 
     count = len(levels)
     off = AV(*(np.zeros((batch, count)) for _ in MODALITIES))
     on = AV(*(np.zeros((batch, count, count)) for _ in MODALITIES))
     for i, own in enumerate(levels):
-        noisy, timesteps, _ = at(AV.both(own))
-        found = errors(alone(noisy, timesteps, None))
+        noisy, each = at(AV.both(own))
+        found = errors(split(alone, noisy, each, None))
         off.audio[:, i], off.video[:, i] = found.audio, found.video
         for j, other in enumerate(levels):
-            noisy, timesteps, alphas = at(AV(audio=own, video=other))
+            noisy, each = at(AV(audio=own, video=other))
             x0_hat = None
             if self_conditioning:
-                x0_hat = noisy.map(clean_estimate, coupled(noisy, timesteps, None), alphas)
-            found = errors(coupled(noisy, timesteps, x0_hat))
+                x0_hat = split(coupled, noisy, each, None).map(lambda estimates: estimates[0])
+            found = errors(split(coupled, noisy, each, x0_hat))
             on.audio[:, i, j], on.video[:, j, i] = found.audio, found.video
     sizes: AV[int] = clean.map(lambda x: x[0].numel())
     return InformationMap(tuple(levels), off, on, sizes)
 
 
-def gained_nats(found: InformationMap, schedules: AV[NoiseSchedule], gamma: float) -> AV[np.ndarray]:
+def gained_nats(found: InformationMap, processes: AV[Process], gamma: float) -> AV[np.ndarray]:
     """Nats that each modality gains from the other along the path of γ, clip by clip, (N,).
 
     γ = 0 is the limit in which the sound is there before the picture begins (so that only the picture
     gains), γ = ∞ that in which the picture is. Between the levels measured the gains are interpolated by
-    cubic splines over u = t / T_max; beyond the first and the last level nothing is counted. So an exact
+    cubic splines over the level; beyond the first and the last level nothing is counted. So an exact
     model gains, on every path, the mutual information of sound and picture as noisy as at the first level.
     """
-    measured = (np.array(found.levels) + 1) / T_MAX
-    u = (np.arange(found.levels[0], found.levels[-1] + 1) + 1) / T_MAX
+    measured = np.array(found.levels)
+    u = np.arange(round(_FINE * measured[0]), round(_FINE * measured[-1]) + 1) / _FINE
     # u_video = u_audio^γ. The first to be done is clean, the other still pure noise, at the limits.
     with np.errstate(divide="ignore"):
         others = AV(audio=u**gamma, video=u ** np.float64(1 / gamma if gamma else np.inf))
@@ -163,13 +166,13 @@ def gained_nats(found: InformationMap, schedules: AV[NoiseSchedule], gamma: floa
 
     spline = CubicSpline(measured, np.eye(len(measured)))  # each level's share in a value between them
 
-    def of_one(gain: np.ndarray, size: int, schedule: NoiseSchedule, other: np.ndarray) -> np.ndarray:
-        alpha = schedule.alpha(torch.arange(found.levels[0], found.levels[-1] + 1)).cpu().numpy()
+    def of_one(gain: np.ndarray, size: int, process: Process, other: np.ndarray) -> np.ndarray:
         shares = spline(u)[:, :, None] * spline(other)[:, None, :]  # (steps, n, n)
-        weights = np.trapezoid(shares, -np.log(alpha / (1 - alpha)), axis=0)
+        log_snr = process.log_snr(torch.from_numpy(u)).cpu().numpy()
+        weights = np.trapezoid(shares, -log_snr, axis=0)
         return 0.5 * size * np.einsum("kij,ij->k", gain, weights)
 
-    return found.gain.map(of_one, found.sizes, schedules, others)
+    return found.gain.map(of_one, found.sizes, processes, others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +201,14 @@ class GammaChoice:
 
 
 def choose_gamma(
-    found: InformationMap, schedules: AV[NoiseSchedule], gammas: Sequence[float] = GAMMAS
+    found: InformationMap, processes: AV[Process], gammas: Sequence[float] = GAMMAS
 ) -> GammaChoice:
     """The γ on whose path the coupling gets enough across, adjusting no more than that needs.
 
     Enough is 95 % of the largest gain, or what is behind it by no more than one standard error (paired by
     clip). Of the γ that gain enough the one nearest to 1 is taken: the integral is that of infinitely many
     steps, and the more a path is bent, the less evenly each modality's own steps are spaced, and the more is
-    lost with few of them (``tests/sampling/test_information.py`` has a world where that can be computed).
+    lost with few of them (``tests/diffusion/test_information.py`` has a world where that can be computed).
 
     Raises:
         ValueError: if the map has fewer than 2 clips, which give no standard error.
@@ -213,7 +216,7 @@ def choose_gamma(
     clips = len(found.alone.audio)
     if clips < 2:
         raise ValueError(f"the map is of {clips} clip; choosing γ needs at least 2")
-    by_gamma = [gained_nats(found, schedules, gamma) for gamma in gammas]
+    by_gamma = [gained_nats(found, processes, gamma) for gamma in gammas]
     totals = np.array([nats.audio + nats.video for nats in by_gamma])  # (γ, N)
     best = int(totals.mean(1).argmax())
     behind = totals[best] - totals
@@ -221,7 +224,7 @@ def choose_gamma(
     allowed = np.maximum(error, (1 - ENOUGH) * max(0.0, totals[best].mean()))
     enough = [k for k in range(len(gammas)) if behind[k].mean() <= allowed[k]]
     chosen = min(enough, key=lambda k: abs(math.log(gammas[k])))
-    ends = [gained_nats(found, schedules, gamma) for gamma in (0.0, math.inf)]
+    ends = [gained_nats(found, processes, gamma) for gamma in (0.0, math.inf)]
     return GammaChoice(
         gamma=float(gammas[chosen]),
         best=float(gammas[best]),

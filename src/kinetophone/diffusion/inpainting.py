@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kinetophone.diffusion.process import add_noise
+from kinetophone.diffusion.process import Level, Process
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,12 @@ class Given:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to sample: the modality then enters clean, at timestep 0."""
+        """Whether nothing is left to sample: the modality then enters clean, at its cleanest level."""
         return self.clean and bool(self.keep.all())
 
-    def hold(self, x: Tensor, noise: Tensor, alpha: float | Tensor) -> Tensor:
-        """``x`` at noise level ᾱ with the kept part put in, noised to that level with its own ``noise``."""
-        return self._where(add_noise(self.latents.to(x), noise, alpha), x)
+    def hold(self, x: Tensor, noise: Tensor, process: Process, level: Level) -> Tensor:
+        """``x`` at a noise level with the kept part put in, noised to that level with its own ``noise``."""
+        return self._where(process.noised(self.latents.to(x), noise, level), x)
 
     def settle(self, x: Tensor) -> Tensor:
         """``x``, an estimate of the clean latents, with the kept part put in."""

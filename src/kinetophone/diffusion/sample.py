@@ -3,7 +3,7 @@
 The sampler is a pure function over a callable, so that it can be tested with a known distribution's exact
 noise; :func:`kinetophone.diffusion.guidance.guided` makes that callable of a joint model.
 
-Shape legend: B batch; audio latents (B, C, L, M), video latents (B, C, T, H, W), timesteps (B,).
+Shape legend: B batch; latents (B, C, time, …), levels (B,) in [0, 1] on the CPU.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.diffusion.inpainting import Given
-from kinetophone.diffusion.process import END, NoiseSchedule, add_noise, clean_estimate
+from kinetophone.diffusion.process import CLEAN, Process
 from kinetophone.diffusion.settings import Stepper
 from kinetophone.diffusion.steppers import STEPPERS
 
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
-"""``predict(latents, timesteps, x0_hat)`` -> noise in both latents; x0_hat is None at the first step."""
+"""``predict(latents, levels, x0_hat)`` -> both networks' outputs; x0_hat is None at the first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class Progress:
     Args:
         step: steps done, from 1.
         steps: steps of the run.
-        timesteps: local timesteps that the step started from.
+        levels: noise levels that the step started from.
         latents: latents after the step.
         x0_hat: estimates of the clean latents made in the step.
     """
 
     step: int
     steps: int
-    timesteps: AV[int]
+    levels: AV[float]
     latents: AV[Tensor]
     x0_hat: AV[Tensor]
 
@@ -48,8 +48,8 @@ class Progress:
 def sample_joint(
     predict: Predict,
     noise: AV[Tensor],
-    grids: AV[Tensor],
-    schedules: AV[NoiseSchedule],
+    path: AV[Tensor],
+    processes: AV[Process],
     callback: Callable[[Progress], None] | None = None,
     given: AV[Given | None] | None = None,
     leak: AV[Tensor | None] | None = None,
@@ -61,14 +61,14 @@ def sample_joint(
     same, guided noise that the step itself used.
 
     Args:
-        predict: noise prediction, e.g. from :func:`kinetophone.diffusion.guidance.guided`.
+        predict: the networks' outputs, e.g. from :func:`kinetophone.diffusion.guidance.guided`.
         noise: unit Gaussian latents, e.g. from :func:`initial_noise`.
-        grids: integer timesteps from noisy to clean, of equal length, e.g. from ``clocks.local_grids``.
-        schedules: noise schedule of each modality.
+        path: levels from noisy to clean, of equal length, e.g. from ``clocks.power_path``.
+        processes: of each modality.
         callback: called after each step.
-        given: of each modality, what is known already and must be kept. A complete track enters at timestep
-            0, clean; a stretch is put into the latents at each step, noised to their level.
-        leak: of each modality, clean latents of which the first timestep still shows a trace, in shapes that
+        given: of each modality, what is known already and must be kept. A complete track enters clean, at
+            the cleanest level; a stretch is put into the latents at each step, noised to their level.
+        leak: of each modality, clean latents of which the first level still shows a trace, in shapes that
             broadcast to those of ``noise``; see :mod:`kinetophone.diffusion.signal_leak`. None: pure noise.
         stepper: how a step is made of the estimate; see :mod:`kinetophone.diffusion.steppers`.
 
@@ -76,40 +76,44 @@ def sample_joint(
         The clean latents, in the shapes and dtypes of ``noise``.
 
     Raises:
-        ValueError: if the grids differ in length or are empty.
+        ValueError: if the paths differ in length or are empty.
         FloatingPointError: if a latent becomes infinite or NaN; says at which step.
     """
-    steps = len(grids.audio)
-    if steps != len(grids.video) or not steps:
+    steps = len(path.audio)
+    if steps != len(path.video) or not steps:
         raise ValueError(
-            f"the audio grid has {steps} timesteps and the video grid {len(grids.video)}; "
+            f"the audio path has {steps} levels and the video path {len(path.video)}; "
             "both modalities take the same number of steps, at least one"
         )
     given = given or AV.both(None)
-    grids = grids.map(lambda grid, g: torch.zeros_like(grid) if g is not None and g.complete else grid, given)
-    first: AV[int] = grids.map(lambda grid: int(grid[0]))
-    latents, x0_hat = noise.map(_leaked, leak or AV.both(None), first, schedules), None
-    latents = latents.map(_held, given, noise, first, schedules)
+    path = path.map(_waiting, given, processes)
+    first: AV[float] = path.map(lambda levels: float(levels[0]))
+    latents, x0_hat = noise.map(_leaked, leak or AV.both(None), processes, first), None
+    latents = latents.map(_held, given, noise, processes, first)
     step = AV(audio=STEPPERS[stepper](), video=STEPPERS[stepper]())
     for k in range(steps):
-        timesteps: AV[int] = grids.map(lambda grid, k=k: int(grid[k]))
-        following: AV[int] = grids.map(lambda grid, k=k: int(grid[k + 1]) if k + 1 < steps else END)
-        eps = predict(latents, latents.map(_batch_of, timesteps), x0_hat)
-        eps = eps.map(lambda e, x: e.to(x.dtype), latents)
-        alphas = schedules.map(_alpha, timesteps)
-        x0_hat = latents.map(clean_estimate, eps, alphas).map(_settled, given)
-        alphas_next = schedules.map(_alpha, following)
-        latents = step.map(lambda one, *of: one(*of), latents, x0_hat, eps, alphas, alphas_next)
-        latents = latents.map(_held, given, noise, following, schedules)
+        levels: AV[float] = path.map(lambda own, k=k: float(own[k]))
+        following: AV[float] = path.map(lambda own, k=k: float(own[k + 1]) if k + 1 < steps else CLEAN)
+        output = predict(latents, latents.map(_batch_of, levels), x0_hat)
+        output = output.map(lambda o, x: o.to(x.dtype), latents)
+        split: AV[tuple[Tensor, Tensor]] = processes.map(
+            lambda process, *of: process.split(*of), latents, output, levels
+        )
+        x0_hat = split.map(lambda estimates, known: _settled(estimates[0], known), given)
+        noise_hat: AV[Tensor] = split.map(lambda estimates: estimates[1])
+        latents = step.map(
+            lambda one, *of: one(*of), processes, latents, x0_hat, noise_hat, levels, following
+        )
+        latents = latents.map(_held, given, noise, processes, following)
         for modality in MODALITIES:
             if not torch.isfinite(getattr(latents, modality)).all():
                 raise FloatingPointError(
                     f"the {modality} latents are no longer finite after step {k + 1} of {steps} "
-                    f"(timestep {getattr(timesteps, modality)}): lower the guidance, or use float32 if this "
+                    f"(level {getattr(levels, modality):.3f}): lower the guidance, or use float32 if this "
                     "run is in half precision"
                 )
         if callback is not None:
-            callback(Progress(k + 1, steps, timesteps, latents, x0_hat))
+            callback(Progress(k + 1, steps, levels, latents, x0_hat))
     return latents.map(_settled, given)
 
 
@@ -146,23 +150,24 @@ def initial_noise(
     return stacked.map(lambda x: x.to(device=device, dtype=dtype))
 
 
-def _leaked(noise: Tensor, leak: Tensor | None, timestep: int, schedule: NoiseSchedule) -> Tensor:
-    return noise if leak is None else add_noise(leak.to(noise), noise, _alpha(schedule, timestep))
+def _waiting(levels: Tensor, given: Given | None, process: Process) -> Tensor:
+    """A track that is all there waits at the cleanest level that its network was trained on."""
+    return torch.full_like(levels, process.least) if given is not None and given.complete else levels
 
 
-def _held(x: Tensor, given: Given | None, noise: Tensor, timestep: int, schedule: NoiseSchedule) -> Tensor:
+def _leaked(noise: Tensor, leak: Tensor | None, process: Process, level: float) -> Tensor:
+    return noise if leak is None else process.noised(leak.to(noise), noise, level)
+
+
+def _held(x: Tensor, given: Given | None, noise: Tensor, process: Process, level: float) -> Tensor:
     if given is None:
         return x
-    return given.settle(x) if given.complete else given.hold(x, noise, _alpha(schedule, timestep))
+    return given.settle(x) if given.complete else given.hold(x, noise, process, level)
 
 
 def _settled(x: Tensor, given: Given | None) -> Tensor:
     return x if given is None else given.settle(x)
 
 
-def _batch_of(x: Tensor, timestep: int) -> Tensor:
-    return torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
-
-
-def _alpha(schedule: NoiseSchedule, timestep: int) -> float:
-    return float(schedule.alpha(torch.tensor(timestep)))
+def _batch_of(x: Tensor, level: float) -> Tensor:
+    return torch.full((x.shape[0],), level, dtype=torch.float64)

@@ -6,7 +6,7 @@ This file needs no torch: options are checked before anything heavy is imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
@@ -26,6 +26,7 @@ PUBLISHED_DEFAULTS: dict[str, Any] = {
     "gamma": 1.5,
     "guidance": AV(audio=2.5, video=7.5),
     "guidance_sync": 1.0,
+    "sync_from": 0.0,
     "negative_prompt": "bad quality, worse quality",
     "batch_size": 1,
 }
@@ -41,10 +42,13 @@ class SamplingOptions(TypedDict, total=False):
         gamma: Timestep adjustment γ > 0; above 1 the video is denoised ahead of the audio. "auto" is the
             bundle's own, from ``kinetophone gamma``.
         snr_offset: Instead of gamma: how much the video's log SNR lies above the audio's at every step.
+        clock_table: Instead of either: pairs of noise levels of audio and video, from (1, 1) to (0, 0), which
+            the global clock passes evenly.
         guidance: Classifier-free guidance scale, one number for both modalities or an ``AV`` with one for
             each; 1 is none.
         guidance_sync: Cross-modal guidance scale, for both or for each; 1 is none. Above 1 a modality follows
             the other more closely.
+        sync_from: Noise level, 0 to 1, below which cross-modal guidance stops.
         negative_prompt: What guidance leads away from.
         batch_size: Clips denoised at once, which costs memory and changes nothing else.
         coupled: False samples each base by itself, without the connectors: for comparison.
@@ -56,8 +60,10 @@ class SamplingOptions(TypedDict, total=False):
     stepper: Stepper
     gamma: float | Literal["auto"]
     snr_offset: float
+    clock_table: Sequence[tuple[float, float]]
     guidance: float | AV[float]
     guidance_sync: float | AV[float]
+    sync_from: float
     negative_prompt: str
     batch_size: int
     coupled: bool
@@ -72,8 +78,10 @@ class Settings:
     stepper: Stepper
     gamma: float
     snr_offset: float | None
+    clock_table: Sequence[tuple[float, float]] | None
     guidance: AV[float]
     guidance_sync: AV[float]
+    sync_from: float
     negative_prompt: str
     batch_size: int
     coupled: bool
@@ -87,8 +95,10 @@ class Settings:
             stepper=options.get("stepper", "ddim"),
             gamma=float(options["gamma"]),
             snr_offset=options.get("snr_offset"),
+            clock_table=options.get("clock_table"),
             guidance=each(options["guidance"]),
             guidance_sync=each(options["guidance_sync"]),
+            sync_from=float(options["sync_from"]),
             negative_prompt=options["negative_prompt"],
             batch_size=int(options["batch_size"]),
             coupled=bool(options.get("coupled", True)),
@@ -143,8 +153,11 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
         )
     if offset is not None and not math.isfinite(offset):
         problems.append(f"snr-offset is {offset:g}; it must be finite (0 matches both)")
-    if offset is not None and gamma is not None:
-        problems.append("give gamma or snr-offset, not both")
+    clocks = [name for name in ("gamma", "snr_offset", "clock_table") if given.get(name) is not None]
+    if len(clocks) > 1:
+        problems.append(f"give {' or '.join(clocks).replace('_', '-')}, not both")
+    if not 0 <= given.get("sync_from", 0) <= 1:
+        problems.append(f"sync-from is {given['sync_from']:g}; it must be a noise level, 0 to 1")
     for name in ("guidance", "guidance_sync"):
         scale = given.get(name, 1)
         if isinstance(scale, dict) and scale.keys() != {"audio", "video"}:

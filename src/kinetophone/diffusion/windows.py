@@ -95,13 +95,13 @@ def windowed(windows: Sequence[Window], predicts: Sequence[Predict]) -> Predict:
     if len(windows) == 1:
         return predicts[0]
 
-    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+    def predict(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         total: AV[Tensor] = latents.map(torch.zeros_like)
         weight: AV[Tensor] = latents.map(lambda x: x.new_zeros([1, 1, x.shape[2], *[1] * (x.dim() - 3)]))
         for window, inner in zip(windows, predicts, strict=True):
-            eps = inner(window.cut(latents), timesteps, None if x0_hat is None else window.cut(x0_hat))
+            output = inner(window.cut(latents), levels, None if x0_hat is None else window.cut(x0_hat))
             fade: AV[Tensor] = window.cut(weight).map(_fade)
-            window.cut(total).map(lambda t, e, f: t.add_(f * e), eps, fade)
+            window.cut(total).map(lambda t, o, f: t.add_(f * o), output, fade)
             window.cut(weight).map(lambda w, f: w.add_(f), fade)
         return total.map(lambda t, w: t / w, weight)
 

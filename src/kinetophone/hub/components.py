@@ -13,8 +13,7 @@ import torch
 from diffusers import ModelMixin, SchedulerMixin
 from torch import nn
 
-from kinetophone.diffusion.clocks import T_MAX
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Discrete
 from kinetophone.errors import RequestError, reason
 from kinetophone.hub.weights import find_weights, read_folder, refusal
 from kinetophone.text import read_json
@@ -92,12 +91,9 @@ def _load_scheduler(path: Path, name: str) -> Any:
     try:
         with quiet():
             scheduler = kind.from_pretrained(path)
-            NoiseSchedule.from_scheduler(scheduler)
+            Discrete.from_scheduler(scheduler)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
         raise RequestError([f"{path} holds no scheduler that can be used: {reason(error)}"]) from None
-    trained = scheduler.config.get("num_train_timesteps")
-    if trained != T_MAX:
-        raise RequestError([f"{path} has {trained} training timesteps; {T_MAX} are supported"])
     return scheduler
 
 

@@ -29,11 +29,11 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.animatediff import MOTION_ADAPTER
 from kinetophone.bases.audioldm import AudioLDM
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bases.unet import SUPPORTED
 from kinetophone.bases.video import VideoBase
 from kinetophone.bundle.load import Bundle
 from kinetophone.bundle.spec import CONFIG_NAME, BundleSpec
 from kinetophone.coupling.coupling import Coupling
-from kinetophone.coupling.model import SUPPORTED
 from kinetophone.diffusion.settings import PUBLISHED_DEFAULTS
 from kinetophone.errors import RequestError
 from kinetophone.hub.components import component_class, quiet

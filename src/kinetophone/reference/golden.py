@@ -34,10 +34,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.coupling.model import SUPPORTED, JointModel
-from kinetophone.diffusion.clocks import local_grids
+from kinetophone.bases.unet import SUPPORTED, denoisers
+from kinetophone.coupling.model import JointModel
+from kinetophone.diffusion.clocks import reference_path
 from kinetophone.diffusion.guidance import guided
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Discrete
 from kinetophone.diffusion.sample import sample_joint
 from kinetophone.reference import settings as reference
 
@@ -124,7 +125,7 @@ def load_case(directory: Path, name: str) -> JointModel:
     }
     for part, module in parts.items():
         set_formula_weights(module, part, case["parameters"][part])
-    return JointModel(unets, coupling).eval()
+    return JointModel(denoisers(unets, reference.schedulers()), coupling).eval()
 
 
 @torch.no_grad()
@@ -142,10 +143,16 @@ def check_forward(directory: Path, name: str, model: JointModel | None = None) -
         for key, value in load_file(directory / f"{name}.safetensors").items()
     }
     latents = AV(audio=golden["xa"], video=golden["xv"])
-    timesteps = AV(audio=golden["ta"], video=golden["tv"])
-    connector_timesteps = AV(audio=golden.get("tca", golden["ta"]), video=golden.get("tcv", golden["tv"]))
-    features = model.features(latents, connector_timesteps, AV(audio=golden["pa"], video=golden["pv"]))
-    ours = model(latents, timesteps, AV(audio=golden["cl"], video=golden["ctxv"]), features)
+    processes = _processes(reference.schedulers())
+    levels, seen = (
+        processes.map(lambda process, t: process.level(t), AV(*timesteps))
+        for timesteps in (
+            (golden["ta"], golden["tv"]),
+            (golden.get("tca", golden["ta"]), golden.get("tcv", golden["tv"])),
+        )
+    )
+    features = model.features(latents, seen, AV(audio=golden["pa"], video=golden["pv"]))
+    ours = model(latents, levels, AV(audio=golden["cl"], video=golden["ctxv"]), features)
     expected = AV(audio=golden["out_a"], video=golden["out_v"])
     return Result(name, ours.map(relative_error, expected), FORWARD_TOLERANCE)
 
@@ -166,32 +173,40 @@ def check_sampling(
     if match is None:
         raise ValueError(f"{name} is not named like a sampling run: sample-CASE-gammaG-Nsteps")
     model, golden = model or load_case(directory, match["case"]), load_file(directory / f"{name}.safetensors")
-    schedulers = schedulers or reference.schedulers()
-    grids = local_grids(
-        schedulers, int(match["steps"]), float(match["gamma"]) or 1.0, spacing=reference.SAMPLING
-    )
-    for modality in MODALITIES:
-        if not torch.equal(getattr(grids, modality), golden[f"timesteps_{modality}"].long()):
-            raise ValueError(f"{name}: the {modality} grid is {getattr(grids, modality).tolist()}")
+    processes = _processes(schedulers or reference.schedulers())
+    path = reference_path(processes, int(match["steps"]), float(match["gamma"]) or 1.0)
+    for modality, grid in (
+        ("audio", _grids(processes, path).audio),
+        ("video", _grids(processes, path).video),
+    ):
+        if not torch.equal(grid, golden[f"timesteps_{modality}"].long()):
+            raise ValueError(f"{name}: the {modality} grid is {grid.tolist()}")
     text = AV(audio=golden["text_audio"], video=golden["text_video"])
     predict = guided(model, text.map(lambda x: x[1:]), text.map(lambda x: x[:1]), GUIDANCE)
-    schedules = schedulers.map(lambda scheduler: NoiseSchedule.from_scheduler(scheduler, None))
     noise = AV(audio=golden["init_audio"], video=golden["init_video"])
-    ours = sample_joint(predict, noise, grids, schedules)
+    ours = sample_joint(predict, noise, path, processes)
     expected = AV(audio=golden["final_audio"], video=golden["final_video"])
     return Result(name, ours.map(relative_error, expected), SAMPLING_TOLERANCE)
 
 
 def check_grids(directory: Path, name: str = "grids") -> Result:
     """The local grids, which must be equal; the error is the largest difference in timesteps."""
-    schedulers = reference.schedulers()
+    processes = _processes(reference.schedulers())
     worst = AV.both(0.0)
     for row in json.loads((directory / f"{name}.json").read_text()):
-        grids = local_grids(schedulers, row["steps"], row["gamma"] or 1.0, spacing=reference.SAMPLING)
+        grids = _grids(processes, reference_path(processes, row["steps"], row["gamma"] or 1.0))
         expected = AV(audio=torch.tensor(row["audio"]), video=torch.tensor(row["video"]))
         off = grids.map(lambda ours, golden: float((ours - golden).abs().max()), expected)
         worst = worst.map(max, off)
     return Result(name, worst, 0.0)
+
+
+def _processes(schedulers: AV[Any]) -> AV[Any]:
+    return schedulers.map(lambda scheduler: Discrete.from_scheduler(scheduler, None))
+
+
+def _grids(processes: AV[Any], path: AV[Tensor]) -> AV[Tensor]:
+    return processes.map(lambda process, levels: process.timestep(levels), path)
 
 
 def relative_error(ours: Tensor, golden: Tensor) -> float:

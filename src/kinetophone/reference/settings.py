@@ -2,7 +2,7 @@
 
 Its checkpoint needs them: features and temporal attention normalised over time, attention heads of width 8,
 each modality stepping on its own scheduler's grid, the noise of the first timestep left in at the end. Our
-own models are trained with the corrections (see ``Coupling`` and ``clocks.local_grids``).
+own models are trained with the corrections (see ``Coupling`` and ``clocks.reference_path``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from diffusers import DDIMScheduler
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.coupling.coupling import Coupling
-from kinetophone.diffusion.clocks import Spacing
 from kinetophone.errors import RequestError
 
-SAMPLING: Spacing = "reference"
+SAMPLING = "reference"
 QUIRKS: dict[str, Any] = {"feature_norm": "time", "temporal_norm": "time", "alignment": "stretched"}
 # Its settings of a coupling, by their names there, and its defaults.
 SETTINGS: dict[str, Any] = {

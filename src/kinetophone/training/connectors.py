@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from kinetophone.av import AV, MODALITIES
 from kinetophone.errors import RequestError
 from kinetophone.training.coupling import CouplingStage
-from kinetophone.training.diffusion import WHOLE, noised, random_timesteps, standard_normal
+from kinetophone.training.diffusion import WHOLE, standard_normal
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import Recipe
 
-SHOWN_CLIPS, SHOWN_LEVELS = 96, (0, 300, 500, 700, 900)
+SHOWN_CLIPS, SHOWN_LEVELS = 96, (0.001, 0.3, 0.5, 0.7, 0.9)
 EPS = 1e-3  # of the latents' unit scale: some of them hardly ever change
 
 
@@ -38,12 +38,12 @@ class ConnectorStage:
         coupling, latents = self.whole.coupling, self.whole.latents
         if coupling.config.coupling == "cross_attention":
             raise RequestError(
-                ["a cross_attention coupling has one token for all times, so its connectors can't foretell "
+                ["a cross_attention coupling has one token for all times, so its connectors can't predict "
                  "when: train it by the stage coupling alone"]
             )  # fmt: skip
         self.clean: AV = AV(audio=latents.audio, video=latents.video)
         some: AV[Tensor] = self.clean.map(lambda x: _targets(torch.from_numpy(np.array(x[:256])).float()))
-        # What one modality's connector foretells is of the other.
+        # What one modality's connector predicts is of the other.
         self.spread: AV[Tensor] = some.swap().map(lambda x: x.std(dim=(0, 2), keepdim=True) + EPS)
         self.heads: AV[nn.Module] = some.swap().map(
             lambda x: FeedForward(coupling.config.connector_channels, dim_out=x.shape[1])
@@ -65,7 +65,7 @@ class ConnectorStage:
         clean: AV[Tensor] = self.clean.map(
             lambda array: torch.from_numpy(array[index[part]]).float().to(stage.device)
         )
-        levels: AV[Tensor] = clean.map(lambda x: random_timesteps(batch, generator)[part].to(x.device))
+        levels: AV[Tensor] = stage.processes.map(lambda process: process.draw(batch, generator)[part])
         noise: AV[Tensor] = clean.map(lambda x: standard_normal(x, batch, part, generator))
         errors: AV[Tensor] = self._squared(noise, levels, clean).map(
             lambda error: (error[:, 0].mean() + error[:, 1:].mean()) / 2
@@ -74,7 +74,8 @@ class ConnectorStage:
 
     def _squared(self, noise: AV[Tensor], levels: AV[Tensor], clean: AV[Tensor]) -> AV[Tensor]:
         """Errors (B, D, time) in units of the variance; those from audio are of the picture."""
-        seen: AV[Tensor] = clean.map(lambda x, *at: noised(x, *at)[0], self.whole.schedules, levels, noise)
+        processes = self.whole.processes
+        seen: AV[Tensor] = processes.map(lambda process, *of: process.noised(*of), clean, noise, levels)
         features = self.whole.model.features(seen, levels, None)
         return features.map(_squared_error, self.heads, clean.swap().map(_targets), self.spread)
 
@@ -87,12 +88,12 @@ class ConnectorStage:
         generator = torch.Generator().manual_seed(0)
         noise: AV[Tensor] = clean.map(lambda x: standard_normal(x, len(x), WHOLE, generator))
         left = {}
-        for t in SHOWN_LEVELS:
-            levels = clean.map(lambda x, t=t: torch.full((len(x),), t, device=x.device))
+        for u in SHOWN_LEVELS:
+            levels = clean.map(lambda x, u=u: torch.full((len(x),), u, dtype=torch.float64))
             with stage.autocast():
                 errors = self._squared(noise, levels, clean)
             for name in MODALITIES:
-                left[f"from_{name}_at_{t}"] = float(getattr(errors, name)[:, 0].mean())
+                left[f"from_{name}_at_{u:g}"] = float(getattr(errors, name)[:, 0].mean())
         return left
 
     def export(self) -> None:
@@ -100,7 +101,7 @@ class ConnectorStage:
 
 
 def _targets(x: Tensor) -> Tensor:
-    """What can be foretold of clean latents (B, C, time, …), as series (B, D, time).
+    """What can be predicted of clean latents (B, C, time, …), as series (B, D, time).
 
     First how much they change into each moment, which shows every strike and depends on nothing else; then
     the latents themselves, without what stays the same over the clip.

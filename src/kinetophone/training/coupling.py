@@ -16,18 +16,20 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bases.protocol import Times
 from kinetophone.bundle.spec import CONFIG_NAME, BundleSpec, same_bases
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
 from kinetophone.data.domains import DOMAINS
 from kinetophone.data.encode import EncodedClips, load_encoded
 from kinetophone.data.latents import LatentArrays, load_latents
-from kinetophone.diffusion.clocks import T_MAX, local_grids
+from kinetophone.diffusion.clocks import path_of
 from kinetophone.diffusion.guidance import guided
-from kinetophone.diffusion.process import NoiseSchedule, clean_estimate
+from kinetophone.diffusion.process import Process
 from kinetophone.diffusion.sample import initial_noise, sample_joint
 from kinetophone.diffusion.settings import PUBLISHED_DEFAULTS
 from kinetophone.errors import RequestError
@@ -43,14 +45,12 @@ from kinetophone.training.diffusion import (
     drop_texts,
     min_snr,
     noise_loss,
-    noised,
     plain_attention,
-    random_timesteps,
     sample_prompts,
     save_memory,
     standard_normal,
 )
-from kinetophone.training.levels import base_errors
+from kinetophone.training.levels import LevelErrors, base_errors
 from kinetophone.training.recipe import Recipe, frozen_dtype
 from kinetophone.training.samples import mel_image, save_wav
 from kinetophone.training.validation import validate
@@ -92,8 +92,8 @@ class CouplingStage:
             else Coupling.for_unets(unets, **recipe.model)
         )
         channels_last(self.coupling)
-        self.model = JointModel(unets, self.coupling).to(self.device)
-        self.schedules = self.bases.map(lambda base: NoiseSchedule.from_scheduler(base.scheduler))
+        self.model = JointModel(self.bases.map(lambda base: base.denoiser()), self.coupling).to(self.device)
+        self.processes: AV[Process] = self.model.denoisers.map(lambda denoiser: denoiser.process)
         self.trained: dict[str, nn.Module] = {"coupling": self.coupling}
         if trains == "motion":
             self._thaw_motion(unets.video)
@@ -107,9 +107,10 @@ class CouplingStage:
             save_memory([unets.audio, unets.video, self.coupling])
 
     @property
-    def rates(self) -> AV[float]:
-        """Latents per second of each modality."""
-        return AV(audio=float(self.bases.audio.latents_per_second), video=float(self.fps))
+    def times(self) -> AV[Times]:
+        """When each latent of a clip begins and ends."""
+        lengths = AV(audio=self.latents.audio.shape[2], video=self.latents.video.shape[2])
+        return self.bases.map(lambda base, steps: base.latent_times(steps, self.fps), lengths)
 
     def _load_latents(self, vaes: AV[Any]) -> LatentArrays:
         data = self.recipe.data
@@ -134,38 +135,38 @@ class CouplingStage:
             parameter.requires_grad_(True)
         self.trained["video"] = unet
 
-    def _base_errors(self) -> AV[Tensor]:
+    def _base_errors(self) -> AV[LevelErrors]:
         clips = slice(0, CLIPS_FOR_ERRORS)
         text = self._text([captions[0] for captions in self.latents.captions[clips]])
         clean: AV[Tensor] = AV(audio=self.latents.audio, video=self.latents.video).map(
             lambda array: torch.from_numpy(np.array(array[clips])).float().to(self.device)
         )
         with self.autocast():
-            return base_errors(self.model, clean, text, self.schedules)
+            return base_errors(self.model, clean, text, self.processes)
 
     def autocast(self) -> torch.autocast:
         """For passes outside of the training loop's own: frozen weights may be in half precision."""
         dtype = frozen_dtype(self.recipe)
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
-    def _weights(self, t: AV[Tensor]) -> AV[Tensor]:
-        """Of the losses at levels ``t``."""
+    def _weights(self, levels: AV[Tensor]) -> AV[Tensor]:
+        """Of the losses at levels."""
         if self.errors is not None:
-            return t.map(lambda level, errors: 1 / errors[level.cpu()], self.errors)
+            return levels.map(lambda level, errors: 1 / errors.at(level), self.errors)
         gamma = self.recipe.options.snr_gamma
-        return t.map(lambda level, schedule: min_snr(schedule.alpha(level), gamma), self.schedules)
+        return self.processes.map(lambda process, level: min_snr(process, level, gamma), levels)
 
-    def _timesteps(self, batch: int, generator: torch.Generator) -> AV[Tensor]:
-        """Levels of the two U-Nets."""
+    def _levels(self, batch: int, generator: torch.Generator) -> AV[Tensor]:
+        """Of the two networks."""
         power = self.recipe.options.timestep_power
-        t = AV(random_timesteps(batch, generator, power), random_timesteps(batch, generator, power))
-        levels = self.recipe.options.noise_levels
-        if levels == "shared":
-            return AV.both(t.audio)
-        if levels == "mixed":
+        levels: AV[Tensor] = self.processes.map(lambda process: process.draw(batch, generator, power))
+        drawn = self.recipe.options.noise_levels
+        if drawn == "shared":
+            return AV.both(levels.audio)
+        if drawn == "mixed":
             same = torch.rand(batch, generator=generator) < 0.5
-            return AV(audio=t.audio, video=torch.where(same, t.audio, t.video))
-        return t
+            return AV(audio=levels.audio, video=torch.where(same, levels.audio, levels.video))
+        return levels
 
     def _given(self, batch: int, rng: np.random.Generator) -> AV[Tensor]:
         """Which samples' audio, and which samples' video, is given clean; never both of one sample."""
@@ -173,21 +174,20 @@ class CouplingStage:
         u = torch.from_numpy(rng.random(batch))
         return AV(audio=u < rate / 2, video=(u >= rate / 2) & (u < rate))
 
-    def _connector_timesteps(
-        self, t: AV[Tensor], rng: np.random.Generator, generator: torch.Generator
+    def _connector_levels(
+        self, levels: AV[Tensor], rng: np.random.Generator, generator: torch.Generator
     ) -> AV[Tensor]:
         """Levels of what the connectors read.
 
-        Anywhere, or where the sampler would be when the *other* U-Net is at its ``t`` under some γ between
+        Anywhere, or where the sampler would be when the *other* network is at its level under some γ between
         0.37 and 2.7: either modality may lead.
         """
-        batch = len(t.audio)
+        batch = len(levels.audio)
         if rng.random() >= self.recipe.options.aligned_share:
-            return AV(random_timesteps(batch, generator), random_timesteps(batch, generator))
+            return self.processes.map(lambda process: process.draw(batch, generator))
         gamma = float(np.exp(rng.uniform(-1, 1)))
-        as_levels = AV(audio=t.video / T_MAX, video=t.audio / T_MAX)
-        local = AV(audio=as_levels.audio ** (1 / gamma), video=as_levels.video**gamma)
-        return local.map(lambda u: (u * T_MAX).long().clamp(0, T_MAX - 1))
+        local = AV(audio=levels.video ** (1 / gamma), video=levels.audio**gamma)
+        return local.map(lambda u, process: u.clamp(process.least, process.most), self.processes)
 
     def _text(self, texts: list[str]) -> AV[Tensor]:
         if isinstance(self.latents, EncodedClips):
@@ -197,27 +197,32 @@ class CouplingStage:
     def _predict(
         self,
         x: AV[Tensor],
-        t: AV[Tensor],
-        text: AV[Tensor],
+        levels: AV[Tensor],
+        text: AV[Any],
         features: AV[Tensor],
         wanted: AV[Tensor],
         coupled: AV[Tensor] | None = None,
-    ) -> AV[Tensor]:
-        """The noise in ``x``, as the model predicts it; each U-Net is run for its ``wanted`` samples alone.
+    ) -> AV[tuple[Tensor, Tensor]]:
+        """Estimates of x0 and ε of ``x`` at ``levels``; each network is run for its ``wanted`` samples alone.
 
-        What it predicts for the others is 0. Where it has none it is run for all of them: distributed
-        training needs every parameter in the graph.
+        Its output for the others is 0. Where it has none it is run for all of them: distributed training
+        needs every parameter in the graph.
         """
         rows: AV[Tensor] = wanted.map(lambda w: (w if w.any() else ~w).nonzero().flatten())
 
-        def of(pair: AV[Tensor], rows: AV[Tensor] = rows) -> AV[Tensor]:
-            return pair.map(lambda whole, some: whole.index_select(0, some), rows)
+        def of(pair: AV[Any], rows: AV[Tensor] = rows) -> AV[Any]:
+            return pair.map(
+                lambda whole, some: tree_map(lambda t: t.index_select(0, some.to(t.device)), whole), rows
+            )
 
-        features = of(features, rows.swap())  # a U-Net's is the one made from the other modality
-        eps: AV[Tensor] = self.model(
-            of(x), of(t), of(text), features, coupled and of(coupled), rates=self.rates
+        features = of(features, rows.swap())  # a network's is the one made from the other modality
+        output: AV[Tensor] = self.model(
+            of(x), of(levels), of(text), features, coupled and of(coupled), times=self.times
         )
-        return eps.map(lambda e, z, some: torch.zeros_like(z, dtype=e.dtype).index_copy(0, some, e), x, rows)
+        whole = output.map(
+            lambda o, z, some: torch.zeros_like(z, dtype=o.dtype).index_copy(0, some, o), x, rows
+        )
+        return self.processes.map(lambda process, *of: process.split(*of), x, whole, levels)
 
     def loss(
         self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
@@ -229,9 +234,9 @@ class CouplingStage:
             lambda array: torch.from_numpy(array[index[part]]).float().to(self.device)
         )
         texts = drop_texts(texts, rng, options.text_dropout)[part]
-        t = self._timesteps(batch, generator)
-        t_con = self._connector_timesteps(t, rng, generator)
-        t, t_con = (pair.map(lambda x: x[part].to(self.device)) for pair in (t, t_con))
+        levels = self._levels(batch, generator)
+        seen_levels = self._connector_levels(levels, rng, generator)
+        levels, seen_levels = (pair.map(lambda x: x[part]) for pair in (levels, seen_levels))
         noise: AV[Tensor] = clean.map(lambda x: standard_normal(x, batch, part, generator))
         estimated = rng.random() < options.self_conditioning
         coupled = AV(
@@ -240,28 +245,27 @@ class CouplingStage:
         given = self._given(batch, rng).map(lambda x: x[part].to(self.device))
         asked: AV[Tensor] = given.map(torch.logical_not)
 
-        def at(levels: AV[Tensor]) -> AV[Tensor]:
-            return clean.map(lambda *of: noised(*of)[0], self.schedules, levels, noise)
+        def at(own: AV[Tensor]) -> AV[Tensor]:
+            return self.processes.map(lambda process, *of: process.noised(*of), clean, noise, own)
 
-        noisy, seen = at(t), at(t_con)
-        t_con = t_con.map(lambda level, known: level.masked_fill(known, 0), given)
+        noisy, seen = at(levels), at(seen_levels)
+        seen_levels = seen_levels.map(
+            lambda level, known, process: level.masked_fill(known.cpu(), process.least), given, self.processes
+        )
         seen = seen.map(_where, given, clean)
         text = self._text(texts)
         x0_hat = None
         if estimated:
-            x, level = (seen, t_con) if options.estimate_at == "connector" else (noisy, t)
+            x, own = (seen, seen_levels) if options.estimate_at == "connector" else (noisy, levels)
             with torch.no_grad():
-                eps = self._predict(x, level, text, self.model.features(seen, level, None), asked)
-                x0_hat = x.map(
-                    lambda x, e, s, level: clean_estimate(x, e, s.alpha(level)), eps, self.schedules, level
-                )
-                x0_hat = x0_hat.map(_where, given, clean)
-        features = self.model.features(seen, t_con, x0_hat)
+                split = self._predict(x, own, text, self.model.features(seen, own, None), asked)
+                x0_hat = split.map(lambda estimates, *of: _where(estimates[0], *of), given, clean)
+        features = self.model.features(seen, seen_levels, x0_hat)
         # A frozen U-Net learns nothing from samples without coupling, and the coupling neither.
         counts = asked.map(lambda a, c, learns: a if learns else a & c, coupled, self.learns)
-        eps = self._predict(noisy, t, text, features, counts, coupled)
-        losses: AV[Tensor] = eps.map(
-            lambda e, n, weight, known: noise_loss(e, n, weight, known), noise, self._weights(t), counts
+        split = self._predict(noisy, levels, text, features, counts, coupled)
+        losses: AV[Tensor] = split.map(
+            lambda estimates, *of: noise_loss(estimates[1], *of), noise, self._weights(levels), counts
         )
         return {"loss": losses.audio + losses.video, "audio": losses.audio, "video": losses.video}
 
@@ -271,14 +275,14 @@ class CouplingStage:
         spec = self._spec()
         settings = spec.settings({})
         text, negative = self._text(prompts), self._text([settings.negative_prompt] * len(prompts))
-        schedulers = self.bases.map(lambda base: base.scheduler)
-        grids = local_grids(schedulers, settings.steps, settings.gamma, spec.sampling)
+        path = path_of(self.processes, settings, spec.sampling)
         noise = initial_noise(shapes, list(range(len(prompts))), device=self.device)
         predict = guided(
-            self.model, text, negative, settings.guidance, sync=settings.guidance_sync, rates=self.rates
-        )
+            self.model, text, negative, settings.guidance, sync=settings.guidance_sync, times=self.times,
+            sync_from=settings.sync_from,
+        )  # fmt: skip
         with self.autocast():
-            z = sample_joint(predict, noise, grids, self.schedules)
+            z = sample_joint(predict, noise, path, self.processes)
         frames = self.bases.video.decode(z.video.cpu())
         mel = self.bases.audio.decode_mel(z.audio.cpu())
         rows = []

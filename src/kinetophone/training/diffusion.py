@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from kinetophone.data.domains import domain
-from kinetophone.diffusion.clocks import T_MAX
-from kinetophone.diffusion.process import END, NoiseSchedule, add_noise, clean_estimate, step
+from kinetophone.diffusion.process import CLEAN, Process
 
 # The published noise schedules (arXiv 2409.17550; those of AnimateDiff and AudioLDM).
-_COMMON = {"num_train_timesteps": T_MAX, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+_COMMON = {"num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "video": {
         **_COMMON,
@@ -66,17 +66,6 @@ def standard_normal(x: Tensor, batch: int, part: slice, generator: torch.Generat
     return torch.randn((batch, *x.shape[1:]), generator=generator)[part].to(x.device)
 
 
-def noised(x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Noisy latents at ``timesteps`` and the noise in them."""
-    return add_noise(x, noise, schedule.alpha(timesteps)), noise
-
-
-def random_timesteps(batch: int, generator: torch.Generator, power: float = 1.0) -> Tensor:
-    """T_MAX · u^power, u uniform, stratified over the batch so that losses vary less."""
-    u = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
-    return (u**power * T_MAX).long().clamp(max=T_MAX - 1)
-
-
 def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean squared error of predicted noise (B, ...), each sample weighted by ``weight`` (B,).
 
@@ -89,12 +78,12 @@ def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None
     return error.mean()
 
 
-def min_snr(alpha: Tensor, gamma: float) -> Tensor:
-    """Weights min(SNR, γ) / SNR of samples at ᾱ (B,) (arXiv 2303.09556); γ infinite: all 1.
+def min_snr(process: Process, levels: Tensor, gamma: float) -> Tensor:
+    """Weights min(SNR, γ) / SNR of samples at levels (B,) (arXiv 2303.09556); γ infinite: all 1.
 
-    They spare the nearly clean timesteps, whose noise nothing can predict.
+    They spare the nearly clean levels, whose noise nothing can predict.
     """
-    snr = alpha / (1 - alpha)
+    snr = process.log_snr(levels).exp()
     return snr.clamp(max=gamma) / snr
 
 
@@ -118,7 +107,7 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 def plain_attention(unet: Any) -> None:
-    """On a CPU, replace the fused attention of a U-Net that is trained (through): see ``joint.attention``."""
+    """On a CPU, replace the fused attention of a U-Net that is trained (through), as in the connectors."""
     if unet.device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())
 
@@ -126,14 +115,12 @@ def plain_attention(unet: Any) -> None:
 def sample_base(
     predict: Callable[[Tensor, Tensor], Tensor],
     shape: tuple[int, ...],
-    schedule: NoiseSchedule,
+    process: Process,
 ) -> Tensor:
-    """DDIM samples of one base alone: ``predict(latents, timesteps)`` gives the noise. Seed 0."""
-    steps = SAMPLE_STEPS
+    """DDIM samples of one base alone: ``predict(latents, levels)`` is the network's output. Seed 0."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    grid = torch.linspace(T_MAX, 0, steps + 1)[:-1].round().long().clamp(max=T_MAX - 1)
-    for k, t in enumerate(grid):
-        eps = predict(x, torch.full((shape[0],), int(t)))
-        following = grid[k + 1] if k + 1 < steps else torch.tensor(END)
-        x = step(clean_estimate(x, eps, schedule.alpha(t)), eps, schedule.alpha(following))
+    path = [*process.snapped(np.arange(1, SAMPLE_STEPS + 1) / SAMPLE_STEPS), CLEAN]
+    for level, following in pairwise(path):
+        output = predict(x, torch.full((shape[0],), level, dtype=torch.float64))
+        x = process.noised(*process.split(x, output, level), following)
     return x

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV
 from kinetophone.bases.audioldm import AudioLDM
+from kinetophone.bases.protocol import Times
+from kinetophone.bases.unet import denoisers
 from kinetophone.bases.video import VideoBase
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
@@ -93,7 +95,7 @@ def estimate(recipe: Recipe) -> Estimate:
     if recipe.loop.gradient_checkpointing:
         for network in (audio, video, coupling):
             network.enable_gradient_checkpointing()
-    model = JointModel(AV(audio=audio, video=video), coupling)
+    model = JointModel(denoisers(AV(audio=audio, video=video)), coupling)
     # The same count as training's: cross-attention to one token has weights that can't learn.
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
@@ -213,11 +215,11 @@ def _built(source: str, subfolder: str | None) -> Any:
 
 def _kept_bytes(model: JointModel, size: int) -> int:
     """Bytes of the tensors that training on one clip keeps for the backward pass, parameters apart."""
-    video, audio = model.unets.video.config, model.unets.audio.config
+    video, audio = model.networks.video.config, model.networks.audio.config
     side = max(size // _VIDEO_FACTOR, 2 ** (len(video.block_out_channels) - 1))
     frames = min(_FRAMES, video.get("motion_max_seq_length") or _FRAMES)
     length = _MEL_FRAMES // _AUDIO_FACTOR
-    length += -length % model.audio_multiple
+    length += -length % 2 ** (len(audio.block_out_channels) - 1)
     context = video.cross_attention_dim
     width = context if isinstance(context, int) else context[-1]
     labels = audio.projection_class_embeddings_input_dim or audio.block_out_channels[0] * 4
@@ -229,8 +231,9 @@ def _kept_bytes(model: JointModel, size: int) -> int:
         audio=zeros(1, audio.in_channels, length, _MEL_BINS // _AUDIO_FACTOR),
         video=zeros(1, video.in_channels, frames, side, side),
     )
-    timesteps = AV.both(torch.zeros(1, dtype=torch.long, device="meta"))
+    levels = AV.both(torch.ones(1, dtype=torch.float64))
     text = AV(audio=zeros(1, labels), video=zeros(1, 77, width))
+    times = AV(*(Times(torch.arange(n), torch.arange(1, n + 1)) for n in (length, frames)))
     weights = {_storage(p) for p in model.parameters()}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no address is used twice
@@ -243,8 +246,8 @@ def _kept_bytes(model: JointModel, size: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        features = model.features(latents, timesteps, latents)
-        alive.extend(_tensors(model(latents, timesteps, text, features, rates=AV.both(1.0))))
+        features = model.features(latents, levels, latents)
+        alive.extend(_tensors(model(latents, levels, text, features, times=times)))
     return sum(kept.values())
 
 

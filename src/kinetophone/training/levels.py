@@ -8,52 +8,62 @@ own error each level counts by the share of it that the coupling takes away.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.diffusion.clocks import T_MAX
-from kinetophone.diffusion.process import NoiseSchedule, add_noise
+from kinetophone.diffusion.process import Process
 
-LEVELS = 12  # measured, evenly over the timesteps
+LEVELS = 12  # measured, evenly over the trained range
 BATCH = 4
-Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor]], AV[Tensor]]
-"""``predict(latents, timesteps, text)``: noise predicted by each base alone."""
+Predict = Callable[[AV[Tensor], AV[Tensor], AV[Any]], AV[Tensor]]
+"""``predict(latents, levels, text)``: the output of each base alone."""
+
+
+@dataclass(frozen=True)
+class LevelErrors:
+    """Mean squared errors of a base's estimates of ε at some rising levels."""
+
+    levels: np.ndarray
+    errors: np.ndarray
+
+    def at(self, level: Tensor) -> Tensor:
+        """The error at levels (B,), float32 on the CPU: log-linear between those measured."""
+        found = np.exp(np.interp(level.cpu().numpy(), self.levels, np.log(self.errors)))
+        return torch.from_numpy(found).float()
 
 
 @torch.no_grad()
 def base_errors(
-    predict: Predict, clean: AV[Tensor], text: AV[Tensor], schedules: AV[NoiseSchedule]
-) -> AV[Tensor]:
-    """Mean squared error of each base's predicted noise at every trained timestep.
+    predict: Predict, clean: AV[Tensor], text: AV[Any], processes: AV[Process]
+) -> AV[LevelErrors]:
+    """Mean squared error of each base's estimate of ε over the levels that it was trained on.
 
     Args:
         predict: the bases, coupling off.
         clean: latents (N, …) of some clips; the same noise (seed 0) is added at every level.
-        text: their texts (N, …).
-        schedules: noise schedule of each modality.
-
-    Returns:
-        float32 (T_MAX,) each, on the CPU: measured at a dozen timesteps, log-linear between them.
+        text: what the bases are told of their texts, (N, …).
+        processes: of the bases.
     """
     generator = torch.Generator().manual_seed(0)
     noise = clean.map(lambda x: torch.randn(x.shape, generator=generator).to(x.device))
-    timesteps = np.linspace(0, T_MAX - 1, LEVELS).round().astype(int)
+    levels: AV[np.ndarray] = processes.map(lambda p: np.linspace(p.least, p.most, LEVELS))
     parts = [slice(start, start + BATCH) for start in range(0, len(clean.audio), BATCH)]
     errors = AV(audio=np.zeros(LEVELS), video=np.zeros(LEVELS))
-    for row, t in enumerate(timesteps.tolist()):
-        alphas = schedules.map(lambda schedule, t=t: schedule.alpha(torch.tensor(t)))
+    for row in range(LEVELS):
         for part in parts:
             x, e = (pair.map(lambda tensor, part=part: tensor[part]) for pair in (clean, noise))
-            timestep = x.map(lambda z, t=t: torch.full((len(z),), t, device=z.device))
-            eps = predict(x.map(add_noise, e, alphas), timestep, text.map(lambda z, part=part: z[part]))
+            level = x.map(lambda z, own, k=row: torch.full((len(z),), own[k], dtype=torch.float64), levels)
+            noisy: AV[Tensor] = processes.map(lambda process, *of: process.noised(*of), x, e, level)
+            told = text.map(lambda z, part=part: tree_map(lambda tensor: tensor[part], z))
+            output = predict(noisy, level, told)
+            eps: AV[Tensor] = processes.map(lambda process, *of: process.split(*of)[1], noisy, output, level)
             for modality in MODALITIES:
                 wrong = (getattr(eps, modality).float() - getattr(e, modality)).square().flatten(1).mean(1)
                 getattr(errors, modality)[row] += float(wrong.sum()) / len(clean.audio)
-    return errors.map(lambda found: _between(timesteps, found))
-
-
-def _between(timesteps: np.ndarray, errors: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.exp(np.interp(np.arange(T_MAX), timesteps, np.log(errors)))).float()
+    return levels.map(LevelErrors, errors)

@@ -52,8 +52,8 @@ class InsertedBlock(nn.Module):
     The last convolution starts at zero, so a fresh block is the identity.
 
     Args:
-        channels: width C of the site's map.
-        layers: what acts on the tokens, called as ``layers(tokens, feature, times)``.
+        channels: width C of the site.
+        layers: what acts on sets of tokens, called as ``layers(tokens, feature, rows, times)``.
         norm_over_frames: statistics of the group norm over all frames of a clip rather than per frame.
     """
 
@@ -65,29 +65,27 @@ class InsertedBlock(nn.Module):
         self.proj_out = zero_init(nn.Conv2d(channels, channels, 1))
         self.norm_over_frames = norm_over_frames
 
-    def forward(
-        self, x: Tensor, feature: Tensor, frames: int | None, times: SiteTimes | None = None
-    ) -> Tensor:
-        """Condition a map on the other modality's feature.
+    def forward(self, x: Tensor, feature: Tensor, per_frame: bool, times: SiteTimes | None = None) -> Tensor:
+        """Condition the tokens of a site on the other modality's feature.
 
         Args:
-            x: map of the site: audio (B, C, L, M), video (B·T, C, H, W), batch-major.
+            x: tokens (B, R, S, C): R steps along time of S positions each.
             feature: what the coupling makes of the other modality, see :class:`Coupling`.
-            frames: T for video, None for audio.
-            times: of the map's rows and the feature's steps, see :func:`kinetophone.coupling.times.at_site`.
-                None spreads the feature evenly over the map.
+            per_frame: whether a set of tokens that attend to one another is a step, as in video, or the clip.
+            times: of the site's steps and the feature's. None spreads the feature evenly over the site.
 
         Returns:
-            The conditioned map, in the shape of ``x``.
+            The conditioned tokens, in the shape of ``x``.
         """
-        images, channels, height, width = x.shape
-        clips = images // frames if frames is not None and self.norm_over_frames else images
+        batch, rows, _, channels = x.shape
         # In three dimensions, because torch's channels-last group norm on CPUs takes E[x²] - E[x]², which
         # loses a small variance to rounding: in a 1×1 map a group has only C/32 values, and it shows.
-        stacked = x.unflatten(0, (clips, -1)).transpose(1, 2).flatten(2)  # (clips, C, frames·H·W)
-        tokens = self.norm(stacked).transpose(1, 2).reshape(images, height * width, channels)
+        stacked = x.permute(0, 3, 1, 2)  # (B, C, R, S)
+        if per_frame and not self.norm_over_frames:
+            stacked = stacked.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B·R, C, 1, S)
+        tokens = self.norm(stacked.flatten(2)).transpose(1, 2)
+        tokens = tokens.reshape(batch * rows if per_frame else batch, -1, channels)
         tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)
-        time_steps = height if frames is None else frames
-        tokens = self.transformer_blocks[0](tokens, feature, time_steps, times)
+        tokens = self.transformer_blocks[0](tokens, feature, rows, times)
         tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        return x + tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return x + tokens.view(x.shape)

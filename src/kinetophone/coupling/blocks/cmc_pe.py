@@ -50,7 +50,7 @@ class ConditionedSelfAttention(SelfAttention):
             feature = torch.cat([padded[..., k : k + steps] for k in range(2 * self.window + 1)], dim=1)
         projected = self.norm(self.proj_c(feature.transpose(1, 2)).transpose(1, 2))
         if times is not None:
-            return projected.index_select(2, times.held()).transpose(1, 2)
+            return projected.index_select(2, times.held(feature.device)).transpose(1, 2)
         return F.interpolate(projected, size=time_steps, mode="nearest").transpose(1, 2)
 
     def forward(

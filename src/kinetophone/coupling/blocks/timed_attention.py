@@ -78,7 +78,7 @@ class TimedCrossAttention(nn.Module):
             )
         )
         if isinstance(times, SiteTimes):
-            of_rows, of_steps = times.rows + times.row_s / 2, times.steps + times.step_s / 2
+            of_rows, of_steps = times.middles(x.device)
         else:
             of_rows, of_steps = step_times(time_steps, times, x), step_times(k.shape[2], times, x)
         q = rotated(q, of_rows.repeat_interleave(q.shape[2] // time_steps))

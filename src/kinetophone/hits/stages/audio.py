@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kinetophone.bases.computing import decode_latents, tokenize
+from kinetophone.bases.unet import AudioUNet
 from kinetophone.data.latents import load_latents
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Discrete
 from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.hub.components import load_component
 from kinetophone.training.clips import load_clips
@@ -26,9 +27,7 @@ from kinetophone.training.diffusion import (
     make_scheduler,
     min_snr,
     noise_loss,
-    noised,
     plain_attention,
-    random_timesteps,
     sample_base,
     sample_prompts,
     save_memory,
@@ -51,7 +50,7 @@ class AudioStage:
         self.text_encoder = text_encoder.to(self.device)
         clips = load_clips(recipe)
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), None, self.vae)
-        self.schedule = NoiseSchedule.from_scheduler(make_scheduler("audio"))
+        self.process = Discrete.from_scheduler(make_scheduler("audio"))
         unet = (
             load_component(self.bundle / "audio", "unet")
             if recipe.continued
@@ -59,6 +58,7 @@ class AudioStage:
         )
         self.unet: Any = channels_last(unet).to(self.device)
         plain_attention(self.unet)
+        self.denoiser = AudioUNet(self.unet, self.process)
         if recipe.loop.gradient_checkpointing:
             save_memory([self.unet])
         self.trained = {"unet": self.unet}
@@ -70,9 +70,8 @@ class AudioStage:
             self.text_encoder(**tokenize(self.tokenizer, texts, self.device)).text_embeds, dim=-1
         )
 
-    def _predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self.unet(x, t, encoder_hidden_states=None, class_labels=text).sample
+    def _predict(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
+        return self.denoiser(x.contiguous(memory_format=torch.channels_last), level, text)
 
     def loss(
         self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
@@ -81,16 +80,17 @@ class AudioStage:
         index, texts = self.latents.draw(rng, batch)
         texts = drop_texts(texts, rng, options.text_dropout)[part]
         x = torch.from_numpy(self.latents.audio[index[part]]).float().to(self.device)
-        t = random_timesteps(batch, generator)[part].to(self.device)
-        xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
-        eps = self._predict(xt, t, self._text(texts))
-        return {"loss": noise_loss(eps, noise, min_snr(self.schedule.alpha(t), options.snr_gamma))}
+        level = self.process.draw(batch, generator)[part]
+        noise = standard_normal(x, batch, part, generator)
+        xt = self.process.noised(x, noise, level)
+        eps = self._predict(xt, level, self._text(texts))
+        return {"loss": noise_loss(eps, noise, min_snr(self.process, level, options.snr_gamma))}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(sample_prompts(self.recipe.data.source))
         shape = (len(SAMPLE_PROMPTS), *self.latents.audio.shape[1:])
         z = sample_base(
-            lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule
+            lambda x, level: self._predict(x.to(self.device), level, text).cpu(), shape, self.process
         )
         mel = decode_latents(self.vae, z)[:, 0]
         cv2.imwrite(str(folder / f"sample-{step}.png"), mel_image(mel))

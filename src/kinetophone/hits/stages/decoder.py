@@ -21,13 +21,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from kinetophone.diffusion.process import clean_estimate
+from kinetophone.bases.unet import VideoUNet
 from kinetophone.errors import UserError
 from kinetophone.hits.stages.autoencoders import edges
 from kinetophone.hits.stages.video import VideoStage
 from kinetophone.hub.components import load_component
 from kinetophone.training.clips import draw_frame
-from kinetophone.training.diffusion import channels_last, noised, plain_attention
+from kinetophone.training.diffusion import channels_last, plain_attention
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
@@ -141,10 +141,11 @@ class VideoDecoder(VideoStage):
         if len(chosen):
             t = torch.from_numpy(rng.integers(options.most_noise, size=len(chosen)))
             noise = torch.randn(true[chosen].shape, generator=generator)
-            xt, _ = noised(true[chosen], self.schedule, t, noise)
-            states = self._text([texts[i] for i in chosen]).repeat_interleave(xt.shape[2], dim=0)
-            eps = self.unet(xt.to(self.device), t.to(self.device), encoder_hidden_states=states).sample
-            z[chosen] = clean_estimate(xt, eps.float().cpu(), self.schedule.alpha(t))
+            level = self.process.level(t)
+            xt = self.process.noised(true[chosen], noise, level)
+            text = self._text([texts[i] for i in chosen])
+            output = VideoUNet(self.unet, self.process)(xt.to(self.device), level, text)
+            z[chosen], _ = self.process.split(xt, output.float().cpu(), level)
         frames, latents = [], []
         for row, i in enumerate(index):
             for _ in range(FRAMES_OF_A_CLIP):

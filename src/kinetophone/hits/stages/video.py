@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kinetophone.bases.computing import decode_latents, tokenize
+from kinetophone.bases.unet import VideoUNet
 from kinetophone.data.latents import load_latents
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Discrete
 from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.hub.components import load_component
 from kinetophone.training.clips import load_clips
@@ -28,9 +29,7 @@ from kinetophone.training.diffusion import (
     make_scheduler,
     min_snr,
     noise_loss,
-    noised,
     plain_attention,
-    random_timesteps,
     sample_base,
     sample_prompts,
     save_memory,
@@ -53,7 +52,7 @@ class VideoStage:
         self.text_encoder = text_encoder.to(self.device)
         self.clips = load_clips(recipe)
         self.latents = load_latents(self.clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
-        self.schedule = NoiseSchedule.from_scheduler(make_scheduler("video"))
+        self.process = Discrete.from_scheduler(make_scheduler("video"))
         save_scheduler("video", self.bundle)
 
     @torch.no_grad()
@@ -91,24 +90,24 @@ class ImageStage(VideoStage):
             frames.append(self.latents.video[i][:, k])
         texts = drop_texts(texts, rng, options.text_dropout)[part]
         x = torch.from_numpy(np.stack(frames[part])).float().to(self.device)
-        t = random_timesteps(batch, generator)[part].to(self.device)
-        xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
+        level = self.process.draw(batch, generator)[part]
+        noise = standard_normal(x, batch, part, generator)
+        xt = self.process.noised(x, noise, level)
         text = self._text(texts)
-        eps = self.unet(
-            xt.contiguous(memory_format=torch.channels_last), t, encoder_hidden_states=text
-        ).sample
+        eps = self._predict(xt.contiguous(memory_format=torch.channels_last), level, text)
         return {"loss": F.mse_loss(eps.float(), noise)}
+
+    def _predict(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
+        time = self.process.network_time(level).to(self.device)
+        return self.unet(x, time, encoder_hidden_states=text).sample
 
     def sample(self, folder: Path, step: int) -> None:
         prompts = [p for p in sample_prompts(self.recipe.data.source) for _ in range(2)]
         text = self._text(prompts)
         shape = (len(prompts), *self.latents.video.shape[1:2], *self.latents.video.shape[3:])
         z = sample_base(
-            lambda x, t: self.unet(
-                x.to(self.device), t.to(self.device), encoder_hidden_states=text
-            ).sample.cpu(),
-            shape, self.schedule,
-        )  # fmt: skip
+            lambda x, level: self._predict(x.to(self.device), level, text).cpu(), shape, self.process
+        )
         self._sheet(z.unflatten(0, (2, -1)).transpose(1, 2), folder / f"sample-{step}.png", len(prompts) // 2)
 
     def export(self) -> None:
@@ -123,7 +122,7 @@ class MotionStage(VideoStage):
         unet = load_component(self.bundle / "video", "unet") if recipe.continued else self._from_image_model()
         if recipe.options.train == "motion":
             unet.freeze_unet2d_params()
-        else:  # torch 2.13 crashes on a CPU on the way back through frozen convolutions so laid out
+        else:  # torch 2.13 crashes on a CPU in the backward pass through frozen convolutions so laid out
             unet = channels_last(unet)
         self.unet: Any = unet.to(self.device)
         plain_attention(self.unet)
@@ -140,9 +139,8 @@ class MotionStage(VideoStage):
         )
         return UNetMotionModel.from_unet2d(image, adapter)
 
-    def _predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        states = text.repeat_interleave(x.shape[2], dim=0)
-        return self.unet(x, t, encoder_hidden_states=states).sample
+    def _predict(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
+        return VideoUNet(self.unet, self.process)(x, level, text)
 
     def loss(
         self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
@@ -151,16 +149,17 @@ class MotionStage(VideoStage):
         index, texts = self.latents.draw(rng, batch)
         texts = drop_texts(texts, rng, options.text_dropout)[part]
         x = torch.from_numpy(self.latents.video[index[part]]).float().to(self.device)
-        t = random_timesteps(batch, generator)[part].to(self.device)
-        xt, noise = noised(x, self.schedule, t, standard_normal(x, batch, part, generator))
-        eps = self._predict(xt, t, self._text(texts))
-        return {"loss": noise_loss(eps, noise, min_snr(self.schedule.alpha(t), options.snr_gamma))}
+        level = self.process.draw(batch, generator)[part]
+        noise = standard_normal(x, batch, part, generator)
+        xt = self.process.noised(x, noise, level)
+        eps = self._predict(xt, level, self._text(texts))
+        return {"loss": noise_loss(eps, noise, min_snr(self.process, level, options.snr_gamma))}
 
     def sample(self, folder: Path, step: int) -> None:
         text = self._text(sample_prompts(self.recipe.data.source))
         shape = (len(SAMPLE_PROMPTS), *self.latents.video.shape[1:])
         z = sample_base(
-            lambda x, t: self._predict(x.to(self.device), t.to(self.device), text).cpu(), shape, self.schedule
+            lambda x, level: self._predict(x.to(self.device), level, text).cpu(), shape, self.process
         )
         self._sheet(z, folder / f"sample-{step}.png", 32)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bundle.load import Bundle
 from kinetophone.bundle.spec import LONGEST_S
-from kinetophone.diffusion.clocks import local_grids, snr_grids
+from kinetophone.diffusion.clocks import path_of
 from kinetophone.diffusion.guidance import guided
 from kinetophone.diffusion.inpainting import Given
 from kinetophone.diffusion.sample import Progress, initial_noise, sample_joint
@@ -79,6 +79,7 @@ def sample(
         given = given.map(lambda track: None if track is None else replace(track, clean=False))
     complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
     only = complete[0] if complete else None  # the modality whose other one is all there
+    times = bundle.latent_times(windows[0].length, time.fps)
     negative = _text(bundle, [settings.negative_prompt] * len(prompts))
     predicts = [
         guided(
@@ -89,21 +90,18 @@ def sample(
             sync=settings.guidance_sync,
             coupled=settings.coupled,
             only=only,
-            rates=bundle.rates(time.fps),
+            times=times,
+            sync_from=settings.sync_from,
         )
         for window in windows
     ]
-    schedulers = bundle.bases.map(lambda base: base.scheduler)
-    if settings.snr_offset is None:
-        grids = local_grids(schedulers, settings.steps, settings.gamma, bundle.spec.sampling)
-    else:
-        grids = snr_grids(schedulers, settings.steps, settings.snr_offset)
+    path = path_of(bundle.processes, settings, bundle.spec.sampling)
     noise = initial_noise(shapes, seeds, device=bundle.device)
     leak: AV[Tensor | None] = bundle.leaks.map(
         lambda leak, known: None if leak is None else leak.draw(seeds, known), given or AV.both(None)
     )
     predict = windowed(windows, predicts)
-    return sample_joint(predict, noise, grids, bundle.schedules, callback, given, leak, settings.stepper)
+    return sample_joint(predict, noise, path, bundle.processes, callback, given, leak, settings.stepper)
 
 
 def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,119 @@
+"""What a base offers to be coupled: a noise process, the sites of its network, times, and one prediction.
+
+A family of bases is one file of this package. Its class loads the components and turns media and text into
+latents and conditioning; its :class:`Denoiser` is all that sampling and coupling see of it.
+
+Shape legend: B batch, C channels, T time steps of a latent, N tokens, E width of a time embedding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from kinetophone.diffusion.process import Process
+
+Conditioning = Tensor | Mapping[str, Tensor]
+"""What a base is told of a text: a tensor (B, …), or several by name."""
+
+
+def _same(output: Any) -> Tensor:
+    return output
+
+
+def _new(output: Any, changed: Tensor) -> Any:
+    return changed
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module of a network behind which another modality may be let in.
+
+    Attributes:
+        path: Of the module in the network, such as "blocks.7".
+        width: Channels C there.
+        layout: "map": images (B·T, C, H, W) of a video, maps (B, C, T', M) of a sound. "tokens": (B, N, C),
+            time-major.
+        prefix: Tokens in front that belong to no time.
+        attention: Path in the module of its self-attention, for couplings that act inside the block.
+        read: Takes the map or the tokens out of what the module returns.
+        write: Puts changed ones back, ``write(returned, changed)``.
+    """
+
+    path: str
+    width: int
+    layout: Literal["map", "tokens"]
+    prefix: int = 0
+    attention: str = ""
+    read: Callable[[Any], Tensor] = _same
+    write: Callable[[Any, Tensor], Any] = _new
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When each step of a series begins and ends, float64 (T,) each, in seconds of the clip."""
+
+    starts: Tensor
+    ends: Tensor
+
+    def merged(self, steps: int) -> Times:
+        """Of ``steps`` steps that take in as many of these each; the last one maybe fewer."""
+        every = -(-len(self.starts) // steps)
+        last = [min((k + 1) * every, len(self.ends)) - 1 for k in range(steps)]
+        return Times(self.starts[::every], self.ends[last])
+
+
+class Denoiser(ABC):
+    """A base's network, as coupling and sampling use it.
+
+    Args:
+        network: frozen or not; it gets forward hooks at its sites and is otherwise unmodified.
+        process: its noise process.
+    """
+
+    per_frame: bool
+    """Whether a step of the latent is an image with positions of its own (video) or not (audio)."""
+
+    def __init__(self, network: Any, process: Process) -> None:
+        self.network, self.process = network, process
+
+    @property
+    @abstractmethod
+    def latent_channels(self) -> int:
+        """Channels of its latent."""
+
+    @property
+    @abstractmethod
+    def time_width(self) -> int:
+        """Width E of :meth:`embed_time`."""
+
+    @abstractmethod
+    def sites(self) -> tuple[Site, ...]:
+        """Where it can be conditioned, in the order in which it passes them."""
+
+    @abstractmethod
+    def embed_time(self, level: Tensor) -> Tensor:
+        """The network's own embedding (B, E) of noise levels (B,)."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        """The network's output for noisy latents at levels (B,), in the shape of ``x``."""
+
+    def check(self, x: Tensor) -> None:  # noqa: B027
+        """Raise a ValueError that says what to do unless the network takes latents of this shape."""
+
+    def steps_at(self, site: Site, x: Tensor, steps: int) -> int:
+        """Length along time of what a site holds, ``x``, where the latent has ``steps``."""
+        if site.layout == "map":
+            return steps if self.per_frame else x.shape[2]
+        return steps
+
+    def network_time(self, level: Tensor) -> Tensor:
+        """What the network is told as time, on its device."""
+        time = self.process.network_time(level)
+        time = time.float() if time.is_floating_point() else time
+        return time.to(self.network.device)

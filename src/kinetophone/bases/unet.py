@@ -1,0 +1,122 @@
+"""The U-Nets of diffusers as denoisers: video ``UNetMotionModel`` and ``UNet3DConditionModel``, audio
+``UNet2DConditionModel``. All predict on the DDPM process; their sites are the blocks of each level.
+
+Shape legend: B batch, C latent channels, T video frames, H, W video latent size, L audio latent steps,
+M mel bins of the audio latent, S text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
+from torch import Tensor
+
+from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.protocol import Conditioning, Denoiser, Site
+from kinetophone.diffusion.process import Discrete, Process
+
+SUPPORTED = AV(audio=(UNet2DConditionModel,), video=(UNetMotionModel, UNet3DConditionModel))
+
+
+def denoisers(unets: AV[Any], schedulers: AV[Any] | None = None) -> AV[Denoiser]:
+    """A pair of U-Nets as denoisers.
+
+    Args:
+        unets: the networks.
+        schedulers: their diffusers schedulers; diffusers' default DDPM process if not given.
+
+    Raises:
+        TypeError: if a U-Net is of a class that is not supported.
+    """
+    from diffusers import DDIMScheduler
+
+    for modality in MODALITIES:
+        unet, allowed = getattr(unets, modality), getattr(SUPPORTED, modality)
+        if not isinstance(unet, allowed):
+            raise TypeError(
+                f"the {modality} U-Net is a {type(unet).__name__}, which is not supported: "
+                f"use {' or '.join(cls.__name__ for cls in allowed)}"
+            )
+    schedulers = schedulers or AV.both(DDIMScheduler(clip_sample=False))
+    return AV(
+        audio=AudioUNet(unets.audio, Discrete.from_scheduler(schedulers.audio)),
+        video=VideoUNet(unets.video, Discrete.from_scheduler(schedulers.video)),
+    )
+
+
+class _UNet(Denoiser):
+    def __init__(self, network: Any, process: Process) -> None:
+        super().__init__(network, process)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.network.config.in_channels)
+
+    @property
+    def time_width(self) -> int:
+        return int(self.network.time_embedding.linear_2.out_features)
+
+    def sites(self) -> tuple[Site, ...]:
+        widths = list(self.network.config.block_out_channels)
+        down = [
+            Site(f"down_blocks.{i}", width, "map", read=_first, write=_skipped)
+            for i, width in enumerate(widths)
+        ]
+        return (*down, *(Site(f"up_blocks.{j}", width, "map") for j, width in enumerate(reversed(widths))))
+
+    def embed_time(self, level: Tensor) -> Tensor:
+        unet = self.network
+        embedding = unet.time_embedding(unet.time_proj(self.network_time(level)).to(unet.dtype))
+        activation = getattr(unet, "time_embed_act", None)
+        return embedding if activation is None else activation(embedding)
+
+    @property
+    def multiple(self) -> int:
+        """Total down-sampling: what the sides of a map must be multiples of."""
+        return int(2 ** (len(self.network.config.block_out_channels) - 1))
+
+
+class AudioUNet(_UNet):
+    """Latents (B, C, L, M); conditioning is a text embedding (B, D), given as class labels."""
+
+    per_frame = False
+
+    def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        time = self.network_time(level)
+        return self.network(
+            x, time, encoder_hidden_states=None, class_labels=conditioning, return_dict=False
+        )[0]
+
+    def check(self, x: Tensor) -> None:
+        multiple, (length, bins) = self.multiple, x.shape[2:]
+        if length % multiple or bins % multiple:
+            raise ValueError(
+                f"audio latents are {length} × {bins} (time × mel), but the audio U-Net needs multiples of "
+                f"{multiple}: pad with zeros to {-(-length // multiple) * multiple} × "
+                f"{-(-bins // multiple) * multiple} and cut after generation"
+            )
+
+
+class VideoUNet(_UNet):
+    """Latents (B, C, T, H, W); conditioning are the text's hidden states (B, S, D)."""
+
+    per_frame = True
+
+    def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        assert isinstance(conditioning, Tensor)
+        if isinstance(self.network, UNetMotionModel):
+            # It repeats the timestep embedding per frame itself but wants text repeated already, whereas
+            # UNet3DConditionModel repeats both (diffusers 0.42).
+            conditioning = conditioning.repeat_interleave(x.shape[2], dim=0)
+        time = self.network_time(level)
+        return self.network(x, time, encoder_hidden_states=conditioning, return_dict=False)[0]
+
+
+def _first(output: Any) -> Tensor:
+    return output[0]
+
+
+def _skipped(output: Any, changed: Tensor) -> Any:
+    """A down block's output is its last skip connection, too."""
+    return changed, (*output[1][:-1], changed)
