@@ -52,8 +52,9 @@ def test_same_seed_same_clip_and_a_batch_gives_what_single_runs_give(pipe):
 
 def test_the_batch_size_changes_what_is_computed_at_once_and_nothing_else(pipe, monkeypatch):
     sizes = []
+    sampled = pipeline.sample
     monkeypatch.setattr(
-        pipe, "_sample", lambda part, *a, made=pipe._sample: sizes.append(len(part)) or made(part, *a)
+        pipeline, "sample", lambda pipe, part, *a: sizes.append(len(part)) or sampled(pipe, part, *a)
     )
     at_once = pipe([PROMPTS[0]] * 3, steps=1)
     in_twos = pipe([PROMPTS[0]] * 3, steps=1, batch_size=2)
@@ -272,6 +273,6 @@ def test_a_coupling_for_other_bases_is_refused(models, tmp_path):
 
 
 def test_the_final_noise_level_is_the_samplings(models):
-    ends = AV(*(from_bases(models, sampling=name).schedules.video for name in ("trailing", "reference")))
+    ends = AV(*(from_bases(models, sampling=name).processes.video for name in ("trailing", "reference")))
     assert ends.audio.final_alpha_cumprod == 1.0
     assert ends.video.final_alpha_cumprod < 1.0

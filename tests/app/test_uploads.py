@@ -34,15 +34,15 @@ def test_each_kind_is_read(make_struck_clip: MakeClip, tmp_path: Path) -> None:
     video_file, sound = clip.save(tmp_path / "a.mp4"), clip.save(tmp_path / "a.wav")
     assert read_upload(video_file, "clip", Limits()).time == clip.time
     assert read_upload(video_file, "video", Limits()).frames.shape == clip.video.shape
-    assert len(read_upload(sound, "sound", Limits()).waveform) == len(clip.audio)
-    assert len(read_upload(video_file, "sound", Limits()).waveform) == len(clip.audio)
+    assert len(read_upload(sound, "audio", Limits()).waveform) == len(clip.audio)
+    assert len(read_upload(video_file, "audio", Limits()).waveform) == len(clip.audio)
 
 
 def test_a_long_file_is_refused_with_the_limit(tmp_path: Path) -> None:
     video_file = still(180).save(tmp_path / "long.mp4")
     assert refused(video_file, "video") == "'long.mp4' lasts 180 s; at most 30 s can be used here"
     assert "lasts 180 s; at most 30 s" in refused(video_file, "clip")
-    assert "lasts 180 s" in refused(still(180).save(tmp_path / "long.wav"), "sound")
+    assert "lasts 180 s" in refused(still(180).save(tmp_path / "long.wav"), "audio")
     # A picture that is short does not hide a sound that is long, nor the other way round.
     assert len(read_upload(video_file, "video", Limits(longest_s=200)).frames) == 180
 
@@ -64,7 +64,7 @@ def test_a_track_that_is_missing_is_named(make_struck_clip: MakeClip, tmp_path: 
     sound = make_struck_clip([1.0]).save(tmp_path / "a.wav")
     assert "has no video stream" in refused(sound, "video")
     gif = make_struck_clip([1.0], size=64).save(tmp_path / "a.gif")
-    assert "has no audio stream" in refused(gif, "sound")
+    assert "has no audio stream" in refused(gif, "audio")
 
 
 def test_large_files_large_pictures_and_high_rates(tmp_path: Path) -> None:
@@ -80,6 +80,6 @@ def test_large_files_large_pictures_and_high_rates(tmp_path: Path) -> None:
 def test_a_photograph_is_no_sound(tmp_path: Path) -> None:
     file = tmp_path / "photo.avif"
     Image.new("RGB", (64, 48)).save(file)
-    assert "cannot be read as media" in refused(file, "sound") or "has no audio stream" in refused(
+    assert "cannot be read as media" in refused(file, "audio") or "has no audio stream" in refused(
         file, "sound"
     )

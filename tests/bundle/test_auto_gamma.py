@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kinetophone.bundle.load import auto_gamma
+from kinetophone.bundle import auto_gamma
 from kinetophone.bundle.spec import BUNDLES, BundleSpec
 from kinetophone.cli import app
 from kinetophone.diffusion import information
@@ -19,7 +19,9 @@ from kinetophone.diffusion import information
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four levels, the fewest that cubic splines take: a quarter of the work."""
     measure = information.measure
-    monkeypatch.setattr(auto_gamma, "measure", lambda *a, **k: measure(*a, levels=(0, 250, 600, 999), **k))
+    monkeypatch.setattr(
+        auto_gamma, "measure", lambda *a, **k: measure(*a, levels=(0.001, 0.25, 0.6, 1.0), **k)
+    )
 
 
 @pytest.mark.usefixtures("coarse")

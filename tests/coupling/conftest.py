@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel, UNet3DConditionModel, UNetMotionMode
 from torch import Tensor, nn
 
 from kinetophone.av import AV
+from kinetophone.bases.unet import denoisers
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
 
@@ -65,7 +66,7 @@ def make_coupling(unets: AV[Any], **settings: Any) -> Coupling:
         "channel_mult": [2],
         "num_blocks": [1],
         "head_dim": 16,
-        "alignment": "stretched",  # so that models run without rates; test_times.py has the other
+        "alignment": "stretched",  # so that models run without times; test_times.py has the other
     }
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -87,14 +88,14 @@ class Inputs:
     """Arguments of a joint model."""
 
     latents: AV[Tensor]
-    timesteps: AV[Tensor]
+    levels: AV[Tensor]
     text: AV[Tensor]
     x0_hat: AV[Tensor]
 
     def sample(self, i: int) -> Inputs:
         """The batch of sample i alone."""
         return Inputs(
-            *(av.map(lambda x: x[i : i + 1]) for av in (self.latents, self.timesteps, self.text, self.x0_hat))
+            *(av.map(lambda x: x[i : i + 1]) for av in (self.latents, self.levels, self.text, self.x0_hat))
         )
 
 
@@ -109,7 +110,7 @@ def inputs() -> Inputs:
 
     return Inputs(
         latents(),
-        AV(audio=torch.tensor([700, 20]), video=torch.tensor([400, 5])),
+        AV(audio=torch.tensor([0.701, 0.021]), video=torch.tensor([0.401, 0.006])).map(Tensor.double),
         AV(audio=torch.randn(2, 12, generator=g), video=torch.randn(2, 5, 16, generator=g)),
         latents(),
     )
@@ -133,4 +134,6 @@ def fresh() -> Callable[..., Coupling]:
 @pytest.fixture
 def trained() -> Callable[..., JointModel]:
     """``trained(unets, **settings)``: a joint model whose coupling does something."""
-    return lambda unets, **settings: JointModel(unets, waken(make_coupling(unets, **settings))).eval()
+    return lambda unets, **settings: JointModel(
+        denoisers(unets), waken(make_coupling(unets, **settings))
+    ).eval()

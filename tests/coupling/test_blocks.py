@@ -27,31 +27,32 @@ def feature_of(block: Callable[..., nn.Module], batch: int, steps: int = 4) -> t
 
 
 @pytest.mark.parametrize("make", BLOCKS)
-@pytest.mark.parametrize(("shape", "frames"), [((2, 32, 6, 3), None), ((2 * 5, 32, 3, 2), 5)])
+@pytest.mark.parametrize(("shape", "per_frame"), [((2, 6, 3, 32), False), ((2, 5, 6, 32), True)])
 def test_a_fresh_block_is_the_identity(
-    make: Callable[..., nn.Module], shape: tuple[int, ...], frames: int | None
+    make: Callable[..., nn.Module], shape: tuple[int, ...], per_frame: bool
 ) -> None:
     x = torch.randn(shape)
-    assert torch.equal(make(32, 24, 8)(x, feature_of(make, 2), frames), x)
+    assert torch.equal(make(32, 24, 8)(x, feature_of(make, 2), per_frame), x)
 
 
 @pytest.mark.parametrize("make", BLOCKS)
 def test_memory_format_and_batch_do_not_matter(make: Callable[..., nn.Module]) -> None:
-    block, x, feature = make(32, 24, 8), torch.randn(2 * 5, 32, 3, 2), feature_of(make, 2)
+    block, x, feature = make(32, 24, 8), torch.randn(2, 5, 6, 32), feature_of(make, 2)
     nn.init.normal_(block.proj_out.weight)
-    expected = block(x, feature, 5)
-    torch.testing.assert_close(block(x.contiguous(memory_format=torch.channels_last), feature, 5), expected)
-    torch.testing.assert_close(block(x[5:], feature[1:], 5), expected[5:])
+    expected = block(x, feature, True)
+    other = x.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)  # the memory of a map, not of tokens
+    torch.testing.assert_close(block(other, feature, True), expected)
+    torch.testing.assert_close(block(x[1:], feature[1:], True), expected[1:])
 
 
 def test_group_norm_is_exact_where_a_map_has_one_pixel() -> None:
     # Means far above a small spread, in channels-last memory, where torch's own kernel is off by percents.
     block = CMCPEBlock(64, 24, 8)
-    x = (3 + 1e-3 * torch.randn(2, 64, 1, 1)).contiguous(memory_format=torch.channels_last)
+    x = 3 + 1e-3 * torch.randn(2, 1, 1, 64)
     seen = []
     block.norm.register_forward_hook(lambda _module, _args, output: seen.append(output))
-    block(x, torch.randn(2, 24, 4), 1)
-    exact = block.norm.double()(x.double().flatten(2))
+    block(x, torch.randn(2, 24, 4), True)
+    exact = block.norm.double()(x.double().flatten(1, 2).transpose(1, 2))
     torch.testing.assert_close(seen[0].double(), exact.detach(), atol=1e-3, rtol=1e-3)
 
 
@@ -67,10 +68,10 @@ def test_encoding_holds_each_feature_step() -> None:
 
 @pytest.mark.parametrize("make", BLOCKS)
 def test_who_can_tell_when(make: Callable[..., nn.Module]) -> None:
-    block, x = make(32, 24, 8), torch.randn(1, 32, 2, 2)
+    block, x = make(32, 24, 8), torch.randn(1, 1, 4, 32)
     nn.init.normal_(block.proj_out.weight)
-    same_frames = x.expand(8, -1, -1, -1)  # nothing in the map itself tells the frames apart
-    out = block(same_frames, feature_of(make, 2), 4).unflatten(0, (2, 4))
+    same_frames = x.expand(2, 4, -1, -1)  # nothing in the tokens themselves tells the frames apart
+    out = block(same_frames, feature_of(make, 2), True)
     assert torch.allclose(out[:, 0], out[:, 3], atol=1e-5) == (make is CrossAttentionBlock)
 
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNetMotionModel
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.unet import denoisers
 from kinetophone.bundle.load import load_coupling
 from kinetophone.bundle.spec import BUNDLES
 from kinetophone.coupling.coupling import Coupling, matched_ff_mult, trainable
@@ -114,9 +115,9 @@ def test_save_and_load_is_bit_identical(
     assert learns[0] == learns[1]
     with torch.no_grad():
         outputs = []
-        for one in (model, JointModel(unets, loaded)):
-            features = one.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
-            outputs.append(one(inputs.latents, inputs.timesteps, inputs.text, features))
+        for one in (model, JointModel(denoisers(unets), loaded)):
+            features = one.features(inputs.latents, inputs.levels, inputs.x0_hat)
+            outputs.append(one(inputs.latents, inputs.levels, inputs.text, features))
     assert torch.equal(outputs[0].audio, outputs[1].audio)
     assert torch.equal(outputs[0].video, outputs[1].video)
 
@@ -125,8 +126,8 @@ def test_save_and_load_is_bit_identical(
 def test_feature_norm(
     axis: str, dim: int, unets: AV[Any], inputs: Any, fresh: Callable[..., Coupling]
 ) -> None:
-    model = JointModel(unets, fresh(unets, feature_norm=axis))
-    features = model.features(inputs.latents, inputs.timesteps, None)
+    model = JointModel(denoisers(unets), fresh(unets, feature_norm=axis))
+    features = model.features(inputs.latents, inputs.levels, None)
     assert features.audio.shape == (2, 32, 8)
     assert features.video.shape == (2, 32, 3)
     for feature in (features.audio, features.video):
@@ -137,8 +138,8 @@ def test_feature_norm(
 def test_cross_attention_takes_one_unit_token(
     unets: AV[Any], inputs: Any, fresh: Callable[..., Coupling]
 ) -> None:
-    model = JointModel(unets, fresh(unets, coupling="cross_attention", feature_norm="time"))
-    features = model.features(inputs.latents, inputs.timesteps, None)
+    model = JointModel(denoisers(unets), fresh(unets, coupling="cross_attention", feature_norm="time"))
+    features = model.features(inputs.latents, inputs.levels, None)
     assert features.video.shape == (2, 1, 32)
     torch.testing.assert_close(features.video.norm(dim=2), torch.ones(2, 1))
 
@@ -147,11 +148,11 @@ def test_self_conditioning_is_read_only_by_x_pred(
     unets: AV[Any], inputs: Any, fresh: Callable[..., Coupling]
 ) -> None:
     for connector_input, reads in (("x_pred", True), ("x_cur", False)):
-        model = JointModel(unets, fresh(unets, connector_input=connector_input))
+        model = JointModel(denoisers(unets), fresh(unets, connector_input=connector_input))
         with torch.no_grad():
-            without = model.features(inputs.latents, inputs.timesteps, None)
-            zeros = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat.map(torch.zeros_like))
-            conditioned = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
+            without = model.features(inputs.latents, inputs.levels, None)
+            zeros = model.features(inputs.latents, inputs.levels, inputs.x0_hat.map(torch.zeros_like))
+            conditioned = model.features(inputs.latents, inputs.levels, inputs.x0_hat)
         for modality in ("audio", "video"):
             assert torch.equal(getattr(without, modality), getattr(zeros, modality))
             assert torch.equal(getattr(without, modality), getattr(conditioned, modality)) != reads
@@ -209,9 +210,9 @@ def test_other_unets_are_refused(unets: AV[Any]) -> None:
         connector_channels=32,
     )
     with pytest.raises(RequestError) as raised:
-        JointModel(unets, other)
+        JointModel(denoisers(unets), other)
     assert raised.value.problems == (
-        "audio U-Net has block_out_channels [32, 64], the coupling was made for [32, 96]",
-        "video U-Net has in_channels 4, the coupling was made for 16",
+        "the audio base has widths [32, 64], the coupling was made for [32, 96]",
+        "the video latents have 4 channels, the coupling was made for 16",
         "use the bases that the coupling was trained with, or make one with Coupling.for_unets",
     )

@@ -7,15 +7,19 @@ import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.protocol import Site
+from kinetophone.bases.unet import VideoUNet, denoisers
 from kinetophone.coupling.coupling import Coupling
-from kinetophone.coupling.model import JointModel
+from kinetophone.coupling.model import JointModel, _at_site, from_tokens, to_tokens
 
 
 def equal(a: AV[Tensor], b: AV[Tensor]) -> AV[bool]:
@@ -24,13 +28,13 @@ def equal(a: AV[Tensor], b: AV[Tensor]) -> AV[bool]:
 
 def predict(model: JointModel, inputs: Any, **options: Any) -> AV[Tensor]:
     with torch.no_grad():
-        features = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
-        return model(inputs.latents, inputs.timesteps, inputs.text, features, **options)
+        features = model.features(inputs.latents, inputs.levels, inputs.x0_hat)
+        return model(inputs.latents, inputs.levels, inputs.text, features, **options)
 
 
 def uncoupled(model: JointModel, inputs: Any) -> AV[Tensor]:
     with torch.no_grad():
-        return model(inputs.latents, inputs.timesteps, inputs.text)
+        return model(inputs.latents, inputs.levels, inputs.text)
 
 
 def bases(unets: AV[Any], inputs: Any) -> AV[Tensor]:
@@ -38,10 +42,11 @@ def bases(unets: AV[Any], inputs: Any) -> AV[Tensor]:
     text = inputs.text.video
     if type(unets.video).__name__ == "UNetMotionModel":
         text = text.repeat_interleave(inputs.latents.video.shape[2], dim=0)
+    times = inputs.levels.map(lambda level: (1000 * level).round().long() - 1)
     with torch.no_grad():
         return AV(
-            audio=unets.audio(inputs.latents.audio, inputs.timesteps.audio, None, inputs.text.audio).sample,
-            video=unets.video(inputs.latents.video, inputs.timesteps.video, text).sample,
+            audio=unets.audio(inputs.latents.audio, times.audio, None, inputs.text.audio).sample,
+            video=unets.video(inputs.latents.video, times.video, text).sample,
         )
 
 
@@ -51,7 +56,7 @@ def test_a_fresh_coupling_leaves_the_bases_exactly(
 ) -> None:
     alone = bases(any_unets, inputs)
     settings = {"with_connector": [True, True], "channel_mult": [2, 2], "num_blocks": [1, 2]}
-    model = JointModel(any_unets, fresh(any_unets, coupling=coupling, **settings))
+    model = JointModel(denoisers(any_unets), fresh(any_unets, coupling=coupling, **settings))
     assert equal(predict(model, inputs), alone) == AV.both(True)
 
 
@@ -70,9 +75,9 @@ def test_the_audio_feature_conditions_the_video_and_the_other_way_round(
     unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
 ) -> None:
     model = trained(unets)
-    args = (inputs.latents, inputs.timesteps, inputs.text)
+    args = (inputs.latents, inputs.levels, inputs.text)
     with torch.no_grad():
-        features = model.features(inputs.latents, inputs.timesteps, None)
+        features = model.features(inputs.latents, inputs.levels, None)
         both = model(*args, features)
         other_audio = model(*args, AV(audio=features.audio.flip(2), video=features.video))
         other_video = model(*args, AV(audio=features.audio, video=features.video.flip(2)))
@@ -125,10 +130,8 @@ def test_masked_samples_give_the_coupling_no_gradient(
     unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
 ) -> None:
     model = trained(unets)
-    features = model.features(inputs.latents, inputs.timesteps, None)
-    eps = model(
-        inputs.latents, inputs.timesteps, inputs.text, features, AV.both(torch.tensor([False, False]))
-    )
+    features = model.features(inputs.latents, inputs.levels, None)
+    eps = model(inputs.latents, inputs.levels, inputs.text, features, AV.both(torch.tensor([False, False])))
     (eps.audio.sum() + eps.video.sum()).backward()
     # Every parameter takes part, as distributed training needs, and none is moved.
     assert all(p.grad is not None and not p.grad.any() for p in model.coupling.parameters())
@@ -154,8 +157,8 @@ def test_gradients_reach_the_coupling_only_and_start_at_the_first_site(
     for unet in (unets.audio, unets.video):
         unet.down_blocks[0].register_forward_hook(lambda _m, _a, out: before.extend([out[0], *out[1]]))
         unet.down_blocks[1].register_forward_hook(lambda _m, _a, out: at_site.extend([out[0], out[1][-1]]))
-    features = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
-    eps = model(inputs.latents, inputs.timesteps, inputs.text, features)
+    features = model.features(inputs.latents, inputs.levels, inputs.x0_hat)
+    eps = model(inputs.latents, inputs.levels, inputs.text, features)
     assert before
     assert not any(x.requires_grad for x in before)
     assert all(x.requires_grad for x in at_site)
@@ -172,8 +175,8 @@ def test_gradient_checkpointing_changes_no_gradient(
     for checkpointing in (False, True):
         if checkpointing:
             model.coupling.enable_gradient_checkpointing()
-        features = model.features(inputs.latents, inputs.timesteps, None)
-        eps = model(inputs.latents, inputs.timesteps, inputs.text, features)
+        features = model.features(inputs.latents, inputs.levels, None)
+        eps = model(inputs.latents, inputs.levels, inputs.text, features)
         (eps.audio.square().mean() + eps.video.square().mean()).backward()
         gradients.append([p.grad for p in model.coupling.parameters()])
         model.zero_grad()
@@ -185,18 +188,18 @@ def test_an_error_in_a_forward_pass_leaves_no_feature_behind(
     unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
 ) -> None:
     model, alone = trained(unets), bases(unets, inputs)
-    features = model.features(inputs.latents, inputs.timesteps, None)
+    features = model.features(inputs.latents, inputs.levels, None)
     text = AV(audio=inputs.text.audio, video=torch.randn(2, 5, 7))  # the width is wrong, deep in the U-Net
     with pytest.raises(RuntimeError):
-        model(inputs.latents, inputs.timesteps, text, features)
+        model(inputs.latents, inputs.levels, text, features)
     assert equal(bases(unets, inputs), alone) == AV.both(True)
 
 
-def test_a_class_that_is_not_supported_is_refused(unets: AV[Any], fresh: Callable[..., Coupling]) -> None:
+def test_a_class_that_is_not_supported_is_refused(unets: AV[Any]) -> None:
     with pytest.raises(
         TypeError, match="the video U-Net is a Linear, which is not supported: use UNetMotion"
     ):
-        JointModel(AV(audio=unets.audio, video=nn.Linear(2, 2)), fresh(unets))
+        denoisers(AV(audio=unets.audio, video=nn.Linear(2, 2)))
 
 
 def test_shapes_are_checked_before_work(
@@ -205,7 +208,7 @@ def test_shapes_are_checked_before_work(
     model = trained(unets)
 
     def call(**changes: Any) -> None:
-        arguments = {"latents": inputs.latents, "timesteps": inputs.timesteps, "text": inputs.text} | changes
+        arguments = {"latents": inputs.latents, "levels": inputs.levels, "text": inputs.text} | changes
         model(**arguments)
 
     latents, video = inputs.latents, inputs.latents.video
@@ -216,10 +219,10 @@ def test_shapes_are_checked_before_work(
     with pytest.raises(ValueError, match=r"audio latents are 7 × 4 .* pad with zeros to 8 × 4"):
         call(latents=AV(audio=latents.audio[:, :, :7], video=video))
     with pytest.raises(
-        ValueError, match=r"video timesteps have shape \(\), but the batch of video latents is 2"
+        ValueError, match=r"video levels have shape \(\), but the batch of video latents is 2"
     ):
-        call(timesteps=AV(audio=inputs.timesteps.audio, video=torch.tensor(3)))
-    features = model.features(latents, inputs.timesteps, None)
+        call(levels=AV(audio=inputs.levels.audio, video=torch.tensor(3)))
+    features = model.features(latents, inputs.levels, None)
     one = AV(audio=features.audio[:1], video=features.video)
     with pytest.raises(
         ValueError, match=r"video features made from the other modality have shape \(1, 32, 8\)"
@@ -253,11 +256,75 @@ def test_gradient_checkpointing_of_the_bases_changes_no_gradient(
     for checkpointing in (False, True):
         if checkpointing:
             unets.map(lambda unet: unet.enable_gradient_checkpointing())
-        features = model.features(inputs.latents, inputs.timesteps, inputs.x0_hat)
-        eps = model(inputs.latents, inputs.timesteps, inputs.text, features)
+        features = model.features(inputs.latents, inputs.levels, inputs.x0_hat)
+        eps = model(inputs.latents, inputs.levels, inputs.text, features)
         (eps.audio.square().mean() + eps.video.square().mean()).backward()
         gradients.append([p.grad for p in model.parameters()])
         model.zero_grad()
     assert any(g is not None and g.any() for g in gradients[0])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_a_layout_is_tokens_and_back() -> None:
+    for site, x, rows, per_frame in (
+        (Site("a", 4, "map"), torch.randn(2 * 3, 4, 5, 6), 3, True),
+        (Site("a", 4, "map"), torch.randn(2, 4, 3, 6), 3, False),
+        (Site("a", 4, "tokens"), torch.randn(2, 3 * 5, 4), 3, True),
+        (Site("a", 4, "tokens", prefix=2), torch.randn(2, 2 + 3, 4), 3, False),
+    ):
+        tokens = to_tokens(site, x, rows, per_frame)
+        assert tokens.shape[:2] == (2, 3)
+        assert tokens.shape[3] == 4
+        assert torch.equal(from_tokens(site, tokens, x, per_frame), x)
+
+
+def test_checkpointed_blocks_with_hooks_give_the_gradients_of_others(
+    unets: AV[Any], inputs: Any, fresh: Callable[..., Coupling]
+) -> None:
+    """A transformer's checkpointing runs its blocks again in the backward pass, and the hooks with them."""
+
+    class Blocks(nn.Module):
+        gradient_checkpointing = False
+        device = torch.device("cpu")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.down_blocks = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
+            self._gradient_checkpointing_func: Any = partial(checkpoint, use_reentrant=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.down_blocks:
+                x = self._gradient_checkpointing_func(block, x) if self.gradient_checkpointing else block(x)
+            return x
+
+    class Tokens(VideoUNet):
+        def __call__(self, x: Tensor, level: Tensor, conditioning: Any) -> Tensor:
+            tokens = x.flatten(2).transpose(1, 2)
+            return blocks(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+
+    torch.manual_seed(0)
+    blocks, both = Blocks(), denoisers(unets)
+    video = Tokens(unets.video, both.video.process)
+    model = JointModel(AV(audio=both.audio, video=video), fresh(unets))
+    block = nn.Linear(32, 4)  # stands for an inserted one: it brings the feature in
+    site = Site("down_blocks.0", 4, "tokens")
+    model.coupling.condition = (  # type: ignore[method-assign]
+        lambda name, x, feature, per_frame, times: x + block(feature.mean(2))[:, None, None]
+    )
+    blocks.down_blocks[0].register_forward_hook(partial(_at_site, model, "video", site, "any"))
+    gradients = []
+    for checkpointing in (False, True):
+        blocks.gradient_checkpointing = checkpointing
+        model.network_video = blocks
+        features = model.features(inputs.latents, inputs.levels, None)
+        output = model(inputs.latents, inputs.levels, inputs.text, features, only="video")
+        thread = threading.Thread(target=output.video.square().mean().backward)  # as on a GPU
+        thread.start()
+        thread.join()
+        gradients.append([p.grad.clone() for p in (*block.parameters(), *blocks.parameters())])
+        for parameter in (*block.parameters(), *blocks.parameters()):
+            parameter.grad = None
+    assert any(g.any() for g in gradients[0])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)

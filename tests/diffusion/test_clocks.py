@@ -1,4 +1,4 @@
-"""The two clocks: laws of the adjustment, and grids a sampler can rely on."""
+"""The two clocks: laws of the adjustment, and paths that a sampler can rely on."""
 
 from __future__ import annotations
 
@@ -12,103 +12,111 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinetophone.av import AV
-from kinetophone.diffusion.clocks import T_MAX, local_grids, local_times, log_snr_of, snr_grids
+from kinetophone.diffusion.clocks import (
+    MOST_STEPS,
+    exponents,
+    offset_path,
+    power_path,
+    reference_path,
+    table_path,
+)
+from kinetophone.diffusion.process import Cosine, Discrete, Flow, Process
 from kinetophone.errors import UserError
 from kinetophone.reference import settings as reference
 
 SCHEDULERS = reference.schedulers()
+PROCESSES: AV[Process] = SCHEDULERS.map(Discrete.from_scheduler)
+FLOWS: AV[Process] = AV(audio=Cosine(least=0.1855, most=0.9987), video=Flow(shift=3.0))
 gammas = st.floats(0.1, 10)
 
 
-@given(t=st.floats(0, T_MAX))
-def test_gamma_1_is_no_adjustment(t: float) -> None:
-    assert local_times(t, 1) == AV.both(pytest.approx(t))
+def timesteps(path: AV[torch.Tensor]) -> AV[torch.Tensor]:
+    return path.map(lambda levels: (1000 * levels).round().long() - 1)
 
 
-@given(t=st.floats(0, T_MAX), gamma=gammas)
-def test_video_time_is_the_gamma_power_of_audio_time(t: float, gamma: float) -> None:
-    local = local_times(t, gamma)
-    assert local.video / T_MAX == pytest.approx((local.audio / T_MAX) ** gamma)
-    assert math.sqrt((local.audio / T_MAX) ** (math.sqrt(gamma) * 2)) == pytest.approx(t / T_MAX)
-    if gamma > 1:
-        assert local.video <= t <= local.audio + 1e-9
+@given(gamma=gammas)
+def test_the_video_level_is_the_gamma_power_of_the_audio_level(gamma: float) -> None:
+    found = exponents(gamma)
+    assert found.video / found.audio == pytest.approx(gamma)
+    assert found.audio * found.video == pytest.approx(1)
 
 
-def test_times_of_tensors_and_arrays() -> None:
-    for times in (np.array([0.0, 250.0, 1000.0]), torch.tensor([0.0, 250.0, 1000.0])):
-        local = local_times(times, 4)
-        assert type(local.audio) is type(times)
-        assert [float(t) for t in local.audio] == [0, 500, 1000]
-        assert [float(t) for t in local.video] == [0, 62.5, 1000]
+@given(steps=st.integers(1, 300), gamma=gammas)
+def test_continuous_processes_follow_the_power_exactly(steps: int, gamma: float) -> None:
+    path = power_path(AV.both(Flow()), steps, gamma)
+    torch.testing.assert_close(path.video, path.audio**gamma)
+    assert path.audio[0] == path.video[0] == 1
 
 
-@given(steps=st.integers(1, T_MAX), gamma=gammas)
-def test_trailing_grids_start_at_the_top_and_fall_strictly(steps: int, gamma: float) -> None:
-    grids = local_grids(SCHEDULERS, steps, gamma)
-    for grid in (grids.audio, grids.video):
-        assert grid.dtype == torch.int64
+@given(steps=st.integers(1, MOST_STEPS), gamma=gammas)
+def test_paths_start_at_the_top_and_fall_strictly(steps: int, gamma: float) -> None:
+    path = power_path(PROCESSES, steps, gamma)
+    for grid in (timesteps(path).audio, timesteps(path).video):
         assert len(grid) == steps
-        assert grid[0] == T_MAX - 1
+        assert grid[0] == 999
         assert grid[-1] >= 0
         assert (grid.diff() < 0).all()
 
 
 @given(steps=st.integers(1, 200), gamma=gammas)
 def test_reference_grids_never_rise(steps: int, gamma: float) -> None:
-    grids = local_grids(SCHEDULERS, steps, gamma, spacing="reference")
+    grids = timesteps(reference_path(PROCESSES, steps, gamma))
     for grid in (grids.audio, grids.video):
         assert len(grid) == steps
         assert grid.min() >= 0
-        assert grid.max() < T_MAX
+        assert grid.max() < 1000
         assert (grid.diff() <= 0).all()
 
 
-def test_gamma_1_grids_are_the_schedulers_own_or_trailing() -> None:
+def test_gamma_1_paths_are_the_schedulers_own_or_trailing() -> None:
     for modality in ("audio", "video"):
         scheduler = getattr(SCHEDULERS, modality)
         scheduler.set_timesteps(25)
-        own = getattr(local_grids(SCHEDULERS, 25, 1, spacing="reference"), modality)
+        own = getattr(timesteps(reference_path(PROCESSES, 25, 1)), modality)
         assert torch.equal(own, scheduler.timesteps)
         trailing = DDIMScheduler(timestep_spacing="trailing")
         trailing.set_timesteps(25)
-        assert torch.equal(getattr(local_grids(SCHEDULERS, 25, 1), modality), trailing.timesteps)
+        assert torch.equal(getattr(timesteps(power_path(PROCESSES, 25, 1)), modality), trailing.timesteps)
+
+
+def test_a_process_of_another_length_has_paths_too() -> None:
+    short = Discrete.from_scheduler(DDIMScheduler(num_train_timesteps=100, clip_sample=False))
+    path = power_path(AV(audio=short, video=PROCESSES.video), 4, 1)
+    assert short.timestep(path.audio).tolist() == [99, 74, 49, 24]
 
 
 def test_the_schedulers_are_left_alone() -> None:
     schedulers = reference.schedulers()
     before = schedulers.audio.timesteps.clone()
-    local_grids(schedulers, 7, 1.5, spacing="reference")
+    reference_path(schedulers.map(Discrete.from_scheduler), 7, 1.5)
     assert torch.equal(schedulers.audio.timesteps, before)
+
+
+def test_the_reference_needs_schedulers() -> None:
+    with pytest.raises(UserError, match="sampling 'reference' needs bases with a diffusers scheduler"):
+        reference_path(FLOWS, 7, 1.5)
 
 
 @pytest.mark.parametrize("gamma", [0, -1.5, math.nan, math.inf])
 def test_gamma_must_be_positive(gamma: float) -> None:
     with pytest.raises(UserError, match=f"gamma is {gamma}: timestep adjustment needs a positive"):
-        local_times(500.0, gamma)
+        power_path(PROCESSES, 4, gamma)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001])
 def test_steps_must_be_possible(steps: int) -> None:
     with pytest.raises(UserError, match=f"steps is {steps}: choose 1 to 1000"):
-        local_grids(SCHEDULERS, steps)
-
-
-def test_unknown_spacing_and_other_clocks() -> None:
-    with pytest.raises(UserError, match="spacing is 'linspace', not 'trailing' or 'reference'"):
-        local_grids(SCHEDULERS, 4, spacing="linspace")  # type: ignore[arg-type]
-    short = AV(audio=DDIMScheduler(num_train_timesteps=100), video=SCHEDULERS.video)
-    with pytest.raises(ValueError, match="audio scheduler has num_train_timesteps 100"):
-        local_grids(short, 4)
+        power_path(PROCESSES, steps)
 
 
 def matching_gamma(t_audio: int) -> float | None:
-    """γ that makes both equally noisy at a time of the sound; None where the picture is never so noisy."""
-    log_snr = SCHEDULERS.map(log_snr_of)
+    """γ that makes both equally noisy at a time of the audio; None where the video is never so noisy."""
+    log_snr = PROCESSES.map(lambda process: process.log_snr_table()[1])
     wanted = log_snr.audio[t_audio]
     if wanted < log_snr.video[-1]:
         return None
-    t_video = np.interp(wanted, log_snr.video[::-1], np.arange(T_MAX)[::-1])
-    return math.log(t_video / T_MAX) / math.log(t_audio / T_MAX)
+    t_video = np.interp(wanted, log_snr.video[::-1], np.arange(1000)[::-1])
+    return math.log(t_video / 1000) / math.log(t_audio / 1000)
 
 
 def test_what_gamma_would_match_the_published_schedules() -> None:
@@ -120,25 +128,60 @@ def test_what_gamma_would_match_the_published_schedules() -> None:
     assert matching_gamma(865) is None
 
 
-@given(steps=st.integers(1, T_MAX), offset=st.floats(-20, 20))
-def test_snr_grids_start_at_the_top_and_fall_strictly(steps: int, offset: float) -> None:
-    grids = snr_grids(SCHEDULERS, steps, offset)
+@given(steps=st.integers(1, MOST_STEPS), offset=st.floats(-20, 20))
+def test_offset_paths_start_at_the_top_and_fall_strictly(steps: int, offset: float) -> None:
+    grids = timesteps(offset_path(PROCESSES, steps, offset))
     for grid in (grids.audio, grids.video):
         assert len(grid) == steps
-        assert grid[0] == T_MAX - 1
+        assert grid[0] == 999
         assert grid[-1] >= 0
         assert (grid.diff() < 0).all()
 
 
-@pytest.mark.parametrize("offset", [-1.0, 0.0, 1.5])
-def test_snr_grids_keep_their_offset_where_both_schedules_reach(offset: float) -> None:
-    grids, log_snr = snr_grids(SCHEDULERS, 25, offset), SCHEDULERS.map(log_snr_of)
-    found = log_snr.video[grids.video] - log_snr.audio[grids.audio]
-    both = (grids.audio < 850) & (grids.video < 950) & (grids.audio > 60) & (grids.video > 60)
-    assert both.sum() > 15
-    assert found[both] == pytest.approx(np.full(int(both.sum()), offset), abs=0.05)
+@pytest.mark.parametrize("offset", [-2.77, 0.0, 1.5])
+@pytest.mark.parametrize("processes", [PROCESSES, FLOWS])
+def test_offset_paths_keep_their_offset_where_both_processes_reach(
+    processes: AV[Process], offset: float
+) -> None:
+    path = offset_path(processes, 25, offset)
+    log_snr = processes.map(lambda process, levels: process.log_snr(levels), path)
+    inner = (path.audio < 0.85) & (path.video < 0.95) & (path.audio > 0.2) & (path.video > 0.06)
+    assert inner.sum() >= 10
+    found = (log_snr.video - log_snr.audio)[inner]
+    assert found.tolist() == pytest.approx([offset] * len(found), abs=0.05)
+
+
+def test_shifts_of_two_flows_on_one_clock_are_an_offset() -> None:
+    # MiniMax-H3: 12 on the video, 3 on the audio. λ_video - λ_audio = 2·ln(3 / 12) at every level.
+    audio, video = Flow(shift=3.0), Flow(shift=12.0)
+    u = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    difference = video.log_snr(u) - audio.log_snr(u)
+    torch.testing.assert_close(difference, torch.full_like(u, 2 * math.log(3 / 12)))
 
 
 def test_an_offset_must_be_finite() -> None:
     with pytest.raises(UserError, match="the offset of log SNR is inf: it must be finite"):
-        snr_grids(SCHEDULERS, 25, math.inf)
+        offset_path(PROCESSES, 25, math.inf)
+
+
+def test_a_table_is_passed_evenly_and_straight() -> None:
+    path = table_path(AV.both(Flow()), 4, [(1, 1), (0.5, 0.9), (0, 0)])
+    assert path.audio.tolist() == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert path.video.tolist() == pytest.approx([1, 0.95, 0.9, 0.45])
+    even = table_path(PROCESSES, 10, [(1, 1), (0, 0)])
+    assert torch.equal(even.audio, power_path(PROCESSES, 10, 1).audio)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([(1, 1)], "two or more pairs"),
+        ([1, 0], "two or more pairs"),
+        ([(1, 1), (math.nan, 0)], "two or more pairs"),
+        ([(1, 1), (0.5, 1.1), (0, 0)], "must fall"),
+        ([(0.9, 1), (0, 0)], "must fall"),
+    ],
+)
+def test_a_table_must_fall_from_noise_to_clean(table: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        table_path(PROCESSES, 4, table)  # type: ignore[arg-type]

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.coupling.model import JointModel
-from kinetophone.diffusion.clocks import local_grids
-from kinetophone.diffusion.guidance import SYNC_FROM, guided
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.clocks import power_path
+from kinetophone.diffusion.guidance import guided
+from kinetophone.diffusion.process import Discrete
 from kinetophone.diffusion.sample import Predict, initial_noise, sample_joint
 from kinetophone.reference import settings as reference
 from kinetophone.reference.golden import load_case, relative_error
 
 SCHEDULERS = reference.schedulers()
-SCHEDULES = SCHEDULERS.map(NoiseSchedule.from_scheduler)
+PROCESSES = SCHEDULERS.map(Discrete.from_scheduler)
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -39,14 +39,14 @@ def world() -> dict[str, Any]:
         "cond": text(),
         "uncond": text(),
         "latents": initial_noise(AV(audio=(8, 8, 8), video=(4, 2, 8, 8)), [1, 2]),
-        "timesteps": AV(audio=torch.tensor([600, 600]), video=torch.tensor([400, 400])),
+        "levels": AV(audio=torch.tensor([0.6, 0.6]), video=torch.tensor([0.4, 0.4])).map(Tensor.double),
         "x0_hat": initial_noise(AV(audio=(8, 8, 8), video=(4, 2, 8, 8)), [3, 4]),
     }
 
 
 def run(predict: Predict, world: dict[str, Any]) -> AV[Tensor]:
     with torch.no_grad():
-        return predict(world["latents"], world["timesteps"], world["x0_hat"])
+        return predict(world["latents"], world["levels"], world["x0_hat"])
 
 
 def close(a: AV[Tensor], b: AV[Tensor]) -> None:
@@ -57,13 +57,13 @@ def close(a: AV[Tensor], b: AV[Tensor]) -> None:
 
 def test_guidance_is_its_formula_in_one_call_per_network(model: JointModel, world: dict[str, Any]) -> None:
     with torch.no_grad():
-        features = model.features(world["latents"], world["timesteps"], world["x0_hat"])
-        args = (world["latents"], world["timesteps"])
+        features = model.features(world["latents"], world["levels"], world["x0_hat"])
+        args = (world["latents"], world["levels"])
         cond, uncond = (model(*args, world[key], features) for key in ("cond", "uncond"))
     batches: dict[str, list[int]] = {}
     parts = {
-        "audio U-Net": model.unet_audio.conv_in,
-        "video U-Net": model.unet_video.conv_in,
+        "audio U-Net": model.network_audio.conv_in,
+        "video U-Net": model.network_video.conv_in,
         "audio connector": model.coupling.connector_out_audio[0],
     }
     hooks = []
@@ -92,7 +92,7 @@ def test_guidance_is_its_formula_in_one_call_per_network(model: JointModel, worl
 
 def test_uncoupled_guidance_is_the_bases(model: JointModel, world: dict[str, Any]) -> None:
     with torch.no_grad():
-        alone = model(world["latents"], world["timesteps"], world["cond"])
+        alone = model(world["latents"], world["levels"], world["cond"])
     close(run(guided(model, world["cond"], None, AV.both(1.0), coupled=False), world), alone)
     coupled = run(guided(model, world["cond"], None, AV.both(1.0)), world)
     assert not torch.allclose(coupled.video, alone.video, atol=1e-2)
@@ -100,7 +100,7 @@ def test_uncoupled_guidance_is_the_bases(model: JointModel, world: dict[str, Any
 
 def test_cross_modal_guidance_is_its_formula(model: JointModel, world: dict[str, Any]) -> None:
     with torch.no_grad():
-        args = (world["latents"], world["timesteps"])
+        args = (world["latents"], world["levels"])
         features = model.features(*args, world["x0_hat"])
         cond, uncond = (model(*args, world[key], features) for key in ("cond", "uncond"))
         apart = model(*args, world["cond"])
@@ -120,12 +120,14 @@ def test_cross_modal_guidance_costs_nothing_where_places_in_time_are_settled(
     model: JointModel, world: dict[str, Any]
 ) -> None:
     batches: list[int] = []
-    hook = model.unet_video.conv_in.register_forward_pre_hook(lambda _m, args: batches.append(len(args[0])))
+    hook = model.network_video.conv_in.register_forward_pre_hook(
+        lambda _m, args: batches.append(len(args[0]))
+    )
     late = {
         **world,
-        "timesteps": AV(audio=torch.tensor([SYNC_FROM] * 2), video=torch.tensor([SYNC_FROM - 1] * 2)),
+        "levels": AV(0.301, 0.3).map(lambda u: torch.full((2,), u, dtype=torch.float64)),
     }
-    eps = run(guided(model, world["cond"], None, AV.both(1.0), sync=AV.both(4.0)), late)
+    eps = run(guided(model, world["cond"], None, AV.both(1.0), sync=AV.both(4.0), sync_from=0.301), late)
     plain = run(guided(model, world["cond"], None, AV.both(1.0)), late)
     hook.remove()
     assert batches == [2 * 2, 2 * 2]
@@ -138,7 +140,7 @@ def test_a_sample_of_a_batch_is_the_single_run(model: JointModel, world: dict[st
         cond, uncond = (world[key].map(lambda x: x[rows]) for key in ("cond", "uncond"))
         predict = guided(model, cond, uncond, AV(audio=2.0, video=3.0))
         noise = initial_noise(AV(audio=(8, 8, 8), video=(4, 2, 8, 8)), [11, 12][rows])
-        return sample_joint(predict, noise, local_grids(SCHEDULERS, 2), SCHEDULES)
+        return sample_joint(predict, noise, power_path(PROCESSES, 2), PROCESSES)
 
     batch, single = generate(slice(0, 2)), generate(slice(1, 2))
     for modality in MODALITIES:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV
-from kinetophone.diffusion.clocks import T_MAX, local_grids
+from kinetophone.diffusion.clocks import power_path
 from kinetophone.diffusion.information import (
     GAMMAS,
     LEVELS,
@@ -21,17 +21,17 @@ from kinetophone.diffusion.information import (
     gained_nats,
     measure,
 )
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Discrete
 from kinetophone.diffusion.sample import sample_joint
 from kinetophone.reference import settings as reference
 from no_float64 import NoFloat64
 
 SCHEDULERS = reference.schedulers()
-SCHEDULES = SCHEDULERS.map(NoiseSchedule.from_scheduler)
+PROCESSES = SCHEDULERS.map(Discrete.from_scheduler)
 RHO = 0.9
 
 # Mutual information of sound and picture as noisy as at the first level, nats.
-_CLEANEST = SCHEDULES.map(lambda schedule: float(schedule.alpha(torch.tensor(LEVELS[0]))))
+_CLEANEST = PROCESSES.map(lambda process: float(process.coefficients(LEVELS[0])[0]) ** 2)
 INFORMATION = -0.5 * math.log(1 - RHO**2 * _CLEANEST.audio * _CLEANEST.video)
 
 Share = Callable[[float], float]
@@ -63,18 +63,18 @@ class World:
         shares = torch.tensor([self.audio_hears(u.video), self.video_hears(u.audio)], dtype=torch.float64)
         return own + shares[:, None] * (exact(both) - own)
 
-    def predict(self, latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        t = timesteps.map(lambda batch: int(batch[0]))
-        eps = torch.cat([latents.audio, latents.video], dim=1) @ self.matrix(*_at(t)).T
+    def predict(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        own = levels.map(lambda batch: float(batch[0]))
+        eps = torch.cat([latents.audio, latents.video], dim=1) @ self.matrix(*_at(own)).T
         return AV(audio=eps[:, :1], video=eps[:, 1:])
 
     def map(self) -> InformationMap:
         """Exact errors at all levels, of two clips that are alike."""
         n = len(LEVELS)
         alone, coupled = AV(np.zeros(n), np.zeros(n)), AV(np.zeros((n, n)), np.zeros((n, n)))
-        for i, t_audio in enumerate(LEVELS):
-            for j, t_video in enumerate(LEVELS):
-                alpha, u = _at(AV(t_audio, t_video))
+        for i, u_audio in enumerate(LEVELS):
+            for j, u_video in enumerate(LEVELS):
+                alpha, u = _at(AV(u_audio, u_video))
                 off, on = (_errors(self.matrix(alpha, u, flag), alpha) for flag in (False, True))
                 alone.audio[i], alone.video[j] = off
                 coupled.audio[i, j], coupled.video[j, i] = on
@@ -88,17 +88,17 @@ class World:
     def distance(self, gamma: float, steps: int) -> float:
         """Kullback-Leibler divergence of what DDIM makes in ``steps`` steps from the truth, nats."""
         z = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)  # sampling is linear here
-        grids = local_grids(SCHEDULERS, steps, gamma)
-        out = sample_joint(self.predict, AV(audio=z[:, :1], video=z[:, 1:]), grids, SCHEDULES)
+        path = power_path(PROCESSES, steps, gamma)
+        out = sample_joint(self.predict, AV(audio=z[:, :1], video=z[:, 1:]), path, PROCESSES)
         a = torch.cat([out.audio, out.video], dim=1)
         true = torch.tensor([[1.0, RHO], [RHO, 1.0]], dtype=torch.float64)
         ratio = torch.linalg.solve(true, a.T @ a)
         return float(0.5 * (ratio.trace() - 2 - torch.logdet(ratio)))
 
 
-def _at(t: AV[int]) -> tuple[Tensor, AV[float]]:
-    alphas = SCHEDULES.map(lambda schedule, step: schedule.alpha(torch.tensor(step)), t)
-    return torch.stack([alphas.audio, alphas.video]), t.map(lambda step: (step + 1) / T_MAX)
+def _at(levels: AV[float]) -> tuple[Tensor, AV[float]]:
+    alphas = PROCESSES.map(lambda process, u: process.coefficients(u)[0].square(), levels)
+    return torch.stack([alphas.audio, alphas.video]), levels
 
 
 def _errors(m: Tensor, alpha: Tensor) -> np.ndarray:
@@ -123,7 +123,7 @@ WORLDS = {
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1, 1.5, 4, math.inf])
 def test_an_exact_model_gains_the_mutual_information_on_every_path(gamma: float) -> None:
-    nats = gained_nats(WORLDS["exact"].map(), SCHEDULES, gamma)
+    nats = gained_nats(WORLDS["exact"].map(), PROCESSES, gamma)
     assert nats.audio + nats.video == pytest.approx(INFORMATION, rel=0.03)
     if gamma in (0, math.inf):  # the first to be made learns nothing
         first = nats.audio if gamma == 0 else nats.video
@@ -134,19 +134,19 @@ def test_a_flawed_model_gains_less_on_every_path() -> None:
     for name, world in WORLDS.items():
         found = world.map()
         for gamma in GAMMAS[::4]:
-            nats = gained_nats(found, SCHEDULES, gamma)
+            nats = gained_nats(found, PROCESSES, gamma)
             assert float((nats.audio + nats.video)[0]) < INFORMATION * 1.03, name
 
 
 def test_where_every_path_is_as_good_nothing_is_adjusted() -> None:
-    assert choose_gamma(WORLDS["exact"].map(), SCHEDULES).gamma == 1
+    assert choose_gamma(WORLDS["exact"].map(), PROCESSES).gamma == 1
 
 
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize("steps", [25, 100])
 def test_the_choice_is_nearly_as_good_as_the_best(name: str, steps: int) -> None:
     world = WORLDS[name]
-    chosen = choose_gamma(world.map(), SCHEDULES).gamma
+    chosen = choose_gamma(world.map(), PROCESSES).gamma
     distances = {gamma: world.distance(gamma, steps) for gamma in {*GAMMAS[::2], chosen}}
     assert distances[chosen] <= distances[1.0] + 0.01  # where 1 is all but the best, few steps decide
     # Nats from the truth, beside up to 1.1 for the worst γ. The best differs between few and many steps.
@@ -154,8 +154,8 @@ def test_the_choice_is_nearly_as_good_as_the_best(name: str, steps: int) -> None
 
 
 def test_the_leader_is_the_modality_the_other_needs_clean() -> None:
-    video_first = choose_gamma(WORLDS["the sound can only use a clean picture"].map(), SCHEDULES)
-    audio_first = choose_gamma(WORLDS["the picture can only use a clean sound"].map(), SCHEDULES)
+    video_first = choose_gamma(WORLDS["the sound can only use a clean picture"].map(), PROCESSES)
+    audio_first = choose_gamma(WORLDS["the picture can only use a clean sound"].map(), PROCESSES)
     assert video_first.gamma > 1.5
     assert audio_first.gamma < 1 / 1.5
     assert video_first.limits[1] > 1.5 * video_first.limits[0]
@@ -166,7 +166,7 @@ def test_noise_between_clips_keeps_gamma_at_1() -> None:
     rng = np.random.default_rng(0)
     noisy = found.coupled.map(lambda x: np.repeat(x, 8, 0) + rng.normal(0, 0.2, (16, *x.shape[1:])))
     alone = found.alone.map(lambda x: np.repeat(x, 8, 0))
-    assert choose_gamma(InformationMap(LEVELS, alone, noisy, found.sizes), SCHEDULES).gamma == 1
+    assert choose_gamma(InformationMap(LEVELS, alone, noisy, found.sizes), PROCESSES).gamma == 1
 
 
 def test_the_map_is_measured_as_it_is_computed() -> None:
@@ -175,20 +175,20 @@ def test_the_map_is_measured_as_it_is_computed() -> None:
     clean = AV(audio=z[:, :1], video=RHO * z[:, :1] + math.sqrt(1 - RHO**2) * z[:, 1:])
     calls = []
 
-    def coupled(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+    def coupled(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         calls.append(x0_hat)
-        return world.predict(latents.map(Tensor.double), timesteps, x0_hat)
+        return world.predict(latents.map(Tensor.double), levels, x0_hat)
 
-    def alone(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        return World(lambda u: 0, lambda u: 0).predict(latents.map(Tensor.double), timesteps, x0_hat)
+    def alone(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        return World(lambda u: 0, lambda u: 0).predict(latents.map(Tensor.double), levels, x0_hat)
 
-    levels = (0, 300, 999)
-    found = measure(coupled, alone, clean, SCHEDULES, range(n), levels=levels)
+    measured = (0.001, 0.3, 1.0)
+    found = measure(coupled, alone, clean, PROCESSES, range(n), levels=measured)
     assert found.alone.audio.shape == (n, 3)
     assert found.coupled.video.shape == (n, 3, 3)
     assert [x0_hat is None for x0_hat in calls] == [True, False] * 9
-    for i, own in enumerate(levels):
-        for j, other in enumerate(levels):
+    for i, own in enumerate(measured):
+        for j, other in enumerate(measured):
             alpha, u = _at(AV(audio=own, video=other))
             exact = _errors(world.matrix(alpha, u), alpha)[0]
             assert found.coupled.audio[:, i, j].mean() == pytest.approx(exact, rel=0.25, abs=1e-3)
@@ -205,15 +205,15 @@ def test_one_clip_is_not_enough() -> None:
         LEVELS, found.alone.map(lambda x: x[:1]), found.coupled.map(lambda x: x[:1]), found.sizes
     )
     with pytest.raises(ValueError, match="the map is of 1 clip; choosing γ needs at least 2"):
-        choose_gamma(one, SCHEDULES)
+        choose_gamma(one, PROCESSES)
 
 
 def test_the_map_is_measured_on_a_device_without_double_precision() -> None:
     with NoFloat64():
         clean: AV[Tensor] = AV.both(torch.zeros(2, 4, 3, device="meta"))
-        found = measure(_nothing, _nothing, clean, SCHEDULES, range(2), levels=(10, 500))
+        found = measure(_nothing, _nothing, clean, PROCESSES, range(2), levels=(0.01, 0.5))
     assert found.coupled.audio.shape == (2, 2, 2)
 
 
-def _nothing(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+def _nothing(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
     return latents.map(torch.zeros_like)

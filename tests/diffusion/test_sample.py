@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.diffusion.clocks import local_grids
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.clocks import power_path, reference_path
+from kinetophone.diffusion.process import Discrete
 from kinetophone.diffusion.sample import Progress, initial_noise, sample_joint
 from kinetophone.diffusion.settings import Stepper
 from kinetophone.reference import settings as reference
 
 SCHEDULERS = reference.schedulers()
-SCHEDULES = SCHEDULERS.map(NoiseSchedule.from_scheduler)
+PROCESSES = SCHEDULERS.map(Discrete.from_scheduler)
 
 
 class GaussianWorld:
@@ -29,10 +29,10 @@ class GaussianWorld:
     mean = torch.tensor([0.7, -1.2], dtype=torch.float64)
     covariance = torch.tensor([[1.5, 0.9], [0.9, 0.8]], dtype=torch.float64)
 
-    def predict(self, latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        alphas = SCHEDULES.map(lambda schedule, t: schedule.alpha(t[:1]), timesteps)
-        alpha = torch.cat([alphas.audio, alphas.video])
-        d = alpha.sqrt()
+    def predict(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        signal = PROCESSES.map(lambda process, level: process.coefficients(level[:1])[0], levels)
+        d = torch.cat([signal.audio, signal.video])
+        alpha = d.square()
         s = d[:, None] * self.covariance * d + torch.diag(1 - alpha)
         x = torch.cat([latents.audio, latents.video], dim=1)
         eps = (1 - alpha).sqrt() * torch.linalg.solve(s, (x - d * self.mean).T).T
@@ -47,8 +47,8 @@ def test_exact_noise_gives_the_exact_distribution(gamma: float, stepper: Stepper
     out = sample_joint(
         GaussianWorld().predict,
         AV(audio=z[:, :1], video=z[:, 1:]),
-        local_grids(SCHEDULERS, steps, gamma),
-        SCHEDULES,
+        power_path(PROCESSES, steps, gamma),
+        PROCESSES,
         stepper=stepper,
     )
     x = torch.cat([out.audio, out.video], dim=1)
@@ -61,53 +61,54 @@ def test_exact_noise_gives_the_exact_distribution(gamma: float, stepper: Stepper
 def test_the_reference_wastes_its_last_video_step_and_ours_does_not() -> None:
     seen: list[Progress] = []
     noise = AV.both(torch.ones(1, 1, dtype=torch.float64))
-    published = SCHEDULERS.map(lambda scheduler: NoiseSchedule.from_scheduler(scheduler, None))
+    published = SCHEDULERS.map(lambda scheduler: Discrete.from_scheduler(scheduler, None))
     world = GaussianWorld().predict
-    sample_joint(world, noise, local_grids(SCHEDULERS, 6, 1.5, "reference"), published, seen.append)
+    sample_joint(world, noise, reference_path(published, 6, 1.5), published, seen.append)
     torch.testing.assert_close(seen[-1].latents.video, seen[-2].latents.video)
     seen.clear()
-    out = sample_joint(world, noise, local_grids(SCHEDULERS, 6, 1.5), SCHEDULES, seen.append)
+    out = sample_joint(world, noise, power_path(PROCESSES, 6, 1.5), PROCESSES, seen.append)
     assert not torch.allclose(seen[-1].latents.video, seen[-2].latents.video)
     assert torch.equal(out.video, seen[-1].x0_hat.video), "no noise is left"
 
 
-def test_each_step_gets_its_timesteps_and_the_last_clean_estimate() -> None:
+def test_each_step_gets_its_levels_and_the_last_clean_estimate() -> None:
     calls: list[tuple[AV[Tensor], AV[Tensor] | None]] = []
     seen: list[Progress] = []
 
-    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        calls.append((timesteps, x0_hat))
+    def predict(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        calls.append((levels, x0_hat))
         return latents.map(lambda x: 0.1 * x)
 
-    grids = AV(audio=torch.tensor([900, 500, 20]), video=torch.tensor([999, 300, 7]))
+    path = AV(audio=torch.tensor([0.9, 0.5, 0.02]), video=torch.tensor([1.0, 0.3, 0.007])).map(Tensor.double)
     noise = initial_noise(AV(audio=(8, 4, 2), video=(4, 3, 2, 2)), [1, 2])
-    out = sample_joint(predict, noise, grids, SCHEDULES, seen.append)
-    assert [t.video.tolist() for t, _ in calls] == [[999, 999], [300, 300], [7, 7]]
-    assert [t.audio.tolist() for t, _ in calls] == [[900, 900], [500, 500], [20, 20]]
+    out = sample_joint(predict, noise, path, PROCESSES, seen.append)
+    assert [u.video.tolist() for u, _ in calls] == [[own, own] for own in path.video.tolist()]
+    assert [u.audio.tolist() for u, _ in calls] == [[own, own] for own in path.audio.tolist()]
     assert [x0_hat for _, x0_hat in calls] == [None, seen[0].x0_hat, seen[1].x0_hat]
-    assert [(p.step, p.steps, p.timesteps.audio) for p in seen] == [(1, 3, 900), (2, 3, 500), (3, 3, 20)]
+    assert [(p.step, p.steps) for p in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert [p.levels.audio for p in seen] == path.audio.tolist()
     assert all(torch.equal(getattr(out, m), getattr(seen[-1].latents, m)) for m in MODALITIES)
     assert out.map(lambda x: x.shape) == noise.map(lambda x: x.shape)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_latent_that_is_not_finite_stops_the_run(modality: str) -> None:
-    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+    def predict(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         eps = {"audio": latents.audio, "video": latents.video}
-        if timesteps.audio[0] == 500:
+        if levels.audio[0] == 0.5:
             eps[modality] = eps[modality] * math.nan
         return AV(**eps)
 
-    grids = AV.both(torch.tensor([900, 500, 20]))
-    message = rf"the {modality} latents are no longer finite after step 2 of 3 \(timestep 500\)"
+    path = AV.both(torch.tensor([0.9, 0.5, 0.02], dtype=torch.float64))
+    message = rf"the {modality} latents are no longer finite after step 2 of 3 \(level 0.500\)"
     with pytest.raises(FloatingPointError, match=message):
-        sample_joint(predict, AV.both(torch.ones(1, 1)), grids, SCHEDULES)
+        sample_joint(predict, AV.both(torch.ones(1, 1)), path, PROCESSES)
 
 
-def test_grids_must_be_of_one_length() -> None:
-    grids = AV(audio=torch.tensor([3, 2, 1]), video=torch.tensor([2, 1]))
-    with pytest.raises(ValueError, match="the audio grid has 3 timesteps and the video grid 2"):
-        sample_joint(GaussianWorld().predict, AV.both(torch.ones(1, 1)), grids, SCHEDULES)
+def test_paths_must_be_of_one_length() -> None:
+    path = AV(audio=torch.tensor([0.3, 0.2, 0.1]), video=torch.tensor([0.2, 0.1]))
+    with pytest.raises(ValueError, match="the audio path has 3 levels and the video path 2"):
+        sample_joint(GaussianWorld().predict, AV.both(torch.ones(1, 1)), path, PROCESSES)
 
 
 def test_initial_noise_of_a_sample_does_not_depend_on_the_batch() -> None:

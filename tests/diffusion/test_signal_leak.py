@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from kinetophone.av import AV
-from kinetophone.diffusion.clocks import local_grids
+from kinetophone.diffusion.clocks import power_path
 from kinetophone.diffusion.inpainting import Given
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Discrete
 from kinetophone.diffusion.sample import initial_noise, sample_joint
 from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.reference import settings as reference
 
 SCHEDULERS = reference.schedulers()
-SCHEDULES = SCHEDULERS.map(NoiseSchedule.from_scheduler)
+PROCESSES = SCHEDULERS.map(Discrete.from_scheduler)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def test_clips_get_their_colours_back(clips, leaking):
     mean, covariance = x.flatten(1).mean(0), torch.cov(x.flatten(1).T)
     values, vectors = torch.linalg.eigh(covariance)
 
-    def exact(latents, timesteps, x0_hat):
-        alpha = SCHEDULES.video.alpha(timesteps.video[:1])
+    def exact(latents, levels, x0_hat):
+        alpha = PROCESSES.video.coefficients(levels.video[:1])[0].square()
         off = latents.video.flatten(1) - alpha.sqrt() * mean
         solved = (off @ vectors / (alpha * values + 1 - alpha)) @ vectors.T
         return AV(audio=latents.audio, video=((1 - alpha).sqrt() * solved).unflatten(1, shape))
@@ -82,7 +82,7 @@ def test_clips_get_their_colours_back(clips, leaking):
     seeds = range(400)
     noise = initial_noise(AV(audio=(1, 1, 1), video=shape), seeds, dtype=torch.float64)
     leak = AV(audio=None, video=SignalLeak.of(clips).draw(seeds)) if leaking else None
-    out = sample_joint(exact, noise, local_grids(SCHEDULERS, 25), SCHEDULES, leak=leak)
+    out = sample_joint(exact, noise, power_path(PROCESSES, 25), PROCESSES, leak=leak)
     spread = float(out.video.flatten(1).mean(1).std()) / 1.5
     level = float(out.video.mean())
     if leaking:

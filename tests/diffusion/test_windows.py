@@ -37,7 +37,7 @@ def test_windows_cover_the_clip_and_start_where_both_tracks_do(
             assert later.start.audio == later.start.video * rate
 
 
-def local(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+def local(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
     return latents.map(torch.tanh)
 
 
@@ -70,7 +70,7 @@ def test_windows_fade_into_one_another() -> None:
 def test_each_window_predicts_its_own_stretch() -> None:
     seen: list[float] = []
 
-    def predict(latents: AV[Tensor], timesteps: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+    def predict(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         assert x0_hat is not None
         seen.append(float(x0_hat.video[0, 0, 0, 0, 0]))
         return latents

@@ -28,14 +28,17 @@ from kinetophone.hits.classifiers import count_named
 from kinetophone.study import measures, table
 from kinetophone.study.cells import keep_connectors, start_from, train
 from kinetophone.study.experiment import (
+    CELLS,
     Experiment,
     Row,
     as_options,
     fingerprint,
     load_experiment,
     merged,
+    read_cells,
     that_matter,
     training_fingerprint,
+    write_cells,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -66,9 +69,9 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     first = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])
     assert first.exit_code == 0, first.output
     results = here / "docs" / "results" / "changed"
-    names = {"cmc_pe-seed0-4.json", "bases-seed0-4.json", "table.json", "table.md", "plot.png"}
-    assert {file.name for file in results.iterdir()} == names
-    (kept,) = (here / "docs" / "results" / "connectors").iterdir()
+    names = {CELLS, "table.json", "table.md", "plot.png"}
+    assert {file.name for file in results.iterdir()} - {"lock"} == names
+    (kept,) = (here / "runs" / "experiments" / "connectors").iterdir()
     assert {file.name for file in kept.iterdir()} == {"config.json", SAFETENSORS_WEIGHTS_NAME}
     summary = json.loads((results / "table.json").read_text())
     assert summary["missing"] == {}
@@ -83,12 +86,12 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     assert "old" not in text
 
     # Another experiment's row that is made alike is not made again.
-    known = json.loads((results / "cmc_pe-seed0-4.json").read_text()) | {"date": "long ago"}
-    (results / "cmc_pe-seed0-4.json").write_text(json.dumps(known))
+    known = next(cell for cell in read_cells(results) if cell["row"] == "cmc_pe") | {"date": "long ago"}
+    write_cells(results, [known])
     other = changed(here, rows={"mine": {}}, baseline="mine", sampling={"steps": 1}, name="other")
     ran = CliRunner().invoke(app, ["experiment", str(other), "--workers", "1"])
     assert ran.exit_code == 0, ran.output
-    taken = json.loads((here / "docs" / "results" / "other" / "mine-seed0-4.json").read_text())
+    (taken,) = read_cells(here / "docs" / "results" / "other")
     assert taken == known | {"row": "mine"}
 
     # With one seed chosen the table is still that of all.
@@ -98,10 +101,10 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     assert json.loads((results / "table.json").read_text())["missing"] == {"cmc_pe": [1], "bases": [1]}
 
     path = changed(here, rows=rows, sampling={"steps": 1})
-    times = {file: file.stat().st_mtime_ns for file in results.glob("*-seed0-4.json")}
+    before = (results / CELLS).stat().st_mtime_ns
     again = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])
     assert again.output.count("there already") == 2
-    assert {file: file.stat().st_mtime_ns for file in times} == times
+    assert (results / CELLS).stat().st_mtime_ns == before
 
     # Other settings of sampling: the results are out of date, and the table does not show them.
     path = changed(here, rows=rows, sampling={"steps": 2})
@@ -272,7 +275,7 @@ def test_all_problems_are_told_at_once(here: Path) -> None:
     text = str(raised.value)
     for part in (
         "'baseline' is 'cmc_pe', which is no row",
-        "'rows.a': unknown option of sampling 'gama'",
+        "'rows.a': there is no option gama",
         "'rows.a': steps is 0",
         "'prompts' is 2; distances need at least 4",
         "unknown material 'stone'",
@@ -298,8 +301,8 @@ def test_it_is_said_where_sampling_in_half_precision_is_emulated(
 
     # Not where nothing is left to sample.
     for cell in load_experiment(here / "changed.yaml").cells():
-        cell.path.parent.mkdir(parents=True, exist_ok=True)
-        cell.path.write_text(json.dumps(result_of(cell.row, cell.seed, [0.5] * 4) | {"key": cell.key}))
+        made = result_of(cell.row, cell.seed, [0.5] * 4) | {"key": cell.key, "prompts": 4}
+        write_cells(cell.experiment.results, [made])
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
     assert "there already" in result.stdout

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kinetophone.av import AV
+from kinetophone.bundle import spec
 from kinetophone.bundle.spec import BundleSpec, available_bundles
 from kinetophone.errors import RequestError
 from kinetophone.media import ClipTime
-from kinetophone.tasks import request
 from kinetophone.tasks.request import GenerateRequest, check_output
 
 CONFIG = {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16_000, "anything": "else"}
@@ -98,7 +98,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_an_unknown_bundle_is_answered_with_those_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request, "BUNDLES", tmp_path)
+    monkeypatch.setattr(spec, "BUNDLES", tmp_path)
     with pytest.raises(RequestError, match=r"unknown bundle 'hit'; available: none in this installation"):
         BundleSpec.read("hit")
     for name in ("hits", "drops"):

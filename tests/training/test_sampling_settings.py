@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 import tiny
 from kinetophone import Kinetophone
-from kinetophone.av import AV
 from kinetophone.bundle.push import bundle_files
 from kinetophone.bundle.spec import BUNDLES, BundleSpec
 from kinetophone.cli import app
@@ -80,7 +79,7 @@ def test_named_bases_without_settings_of_their_own_get_the_published_ones(export
     spec = export(tmp_path / "mine", bases_of(tmp_path / "bases"))
     assert spec.defaults == PUBLISHED_DEFAULTS
     assert (spec.defaults["steps"], spec.defaults["gamma"]) == (50, 1.5)
-    assert spec.defaults["guidance"] == AV(2.5, 7.5)
+    assert spec.defaults["guidance"] == {"audio": 2.5, "video": 7.5}
     assert (spec.fps, spec.frames) == (8, 32)
     # A bundle of other bases there before says nothing about these.
     hits = export(tmp_path / "mine", bases_of(BUNDLES / "hits"))
@@ -97,8 +96,8 @@ def test_the_first_recipe_of_hits_says_how_it_samples():
         ("{stepps: 3}", "'sampling': 'stepps' is none of steps, gamma"),
         ("{steps: 0}", "'sampling': steps is 0; it must be 1 to 1000"),
         ("{steps: many}", "must be numbers"),
-        ("{guidance_sync: {audio: 1}}", "one of audio and one of video"),
-        ("{negative_prompt: 3}", "'negative_prompt' must be a text"),
+        ("{guidance_sync: {audio: 1}}", "one for audio and one for video"),
+        ("{negative_prompt: 3}", "negative_prompt must be a text"),
         ("{batch_size: 0}", "batch-size is 0"),
     ],
 )

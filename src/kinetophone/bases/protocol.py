@@ -64,7 +64,7 @@ class Times:
         """Of ``steps`` steps that take in as many of these each; the last one maybe fewer."""
         every = -(-len(self.starts) // steps)
         last = [min((k + 1) * every, len(self.ends)) - 1 for k in range(steps)]
-        return Times(self.starts[::every], self.ends[last])
+        return Times(self.starts[::every].contiguous(), self.ends[last])
 
 
 class Denoiser(ABC):

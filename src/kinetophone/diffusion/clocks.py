@@ -134,9 +134,7 @@ def reference_path(processes: AV[Process], steps: int, gamma: float = DEFAULT_GA
 
     def adjusted(exponent: float, process: Process) -> Tensor:
         if not isinstance(process, Discrete):
-            raise UserError(
-                "the sampling 'reference' is for bases with a diffusers scheduler; use 'trailing'"
-            )
+            raise UserError("sampling 'reference' needs bases with a diffusers scheduler; use 'trailing'")
         last, grid = process.steps, process.native_timesteps(steps)
         timesteps = np.minimum(np.round(last * (grid / last) ** exponent), last - 1)
         return process.level(torch.from_numpy(timesteps))

@@ -24,7 +24,7 @@ _MOST_BATCH = 10_000
 PUBLISHED_DEFAULTS: dict[str, Any] = {
     "steps": 50,
     "gamma": 1.5,
-    "guidance": AV(audio=2.5, video=7.5),
+    "guidance": {"audio": 2.5, "video": 7.5},
     "guidance_sync": 1.0,
     "sync_from": 0.0,
     "negative_prompt": "bad quality, worse quality",
@@ -194,8 +194,7 @@ def renamed(defaults: Mapping[str, Any]) -> dict[str, Any]:
     new = dict(defaults)
     old = {name: new.pop(f"guidance_{name}") for name in ("audio", "video") if f"guidance_{name}" in new}
     if old:
-        pair: AV[float] = PUBLISHED_DEFAULTS["guidance"]
-        new["guidance"] = {"audio": pair.audio, "video": pair.video, **old}
+        new["guidance"] = {**PUBLISHED_DEFAULTS["guidance"], **old}
     return new
 
 

@@ -23,6 +23,7 @@ from kinetophone.study.experiment import (
     auto_gamma_rule,
     fingerprint,
     merged,
+    write_cells,
     write_recipe,
 )
 from kinetophone.study.measures import measured, true_clips
@@ -45,8 +46,7 @@ def check_recipes(cell: Cell) -> None:
 def train(cell: Cell, device: str | None = None) -> Path:
     """The folder of the cell's bundle, its coupling trained unless that is done; goes on where it stopped.
 
-    Connectors are kept among the results: trained again elsewhere they would not be quite the same, and the
-    rows of an experiment are compared from the same ones.
+    Connectors are kept among the runs: the rows of an experiment are compared from the same ones.
     """
     if not cell.recipes:
         return cell.experiment.bundle_folder
@@ -123,8 +123,9 @@ def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
 def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -> dict[str, Any]:
     """Train, sample and measure one cell, unless another experiment did, and write its result."""
     found = cell.from_another() or _made(cell, device, workers)
-    cell.path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(found, cell.path)
+    cell.experiment.results.mkdir(parents=True, exist_ok=True)
+    with FileLock(cell.experiment.results / "lock"):  # two grids at once write into one file
+        write_cells(cell.experiment.results, [found])
     return found
 
 

@@ -1,17 +1,19 @@
 """What an experiment is: one YAML of rows, each a way to train and a way to sample, each with several seeds.
 
-A row and a seed make a *cell*. Its result is a small JSON under ``docs/results/<experiment>/``, named after
-row, seed and number of prompts, that is kept in the repository: an experiment is resumed from those. A cell's
-key is a hash of everything its result follows from; a result with another key is out of date and made again.
+A row and a seed make a *cell*. Its result is a line of ``docs/results/<experiment>/cells.jsonl.gz``, which is
+kept in the repository: an experiment is resumed from it. A cell's key is a hash of everything its result
+follows from; a result with another key is out of date and made again.
 """
 
 from __future__ import annotations
 
 import copy
+import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +21,14 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.bundle.spec import BundleSpec
 from kinetophone.diffusion.settings import option_problems
 from kinetophone.errors import RequestError
+from kinetophone.media.write import replacing
 from kinetophone.text import read_yaml
 from kinetophone.training.options import positive
 from kinetophone.training.recipe import load_recipe, parse_fields
 
 RUNS = Path("runs/experiments")
 RESULTS = Path("docs/results")
+CELLS = "cells.jsonl.gz"  # of an experiment: a line for each cell, with every clip's scores
 # What of a coupling's settings shapes its connectors.
 CONNECTOR_SETTINGS = (
     "connector_input", "connector_channels", "channel_mult", "num_blocks", "feature_norm", "temporal_norm",
@@ -175,8 +179,8 @@ class Cell:
 
     @property
     def connectors(self) -> Path:
-        """Where the connectors that its coupling starts from are kept."""
-        return RESULTS / "connectors" / self.folder(0).name
+        """Where the connectors that its coupling starts from are kept, for all rows that share them."""
+        return RUNS / "connectors" / self.folder(0).name
 
     @property
     def key(self) -> str:
@@ -195,25 +199,50 @@ class Cell:
         count = self.experiment.prompts
         return range(count * self.seed, count * (self.seed + 1))
 
-    @property
-    def path(self) -> Path:
-        """Its result."""
-        return self.experiment.results / f"{self.row}-seed{self.seed}-{self.experiment.prompts}.json"
-
     def result(self) -> dict[str, Any] | None:
         """Its result, if there is one that is not out of date."""
-        if not self.path.is_file():
-            return None
-        found = json.loads(self.path.read_text(encoding="utf-8"))
-        return found if found["key"] == self.key else None
+        return next(
+            (found for found in self._alike(self.experiment.results) if found["row"] == self.row), None
+        )
 
     def from_another(self) -> dict[str, Any] | None:
         """The result of another experiment's row that is trained and sampled alike, if there is one."""
-        for path in sorted(RESULTS.glob(f"*/*-seed{self.seed}-{self.experiment.prompts}.json")):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["key"] == self.key:
+        for path in sorted(RESULTS.glob(f"*/{CELLS}")):
+            for found in self._alike(path.parent):
                 return {**found, "row": self.row}
         return None
+
+    def _alike(self, folder: Path) -> list[dict[str, Any]]:
+        own = (self.seed, self.experiment.prompts, self.key)
+        return [cell for cell in read_cells(folder) if (cell["seed"], cell["prompts"], cell["key"]) == own]
+
+
+def read_cells(folder: Path) -> list[dict[str, Any]]:
+    """The results of an experiment's cells, whatever they follow from."""
+    path = folder / CELLS
+    if not path.is_file():
+        return []
+    return _read_cells(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _read_cells(path: Path, changed_ns: int) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write_cells(folder: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Add results to those there are, in the place of those of the same rows, seeds and numbers of prompts."""
+
+    def place(cell: dict[str, Any]) -> tuple[str, int, int]:
+        return cell["row"], cell["seed"], cell["prompts"]
+
+    cells = {place(cell): cell for cell in (*read_cells(folder), *results)}
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(cells[key]) + "\n" for key in sorted(cells))
+    with replacing(folder / CELLS) as partial:
+        # No time in the file: the same results are the same bytes.
+        Path(partial).write_bytes(gzip.compress(lines.encode(), mtime=0))
 
 
 def load_experiment(path: Path, prompts: int | None = None) -> Experiment:

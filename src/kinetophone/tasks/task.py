@@ -97,9 +97,8 @@ def all_tasks() -> dict[str, Task]:
     import kinetophone.tasks as package
 
     found = pkgutil.iter_modules(package.__path__)
-    names = [f"{package.__name__}.{module.name}" for module in found if not module.ispkg]
-    modules = map(importlib.import_module, names)
-    tasks = [module.TASK for module in modules if hasattr(module, "TASK")]
+    names = [m.name for m in found if not m.ispkg and m.name not in ("task", "request")]
+    tasks = [importlib.import_module(f"{package.__name__}.{name}").TASK for name in names]
     return {task.name: task for task in sorted(tasks, key=lambda task: task.name != "generate")}
 
 
