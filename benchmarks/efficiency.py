@@ -29,9 +29,9 @@ import torch
 
 from kinetophone.bundle.spec import BUNDLES
 from kinetophone.hits import make_clip
-from kinetophone.hits.classifiers import MaterialJudge
-from kinetophone.hits.generated import material_agreement
-from kinetophone.metrics.evaluate import evaluate
+from kinetophone.hits.metric import HEARD, SEEN
+from kinetophone.metrics.evaluate import ClipEvents, detect, score
+from kinetophone.metrics.features import Extractor
 from kinetophone.pipeline import Kinetophone
 from kinetophone.training import checkpoints
 from kinetophone.training.loop import train
@@ -160,15 +160,17 @@ def measure(bundle: Path, count: int) -> dict[str, Any]:
     true = [make_clip("val", i, 64) for i in range(count)]
     pipe = Kinetophone.from_pretrained(bundle, device="cpu")
     clips = pipe([clip.caption for clip in true], seed=SEED)
-    report = evaluate(clips, workers=1)
-    judge, asked = MaterialJudge(bundle), [clip.scene.material for clip in true]
-    shares = material_agreement(judge, clips, asked, 0)
+    extractor = Extractor(hits=str(bundle))
+    found = detect(clips, workers=1, features=extractor)
+    report = score(found)
+    captions = {str(i): clip.caption for i, clip in enumerate(true)}
+    shares = extractor.score([c for c in found if isinstance(c, ClipEvents)], captions=captions).semantics
     control = report.metrics.get("event_f1")
     return {
         "clips": count,
         "unscored": len(report.unscored),
         "event_f1": dataclasses.asdict(control) if control else None,
-        "materials": {name: dataclasses.asdict(shares[name]) for name in ("picture-text", "sound-text")},
+        "materials": {name: dataclasses.asdict(shares[name]) for name in (SEEN, HEARD) if name in shares},
         "measuring_s": round(time.process_time() - start, 1),
     }
 

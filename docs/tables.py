@@ -31,8 +31,8 @@ ROWS = {
     "AV-Align (SVG)": "av_align_svg",
 }
 MATERIALS = {
-    "material seen is the one asked for": "picture-text",
-    "material heard is the one asked for": "sound-text",
+    "material seen is the one asked for": "material seen is the caption's",
+    "material heard is the one asked for": "material heard is the caption's",
 }
 COUNTS = "strikes as many as the prompt names, within one, heard and seen"
 SETS = {"generated": "generated", "uncoupled": "coupling off", "true": "true clips"}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import tiny
-from kinetophone import Kinetophone
+from kinetophone import Kinetophone, pipeline
 from kinetophone.av import AV
 from kinetophone.bundle.spec import BUNDLES
 from kinetophone.cli import app

@@ -10,7 +10,9 @@ import pytest
 from kinetophone.media import Clip
 from kinetophone.metrics.control import Interval
 from kinetophone.metrics.evaluate import evaluate
-from kinetophone.metrics.quality import Desync, Quality
+from kinetophone.metrics.features import to_dict
+from kinetophone.metrics.kinds.desync import Desync
+from kinetophone.metrics.registry import Scores
 from kinetophone.metrics.report import write_report
 
 MakeClip = Callable[..., Clip]
@@ -25,6 +27,6 @@ def report_page(tmp_path: Path, make_struck_clip: MakeClip) -> Path:
     (folder / "c.mp4").write_bytes(b"no film")
     report = evaluate([folder / name for name in ("a.mp4", "b.mp4", "c.mp4")])
     captions = {"a.mp4": "a <bowl> & a drum"}
-    quality = Quality({}, {}, Desync(0.25, Interval(0.2, 0.3), n=2, short=2))
-    results = {"clips": report.to_dict(), "quality": quality.to_dict()}
+    quality = Scores({}, {}, Desync(0.25, Interval(0.2, 0.3), n=2, short=2))
+    results = {"clips": report.to_dict(), "quality": to_dict(quality)}
     return write_report(results, folder, tmp_path / "report.html", captions=captions)

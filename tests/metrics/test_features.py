@@ -18,10 +18,12 @@ import kinetophone
 from kinetophone import hits
 from kinetophone.errors import RequestError, UserError
 from kinetophone.media import Clip
-from kinetophone.metrics.desync import CHANCE_S, CROP_S, desync
 from kinetophone.metrics.evaluate import ClipEvents, detect
-from kinetophone.metrics.features import Extractor, i3d_features, vggish_features, vggish_log_mel
-from kinetophone.metrics.quality import agreements, distances, material_agreement, mean_desync
+from kinetophone.metrics.features import Extractor
+from kinetophone.metrics.kinds.desync import CHANCE_S, CROP_S, desync, mean_desync
+from kinetophone.metrics.kinds.fad import vggish_features, vggish_log_mel
+from kinetophone.metrics.kinds.fvd import i3d_features
+from kinetophone.metrics.registry import Consent, Sample
 
 MakeClip = Callable[..., Clip]
 BUNDLE = Path(kinetophone.__file__).parent / "bundles" / "hits"
@@ -113,8 +115,8 @@ def test_other_clips_of_one_world_are_nearer_than_noise() -> None:
         for clip in clips
     ]
     reference = reduced(procedural(12, 12), extractor)
-    near = distances(reduced(clips, extractor), reference)
-    far = distances(reduced(noisy, extractor), reference)
+    near = extractor.score(reduced(clips, extractor), reference).distances
+    far = extractor.score(reduced(noisy, extractor), reference).distances
     assert set(near) == {"hits-FVD", "hits-FAD"}
     for name in near:
         assert near[name].frechet < far[name].frechet
@@ -125,18 +127,20 @@ def test_other_clips_of_one_world_are_nearer_than_noise() -> None:
 def test_the_material_is_that_of_the_caption() -> None:
     clips = procedural(0, 10)
     captions = {f"{index}.mp4": hits.make_scene("val", index)[1] for index in range(10)}
-    found = material_agreement(reduced(clips, Extractor(hits=str(BUNDLE))), captions)
-    assert len(found) == 2
+    extractor = Extractor(hits=str(BUNDLE))
+    found = extractor.score(reduced(clips, extractor), captions=captions).semantics
+    assert len(found) == 3
     for agreed in found.values():
         assert agreed.shuffled is not None
         assert agreed.value > agreed.shuffled + 0.3
 
 
 def test_too_few_clips_for_a_distance(make_struck_clip: MakeClip) -> None:
-    found = detect([make_struck_clip([1.0], size=64)], workers=1, features=Extractor(hits=str(BUNDLE)))
+    extractor = Extractor(hits=str(BUNDLE))
+    found = detect([make_struck_clip([1.0], size=64)], workers=1, features=extractor)
     assert found[0].features["hits_audio"].shape == (1, 128)  # type: ignore[union-attr]
     with pytest.raises(UserError, match="a distance needs at least 4 vectors"):
-        distances(found, found)  # type: ignore[arg-type]
+        extractor.score(found, found)  # type: ignore[arg-type]
 
 
 class TinySynchformer(nn.Module):
@@ -175,10 +179,11 @@ def test_desync_is_the_mean_size_of_the_offsets_and_counts_short_clips() -> None
         found = {"desync": np.array(offsets, np.float32)[:, None]}
         return ClipEvents("a", 8.0, (), (), (), (), flow=(0.0,) * (8 * seconds), features=found)
 
-    off = mean_desync([clip([-2.0, 1.0], 6), clip([0.5], 4)])
+    off = mean_desync(Sample([clip([-2.0, 1.0], 6), clip([0.5], 4)], None, {}, "", Consent()))
     assert off is not None
     assert (off.value, off.n, off.short) == (1.0, 2, 1)
-    assert mean_desync([ClipEvents("a", 8.0, (), (), (), ())]) is None
+    without = ClipEvents("a", 8.0, (), (), (), ())
+    assert mean_desync(Sample([without], None, {}, "", Consent())) is None
 
 
 class TinyBind(nn.Module):
@@ -235,13 +240,13 @@ def test_sound_picture_and_text_in_one_space(bind: Path) -> None:
         found = extractor(Clip(frames, 8, sound, 8000))
         clips.append(ClipEvents(f"{index}.mp4", 8.0, (), (), (), (), features=found))
         captions[f"{index}.mp4"] = "a loud bang" if loud else "a soft thud"
-    agreed = agreements(clips, captions, extractor)
+    agreed = extractor.score(clips, captions=captions).semantics
     assert list(agreed) == ["ImageBind sound-picture", "ImageBind text-sound", "ImageBind text-picture"]
     for control in agreed.values():
         assert control.value == pytest.approx(1.0)
         assert control.shuffled is not None
         assert control.shuffled < 0.6
-    assert list(agreements(clips, {}, extractor)) == ["ImageBind sound-picture"]
+    assert list(extractor.score(clips).semantics) == ["ImageBind sound-picture"]
 
 
 def test_a_space_that_lacks_a_part_is_refused_before_any_clip_is_read(bind: Path, synchformer: str) -> None:

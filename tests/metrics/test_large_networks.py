@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 from kinetophone.cli import app
 from kinetophone.errors import RequestError
 from kinetophone.media import Clip
-from kinetophone.metrics.binding import bound_clip
-from kinetophone.metrics.desync import OFFSETS_S, desync
 from kinetophone.metrics.features import Extractor
+from kinetophone.metrics.kinds.binding import bound_clip
+from kinetophone.metrics.kinds.desync import OFFSETS_S, desync
 from kinetophone.metrics.networks import convert, load
 from kinetophone.metrics.networks.imagebind import ImageBind
 from kinetophone.metrics.networks.synchformer import Synchformer, log_mel

@@ -37,18 +37,14 @@ from kinetophone.cli import app
 from kinetophone.errors import RequestError
 from kinetophone.hub.weights import file_format
 from kinetophone.media import Clip
-from kinetophone.metrics.features import (
-    Extractor,
-    _model_and_processor,
-    clap_audio,
-    clip_frames,
-    i3d_features,
-    text_features,
-    vggish_features,
-    vggish_log_mel,
-)
+from kinetophone.metrics.features import Extractor
+from kinetophone.metrics.kinds.clap import clap_audio
+from kinetophone.metrics.kinds.clip import clip_frames
+from kinetophone.metrics.kinds.fad import vggish_features, vggish_log_mel
+from kinetophone.metrics.kinds.fvd import i3d_features
 from kinetophone.metrics.networks.convert import convert_metric
 from kinetophone.metrics.networks.load import empty_network, load
+from kinetophone.metrics.networks.transformer import _model_and_processor, text_features
 
 CONSENT = r"TorchScript, which can run code: if you trust its source, say --allow-torchscript, in Python"
 CLIP = Clip(np.zeros((8, 32, 32, 3), np.uint8), 8, np.zeros(8000, np.float32), 8000)

@@ -8,18 +8,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinetophone.cli.options import CLOCKS, SAMPLING, AllowPickle, takes
+from kinetophone.cli.options import CLOCKS, SAMPLING, AllowPickle, Group, takes
 from kinetophone.cli.shared import check_at_least_one, given, quiet_libraries
-from kinetophone.cli.tables import print_comparison, print_materials, print_quality, print_report, print_seams
+from kinetophone.cli.tables import (
+    print_agreements,
+    print_comparison,
+    print_quality,
+    print_report,
+    print_seams,
+)
 from kinetophone.errors import RequestError
+from kinetophone.metrics.registry import all_metrics
 
 if TYPE_CHECKING:
     from kinetophone.hits.generated import GeneratedReport
     from kinetophone.metrics.features import Extractor
 
 
-@takes(sampling=(SAMPLING, CLOCKS))
+# The option of each measure that says where its network is.
+NETWORKS = Group(
+    {
+        metric.source: (Annotated[str | None, typer.Option(help=metric.source_help)], None)
+        for metric in all_metrics().values()
+        if not metric.of_bundle
+    }
+)
+
+
+@takes(networks=NETWORKS, sampling=(SAMPLING, CLOCKS))
 def evaluate(
+    networks: dict[str, str],
     sampling: dict[str, Any],
     folder: Annotated[
         Path | None,
@@ -36,27 +54,9 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            help="What to measure beside alignment, separated by commas: hits, fvd, fad, clap, clip, desync, "
-            "imagebind, languagebind."
+            help=f"What to measure beside alignment, separated by commas: {', '.join(all_metrics())}."
         ),
     ] = "",
-    i3d: Annotated[
-        str | None,
-        typer.Option(
-            help="I3D for fvd: a file that convert metric wrote, or TorchScript, which on the Hub is "
-            "owner/name@COMMIT/file.pt."
-        ),
-    ] = None,
-    vggish: Annotated[str | None, typer.Option(help="VGGish for fad, the same.")] = None,
-    clap: Annotated[str | None, typer.Option(help="CLAP model, a folder or Hub id.")] = None,
-    clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or Hub id.")] = None,
-    synchformer: Annotated[
-        str | None, typer.Option(help="Synchformer for desync, converted or TorchScript.")
-    ] = None,
-    imagebind: Annotated[
-        str | None, typer.Option(help="Folder of ImageBind, converted or TorchScript.")
-    ] = None,
-    languagebind: Annotated[str | None, typer.Option(help="Folder of LanguageBind as TorchScript.")] = None,
     allow_torchscript: Annotated[
         bool,
         typer.Option("--allow-torchscript", help="Load networks that are TorchScript, which can run code."),
@@ -116,10 +116,8 @@ def evaluate(
             check_writable(path)
     results: dict[str, Any] = {}
     if folder is not None:
-        models = {"fvd": i3d, "fad": vggish, "clap": clap, "clip": clip, "desync": synchformer}
-        models |= {"imagebind": imagebind, "languagebind": languagebind}
         consent = {"allow_torchscript": allow_torchscript, "allow_pickle": allow_pickle}
-        extractor = _extractor(metrics, bundle, reference, captions, models, consent)
+        extractor = _extractor(metrics, bundle, reference, captions, networks, consent)
         results = _evaluate_folder(folder, reference, captions, extractor, events, seed, workers, html_path)
     else:
         assert generate_count is not None
@@ -139,7 +137,7 @@ def evaluate(
             options,
         ).items():
             print_report(name, made.synchrony)
-            print_materials(made.materials)
+            print_agreements(made.materials)
             print_seams(made.seams)
             results[name] = made.to_dict()
     if json_path is not None:
@@ -185,17 +183,6 @@ def compare(
         typer.echo(json_path)
 
 
-# Metric -> the option that names its network (those of ``hits`` are in the bundle), and what else it needs.
-NETWORKS = {
-    "hits": ("", "either"),
-    "fvd": ("--i3d FILE", "reference"),
-    "fad": ("--vggish FILE", "reference"),
-    "clap": ("--clap MODEL", "either"),
-    "clip": ("--clip MODEL", "captions"),
-    "desync": ("--synchformer FILE", ""),
-    "imagebind": ("--imagebind FOLDER", ""),
-    "languagebind": ("--languagebind FOLDER", ""),
-}
 _NEEDED = {
     "reference": "--reference DIR",
     "captions": "--captions FILE",
@@ -208,25 +195,26 @@ def _extractor(
     bundle: str,
     reference: Path | None,
     captions: Path | None,
-    models: dict[str, str | None],
+    networks: dict[str, str],
     consent: dict[str, bool],
 ) -> Extractor | None:
     """The networks asked for, checked before a clip is read."""
     wanted = [name.strip() for name in metrics.split(",") if name.strip()]
-    known = [name for name in wanted if name in NETWORKS]
+    there = all_metrics()
+    known = [there[name] for name in wanted if name in there]
     problems = [
-        f"metric '{name}' is unknown; there are {', '.join(NETWORKS)}" for name in wanted if name not in known
+        f"metric '{name}' is unknown; there are {', '.join(there)}" for name in wanted if name not in there
     ]
     given_sets = {"reference": reference is not None, "captions": captions is not None, "": True}
     given_sets["either"] = given_sets["reference"] or given_sets["captions"]
-    for name in known:
-        option, needed = NETWORKS[name]
-        if option and not models[name]:
-            problems.append(f"metric {name} needs {option}")
-        if not given_sets[needed]:
-            problems.append(f"metric {name} needs {_NEEDED[needed]}")
-    if reference is not None and not {"hits", "fvd", "fad", "clap"} & set(wanted):
-        problems.append("--reference is for the metrics hits, fvd, fad and clap; name one with --metrics")
+    for metric in known:
+        if not metric.of_bundle and metric.source not in networks:
+            problems.append(f"metric {metric.name} needs --{metric.source} SOURCE")
+        if not given_sets[metric.needs]:
+            problems.append(f"metric {metric.name} needs {_NEEDED[metric.needs]}")
+    if reference is not None and not any(metric.needs in ("reference", "either") for metric in known):
+        able = [name for name, metric in there.items() if metric.needs in ("reference", "either")]
+        problems.append(f"--reference is for the metrics {', '.join(able)}; name one with --metrics")
     if problems:
         raise RequestError(problems)
     if not wanted:
@@ -234,20 +222,11 @@ def _extractor(
     from kinetophone.bundle.spec import BundleSpec
     from kinetophone.metrics.features import Extractor
 
-    folder = BundleSpec.read(bundle).folder if "hits" in wanted else None
-    used = {name: model for name, model in models.items() if name in wanted}
-    extractor = Extractor(
-        hits=None if folder is None else str(folder),
-        i3d=used.get("fvd"),
-        vggish=used.get("fad"),
-        clap=used.get("clap"),
-        clip=used.get("clip"),
-        synchformer=used.get("desync"),
-        imagebind=used.get("imagebind"),
-        languagebind=used.get("languagebind"),
-        texts=captions is not None,
-        **consent,
-    )
+    sources = {metric.source: networks.get(metric.source) for metric in known}
+    for metric in known:
+        if metric.of_bundle:
+            sources[metric.source] = str(BundleSpec.read(bundle).folder)
+    extractor = Extractor(**sources, texts=captions is not None, **consent)  # type: ignore[arg-type]
     extractor.check()
     return extractor
 
@@ -287,20 +266,19 @@ def _evaluate_folder(
     print_report("clips", report)
     results: dict[str, Any] = {"clips": report.to_dict()}
     if extractor is not None:
-        from kinetophone.metrics.quality import Quality, agreements, distances, mean_desync
+        from kinetophone.metrics.features import to_dict
 
         scored = [item for item in found if not hasattr(item, "reason")]
-        away = {}
+        compared: list[Any] = []
         if others is not None:
-            compared = detect(others, workers=workers, progress=True, features=extractor)
-            for item in compared:
+            for item in detect(others, workers=workers, progress=True, features=extractor):
                 if hasattr(item, "reason"):
                     typer.echo(f"not used as reference: {item.name}: {item.reason}")
-            away = distances(scored, [item for item in compared if not hasattr(item, "reason")], seed=seed)
-        agreed = agreements(scored, texts or {}, extractor, seed=seed)
-        quality = Quality(away, agreed, mean_desync(scored, seed=seed))
+                else:
+                    compared.append(item)
+        quality = extractor.score(scored, None if others is None else compared, texts, seed=seed)
         print_quality(quality)
-        results["quality"] = quality.to_dict()
+        results["quality"] = to_dict(quality)
     if html_path is not None:
         from kinetophone.metrics.report import write_report
 

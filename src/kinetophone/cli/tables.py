@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
     from kinetophone.hits.generated import Agreement
     from kinetophone.metrics.compare import Comparison
+    from kinetophone.metrics.control import Control
     from kinetophone.metrics.evaluate import Report
-    from kinetophone.metrics.quality import Quality
+    from kinetophone.metrics.registry import Scores
 
 
 def print_report(name: str, report: Report) -> None:
@@ -55,7 +57,7 @@ def print_comparison(found: Comparison) -> None:
             typer.echo(f"only in the {side}: {name}")
 
 
-def print_quality(quality: Quality) -> None:
+def print_quality(quality: Scores) -> None:
     """Distances, agreements and the offset."""
     from rich.table import Table
 
@@ -72,9 +74,7 @@ def print_quality(quality: Quality) -> None:
     for name, row in quality.distances.items():
         if row.warning:
             typer.echo(f"{name}: {row.warning}")
-    for name, agreed in quality.semantics.items():
-        chance = "" if agreed.shuffled is None else f", shuffled {agreed.shuffled:.3f}"
-        typer.echo(f"{name}: {agreed.value:.3f} ({_cell(agreed.interval)}){chance}, n {agreed.n}")
+    print_agreements(quality.semantics)
     if quality.desync is not None:
         off = quality.desync
         short = f", {off.short} of them shorter than the network's window" if off.short else ""
@@ -90,13 +90,11 @@ def _show(table: Table) -> None:
     (console if console.is_terminal else Console(width=140)).print(table)
 
 
-def print_materials(materials: dict[str, Agreement]) -> None:
-    """How often materials agree."""
-    for pair, share in materials.items():
-        low, high = share.interval.low, share.interval.high
-        typer.echo(
-            f"material agreement {pair}: {share.value:.3f} ({low:.3f} to {high:.3f}), chance 0.2, n {share.n}"
-        )
+def print_agreements(agreements: Mapping[str, Control]) -> None:
+    """Agreements, a line for each, with that of shuffled pairs."""
+    for name, agreed in agreements.items():
+        chance = "" if agreed.shuffled is None else f", shuffled {agreed.shuffled:.3f}"
+        typer.echo(f"{name}: {agreed.value:.3f} ({_cell(agreed.interval)}){chance}, n {agreed.n}")
 
 
 def _cell(value: Any) -> str:

@@ -20,7 +20,6 @@ import numpy as np
 from kinetophone.data.domains import domain as domain_of
 from kinetophone.data.domains import moments_s
 from kinetophone.data.shards import write_json
-from kinetophone.hits import FRAMES, SAMPLE_RATE, SECONDS
 from kinetophone.progress import track
 
 MEL_FRAMES = 400
@@ -40,6 +39,11 @@ class ClipArrays:
     def __len__(self) -> int:
         return len(self.scenes)
 
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return float(domain_of(self.domain).FPS)
+
     def moments_s(self, index: int) -> list[float]:
         """When something happens in a clip, which trainings look at more often."""
         return moments_s(self.scenes[index])
@@ -49,11 +53,11 @@ def load_rendered(
     domain: str, folder: Path, split: str, count: int, size: int = 64, workers: int | None = None
 ) -> ClipArrays:
     """Render the first ``count`` clips of ``split`` into ``folder`` unless they are there, and map them."""
-    root = Path(folder) / f"{domain}-{split}-{size}-{count}"
+    root, world = Path(folder) / f"{domain}-{split}-{size}-{count}", domain_of(domain)
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "video": ((count, FRAMES, size, size, 3), np.uint8),
+        "video": ((count, world.FRAMES, size, size, 3), np.uint8),
         "mel": ((count, MEL_FRAMES, 64), np.float16),
-        "audio": ((count, round(SECONDS * SAMPLE_RATE)), np.int16),
+        "audio": ((count, round(world.SECONDS * world.SAMPLE_RATE)), np.int16),
     }
     root.mkdir(parents=True, exist_ok=True)
     for name, (shape, dtype) in shapes.items():

@@ -1,20 +1,30 @@
 """``hits``: the procedural twin of GreatestHits - a tool strikes things, seen and heard, with exact truth.
 
 Every clip is a pure function of ``(split, index, size)``: 4 s, 8 fps, 16 kHz mono, with its caption and
-its event list. Needs only NumPy, SciPy and OpenCV.
+its event list. What makes clips needs NumPy, SciPy and OpenCV, and is imported when it is first used: the
+world's measures are listed without it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kinetophone.hits.audio import SAMPLE_RATE, render_audio
-from kinetophone.hits.captions import caption
-from kinetophone.hits.scene import MATERIALS, SECONDS, SPLITS, TOOLS, Scene, sample_scene, scene_rng
-from kinetophone.hits.video import FPS, FRAMES, render_video
+if TYPE_CHECKING:
+    from kinetophone.hits.world import (
+        FPS,
+        FRAMES,
+        MATERIALS,
+        SAMPLE_RATE,
+        SECONDS,
+        SPLITS,
+        TOOLS,
+        HitsClip,
+        Scene,
+        captions_of,
+        make_clip,
+        make_scene,
+    )
 
 __all__ = [
     "FPS",
@@ -32,46 +42,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class HitsClip:
-    """A rendered clip: ``video`` uint8 ``(32, size, size, 3)``, ``audio`` float32 ``(64000,)`` in [-1, 1]."""
-
-    video: np.ndarray
-    audio: np.ndarray
-    caption: str
-    scene: Scene
-
-    def events(self) -> dict[str, Any]:
-        """The clip's entry in ``events.json``: times in seconds, forces in [0.3, 1], attributes."""
-        scene = self.scene
-        return {
-            "strikes_s": [round(s.time_s, 4) for s in scene.strikes],
-            "force": [round(s.force, 3) for s in scene.strikes],
-            "material": scene.material,
-            "object": scene.noun,
-            "colour": scene.colour,
-            "tool": scene.tool,
-            "tempo": scene.tempo,
-            "size": round(scene.size, 3),
-            "caption": self.caption,
-        }
-
-
-def make_scene(split: str, index: int) -> tuple[Scene, str]:
-    """The scene and the caption of a clip, without rendering it."""
-    rng = scene_rng(split, index)
-    scene = sample_scene(rng)
-    return scene, caption(scene, rng)
-
-
-def captions_of(split: str, index: int, count: int) -> list[str]:
-    """The clip's own caption, then others of the same scene."""
-    rng = scene_rng(split, index)
-    scene = sample_scene(rng)
-    return [caption(scene, rng) for _ in range(count)]
-
-
-def make_clip(split: str, index: int, size: int = 64) -> HitsClip:
-    """Render clip ``index`` of ``split`` ("train", "val" or "test") at ``size`` x ``size`` pixels."""
-    scene, text = make_scene(split, index)
-    return HitsClip(video=render_video(scene, size), audio=render_audio(scene), caption=text, scene=scene)
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("kinetophone.hits.world"), name)
+    raise AttributeError(f"module 'kinetophone.hits' has no attribute '{name}'")

@@ -17,10 +17,10 @@ import numpy as np
 
 from kinetophone.errors import RequestError
 from kinetophone.hits import FPS, SAMPLE_RATE, make_clip
-from kinetophone.hits.classifiers import MaterialJudge
 from kinetophone.media.clip import Clip
-from kinetophone.metrics.control import Interval, bootstrap_interval
-from kinetophone.metrics.evaluate import Report, evaluate
+from kinetophone.metrics.control import Control, Interval, bootstrap_interval
+from kinetophone.metrics.evaluate import ClipEvents, Report, detect, score
+from kinetophone.metrics.features import Extractor
 from kinetophone.metrics.seams import audio_jump, level_step, video_jump
 from kinetophone.progress import track
 from kinetophone.tasks.task import Task, find_task
@@ -50,12 +50,12 @@ class GeneratedReport:
 
     Attributes:
         synchrony: Of sound and picture.
-        materials: How often materials agree: picture-text, sound-text, picture-sound.
+        materials: How often the materials seen, heard and asked for agree.
         seams: Of the task "extend": mean steps where the new part begins, by the names in ``SEAMS``.
     """
 
     synchrony: Report
-    materials: dict[str, Agreement]
+    materials: dict[str, Control]
     seams: dict[str, Agreement] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,14 +124,15 @@ def evaluate_generated(
         seams = {name: _seams(clips, seam_s, seed) for name, clips in sets.items()}
         sets = {name: [_after(clip, seam_s) for clip in clips] for name, clips in sets.items()}
         truth = {i: [t - seam_s for t in times if t >= seam_s] for i, times in truth.items()}
-    judge = MaterialJudge(folder) if folder and (folder / "classifiers").is_dir() else None
-    asked = [clip.scene.material for clip in true]
+    extractor = Extractor(hits=str(folder)) if folder and (folder / "classifiers").is_dir() else None
+    captions = {str(i): clip.caption for i, clip in enumerate(true)}
     reports = {}
     for name, clips in sets.items():
         known = truth if name == "true" or task.given_modality else None
-        synchrony = evaluate(clips, truth=known, seed=seed, workers=workers, progress=progress)
-        materials = material_agreement(judge, clips, asked, seed) if judge else {}
-        reports[name] = GeneratedReport(synchrony, materials, seams.get(name, {}))
+        found = detect(clips, workers=workers, progress=progress, features=extractor)
+        scored = [item for item in found if isinstance(item, ClipEvents)]
+        agreed = extractor.score(scored, captions=captions, seed=seed).semantics if extractor else {}
+        reports[name] = GeneratedReport(score(found, truth=known, seed=seed), agreed, seams.get(name, {}))
     return reports
 
 
@@ -179,16 +180,3 @@ def _seams(clips: Sequence[Clip], seam_s: float, seed: int) -> dict[str, Agreeme
 
 def _mean(values: Sequence[float], seed: int) -> Agreement:
     return Agreement(float(np.mean(values)), bootstrap_interval(values, rng=seed), len(values))
-
-
-def material_agreement(
-    judge: MaterialJudge, clips: Sequence[Clip], asked: Sequence[str], seed: int
-) -> dict[str, Agreement]:
-    """How often two of seen, heard and asked-for material are the same; ``asked`` has one entry per clip."""
-    seen = [judge.picture(clip) for clip in clips]
-    heard = [judge.sound(clip) for clip in clips]
-    pairs = {"picture-text": (seen, asked), "sound-text": (heard, asked), "picture-sound": (seen, heard)}
-    result = {}
-    for name, (a, b) in pairs.items():
-        result[name] = _mean([float(x == y) for x, y in zip(a, b, strict=True)], seed)
-    return result

@@ -232,7 +232,7 @@ def _read_cells(path: Path, changed_ns: int) -> list[dict[str, Any]]:
 
 
 def write_cells(folder: Path, results: Sequence[dict[str, Any]]) -> None:
-    """Add results to those there are, in the place of those of the same rows, seeds and numbers of prompts."""
+    """Add results to those there are; they replace those of the same row, seed and number of prompts."""
 
     def place(cell: dict[str, Any]) -> tuple[str, int, int]:
         return cell["row"], cell["seed"], cell["prompts"]

@@ -11,11 +11,13 @@ import numpy as np
 from kinetophone.data.domains import domain as domain_of
 from kinetophone.hits import FPS, SAMPLE_RATE
 from kinetophone.hits.classifiers import NAMES, as_many, count_named
+from kinetophone.hits.metric import DISTANCES, material_agreement
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, shuffled_control
 from kinetophone.metrics.evaluate import ClipEvents, detect, score
 from kinetophone.metrics.features import Extractor
-from kinetophone.metrics.quality import distances, material_agreement
+from kinetophone.metrics.quality import distances
+from kinetophone.metrics.registry import Consent, Sample
 from kinetophone.study.sustained import correlation, loudness_curve, motion_curve
 
 # The measure of synchrony that stands for a domain.
@@ -92,7 +94,7 @@ def _of_hits(
     scored = [item for item in found if isinstance(item, ClipEvents)]
     captions = {str(i): clip.caption for i, clip in enumerate(true)}
     rows = {row["name"]: row for row in report.rows}
-    agreed = material_agreement(scored, captions)
+    agreed = material_agreement(Sample(scored, None, captions, judges, Consent()))
     references = {"distances": indices} | ({} if others is None else {"distances_from_others": others})
     return {
         "prompts": len(clips),
@@ -120,7 +122,7 @@ def _of_hits(
 
 
 def _apart(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
-    found = distances(clips, reference)
+    found = distances(Sample(clips, reference, {}, "", Consent()), DISTANCES)
     return {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in found.items()}
 
 

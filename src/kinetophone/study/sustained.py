@@ -6,13 +6,10 @@ interval between frames, against how loud that interval is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.alignment import flow_curve
-from kinetophone.metrics.control import Control, shuffled_control
 
 
 def loudness_curve(clip: Clip) -> np.ndarray:
@@ -34,14 +31,3 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
     a, b = (np.asarray(x[:length], np.float64) - np.mean(x[:length]) for x in (one, other))
     scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
     return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
-
-
-def sustained_synchrony(clips: Sequence[Clip], *, seed: int = 0) -> Control:
-    """Mean correlation of loudness with motion, beside that of shuffled pairs.
-
-    Args:
-        clips: at least one; of one frame rate, so that shuffled pairs have one time axis.
-        seed: of the shuffles and the bootstrap.
-    """
-    heard, seen = [loudness_curve(clip) for clip in clips], [motion_curve(clip) for clip in clips]
-    return shuffled_control(correlation, heard, seen, seed)

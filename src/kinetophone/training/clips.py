@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from kinetophone.data.arrays import ClipArrays, load_rendered
-from kinetophone.hits import FPS
 from kinetophone.training.recipe import Recipe
 
 
@@ -22,5 +21,5 @@ def draw_frame(clips: ClipArrays, clip: int, rng: np.random.Generator) -> int:
     count = clips.video.shape[1]
     if rng.random() < 0.5:
         moment = rng.choice(clips.moments_s(clip))
-        return min(max(round(moment * FPS) + int(rng.integers(-1, 2)), 0), count - 1)
+        return min(max(round(moment * clips.fps) + int(rng.integers(-1, 2)), 0), count - 1)
     return int(rng.integers(count))

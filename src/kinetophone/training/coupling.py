@@ -24,7 +24,7 @@ from kinetophone.bases.protocol import Times
 from kinetophone.bundle.spec import CONFIG_NAME, BundleSpec, same_bases
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
-from kinetophone.data.domains import DOMAINS
+from kinetophone.data.domains import DOMAINS, domain
 from kinetophone.data.encode import EncodedClips, load_encoded
 from kinetophone.data.latents import LatentArrays, load_latents
 from kinetophone.diffusion.clocks import path_of
@@ -33,7 +33,6 @@ from kinetophone.diffusion.process import Process
 from kinetophone.diffusion.sample import initial_noise, sample_joint
 from kinetophone.diffusion.settings import PUBLISHED_DEFAULTS
 from kinetophone.errors import RequestError
-from kinetophone.hits import FPS
 from kinetophone.hub.components import load_network
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.timing import ClipTime, as_fps
@@ -118,7 +117,7 @@ class CouplingStage:
             encoded = load_encoded(Path(data.source), data.count, vaes)
             self.fps, self.prompts = as_fps(encoded.fps), sorted(encoded.texts)[1 : 1 + len(SAMPLE_PROMPTS)]
             return encoded
-        self.fps, self.prompts = Fraction(FPS), sample_prompts(data.source)
+        self.fps, self.prompts = Fraction(domain(data.source).FPS), sample_prompts(data.source)
         clips = load_clips(self.recipe)
         latents = load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
         if not data.materials:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kinetophone.data.domains import DOMAINS
+from kinetophone.data.domains import DOMAINS, domain
 from kinetophone.diffusion.settings import default_problems
 from kinetophone.errors import UserError
 from kinetophone.text import read_yaml
@@ -260,10 +260,9 @@ def _check(recipe: Recipe) -> list[str]:
     if recipe.data.source in DOMAINS and not recipe.data.count:
         problems.append(f"'data.count' is missing: say how many clips of {recipe.data.source} to train on")
     if recipe.data.materials:
-        from kinetophone.hits.scene import MATERIALS
-
-        if unknown := [material for material in recipe.data.materials if material not in MATERIALS]:
-            problems.append(f"'data.materials': {', '.join(unknown)} is none of {', '.join(MATERIALS)}")
+        known = domain("hits").MATERIALS
+        if unknown := [material for material in recipe.data.materials if material not in known]:
+            problems.append(f"'data.materials': {', '.join(unknown)} is none of {', '.join(known)}")
         if recipe.data.source != "hits" or recipe.stage not in JOINT:
             problems.append(
                 "'data.materials' is for hits and the stages connectors and coupling; leave it out"

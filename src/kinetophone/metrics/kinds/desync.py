@@ -11,25 +11,27 @@ frames at 25 a second, one every 8 frames; and float32 (1, 14, 10240), segments 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kinetophone.metrics.networks.load import load
+from kinetophone.metrics.registry import Consent, Metric, Sample, Scores
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kinetophone.media.clip import Clip
+    from kinetophone.metrics.control import Interval
 
 FPS, RATE = 25, 16_000
 SEGMENTS, SEGMENT_FRAMES, SEGMENT_SAMPLES = 14, 16, 10_240  # half overlapping
 CROP_FRAMES = (SEGMENTS + 1) * SEGMENT_FRAMES // 2
 CROP_SAMPLES = (SEGMENTS + 1) * SEGMENT_SAMPLES // 2
 CROP_S = CROP_FRAMES / FPS
-OFFSETS_S = np.linspace(-2.0, 2.0, 21)
+OFFSETS_S = tuple(round(0.2 * k, 1) for k in range(-10, 11))
 
 # What a network that guesses evenly scores: the mean size of an offset.
-CHANCE_S = float(np.abs(OFFSETS_S).mean())
+CHANCE_S = sum(map(abs, OFFSETS_S)) / len(OFFSETS_S)
 
 _SIDE, _CROPPED = 256, 224
 
@@ -48,9 +50,11 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
     Returns:
         Seconds, float32 (crops, 1); the sign is the network's.
     """
+    import numpy as np
     import torch
 
     from kinetophone.media.read import resample_audio, resample_frames
+    from kinetophone.metrics.networks.load import load
 
     frames = resample_frames(clip.video, Fraction(clip.fps), Fraction(FPS), (_SIDE, _SIDE))
     sound = resample_audio(clip.audio, clip.sample_rate, RATE)
@@ -70,3 +74,57 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
             )
         offsets.append(OFFSETS_S[int(logits[0].argmax())])
     return np.array(offsets, np.float32)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Desync:
+    """The mean size of the offset that the network finds.
+
+    Attributes:
+        value: Seconds.
+        interval: Its 95 % bootstrap interval over clips.
+        n: Number of clips.
+        short: How many of them are shorter than the network's 4.8 s.
+        chance: What a network that guesses evenly would score. Not that of shuffled pairs: the network would
+            have to run again for each of them.
+    """
+
+    value: float
+    interval: Interval
+    n: int
+    short: int
+    chance: float = CHANCE_S
+
+
+def _load(source: str, consent: Consent, texts: bool) -> Any:
+    from kinetophone.metrics.networks.load import load
+
+    return load(source, "synchformer", allow_torchscript=consent.torchscript)
+
+
+def _extract(clip: Clip, source: str, consent: Consent) -> dict[str, np.ndarray]:
+    return {"desync": desync(clip, source, consent.torchscript)}
+
+
+def mean_desync(sample: Sample) -> Desync | None:
+    """The mean size of the offsets over the crops of each clip, then over clips; None without any."""
+    import numpy as np
+
+    from kinetophone.metrics.control import bootstrap_interval
+
+    clips = sample.clips
+    sizes = [float(np.abs(clip.features["desync"]).mean()) for clip in clips if "desync" in clip.features]
+    if not sizes:
+        return None
+    short = sum(len(clip.flow) / clip.fps < CROP_S for clip in clips)
+    return Desync(float(np.mean(sizes)), bootstrap_interval(sizes, sample.seed), len(sizes), short)
+
+
+METRIC = Metric(
+    name="desync",
+    source="synchformer",
+    source_help="Synchformer for desync, converted or TorchScript.",
+    load=_load,
+    extract=_extract,
+    score=lambda sample: Scores(desync=mean_desync(sample)),
+)

@@ -15,15 +15,15 @@ averaged; a shorter one is repeated. Frames are evenly spaced over the clip.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kinetophone.metrics.networks.load import load
+from kinetophone.metrics.registry import Consent, Metric, Sample, Scores
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kinetophone.media.clip import Clip
 
 RATE, TOKENS = 16_000, 77
@@ -36,6 +36,8 @@ def load_folder(folder: str, name: str, allow_torchscript: bool = False) -> Any:
         OSError: There is none.
         ValueError: It lacks a method or a number.
     """
+    from kinetophone.metrics.networks.load import load
+
     files = [Path(folder) / file for file in ("model.safetensors", "model.pt")]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
@@ -50,6 +52,7 @@ def load_folder(folder: str, name: str, allow_torchscript: bool = False) -> Any:
 
 def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = False) -> dict[str, np.ndarray]:
     """Embeddings ``<name>_sound`` and ``<name>_frames`` of a clip, (1, D) each, of length 1."""
+    import numpy as np
     import torch
 
     from kinetophone.media.read import resample_audio, resize
@@ -72,6 +75,7 @@ def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = Fal
 
 def bound_texts(texts: list[str], folder: str, name: str, allow_torchscript: bool = False) -> np.ndarray:
     """Embeddings of texts, (N, D), of length 1."""
+    import numpy as np
     import torch
 
     tokens = tokenizer(folder)(
@@ -94,3 +98,47 @@ def tokenizer(folder: str) -> Any:
 def _unit(found: Any) -> Any:
     found = found.float()
     return found / found.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+TITLES = {"imagebind": "ImageBind", "languagebind": "LanguageBind"}
+
+
+def _load(name: str, source: str, consent: Consent, texts: bool) -> Any:
+    if texts:
+        tokenizer(source)
+    return load_folder(source, name, consent.torchscript)
+
+
+def _extract(name: str, clip: Clip, source: str, consent: Consent) -> dict[str, np.ndarray]:
+    return bound_clip(clip, source, name, consent.torchscript)
+
+
+def _score(name: str, sample: Sample) -> Scores:
+    """Mean cosines: sound-picture, and with captions text-sound and text-picture."""
+    from kinetophone.metrics.control import shuffled_control
+    from kinetophone.metrics.quality import captioned, cosine
+
+    clips, title, seed = sample.clips, TITLES[name], sample.seed
+    heard = [clip.features[f"{name}_sound"] for clip in clips]
+    seen = [clip.features[f"{name}_frames"][0] for clip in clips]
+    found = {f"{title} sound-picture": shuffled_control(cosine, heard, seen, seed)} if clips else {}
+    if sample.captions:
+        known, texts = captioned(sample, f"{name}_sound")
+        embedded = list(bound_texts(texts, sample.source, name, sample.consent.torchscript))
+        for kind, other in {"sound": "text-sound", "frames": "text-picture"}.items():
+            ours = [clip.features[f"{name}_{kind}"] for clip in known]
+            found[f"{title} {other}"] = shuffled_control(cosine, ours, embedded, seed)
+    return Scores(semantics=found)
+
+
+METRICS = [
+    Metric(
+        name=name,
+        source=name,
+        source_help=f"Folder of {TITLES[name]}{how}.",
+        load=partial(_load, name),
+        extract=partial(_extract, name),
+        score=partial(_score, name),
+    )
+    for name, how in (("imagebind", ", converted or TorchScript"), ("languagebind", " as TorchScript"))
+]
