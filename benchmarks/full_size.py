@@ -29,17 +29,17 @@ from typing import Any
 import torch
 
 from kinetophone.av import AV
+from kinetophone.bases.protocol import Times
+from kinetophone.bases.unet import denoisers
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
-from kinetophone.diffusion.clocks import local_grids
+from kinetophone.diffusion.clocks import power_path
 from kinetophone.diffusion.guidance import guided
-from kinetophone.diffusion.process import NoiseSchedule
+from kinetophone.diffusion.process import Process
 from kinetophone.diffusion.sample import initial_noise, sample_joint
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE
 from kinetophone.reference import networks as published
 from kinetophone.reference import settings as reference
-
-RATES = AV(audio=25.0, video=8.0)  # latents per second, as published
 
 
 def narrowed(config: dict[str, Any], by: int) -> dict[str, Any]:
@@ -70,11 +70,12 @@ class Bench:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
         self.unets.map(lambda unet: unet.to(self.kind).requires_grad_(False).eval())
-        self.model = JointModel(self.unets, self.coupling)
+        self.model = JointModel(denoisers(self.unets, reference.schedulers()), self.coupling)
         samples = round(args.frames / 8 * SAMPLE_RATE)
         length = -(-samples // (HOP * 4 * 8)) * 8
         side = args.size // 8
         self.shapes = AV(audio=(8, length, MEL_BINS // 4), video=(4, args.frames, side, side))
+        self.times = AV(Times.even(length, 25.0), Times.even(args.frames, 8.0))
 
     def text(self) -> AV[torch.Tensor]:
         drawn = AV(audio=torch.randn(1, 512), video=torch.randn(1, 77, 768))
@@ -113,19 +114,19 @@ class Bench:
         )
 
     def sampling(self) -> None:
-        schedulers = reference.schedulers()
-        schedules = schedulers.map(NoiseSchedule.from_scheduler)
+        processes: AV[Process] = self.model.denoisers.map(lambda denoiser: denoiser.process)
         noise = initial_noise(self.shapes, [0], device=self.args.device)
-        grids = local_grids(schedulers, 1, 1.5)
+        path = power_path(processes, 1, 1.5)
         trained = self.coupling
         self.model.coupling = copy.deepcopy(trained).to(self.kind).eval()
         for name, coupled in (("bases", False), ("joint", True)):
             predict = guided(
-                self.model, self.text(), self.text(), AV(audio=2.5, video=7.5), coupled=coupled, rates=RATES
-            )
+                self.model, self.text(), self.text(), AV(audio=2.5, video=7.5), coupled=coupled,
+                times=self.times,
+            )  # fmt: skip
 
             def step(predict: Any = predict) -> list[torch.Tensor]:
-                made = sample_joint(predict, noise, grids, schedules)
+                made = sample_joint(predict, noise, path, processes)
                 return [made.audio, made.video]
 
             self.row(name, step)
@@ -154,7 +155,7 @@ class Bench:
         noise: AV[torch.Tensor] = self.shapes.map(
             lambda shape: torch.randn(1, *shape, device=self.args.device)
         )
-        levels = AV.both(torch.tensor([500], device=self.args.device))
+        levels = AV.both(torch.tensor([0.5], dtype=torch.float64))
         text = self.text()
         device = self.args.device.split(":")[0]
 
@@ -163,9 +164,9 @@ class Bench:
             with torch.autocast(device, self.kind if half else torch.bfloat16, enabled=half):
                 with torch.no_grad():
                     features = self.model.features(noise, levels, None)
-                    estimate = self.model(noise, levels, text, features, rates=RATES)
+                    estimate = self.model(noise, levels, text, features, times=self.times)
                 features = self.model.features(noise, levels, estimate)
-                eps = self.model(noise, levels, text, features, rates=RATES)
+                eps = self.model(noise, levels, text, features, times=self.times)
                 losses = eps.map(lambda e, n: (e.float() - n).square().mean(), noise)
             loss = losses.audio + losses.video
             loss.backward()

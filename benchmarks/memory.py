@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kinetophone.av import AV
+from kinetophone.bases.protocol import Times
+from kinetophone.bases.unet import denoisers
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE
@@ -93,7 +95,7 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> 
         with default_dtype(dtype):
             unets = published.unets()
             coupling = Coupling.for_unets(unets)
-            model = JointModel(unets, coupling).eval()
+            model = JointModel(denoisers(unets), coupling).eval()
             around = published.around()
             texts = [around.audio["text_encoder"], around.video["text_encoder"]]
             side = size // 8
@@ -102,11 +104,10 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> 
                 audio=torch.zeros(n, 8, length, MEL_BINS // 4), video=torch.zeros(n, 4, frames, side, side)
             )
             text = AV(audio=torch.zeros(n, 512), video=torch.zeros(n, 77, 768))
-            t = AV.both(torch.zeros(n, dtype=torch.long))
+            levels = AV.both(torch.ones(n, dtype=torch.float64))
+            times = AV(audio=Times.even(length, 25.0), video=Times.even(frames, 8.0))
             joint = activations(
-                lambda: model(
-                    latents, t, text, model.features(latents, t, latents), rates=AV(audio=25.0, video=8.0)
-                )
+                lambda: model(latents, levels, text, model.features(latents, levels, latents), times=times)
             )
         around = published.around()  # once more: decoders are in float32 always
         audio, video = around.audio, around.video

@@ -6,18 +6,19 @@ Run from the repository's root: .venv/bin/python docs/figures.py
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from diffusers import DDIMScheduler
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from kinetophone.av import AV
 from kinetophone.coupling.coupling import sites_of
-from kinetophone.diffusion.clocks import local_grids
+from kinetophone.diffusion.clocks import power_path
+from kinetophone.diffusion.process import Discrete
 
 IMAGES = Path(__file__).parent / "images"
 AUDIO, VIDEO, GREY = "#1b7f3b", "#2b5c9e", "#8a8f98"
@@ -25,10 +26,10 @@ AUDIO, VIDEO, GREY = "#1b7f3b", "#2b5c9e", "#8a8f98"
 
 def draw_clocks() -> Figure:
     """The timesteps that are sampled, by the function that samples them."""
-    scheduler = SimpleNamespace(config=SimpleNamespace(num_train_timesteps=1000))
+    process = Discrete.from_scheduler(DDIMScheduler(clip_sample=False))
     figure = _figure(9, 3)
     for axes, gamma in zip(figure.subplots(1, 3, sharey=True), (1.0, 1.5, 3.0), strict=True):
-        grids = local_grids(AV.both(scheduler), 25, gamma)
+        grids = power_path(AV.both(process), 25, gamma).map(process.timestep)
         axes.plot(grids.audio.numpy(), ".-", color=AUDIO, label="sound")
         axes.plot(grids.video.numpy(), ".-", color=VIDEO, label="picture")
         axes.set(title=f"γ = {gamma:g}", xlabel="step")

@@ -164,9 +164,9 @@ def pickle_unet(root: Path) -> None:
     tiny.pickled(root / "audioldm" / "unet")
 
 
-def predict_velocity(root: Path) -> None:
+def predict_samples(root: Path) -> None:
     file = root / "animatediff" / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "v_prediction"}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "sample"}))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def predict_velocity(root: Path) -> None:
         (lack, "video base: unet", "lack 1 tensors, first conv_in.weight", "copy or download"),
         (remove, "audio base: vocoder", "no config.json", "copy or download"),
         (pickle_unet, "audio base", "only pickled weights", "--allow-pickle"),
-        (predict_velocity, "video base: scheduler", "only 'epsilon' is supported", "copy or download"),
+        (predict_samples, "video base: scheduler", "it must be epsilon or v_prediction", "copy or download"),
     ],
 )
 def test_broken_folders(

@@ -81,5 +81,5 @@ def test_a_photograph_is_no_sound(tmp_path: Path) -> None:
     file = tmp_path / "photo.avif"
     Image.new("RGB", (64, 48)).save(file)
     assert "cannot be read as media" in refused(file, "audio") or "has no audio stream" in refused(
-        file, "sound"
+        file, "audio"
     )

@@ -21,13 +21,8 @@ from kinetophone.coupling.times import SiteTimes
 CPU = torch.device("cpu")
 
 
-def latents(count: int, rate: float) -> Times:
-    edges = torch.arange(count + 1, dtype=torch.float64) / rate
-    return Times(edges[:-1], edges[1:])
-
-
 def at_site(rows: int, own: int, rate: float, steps: int, other: int, other_rate: float) -> SiteTimes:
-    return SiteTimes.of(latents(own, rate), rows, latents(other, other_rate), steps)
+    return SiteTimes.of(Times.even(own, rate), rows, Times.even(other, other_rate), steps)
 
 
 def test_the_last_frame_of_a_padded_clip_reads_its_own_moment() -> None:
@@ -98,7 +93,7 @@ def test_the_times_decide_what_meets_what(
     with torch.no_grad():
         features = model.features(inputs.latents, inputs.levels, None)
         one, same, other = (
-            model(*args, features, times=AV(audio=latents(8, rate), video=latents(3, 8.0)))
+            model(*args, features, times=AV(audio=Times.even(8, rate), video=Times.even(3, 8.0)))
             for rate in (25.0, 25.0, 6.0)
         )
     assert torch.equal(one.video, same.video)

@@ -506,7 +506,7 @@ def test_synchformer_is_converted_and_tells_offsets(tmp_path: Path) -> None:
     Extractor(synchformer=str(file)).check()  # without consent to anything
     found = desync(sounding_clip(), str(file))
     assert found.shape == (2, 1)
-    assert set(found[:, 0].tolist()) <= set(OFFSETS_S.astype(np.float32).tolist())
+    assert set(found[:, 0].tolist()) <= set(np.float32(OFFSETS_S).tolist())
 
 
 @pytest.mark.usefixtures("narrow")

@@ -90,10 +90,10 @@ def test_golden_outputs_through_the_converted_bundle(tmp_path: Path, case: str) 
     )
     schedulers = reference.schedulers()
     parts = AV(
-        audio=rest.audio | {"unet": made.unets.audio, "scheduler": schedulers.audio},
+        audio=rest.audio | {"unet": made.networks.audio, "scheduler": schedulers.audio},
         video=rest.video
         | {
-            "unet": made.unets.video,
+            "unet": made.networks.video,
             "scheduler": schedulers.video,
             "text_encoder": type(rest.video["text_encoder"])(clip),
         },

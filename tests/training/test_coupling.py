@@ -71,7 +71,7 @@ def test_a_device_without_double_precision_can_train(make):
         clean = AV(audio=stage.latents.audio, video=stage.latents.video).map(
             lambda latents: torch.from_numpy(np.array(latents)).float().to("meta")
         )
-        base_errors(stage.model, clean, stage._text(["a drum"] * 4), stage.schedules)
+        base_errors(stage.model, clean, stage._text(["a drum"] * 4), stage.processes)
     assert losses["loss"].device.type == "meta"
 
 
@@ -142,16 +142,16 @@ def test_a_given_modality_is_read_clean_and_carries_no_loss(make, monkeypatch):
     seen = {}
     features = stage.model.features
 
-    def spy(latents, timesteps, x0_hat):
-        seen.update(latents=latents, timesteps=timesteps)
-        return features(latents, timesteps, x0_hat)
+    def spy(latents, levels, x0_hat):
+        seen.update(latents=latents, levels=levels)
+        return features(latents, levels, x0_hat)
 
     monkeypatch.setattr(stage.model, "features", spy)
     with torch.no_grad():
         losses = loss(stage)
     assert losses["audio"] == 0
     assert losses["video"] > 0
-    assert seen["timesteps"].audio.tolist() == [0] * 4
+    assert seen["levels"].audio.tolist() == [0.001] * 4
     index, _ = stage.latents.draw(np.random.default_rng(0), 4)
     torch.testing.assert_close(seen["latents"].audio, torch.from_numpy(stage.latents.audio[index]).float())
 
@@ -191,9 +191,9 @@ def test_estimates_are_made_where_the_option_says(make, monkeypatch):
         calls = levels.setdefault(place, [])
         features = stage.model.features
 
-        def spy(latents, timesteps, x0_hat, features=features, calls=calls):
-            calls.append((timesteps.audio.tolist(), x0_hat is not None))
-            return features(latents, timesteps, x0_hat)
+        def spy(latents, own, x0_hat, features=features, calls=calls):
+            calls.append((own.audio.tolist(), x0_hat is not None))
+            return features(latents, own, x0_hat)
 
         monkeypatch.setattr(stage.model, "features", spy)
         with torch.no_grad():
@@ -226,27 +226,26 @@ def test_what_is_given_is_never_both(make):
 def test_relative_weights_make_the_bases_alone_score_about_one_at_every_level(make):
     stage = make(CouplingOptions(relative=True))
     stage.model.detach()  # the bases alone
-    errors = stage.errors.map(lambda e: e.numpy())
-    assert errors.audio.shape == errors.video.shape == (1000,)
-    assert errors.audio[50] > 10 * errors.audio[900]
+    clean, noisy = stage.errors.audio.at(torch.tensor([0.05, 0.9]))
+    assert clean > 10 * noisy
     with torch.no_grad():
         mean = np.mean([float(loss(stage, seed)["loss"]) for seed in range(6)])
     assert 1.5 < mean < 2.5  # one for each modality
 
 
-def test_a_power_below_one_draws_noisier_timesteps(make):
+def test_a_power_below_one_draws_noisier_levels(make):
     stage = make(CouplingOptions(timestep_power=0.5))
-    t = stage._timesteps(4000, torch.Generator().manual_seed(0))
-    assert float(t.audio.float().mean()) == pytest.approx(2 / 3 * 1000, abs=3)  # the density is 2u
-    assert float(t.video.float().mean()) == pytest.approx(2 / 3 * 1000, abs=3)
+    levels = stage._levels(4000, torch.Generator().manual_seed(0))
+    assert float(levels.audio.mean()) == pytest.approx(2 / 3, abs=0.003)  # the density is 2u
+    assert float(levels.video.mean()) == pytest.approx(2 / 3, abs=0.003)
 
 
 @pytest.mark.parametrize(("levels", "same"), [("independent", 0.0), ("mixed", 0.5), ("shared", 1.0)])
 def test_noise_levels_of_the_two_unets(make, levels, same):
     stage = make(CouplingOptions(noise_levels=levels))
-    t = stage._timesteps(2000, torch.Generator().manual_seed(0))
-    assert float((t.audio == t.video).float().mean()) == pytest.approx(same, abs=0.05)
-    assert float(t.video.float().mean()) == pytest.approx(499.5, abs=15)
+    drawn = stage._levels(2000, torch.Generator().manual_seed(0))
+    assert float((drawn.audio == drawn.video).float().mean()) == pytest.approx(same, abs=0.05)
+    assert float(drawn.video.mean()) == pytest.approx(0.5, abs=0.015)
 
 
 def test_an_image_model_without_motion_modules_cannot_train_them(make):

@@ -122,7 +122,7 @@ def test_only_the_coupling_is_trained_in_the_coupling_stage(bundle):
     losses["loss"].backward()
     assert all(
         p.grad is None
-        for unet in (stage.model.unets.audio, stage.model.unets.video)
+        for unet in (stage.model.networks.audio, stage.model.networks.video)
         for p in unet.parameters()
     )
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage.coupling.parameters())

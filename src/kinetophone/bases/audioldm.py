@@ -86,8 +86,7 @@ class AudioLDM(Base):
 
     def latent_times(self, steps: int, fps: float | Fraction) -> Times:
         """When each of ``steps`` latents begins and ends, also those that pad; ``fps`` does not matter."""
-        index = torch.arange(steps + 1, dtype=torch.float64) / float(self.latents_per_second)
-        return Times(index[:-1], index[1:])
+        return Times.even(steps, float(self.latents_per_second))
 
     @property
     def sample_rate(self) -> int:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from kinetophone.bases.computing import execution_device
 from kinetophone.diffusion.process import Process
 
 Conditioning = Tensor | Mapping[str, Tensor]
@@ -59,6 +61,12 @@ class Times:
 
     starts: Tensor
     ends: Tensor
+
+    @classmethod
+    def even(cls, steps: int, rate: float) -> Times:
+        """Of ``steps`` steps that follow one another, ``rate`` a second."""
+        edges = torch.arange(steps + 1, dtype=torch.float64) / rate
+        return cls(edges[:-1], edges[1:])
 
     def merged(self, steps: int) -> Times:
         """Of ``steps`` steps that take in as many of these each; the last one maybe fewer."""
@@ -113,7 +121,7 @@ class Denoiser(ABC):
         return steps
 
     def network_time(self, level: Tensor) -> Tensor:
-        """What the network is told as time, on its device."""
+        """What the network is told as time, where it computes."""
         time = self.process.network_time(level)
         time = time.float() if time.is_floating_point() else time
-        return time.to(self.network.device)
+        return time.to(execution_device(self.network))

@@ -50,8 +50,7 @@ class VideoBase(Base):
 
     def latent_times(self, steps: int, fps: float | Fraction) -> Times:
         """When each of ``steps`` latents begins and ends: each is a frame."""
-        index = torch.arange(steps + 1, dtype=torch.float64) / float(fps)
-        return Times(index[:-1], index[1:])
+        return Times.even(steps, float(fps))
 
     @property
     def factor(self) -> int:

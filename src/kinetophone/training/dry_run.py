@@ -233,7 +233,7 @@ def _kept_bytes(model: JointModel, size: int) -> int:
     )
     levels = AV.both(torch.ones(1, dtype=torch.float64))
     text = AV(audio=zeros(1, labels), video=zeros(1, 77, width))
-    times = AV(*(Times(torch.arange(n), torch.arange(1, n + 1)) for n in (length, frames)))
+    times = AV(audio=Times.even(length, 25.0), video=Times.even(frames, 8.0))
     weights = {_storage(p) for p in model.parameters()}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no address is used twice
