@@ -12,10 +12,12 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bundle.spec import BundleSpec
@@ -23,7 +25,7 @@ from kinetophone.diffusion.settings import option_problems
 from kinetophone.errors import RequestError
 from kinetophone.media.write import replacing
 from kinetophone.text import read_yaml
-from kinetophone.training.options import positive
+from kinetophone.training.options import FORBID, positive
 from kinetophone.training.recipe import load_recipe, parse_fields
 
 RUNS = Path("runs/experiments")
@@ -39,7 +41,7 @@ NOISE_SEEDS_APART = 100_000
 AUTO_GAMMA_CLIPS = 32
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class Row:
     """One line of the table.
 
@@ -49,11 +51,11 @@ class Row:
         sampling: Options of sampling, as :class:`kinetophone.diffusion.settings.SamplingOptions` has them.
     """
 
-    train: dict[str, Any] = field(default_factory=dict)
-    sampling: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class Experiment:
     """An experiment.
 
@@ -84,17 +86,17 @@ class Experiment:
     baseline: str
     rows: dict[str, Any]
     bundle: str = "hits"
-    model: dict[str, Any] = field(default_factory=dict)
-    train: dict[str, Any] = field(default_factory=dict)
-    connectors: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    model: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    connectors: dict[str, Any] = Field(default_factory=dict)
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
     prompts: int = positive(256)
     split: str = "test"
     domain: Literal["hits", "bows"] = "hits"
-    sampling: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
     precision: Literal["float32", "bfloat16"] = "float32"
     along: str = ""
-    groups: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def results(self) -> Path:

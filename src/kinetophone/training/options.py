@@ -6,35 +6,36 @@ No torch here: a recipe is checked before anything heavy is imported.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-def share(default: float) -> Any:
-    """A field in 0 … 1."""
-    return field(default=default, metadata={"least": 0, "most": 1})
+# What is read from YAML: a key that there is not is an error.
+FORBID = ConfigDict(extra="forbid")
+share = partial(Field, ge=0, le=1)
+not_negative = partial(Field, ge=0)
 
 
-def positive(default: Any = None) -> Any:
+def positive(default: Any = ...) -> Any:
     """A field above 0, required where no default is given."""
-    if default is None:
-        return field(metadata={"above": 0})
-    return field(default=default, metadata={"above": 0})
+    return Field(default, gt=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class NoOptions:
     """For stages without any."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class LatentNoiseOptions:
     """Of the video autoencoder: ``latent_noise`` is the deviation of the noise on its latents in training."""
 
-    latent_noise: float = field(default=0.1, metadata={"least": 0})
+    latent_noise: float = not_negative(0.1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class DecoderOptions(LatentNoiseOptions):
     """Of the video decoder.
 
@@ -48,13 +49,13 @@ class DecoderOptions(LatentNoiseOptions):
             own, can be had in part.
     """
 
-    adversarial: float = field(default=0.0, metadata={"least": 0})
+    adversarial: float = not_negative(0.0)
     estimated: float = share(0.5)
     most_noise: int = positive(400)
     kept: float = share(0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class TextOptions:
     """Of the text encoders: tokens known, and tokens of a caption."""
 
@@ -62,28 +63,28 @@ class TextOptions:
     length: int = positive()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class ImageOptions:
     """``text_dropout``: share of captions that are emptied, for classifier-free guidance."""
 
     text_dropout: float = share(0.1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class DiffusionOptions(ImageOptions):
     """``snr_gamma``: γ of min-SNR weights, as in ``noise_loss``; infinite: the plain mean squared error."""
 
     snr_gamma: float = positive(math.inf)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class MotionOptions(DiffusionOptions):
     """``train``: only the motion modules, as AnimateDiff was trained, or all of the U-Net."""
 
     train: Literal["motion", "all"] = "motion"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class CouplingOptions(DiffusionOptions):
     """Of the coupling (arXiv 2409.17550, section 3, and later work).
 

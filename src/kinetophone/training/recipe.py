@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import typing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from kinetophone.data.domains import DOMAINS, domain
 from kinetophone.diffusion.settings import default_problems
 from kinetophone.errors import UserError
 from kinetophone.text import read_yaml
 from kinetophone.training.options import (
+    FORBID,
     CouplingOptions,
     DecoderOptions,
     DiffusionOptions,
@@ -24,6 +26,7 @@ from kinetophone.training.options import (
     MotionOptions,
     NoOptions,
     TextOptions,
+    not_negative,
     positive,
     share,
 )
@@ -70,7 +73,7 @@ STAGES = {
 JOINT = ("connectors", "coupling")  # stages of pairs: on clips of one's own, and on any bases
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class DataConfig:
     """The clips trained on.
 
@@ -84,14 +87,14 @@ class DataConfig:
     """
 
     source: str = "hits"
-    count: int = field(default=0, metadata={"least": 0})
+    count: int = not_negative(0)
     split: Literal["train", "val", "test"] = "train"
     size: int = positive(64)
-    materials: list[str] = field(default_factory=list)
+    materials: list[str] = Field(default_factory=list)
     cache: str = "cache"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class BasesConfig:
     """Base models of a coupling, folders or Hub ids; those in the recipe's bundle where not given.
 
@@ -104,7 +107,7 @@ class BasesConfig:
     allow_pickle: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class LoopConfig:
     """How a stage is optimised.
 
@@ -129,15 +132,15 @@ class LoopConfig:
     accumulate: int = positive(1)
     schedule: Literal["cosine", "constant"] = "cosine"
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    warmup: int = field(default=100, metadata={"least": 0})
-    weight_decay: float = field(default=1e-2, metadata={"least": 0})
+    warmup: int = not_negative(100)
+    weight_decay: float = not_negative(1e-2)
     grad_clip: float = positive(1.0)
     ema_decay: float = share(0.999)
-    seed: int = field(default=0, metadata={"least": 0})
+    seed: int = not_negative(0)
     checkpoint_every: int = positive(500)
     keep: int = positive(2)
     max_skipped: int = positive(10)
-    sample_every: int = field(default=1000, metadata={"least": 0})
+    sample_every: int = not_negative(1000)
     log_every: int = positive(25)
     threads: int = positive(2)
     device: str = "cpu"
@@ -145,7 +148,7 @@ class LoopConfig:
     gradient_checkpointing: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class Recipe:
     """One training run. ``bundle`` is the folder of components that stages read from and export to.
 
@@ -162,11 +165,11 @@ class Recipe:
     data: DataConfig
     loop: LoopConfig
     bundle: str = "runs/hits"
-    bases: BasesConfig = field(default_factory=BasesConfig)
+    bases: BasesConfig = Field(default_factory=BasesConfig)
     continued: bool = False
-    model: dict[str, Any] = field(default_factory=dict)
-    options: Any = field(default_factory=dict)
-    sampling: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    options: Any = Field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
 
 
 def frozen_dtype(recipe: Recipe) -> torch.dtype:
@@ -198,7 +201,7 @@ def load_recipe(path: Path | str) -> Recipe:
         else:
             problems.append("'options' must hold keys and values")
     recipe = parse_fields(Recipe, {"name": path.stem, **raw}, "", problems)
-    if recipe is not None:
+    if recipe is not None and not problems:
         problems += _check(recipe)
     if problems:
         raise UserError(f"{path}: " + "; ".join(problems))
@@ -206,51 +209,41 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def parse_fields(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> Any:
-    """An instance of ``kind``, or None once there is a problem."""
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in raw.keys() - fields.keys():
-        near = difflib.get_close_matches(str(key), fields, n=1)
-        hint = f" (did you mean '{where}{near[0]}'?)" if near else ""
-        problems.append(f"unknown key '{where}{key}'{hint}")
-    values: dict[str, Any] = {}
-    for name, info in fields.items():
-        if name not in raw:
-            if info.default is dataclasses.MISSING and info.default_factory is dataclasses.MISSING:
-                problems.append(f"'{where}{name}' is missing")
-            continue
-        value, hint = raw[name], hints[name]
-        if dataclasses.is_dataclass(hint):
-            if isinstance(value, dict):
-                values[name] = parse_fields(typing.cast(type, hint), value, f"{where}{name}.", problems)
-            else:
-                problems.append(f"'{where}{name}' must hold keys and values")
-            continue
-        values[name] = _value(value, hint, info.metadata, f"{where}{name}", problems)
-    return None if problems else kind(**values)
+    """An instance of ``kind``, or None; problems get a line for each key that is wrong."""
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as error:
+        problems += [_said(kind, found, where) for found in error.errors()]
+        return None
 
 
-def _value(value: Any, hint: Any, limits: typing.Mapping[str, float], where: str, problems: list[str]) -> Any:
-    """``value`` as the type of its field, within the field's limits."""
-    if hint is Any:
-        return value
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            problems.append(f"'{where}' must be {' or '.join(choices)}, got {value!r}")
-        return value
-    plain = typing.get_origin(hint) or hint
-    if plain is float and isinstance(value, int | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
-            value = float(value)
-    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
-        problems.append(f"'{where}' must be {plain.__name__}, got {value!r}")
-    elif "above" in limits and not value > limits["above"]:
-        problems.append(f"'{where}' must be positive, got {value}")
-    elif limits and not limits.get("least", value) <= value <= limits.get("most", value):
-        bounds = f"from {limits['least']} to {limits['most']}" if "most" in limits else "0 or more"
-        problems.append(f"'{where}' must be {bounds}, got {value}")
-    return value
+_TYPES = {"int": "int", "float": "float", "string": "str", "bool": "bool", "list": "list"}
+
+
+def _said(kind: type, found: Any, where: str) -> str:
+    """What is wrong, by the names and in the words of a recipe."""
+    *outer, name = map(str, found["loc"])
+    key, what, given = where + ".".join((*outer, name)), found["type"], found["input"]
+    if what == "unexpected_keyword_argument":
+        for part in outer:
+            kind = typing.get_type_hints(kind)[part]
+        near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(kind)], n=1)
+        prefix = key.removesuffix(name)
+        return f"unknown key '{key}'" + (f" (did you mean '{prefix}{near[0]}'?)" if near else "")
+    if what == "missing":
+        return f"'{key}' is missing"
+    if what in ("dict_type", "dataclass_type"):
+        return f"'{key}' must hold keys and values"
+    if what == "literal_error":
+        choices = found["ctx"]["expected"].replace("'", "").replace(",", " or")
+        return f"'{key}' must be {choices}, got {given!r}"
+    if what == "greater_than":
+        return f"'{key}' must be positive, got {given}"
+    if what == "greater_than_equal":
+        return f"'{key}' must be 0 or more, got {given}"
+    if what == "less_than_equal":
+        return f"'{key}' must be from 0 to {found['ctx']['le']:g}, got {given}"
+    return f"'{key}' must be {_TYPES.get(what.split('_')[0], found['msg'])}, got {given!r}"
 
 
 def _check(recipe: Recipe) -> list[str]:
