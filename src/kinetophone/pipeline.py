@@ -172,8 +172,10 @@ class Kinetophone(Bundle):
         time = self._checked((prompt,), seconds, None, seed, options)
         settings = replace(self.spec.settings(options), coupled=False)
         windows = windows_of(self, time)
-        shape = self.bases.video.latent_shape(whole(windows).video, self.spec.size)
-        nothing = Given.all_of(torch.zeros(1, *shape))  # there is nothing left to sample of it
+        channels, _, *side = self.bases.video.latent_shape(1, self.spec.size)
+        nothing = Given.all_of(
+            torch.zeros(1, channels, whole(windows).video, *side)
+        )  # there is nothing left to sample of it
         with step_bar(progress, settings.steps, callback) as advance:
             latents = sample(self, (prompt,), time, [seed], settings, advance, AV(None, nothing))
         return Audio(self.bases.audio.decode(latents.audio, time.samples)[0], time.sample_rate)

@@ -30,7 +30,7 @@ SCHEDULE = {
 class AnimateDiff(VideoBase):
     """``UNetMotionModel``, CLIP text, an image autoencoder."""
 
-    UNETS: ClassVar[tuple[str, ...]] = ("UNetMotionModel", "UNet2DConditionModel")
+    NETWORKS: ClassVar[tuple[str, ...]] = ("UNetMotionModel", "UNet2DConditionModel")
 
     @classmethod
     def from_source(
@@ -65,7 +65,7 @@ class AnimateDiff(VideoBase):
             reference["motion_adapter"] = adapter_source.name
             reference["adapter_revision"] = adapter_source.revision
         parts = load_components(
-            source.folder, {**cls.COMPONENTS, "unet": cls.UNETS}, dtype=dtype, allow_pickle=allow_pickle
+            source.folder, {**cls.COMPONENTS, "unet": cls.NETWORKS}, dtype=dtype, allow_pickle=allow_pickle
         )
         if adapter_source is not None:
             parts["unet"] = _with_motion(parts["unet"], adapter_source, dtype, allow_pickle)

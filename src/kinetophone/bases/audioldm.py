@@ -21,7 +21,7 @@ from kinetophone.bases.protocol import Denoiser, Times
 from kinetophone.bases.unet import AudioUNet
 from kinetophone.diffusion.process import Discrete
 from kinetophone.errors import RequestError
-from kinetophone.hub.components import load_components
+from kinetophone.hub.components import DDPM, load_components
 from kinetophone.hub.locate import Source
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
@@ -49,12 +49,13 @@ class AudioLDM(Base):
     vocoder: Any
     reference: dict[str, Any] = field(default_factory=dict)
 
+    NETWORKS: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "unet": ("UNet2DConditionModel",),
         "vae": ("AutoencoderKL",),
         "text_encoder": ("ClapTextModelWithProjection",),
         "tokenizer": (),
-        "scheduler": (),
+        "scheduler": (DDPM,),
         "vocoder": ("SpeechT5HifiGan",),
     }
 
@@ -103,14 +104,22 @@ class AudioLDM(Base):
         """Steps of its latents along time in a second of sound."""
         return Fraction(self.sample_rate, HOP * self.factor)
 
-    def latent_shape(self, samples: int) -> tuple[int, int, int]:
-        """Shape (C, L, M) for ``samples`` samples of sound: L is rounded up to the U-Net's own multiple."""
+    def latent_length(self, samples: int) -> int:
+        """Latents of a sound of ``samples`` samples, up to the U-Net's own multiple."""
         length = -(-samples // (HOP * self.factor))
         multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
-        return (self.unet.config.in_channels, -(-length // multiple) * multiple, MEL_BINS // self.factor)
+        return -(-length // multiple) * multiple
+
+    def sample_length(self, latents: int) -> int:
+        """Samples that ``latents`` latents hold."""
+        return latents * HOP * self.factor
+
+    def latent_shape(self, samples: int) -> tuple[int, int, int]:
+        """Shape (C, L, M) for ``samples`` samples of sound: L is rounded up to the U-Net's own multiple."""
+        return (self.unet.config.in_channels, self.latent_length(samples), MEL_BINS // self.factor)
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: list[str]) -> Tensor:
+    def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> Tensor:
         """L2-normalised CLAP text embeddings (B, D) of ``prompts``."""
         tokens = tokenize(self.tokenizer, prompts, execution_device(self.text_encoder))
         return F.normalize(self.text_encoder(**tokens).text_embeds, dim=-1)

@@ -15,6 +15,15 @@ class Base:
     """A frozen model made of the components that ``COMPONENTS`` names, each with the classes it may have."""
 
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]]
+    NETWORK: ClassVar[str] = "unet"
+    """The component that denoises."""
+    NETWORKS: ClassVar[tuple[str, ...]]
+    """The classes it may have, by which a family is told."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that denoises."""
+        return getattr(self, self.NETWORK)
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -1,19 +1,24 @@
-"""Loading a base by what it is called, whatever its family."""
+"""Loading a base by what it is called, whatever its family: the class of its network says which."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from kinetophone.bases.animatediff import AnimateDiff
 from kinetophone.bases.audioldm import AudioLDM
+from kinetophone.bases.stable_audio import StableAudio
 from kinetophone.bases.unet3d import UNet3D
-from kinetophone.bases.video import VideoBase
-from kinetophone.errors import RequestError
+from kinetophone.bases.wan import Wan
+from kinetophone.errors import RequestError, reason
 from kinetophone.hub.components import component_class
-from kinetophone.hub.locate import locate
+from kinetophone.hub.locate import locate, small_file
+
+AUDIO: tuple[Any, ...] = (AudioLDM, StableAudio)
+VIDEO: tuple[Any, ...] = (AnimateDiff, UNet3D, Wan)
 
 
 def load_audio_base(
@@ -22,14 +27,21 @@ def load_audio_base(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     allow_pickle: bool = False,
-) -> AudioLDM:
-    """Load an AudioLDM from a folder or the Hub.
+) -> Any:
+    """Load an audio model from a folder or the Hub.
+
+    Args:
+        name: folder or Hub id.
+        revision: on the Hub.
+        dtype: of the networks.
+        allow_pickle: whether pickled weights may be fetched and read.
 
     Raises:
-        RequestError: if it is not there or not an AudioLDM.
+        RequestError: if it is not there or of no family that is supported.
     """
-    source = locate(name, AudioLDM.COMPONENTS, revision, allow_pickle)
-    return AudioLDM.from_source(source, dtype=dtype, allow_pickle=allow_pickle)
+    family = _family(os.fspath(name), revision, AUDIO, "audio")
+    source = locate(name, family.COMPONENTS, revision, allow_pickle)
+    return family.from_source(source, dtype=dtype, allow_pickle=allow_pickle)
 
 
 def load_video_base(
@@ -40,8 +52,8 @@ def load_video_base(
     adapter_revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     allow_pickle: bool = False,
-) -> VideoBase:
-    """Load a video model from a folder or the Hub; the class of its U-Net says which family it is of.
+) -> Any:
+    """Load a video model from a folder or the Hub.
 
     Args:
         name: folder or Hub id.
@@ -54,20 +66,39 @@ def load_video_base(
     Raises:
         RequestError: if it is not there or of no family that is supported.
     """
-    source = locate(name, VideoBase.COMPONENTS, revision, allow_pickle)
-    found = component_class(source.folder / "unet")
+    family = _family(os.fspath(name), revision, VIDEO, "video")
     options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
-    if found in UNet3D.UNETS:
-        if motion_adapter is not None:
-            raise RequestError([f"'{name}' has a {found}, which takes no motion adapter: leave it out"])
-        return UNet3D.from_source(source, **options)
-    if found in AnimateDiff.UNETS:
-        return AnimateDiff.from_source(
-            source, motion_adapter=motion_adapter, adapter_revision=adapter_revision, **options
-        )
+    if family is AnimateDiff:
+        options |= {"motion_adapter": motion_adapter, "adapter_revision": adapter_revision}
+    elif motion_adapter is not None:
+        raise RequestError([f"'{name}' has motion modules of its own: leave the motion adapter out"])
+    return family.from_source(locate(name, family.COMPONENTS, revision, allow_pickle), **options)
+
+
+def _family(name: str, revision: str | None, families: tuple[Any, ...], modality: str) -> Any:
+    """The family whose network the model has, by its configuration, the only file that is fetched."""
+    found = []
+    for place in dict.fromkeys(family.NETWORK for family in families):
+        try:
+            config = small_file(name, f"{place}/config.json", revision)
+        except ConnectionError as error:
+            raise RequestError(
+                [
+                    f"the Hub cannot be reached for '{name}', which was not downloaded before "
+                    f"({reason(error)}): connect, or give a folder that holds it"
+                ]
+            ) from error
+        if config is None:
+            continue
+        named = component_class(Path(config).parent)
+        for family in families:
+            if place == family.NETWORK and named in family.NETWORKS:
+                return family
+        found.append(f"a {named} in {place}/")
+    known = [name for family in families for name in family.NETWORKS]
     raise RequestError(
         [
-            f"'{name}' has {f'a {found}' if found else 'nothing'} in unet/, where a video base has "
-            + " or ".join((*AnimateDiff.UNETS, *UNet3D.UNETS))
+            f"'{name}' has {' and '.join(found) or 'no network in unet/ or transformer/'}, where {modality} "
+            f"bases have {' or '.join(known)}"
         ]
     )

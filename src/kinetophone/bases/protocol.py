@@ -68,8 +68,19 @@ class Times:
         edges = torch.arange(steps + 1, dtype=torch.float64) / rate
         return cls(edges[:-1], edges[1:])
 
-    def merged(self, steps: int) -> Times:
-        """Of ``steps`` steps that take in as many of these each; the last one maybe fewer."""
+    def of(self, steps: int) -> Times:
+        """Of ``steps`` steps made from these: each takes in as many of them, or is as large a part of one.
+
+        Where steps are divided and one is left over, the first is whole: a causal autoencoder's first latent
+        is a single frame.
+        """
+        if steps > len(self.starts):
+            whole = 1 if steps % len(self.starts) else 0
+            parts = (steps - whole) // (len(self.starts) - whole)
+            share = torch.arange(parts, dtype=torch.float64) / parts
+            lengths = (self.ends - self.starts)[whole:, None]
+            starts = torch.cat([self.starts[:whole], (self.starts[whole:, None] + share * lengths).flatten()])
+            return Times(starts, torch.cat([starts[1:], self.ends[-1:]]))
         every = -(-len(self.starts) // steps)
         last = [min((k + 1) * every, len(self.ends)) - 1 for k in range(steps)]
         return Times(self.starts[::every].contiguous(), self.ends[last])
@@ -85,6 +96,8 @@ class Denoiser(ABC):
 
     per_frame: bool
     """Whether a step of the latent is an image with positions of its own (video) or not (audio)."""
+    latent_dims: int
+    """Dimensions of a batch of its latents: 5 for (B, C, T, H, W), 4 for (B, C, L, M), 3 for (B, C, L)."""
 
     def __init__(self, network: Any, process: Process) -> None:
         self.network, self.process = network, process
@@ -102,6 +115,11 @@ class Denoiser(ABC):
     @abstractmethod
     def sites(self) -> tuple[Site, ...]:
         """Where it can be conditioned, in the order in which it passes them."""
+
+    @property
+    def substeps(self) -> int:
+        """Features that a connector makes of each step of its latent, but the first of a causal one."""
+        return 1
 
     @abstractmethod
     def embed_time(self, level: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class _UNet(Denoiser):
 class AudioUNet(_UNet):
     """Latents (B, C, L, M); conditioning is a text embedding (B, D), given as class labels."""
 
-    per_frame = False
+    per_frame, latent_dims = False, 4
 
     def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         time = self.network_time(level)
@@ -101,7 +101,7 @@ class AudioUNet(_UNet):
 class VideoUNet(_UNet):
     """Latents (B, C, T, H, W); conditioning are the text's hidden states (B, S, D)."""
 
-    per_frame = True
+    per_frame, latent_dims = True, 5
 
     def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         assert isinstance(conditioning, Tensor)

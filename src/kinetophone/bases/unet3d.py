@@ -14,7 +14,7 @@ from kinetophone.hub.locate import Source
 class UNet3D(VideoBase):
     """``UNet3DConditionModel``, CLIP text, an image autoencoder."""
 
-    UNETS: ClassVar[tuple[str, ...]] = ("UNet3DConditionModel",)
+    NETWORKS: ClassVar[tuple[str, ...]] = ("UNet3DConditionModel",)
 
     @classmethod
     def from_source(
@@ -26,6 +26,6 @@ class UNet3D(VideoBase):
             RequestError: if a component is missing or of another class.
         """
         parts = load_components(
-            source.folder, {**cls.COMPONENTS, "unet": cls.UNETS}, dtype=dtype, allow_pickle=allow_pickle
+            source.folder, {**cls.COMPONENTS, "unet": cls.NETWORKS}, dtype=dtype, allow_pickle=allow_pickle
         )
         return cls(**parts, reference={"name": source.name, "revision": source.revision})

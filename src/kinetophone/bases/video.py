@@ -18,6 +18,7 @@ from kinetophone.bases.computing import decode_latents, encode_latents, executio
 from kinetophone.bases.protocol import Denoiser, Times
 from kinetophone.bases.unet import VideoUNet
 from kinetophone.diffusion.process import Discrete
+from kinetophone.hub.components import DDPM
 
 _PIXELS_AT_ONCE = 32 * 64 * 64  # decoded together: 32 frames of 64 px, 2 of 256 px
 
@@ -41,7 +42,7 @@ class VideoBase(Base):
         "vae": ("AutoencoderKL", "AutoencoderDC"),
         "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
         "tokenizer": (),
-        "scheduler": (),
+        "scheduler": (DDPM,),
     }
 
     def denoiser(self) -> Denoiser:
@@ -69,12 +70,25 @@ class VideoBase(Base):
         """The longest clip its positions in time were trained for; None where there are none."""
         return getattr(self.unet.config, "motion_max_seq_length", None)
 
+    @property
+    def frame_step(self) -> int:
+        """Lengths in frames are 1 plus a multiple of this."""
+        return 1
+
+    def latent_length(self, frames: int) -> int:
+        """Latents of a clip of ``frames`` frames: one each."""
+        return frames
+
+    def frame_length(self, latents: int) -> int:
+        """Frames that ``latents`` latents hold."""
+        return latents
+
     def latent_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
         """Shape (C, T, h, w) of a clip of ``frames`` frames of ``size`` pixels a side."""
         return (self.unet.config.in_channels, frames, size // self.factor, size // self.factor)
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: list[str]) -> Tensor:
+    def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> Tensor:
         """CLIP hidden states (B, S, D) of ``prompts``."""
         tokens = tokenize(self.tokenizer, prompts, execution_device(self.text_encoder))
         if not getattr(self.text_encoder.config, "use_attention_mask", False):

@@ -31,6 +31,10 @@ from kinetophone.hub.locate import locate
 from kinetophone.media.timing import as_fps
 
 Offload = Literal["model", "sequential"]
+# Components by when they compute: what encodes a text, what denoises, what decodes.
+_BEFORE = ("text_encoder", "projection_model")
+_NETWORKS = ("unet", "transformer")
+_AFTER = ("vae", "vocoder")
 MOST_FRAMES = 64  # of video bases whose positions in time have no limit of their own
 
 
@@ -251,7 +255,10 @@ class Bundle:
         if self._offload is not None:
             from accelerate.hooks import remove_hook_from_module
 
-            for network in (self.model, *self._around("text_encoder", "unet", "vae", "vocoder")):
+            for network in (
+                self.model,
+                *self._around("text_encoder", "projection_model", "unet", "transformer", "vae", "vocoder"),
+            ):
                 remove_hook_from_module(network, recurse=True)
             self._offload = None
         self.bases.audio.to(device)
@@ -285,10 +292,12 @@ class Bundle:
         self.to("cpu")
         if offload == "model":
             hook = None
-            for network in (*self._around("text_encoder"), self.model, *self._around("vae", "vocoder")):
+            for network in (*self._around(*_BEFORE), self.model, *self._around(*_AFTER)):
                 _, hook = cpu_offload_with_hook(network, device, prev_module_hook=hook)
         else:
-            for network in self._around("text_encoder", "unet", "vae", "vocoder"):
+            for network in self._around(
+                "text_encoder", "projection_model", "unet", "transformer", "vae", "vocoder"
+            ):
                 cpu_offload(network, device)
             # Small, and its layers read one another's weights, which offloading layer by layer forbids.
             self.coupling.to(device)

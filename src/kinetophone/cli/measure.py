@@ -209,7 +209,7 @@ def _extractor(
     given_sets["either"] = given_sets["reference"] or given_sets["captions"]
     for metric in known:
         if not metric.of_bundle and metric.source not in networks:
-            problems.append(f"metric {metric.name} needs --{metric.source} SOURCE")
+            problems.append(f"metric {metric.name} needs --{metric.source}")
         if not given_sets[metric.needs]:
             problems.append(f"metric {metric.name} needs {_NEEDED[metric.needs]}")
     if reference is not None and not any(metric.needs in ("reference", "either") for metric in known):

@@ -266,16 +266,18 @@ def encoder_layers(
     channel_mult: Sequence[int],
     num_blocks: Sequence[int],
     out_channels: int,
+    embedding_dim: int,
     block: Callable[[int, int, int], nn.Sequential],
 ) -> list[nn.Sequential]:
     """The layers both connectors share: first convolution, levels of blocks, strided convolutions, head.
 
     Args:
         in_channels: channels of the input.
-        base_channels: C0, first width of the modality's U-Net; the timestep embedding has 4·C0.
+        base_channels: C0, first width of the modality's U-Net.
         channel_mult: width of each level in units of C0; one strided convolution between two levels.
         num_blocks: residual blocks of each level.
         out_channels: feature channels K.
+        embedding_dim: width of the timestep embedding.
         block: makes one block from (input width, output width, embedding width).
 
     Returns:
@@ -287,7 +289,7 @@ def encoder_layers(
         if level:
             layers.append(nn.Sequential(Downsample(width)))
         for _ in range(blocks):
-            layers.append(block(width, mult * base_channels, 4 * base_channels))
+            layers.append(block(width, mult * base_channels, embedding_dim))
             width = mult * base_channels
     head = nn.Conv2d(width, out_channels, 3, padding=1)
     layers.append(nn.Sequential(group_norm(width, eps=1e-5), nn.SiLU(), head))
@@ -299,10 +301,11 @@ class AudioConnector(nn.ModuleList):
 
     Args:
         in_channels: channels of the input: the latent's, twice as many with self-conditioning.
-        base_channels: C0, first width of the audio U-Net; the timestep embedding has 4·C0.
+        base_channels: C0, first width of the audio U-Net.
         channel_mult: width of each level in units of C0; time and mel are halved between two levels.
         num_blocks: residual blocks of each level.
         out_channels: feature channels K.
+        embedding_dim: width E of the timestep embedding; 4·C0 if not given.
     """
 
     def __init__(
@@ -312,16 +315,22 @@ class AudioConnector(nn.ModuleList):
         channel_mult: Sequence[int],
         num_blocks: Sequence[int],
         out_channels: int,
+        embedding_dim: int | None = None,
     ) -> None:
-        def block(width_in: int, width: int, embedding_dim: int) -> nn.Sequential:
-            return nn.Sequential(ResBlock(width_in, width, embedding_dim))
+        def block(width_in: int, width: int, embedding: int) -> nn.Sequential:
+            return nn.Sequential(ResBlock(width_in, width, embedding))
 
+        embedding_dim = embedding_dim or 4 * base_channels
         super().__init__(
-            encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
+            encoder_layers(
+                in_channels, base_channels, channel_mult, num_blocks, out_channels, embedding_dim, block
+            )
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Latent (B, C, L, M) and timestep embedding (B, E) -> (B, K, L')."""
+        """Latent (B, C, L, M), or (B, C, L), and timestep embedding (B, E) -> (B, K, L')."""
+        if x.dim() == 3:
+            x = x[..., None]
         # Channels-last makes the narrow convolutions of a CPU several times faster; it is free elsewhere.
         h = x.contiguous(memory_format=torch.channels_last)
         for layer in self:
@@ -338,11 +347,13 @@ class VideoConnector(nn.ModuleList):
 
     Args:
         in_channels: channels of the input: the latent's, twice as many with self-conditioning.
-        base_channels: C0, first width of the video U-Net; the timestep embedding has 4·C0.
+        base_channels: C0, first width of the video U-Net.
         channel_mult: width of each level in units of C0; space is halved between two levels.
         num_blocks: residual blocks of each level.
         out_channels: feature channels K.
         norm_axis: statistics of the temporal attention's normalisation, see :class:`TemporalBlock`.
+        embedding_dim: width E of the timestep embedding; 4·C0 if not given.
+        substeps: features of each step of the latent, but the first: one for each frame of a causal latent.
     """
 
     def __init__(
@@ -353,17 +364,23 @@ class VideoConnector(nn.ModuleList):
         num_blocks: Sequence[int],
         out_channels: int,
         norm_axis: NormAxis,
+        embedding_dim: int | None = None,
+        substeps: int = 1,
     ) -> None:
-        def block(width_in: int, width: int, embedding_dim: int) -> nn.Sequential:
-            pair = nn.Sequential(ResBlock(width_in, width, embedding_dim), TemporalBlock(width, norm_axis))
+        def block(width_in: int, width: int, embedding: int) -> nn.Sequential:
+            pair = nn.Sequential(ResBlock(width_in, width, embedding), TemporalBlock(width, norm_axis))
             return nn.Sequential(pair)
 
+        channels, embedding_dim = out_channels * substeps, embedding_dim or 4 * base_channels
         super().__init__(
-            encoder_layers(in_channels, base_channels, channel_mult, num_blocks, out_channels, block)
+            encoder_layers(
+                in_channels, base_channels, channel_mult, num_blocks, channels, embedding_dim, block
+            )
         )
+        self.substeps = substeps
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Latent (B, C, T, H, W) and timestep embedding (B, E) -> (B, K, T)."""
+        """Latent (B, C, T, H, W) and timestep embedding (B, E) -> (B, K, T), or more steps than T."""
         frames = x.shape[2]
         h = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for layer in self:
@@ -373,4 +390,8 @@ class VideoConnector(nn.ModuleList):
                 h = temporal(residual(h, embedding), frames)
             else:
                 h = layer(h)
-        return h.mean(dim=(2, 3)).unflatten(0, (-1, frames)).transpose(1, 2)
+        series = h.mean(dim=(2, 3)).unflatten(0, (-1, frames)).transpose(1, 2)  # (B, K·substeps, T)
+        if self.substeps == 1:
+            return series
+        finer = series.unflatten(1, (-1, self.substeps)).transpose(2, 3).flatten(2)
+        return finer[:, :, self.substeps - 1 :]  # the first latent is a single frame

@@ -184,8 +184,8 @@ class JointModel(nn.Module):
     ) -> None:
         for modality in MODALITIES:
             x, denoiser = getattr(latents, modality), getattr(self.denoisers, modality)
-            dims = "(B, C, T, H, W)" if denoiser.per_frame else "(B, C, L, M)"
-            if x.dim() != len(dims.split(",")):
+            if x.dim() != denoiser.latent_dims:
+                dims = {5: "(B, C, T, H, W)", 4: "(B, C, L, M)", 3: "(B, C, L)"}[denoiser.latent_dims]
                 raise ValueError(f"{modality} latents have shape {tuple(x.shape)}, expected {dims}")
             given = {"levels": [getattr(levels, modality)], "text": tree_leaves(getattr(text, modality))}
             if features is not None:

@@ -34,7 +34,7 @@ class SiteTimes:
 
     @classmethod
     def of(cls, own: Times, rows: int, other: Times, steps: int) -> SiteTimes:
-        """At a site of ``rows`` steps, of a feature of ``steps``: both are the latents' or merged from them.
+        """At a site of ``rows`` steps, of a feature of ``steps``: both are the latents' or made from them.
 
         Args:
             own: times of the site's own modality's latents.
@@ -42,11 +42,18 @@ class SiteTimes:
             other: times of the other modality's latents.
             steps: length of the feature made from them.
         """
-        return cls(own.merged(rows), other.merged(steps))
+        return cls(own.of(rows), other.of(steps))
 
-    def held(self, device: torch.device) -> Tensor:
-        """For each row, the index of the feature's step that holds at its beginning, int64 (R,)."""
-        last_begun = torch.searchsorted(self.steps.starts, self.rows.starts + _SAME_S, right=True) - 1
+    def held(self, device: torch.device, count: int = 1) -> Tensor:
+        """For each row, the indices of the feature's steps that hold in it, int64 (R·count,).
+
+        One is that at the row's beginning; several are those in the middles of as many parts of it.
+        """
+        moments = self.rows.starts
+        if count > 1:
+            share = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+            moments = (moments[:, None] + share * (self.rows.ends - moments)[:, None]).flatten()
+        last_begun = torch.searchsorted(self.steps.starts, moments + _SAME_S, right=True) - 1
         return last_begun.clamp(min=0).to(device)
 
     def middles(self, device: torch.device) -> tuple[Tensor, Tensor]:

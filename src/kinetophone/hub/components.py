@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ModelMixin, SchedulerMixin
+from diffusers.utils import DummyObject
 from torch import nn
 
 from kinetophone.diffusion.process import Discrete
@@ -18,21 +20,18 @@ from kinetophone.errors import RequestError, reason
 from kinetophone.hub.weights import find_weights, read_folder, refusal
 from kinetophone.text import read_json
 
-# The classes that a component's configuration may name, and where they are from. Nothing else is looked up: a
-# name in a file must not choose what is called.
-CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "unet": (
-        "diffusers", ("UNet2DConditionModel", "UNetMotionModel", "UNet3DConditionModel", "MotionAdapter")
-    ),
-    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")),
-    "text_encoder": (
-        "transformers", ("CLIPTextModel", "CLIPTextModelWithProjection", "ClapTextModelWithProjection")
-    ),
-    "vocoder": ("transformers", ("SpeechT5HifiGan",)),
-}  # fmt: skip
+# The classes that a component's configuration may name where a base does not say. Nothing else is looked up:
+# a name in a file must not choose what is called.
+CLASSES: dict[str, tuple[str, ...]] = {
+    "unet": ("UNet2DConditionModel", "UNetMotionModel", "UNet3DConditionModel", "MotionAdapter"),
+    "vae": ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny"),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "ClapTextModelWithProjection"),
+    "vocoder": ("SpeechT5HifiGan",),
+}
+# Among the classes that a scheduler may have: any that describes a DDPM process.
+DDPM = "a DDPM schedule"
 # These run in float32 whatever the rest is in: decoders overflow in half precision, and cost little.
 FLOAT32_ALWAYS = ("vae", "vocoder")
-MOST_TOKENS = 512
 CONFIGS = ("config.json", "scheduler_config.json")
 
 
@@ -48,9 +47,21 @@ def component_class(path: Path) -> str | None:
 
 
 def load_component(
-    folder: Path, name: str, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+    folder: Path,
+    name: str,
+    allowed: Sequence[str] = (),
+    *,
+    dtype: torch.dtype = torch.float32,
+    allow_pickle: bool = False,
 ) -> Any:
     """Load ``folder/name``, a component of a base, as the class its configuration names, in ``dtype``.
+
+    Args:
+        folder: of the base.
+        name: of the component.
+        allowed: the classes it may have; those in :data:`CLASSES` if none are given.
+        dtype: of a network.
+        allow_pickle: whether the user agreed to pickled weights.
 
     Raises:
         RequestError: if it is not there, is of a class its library does not have, or its weights are damaged,
@@ -63,8 +74,8 @@ def load_component(
     if found is None:
         raise RequestError([f"{path} holds no config.json: is {folder} a folder in diffusers layout?"])
     if name == "scheduler":
-        return _load_scheduler(path, found)
-    library, known = CLASSES[name]
+        return _load_scheduler(path, found, DDPM in (allowed or (DDPM,)))
+    known = tuple(allowed) or CLASSES[name]
     if found not in known:
         raise RequestError(
             [
@@ -72,11 +83,28 @@ def load_component(
                 f"{', '.join(known)}"
             ]
         )
-    kind = getattr(__import__(library), found)
+    import transformers
+
+    kind = getattr(diffusers if hasattr(diffusers, found) else transformers, found)
     return load_network(path, kind, dtype=dtype, allow_pickle=allow_pickle)
 
 
-def _load_scheduler(path: Path, name: str) -> Any:
+class StoredScheduler:
+    """The configuration of a scheduler that diffusers cannot make here, for want of another package.
+
+    Sampling needs no more of it.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write it as it was."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "scheduler_config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+
+
+def _load_scheduler(path: Path, name: str, ddpm: bool) -> Any:
     """A scheduler whose noise schedule sampling can follow, whatever its own steps are.
 
     Raises:
@@ -85,13 +113,16 @@ def _load_scheduler(path: Path, name: str) -> Any:
     kind: Any = (
         getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
     )
+    if isinstance(kind, DummyObject):
+        return StoredScheduler(read_json(path / "scheduler_config.json"))
     is_scheduler = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
     if not is_scheduler:
         raise RequestError([f"{path} names the class {name!r:.60}, which is no scheduler of diffusers"])
     try:
         with quiet():
             scheduler = kind.from_pretrained(path)
-            Discrete.from_scheduler(scheduler)
+            if ddpm:
+                Discrete.from_scheduler(scheduler)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
         raise RequestError([f"{path} holds no scheduler that can be used: {reason(error)}"]) from None
     return scheduler
@@ -203,6 +234,7 @@ def load_components(
         name: load_component(
             root,
             name,
+            classes[name],
             dtype=torch.float32 if name in FLOAT32_ALWAYS else dtype,
             allow_pickle=allow_pickle,
         )
@@ -233,7 +265,7 @@ def _problems(root: Path, name: str, allowed: Sequence[str]) -> Iterator[str]:
     found = component_class(path)
     if found is None:
         yield f"{path} holds no config.json: is {root} a folder in diffusers layout?"
-    elif allowed and found not in allowed:
+    elif allowed and name != "scheduler" and found not in allowed:
         yield f"{path} is a {found or 'model of no named class'}, but this base needs {' or '.join(allowed)}"
     elif name != "scheduler":
         yield from _weight_problems(path)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
     """The first latent of the video is given; the middle of the image is brought to the model's size."""
+    import numpy as np
     import torch
 
     from kinetophone.diffusion.inpainting import Given
@@ -35,7 +36,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
 
     def finish(latents: AV[Tensor]) -> Clip:
         made, audio = decode(bundle, latents, time)
-        video = joined(made[0], frames, first[: time.frames].numpy(), time.fps)
+        video = joined(made[0], frames, np.arange(time.frames) == 0, time.fps)
         return Clip(video=video, fps=time.fps, audio=audio[0], sample_rate=time.sample_rate)
 
     return Plan(time=time, given=known, finish=finish)

@@ -32,6 +32,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
         kept_latents,
         mirrored,
         spliced,
+        whole_latents,
     )
     from kinetophone.tasks.common.sampling import decode, encode_frames, encode_waveform, windows_of
 
@@ -45,9 +46,11 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
     waveform = resample_audio(own.audio, own.sample_rate, time.sample_rate)[: time.samples]
     windows = windows_of(bundle, time)
     total = whole(windows)
+    video_base = bundle.bases.video
+    seen_frames = kept_frames(stretches.video, video_base.frame_length(total.video), time.fps)
     kept = AV(
         audio=kept_latents(stretches.audio, total.audio, bundle.bases.audio.latents_per_second),
-        video=kept_frames(stretches.video, total.video, time.fps),
+        video=whole_latents(seen_frames, video_base.latent_times(total.video, time.fps), time.fps),
     )
     seen = mirrored(waveform, stretches.audio, time.sample_rate, time.samples)
     known: AV[Given | None] = AV(
@@ -57,7 +60,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
 
     def finish(latents: AV[Tensor]) -> Clip:
         made, audio = decode(bundle, latents, time)
-        video = joined(made[0], frames, kept.video[: time.frames].numpy(), time.fps)
+        video = joined(made[0], frames, seen_frames[: time.frames].numpy(), time.fps)
         whole_audio = spliced(audio[0], waveform, stretches.audio, time.sample_rate)
         return Clip(video=video, fps=time.fps, audio=whole_audio, sample_rate=time.sample_rate)
 

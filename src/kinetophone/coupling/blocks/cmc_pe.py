@@ -31,14 +31,18 @@ class ConditionedSelfAttention(SelfAttention):
         feature_channels: width K of the feature.
         head_dim: width of a head.
         window: w, feature steps before and after that an encoding is made of; 0 is the published block.
+        stack: feature steps within a step of the site that its encoding is made of, for sites much slower
+            than the feature; 1 is the published block.
     """
 
-    def __init__(self, channels: int, feature_channels: int, head_dim: int, window: int = 0) -> None:
+    def __init__(
+        self, channels: int, feature_channels: int, head_dim: int, window: int = 0, stack: int = 1
+    ) -> None:
         super().__init__(channels, head_dim)
-        self.window = window
+        self.window, self.stack = window, stack
         self.norm = group_norm(channels, eps=1e-6)
         # Gated (exact GELU), inner width 4K; less with a window, which must not make the block larger.
-        inputs = (2 * window + 1) * feature_channels
+        inputs = (2 * window + 1) * stack * feature_channels
         share = (2 * feature_channels + channels + 2) / (2 * inputs + channels + 2)
         self.proj_c = FeedForward(inputs, dim_out=channels, inner_dim=round(4 * feature_channels * share))
 
@@ -48,6 +52,9 @@ class ConditionedSelfAttention(SelfAttention):
             steps = feature.shape[2]
             padded = F.pad(feature, (self.window, self.window))  # nothing before the clip, nothing after
             feature = torch.cat([padded[..., k : k + steps] for k in range(2 * self.window + 1)], dim=1)
+        if self.stack > 1:
+            feature = stacked(feature, time_steps, times, self.stack)
+            return self.norm(self.proj_c(feature.transpose(1, 2)).transpose(1, 2)).transpose(1, 2)
         projected = self.norm(self.proj_c(feature.transpose(1, 2)).transpose(1, 2))
         if times is not None:
             return projected.index_select(2, times.held(feature.device)).transpose(1, 2)
@@ -74,9 +81,11 @@ class CMCPELayers(nn.Module):
     and its weights expect it.
     """
 
-    def __init__(self, channels: int, feature_channels: int, head_dim: int, window: int = 0) -> None:
+    def __init__(
+        self, channels: int, feature_channels: int, head_dim: int, window: int = 0, stack: int = 1
+    ) -> None:
         super().__init__()
-        self.attn_c = ConditionedSelfAttention(channels, feature_channels, head_dim, window)
+        self.attn_c = ConditionedSelfAttention(channels, feature_channels, head_dim, window, stack)
         self.ff = FeedForward(channels)
         self.attn_s = SelfAttention(channels, head_dim)
         self.norm1 = nn.LayerNorm(channels)
@@ -100,9 +109,23 @@ class CMCPEBlock(InsertedBlock):
         channels: width C of the site's map.
         feature_channels: width K of the feature.
         head_dim: width of an attention head.
-        window: see :class:`ConditionedSelfAttention`.
+        window, stack: see :class:`ConditionedSelfAttention`.
     """
 
-    def __init__(self, channels: int, feature_channels: int, head_dim: int, window: int = 0) -> None:
-        layers = CMCPELayers(channels, feature_channels, head_dim, window)
+    def __init__(
+        self, channels: int, feature_channels: int, head_dim: int, window: int = 0, stack: int = 1
+    ) -> None:
+        layers = CMCPELayers(channels, feature_channels, head_dim, window, stack)
         super().__init__(channels, layers, norm_over_frames=True)
+
+
+def stacked(feature: Tensor, rows: int, times: SiteTimes | None, count: int) -> Tensor:
+    """The feature's steps within each of a site's rows, (B, K, T') -> (B, count·K, rows).
+
+    Holding the nearest one alone would lose the moment within the row.
+    """
+    if times is None:
+        held = F.interpolate(feature, size=rows * count, mode="nearest")
+    else:
+        held = feature.index_select(2, times.held(feature.device, count))
+    return held.unflatten(2, (rows, count)).permute(0, 3, 1, 2).flatten(1, 2)

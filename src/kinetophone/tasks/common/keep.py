@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV
+from kinetophone.bases.protocol import Times
 from kinetophone.errors import RequestError
 
 Stretches = Sequence[tuple[float, float]]
@@ -60,6 +61,12 @@ def kept_frames(stretches: Stretches, count: int, fps: Fraction) -> Tensor:
         first, last = math.ceil((start - _SLACK_S) * fps), math.floor((end + _SLACK_S) * fps)
         keep[first : max(first, last)] = True
     return keep
+
+
+def whole_latents(frames: Tensor, times: Times, fps: Fraction) -> Tensor:
+    """bool (T',): the video latents all of whose frames are kept, ``frames`` bool (T,)."""
+    edges = torch.cat([times.starts, times.ends[-1:]]).mul(float(fps)).round().long().tolist()
+    return torch.tensor([bool(frames[first:last].all()) for first, last in pairwise(edges)])
 
 
 def kept_latents(stretches: Stretches, count: int, per_second: Fraction) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from kinetophone.diffusion.settings import Settings
 from kinetophone.diffusion.windows import Window, plan_windows, whole, windowed
 from kinetophone.errors import RequestError
 from kinetophone.media.clip import fit_audio
-from kinetophone.media.mel import HOP
 from kinetophone.media.timing import ClipTime
 from kinetophone.tasks.request import Script
 
@@ -40,13 +40,16 @@ def fitting_time(bundle: Bundle, frames: int) -> ClipTime:
 def windows_of(bundle: Bundle, time: ClipTime) -> list[Window]:
     """The windows that cover a clip; one if the model makes it as a whole."""
     one = replace(time, frames=bundle.spec.window(time.frames))
-    window = AV(audio=bundle.bases.audio.latent_shape(one.samples)[1], video=one.frames)
-    return plan_windows(time.frames, window, bundle.bases.audio.latents_per_second / time.fps)
+    audio, video = bundle.bases.audio, bundle.bases.video
+    window = AV(audio=audio.latent_length(one.samples), video=video.latent_length(one.frames))
+    if video.frame_step > 1:  # a causal autoencoder's first latent is not like the others
+        return [Window(AV.both(0), window)]
+    return plan_windows(time.frames, window, audio.latents_per_second / time.fps)
 
 
 def encode_frames(bundle: Bundle, frames: np.ndarray, windows: Sequence[Window]) -> Tensor:
     """Latents of frames (T, H, W, 3), the last one held to the end of the windows."""
-    missing = max(0, whole(windows).video - len(frames))
+    missing = max(0, bundle.bases.video.frame_length(whole(windows).video) - len(frames))
     frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
     return bundle.bases.video.encode(torch.from_numpy(frames)[None])
 
@@ -54,7 +57,7 @@ def encode_frames(bundle: Bundle, frames: np.ndarray, windows: Sequence[Window])
 def encode_waveform(bundle: Bundle, waveform: np.ndarray, windows: Sequence[Window]) -> Tensor:
     """Latents of a waveform (N,), silent from its end to the end of the windows."""
     length = whole(windows).audio
-    padded = fit_audio(waveform, length * HOP * bundle.bases.audio.factor)
+    padded = fit_audio(waveform, bundle.bases.audio.sample_length(length))
     return bundle.bases.audio.encode(torch.from_numpy(padded)[None])[:, :, :length]
 
 
@@ -70,21 +73,20 @@ def sample(
     """Clean latents of one clip per prompt, up to the end of the windows that cover ``time``."""
     windows = windows_of(bundle, time)
     total = whole(windows)
-    channels, _, bins = bundle.bases.audio.latent_shape(1)
     shapes: AV[Sequence[int]] = AV(
-        audio=(channels, total.audio, bins),
-        video=bundle.bases.video.latent_shape(total.video, bundle.spec.size),
+        audio=_of_length(bundle.bases.audio.latent_shape(1), total.audio),
+        video=_of_length(bundle.bases.video.latent_shape(1, bundle.spec.size), total.video),
     )
     if given is not None and settings.replacement:
         given = given.map(lambda track: None if track is None else replace(track, clean=False))
     complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
     only = complete[0] if complete else None  # the modality whose other one is all there
     times = bundle.latent_times(windows[0].length, time.fps)
-    negative = _text(bundle, [settings.negative_prompt] * len(prompts))
+    negative = _text(bundle, [settings.negative_prompt] * len(prompts), time)
     predicts = [
         guided(
             bundle.model,
-            _text(bundle, [text_at(prompt, window, time) for prompt in prompts]),
+            _text(bundle, [text_at(prompt, window, time) for prompt in prompts], time),
             negative,
             settings.guidance,
             sync=settings.guidance_sync,
@@ -106,8 +108,9 @@ def sample(
 
 def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
     """Frames (B, T, H, W, 3) and waveforms (B, N) of ``time``: what windows reached beyond it is cut."""
+    video = bundle.bases.video
     return (
-        bundle.bases.video.decode(latents.video[:, :, : time.frames]),
+        video.decode(latents.video[:, :, : video.latent_length(time.frames)])[:, : time.frames],
         bundle.bases.audio.decode(latents.audio, time.samples),
     )
 
@@ -119,5 +122,10 @@ def text_at(prompt: str | Script, window: Window, time: ClipTime) -> str:
     return prompt.at((window.start.video + window.length.video / 2) * time.frame_s)
 
 
-def _text(bundle: Bundle, texts: list[str]) -> AV[Tensor]:
-    return bundle.bases.map(lambda base: base.encode_prompt(texts))
+def _text(bundle: Bundle, texts: list[str], time: ClipTime) -> AV[Any]:
+    return bundle.bases.map(lambda base: base.encode_prompt(texts, time.duration_s))
+
+
+def _of_length(shape: Sequence[int], length: int) -> tuple[int, ...]:
+    """The shape (C, T, …) of latents, of another length along time."""
+    return (shape[0], length, *shape[2:])

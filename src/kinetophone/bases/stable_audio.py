@@ -1,0 +1,204 @@
+"""Stable Audio Open (arXiv 2407.14358): a transformer on waveform latents, T5 text, 44.1 kHz stereo.
+
+Its published sampler works on EDM noise; in the variance-preserving form it is the process
+:class:`kinetophone.diffusion.process.Cosine`. Text states are followed by two tokens that say where in a
+track the clip begins and ends, in seconds.
+
+Shapes: waveform float (B, N) or (B, N, 2) in [-1, 1]; latents float (B, C, L).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from torch import Tensor
+
+from kinetophone.bases.base import Base
+from kinetophone.bases.computing import execution_device
+from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
+from kinetophone.diffusion.process import Cosine
+from kinetophone.hub.components import load_components
+from kinetophone.hub.locate import Source
+
+
+@dataclass
+class StableAudio(Base):
+    """``StableAudioDiTModel``, T5, ``AutoencoderOobleck``, and the projection of text and seconds."""
+
+    transformer: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    projection_model: Any
+    scheduler: Any
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    NETWORK: ClassVar[str] = "transformer"
+    NETWORKS: ClassVar[tuple[str, ...]] = ("StableAudioDiTModel",)
+    COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "transformer": ("StableAudioDiTModel",),
+        "vae": ("AutoencoderOobleck",),
+        "text_encoder": ("T5EncoderModel",),
+        "tokenizer": (),
+        "projection_model": ("StableAudioProjectionModel",),
+        "scheduler": (),
+    }
+
+    @classmethod
+    def from_source(
+        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+    ) -> StableAudio:
+        """Load the components that ``source`` holds, networks in ``dtype``.
+
+        Raises:
+            RequestError: if a component is missing or of another class.
+        """
+        parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
+        return cls(**parts, reference={"name": source.name, "revision": source.revision})
+
+    def denoiser(self) -> Denoiser:
+        """The transformer with its noise process, over the range of σ that its scheduler names."""
+        config = self.scheduler.config
+        least, most = (
+            2 / math.pi * math.atan(config.get(key, default))
+            for key, default in (("sigma_min", 0.3), ("sigma_max", 500.0))
+        )
+        return StableAudioDenoiser(self.transformer, Cosine(least=least, most=most))
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, in Hz."""
+        return int(self.vae.config.sampling_rate)
+
+    @property
+    def channels(self) -> int:
+        """Of its sound."""
+        return int(self.vae.config.audio_channels)
+
+    @property
+    def hop(self) -> int:
+        """Samples per latent."""
+        return int(self.vae.hop_length)
+
+    @property
+    def latents_per_second(self) -> Fraction:
+        """Steps of its latents in a second of sound."""
+        return Fraction(self.sample_rate, self.hop)
+
+    def latent_length(self, samples: int) -> int:
+        """Latents of a sound of ``samples`` samples."""
+        return -(-samples // self.hop)
+
+    def sample_length(self, latents: int) -> int:
+        """Samples that ``latents`` latents hold."""
+        return latents * self.hop
+
+    def latent_shape(self, samples: int) -> tuple[int, int]:
+        """Shape (C, L) for ``samples`` samples of sound."""
+        return (self.transformer.config.in_channels, self.latent_length(samples))
+
+    def latent_times(self, steps: int, fps: float | Fraction) -> Times:
+        """When each of ``steps`` latents begins and ends; ``fps`` does not matter."""
+        return Times.even(steps, float(self.latents_per_second))
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> dict[str, Tensor]:
+        """States (B, S + 2, D) of ``prompts`` and seconds, and the seconds' alone as (B, 1, 2D).
+
+        An empty prompt is none: its states are zero, as in training.
+
+        Args:
+            prompts: what is to be heard.
+            seconds: length of the clip; the longest that the transformer was trained on if not given.
+        """
+        device = execution_device(self.text_encoder)
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(device)
+        states = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
+        project = self.projection_model
+        place = execution_device(project)
+        states = project(text_hidden_states=states.to(place)).text_hidden_states
+        states = states * tokens.attention_mask[..., None].to(states)
+        longest = self.transformer.config.sample_size / float(self.latents_per_second)
+        ends = torch.full((len(prompts),), longest if seconds is None else seconds, device=place)
+        asked = project(start_seconds=torch.zeros_like(ends), end_seconds=ends)
+        span = [asked.seconds_start_hidden_states, asked.seconds_end_hidden_states]
+        given = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=place)
+        states = torch.cat([states, *span], dim=1) * given[:, None, None].to(states.dtype)
+        return {"states": states, "seconds": torch.cat(span, dim=2)}
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Latents of sound (B, N), or (B, N, C) of any channels."""
+        channels = waveform[..., None] if waveform.dim() == 2 else waveform
+        if channels.shape[2] != self.channels:
+            channels = channels.mean(dim=2, keepdim=True).expand(-1, -1, self.channels)
+        length = self.sample_length(self.latent_length(channels.shape[1]))
+        padded = torch.nn.functional.pad(channels, (0, 0, 0, length - channels.shape[1]))
+        x = padded.transpose(1, 2).contiguous().to(execution_device(self.vae))
+        return torch.cat([self.vae.encode(one[None]).latent_dist.mode() for one in x])
+
+    @torch.no_grad()
+    def decode_channels(self, latents: Tensor, samples: int) -> np.ndarray:
+        """Sound of ``latents``, float32 (B, samples, C) in [-1, 1]."""
+        latents = latents.float().to(execution_device(self.vae))
+        made = torch.cat([self.vae.decode(one[None]).sample for one in latents])
+        return made[:, :, :samples].clamp(-1, 1).transpose(1, 2).float().cpu().numpy()
+
+    def decode(self, latents: Tensor, samples: int) -> np.ndarray:
+        """The mean of the channels, float32 (B, samples) in [-1, 1]."""
+        return np.ascontiguousarray(self.decode_channels(latents, samples).mean(axis=2))
+
+
+class StableAudioDenoiser(Denoiser):
+    """Latents (B, C, L); conditioning are ``states`` and ``seconds`` of :meth:`StableAudio.encode_prompt`."""
+
+    per_frame, latent_dims = False, 3
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.network.config.in_channels)
+
+    @property
+    def time_width(self) -> int:
+        return int(self.network.inner_dim)
+
+    def sites(self) -> tuple[Site, ...]:
+        # One token in front holds the time and the seconds.
+        return tuple(
+            Site(f"transformer_blocks.{i}", self.network.inner_dim, "tokens", prefix=1, attention="attn1")
+            for i in range(len(self.network.transformer_blocks))
+        )
+
+    def embed_time(self, level: Tensor) -> Tensor:
+        network = self.network
+        time = self.network_time(level).to(network.timestep_proj[0].weight.dtype)
+        return network.timestep_proj(network.time_proj(time))
+
+    def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        assert not isinstance(conditioning, Tensor)
+        rotary = get_1d_rotary_pos_embed(
+            self.network.config.attention_head_dim // 2,
+            x.shape[2] + 1,
+            use_real=True,
+            repeat_interleave_real=False,
+        )
+        return self.network(
+            x,
+            self.network_time(level),
+            encoder_hidden_states=conditioning["states"],
+            global_hidden_states=conditioning["seconds"],
+            rotary_embedding=tuple(part.to(x.device) for part in rotary),
+            return_dict=False,
+        )[0]

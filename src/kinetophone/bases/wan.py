@@ -1,0 +1,205 @@
+"""Wan (arXiv 2503.20314): a video transformer trained as a rectified flow, UMT5 text, a causal autoencoder.
+
+Wan2.1-T2V-1.3B and -14B, Wan2.2-TI2V-5B, and any folder of the same classes. The autoencoder is causal in
+time: latent 0 is frame 0 alone, latent i ≥ 1 the r frames r(i - 1) + 1 … r·i, so lengths are r·k + 1 frames.
+
+Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T', h, w), normalised; text states (B, S, D).
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinetophone.bases.base import Base
+from kinetophone.bases.computing import execution_device
+from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
+from kinetophone.diffusion.process import Flow, Process
+from kinetophone.hub.components import load_components
+from kinetophone.hub.locate import Source
+
+TOKENS = 512  # of a text, as in the published pipeline
+_SHIFT = 3.0  # of the noise schedule, where the scheduler names none
+
+
+@dataclass
+class Wan(Base):
+    """``WanTransformer3DModel``, UMT5, ``AutoencoderKLWan``."""
+
+    transformer: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    NETWORK: ClassVar[str] = "transformer"
+    NETWORKS: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
+    COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "transformer": ("WanTransformer3DModel",),
+        "vae": ("AutoencoderKLWan",),
+        "text_encoder": ("UMT5EncoderModel",),
+        "tokenizer": (),
+        "scheduler": (),
+    }
+
+    @classmethod
+    def from_source(
+        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+    ) -> Wan:
+        """Load the components that ``source`` holds, networks in ``dtype``.
+
+        Raises:
+            RequestError: if a component is missing or of another class.
+        """
+        parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
+        return cls(**parts, reference={"name": source.name, "revision": source.revision})
+
+    def denoiser(self) -> Denoiser:
+        """The transformer with its noise process."""
+        config = self.scheduler.config
+        shift = config.get("flow_shift") or config.get("shift") or _SHIFT
+        return WanDenoiser(self.transformer, Flow(shift=float(shift)), self.ratio)
+
+    @property
+    def ratio(self) -> int:
+        """r, frames of a latent but the first."""
+        return int(self.vae.config.scale_factor_temporal)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position along one side."""
+        return int(self.vae.config.scale_factor_spatial)
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that the sides of a frame must be multiples of."""
+        return self.factor * int(self.transformer.config.patch_size[1])
+
+    @property
+    def max_frames(self) -> int | None:
+        """Its positions are rotary: there is no longest clip."""
+        return None
+
+    @property
+    def frame_step(self) -> int:
+        """Lengths in frames are 1 plus a multiple of this."""
+        return self.ratio
+
+    def latent_length(self, frames: int) -> int:
+        """Latents of a clip of ``frames`` frames, the last maybe with frames beyond its end."""
+        return -(-(frames - 1) // self.ratio) + 1
+
+    def frame_length(self, latents: int) -> int:
+        """Frames that ``latents`` latents hold."""
+        return (latents - 1) * self.ratio + 1
+
+    def latent_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
+        """Shape (C, T', h, w) of a clip of ``frames`` frames of ``size`` pixels a side."""
+        side = size // self.factor
+        return (self.transformer.config.in_channels, self.latent_length(frames), side, side)
+
+    def latent_times(self, steps: int, fps: float | Fraction) -> Times:
+        """When each of ``steps`` latents begins and ends."""
+        edges = torch.tensor([0, *(self.ratio * k + 1 for k in range(steps))], dtype=torch.float64)
+        edges = edges / float(fps)
+        return Times(edges[:-1], edges[1:])
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> Tensor:
+        """UMT5 hidden states (B, S, D) of ``prompts``, zero beyond their ends."""
+        cleaned = [" ".join(html.unescape(html.unescape(prompt)).split()) for prompt in prompts]
+        tokens = self.tokenizer(
+            cleaned,
+            padding="max_length",
+            max_length=min(TOKENS, self.tokenizer.model_max_length),
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        device = execution_device(self.text_encoder)
+        mask = tokens.attention_mask.to(device)
+        states = self.text_encoder(tokens.input_ids.to(device), mask).last_hidden_state
+        return states * mask[..., None].to(states.dtype)
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents of uint8 frames (B, T, H, W, 3); the last frame is held up to a whole latent."""
+        missing = self.frame_length(self.latent_length(frames.shape[1])) - frames.shape[1]
+        if missing:
+            frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+        x = frames.permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).to(execution_device(self.vae))
+        mean, deviation = self._statistics(x)
+        return torch.cat([(self.vae.encode(one[None]).latent_dist.mode() - mean) / deviation for one in x])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Frames, uint8 (B, T, H, W, 3), of latents (B, C, T', h, w)."""
+        latents = latents.float().to(execution_device(self.vae))
+        mean, deviation = self._statistics(latents)
+        made = [self.vae.decode(one[None] * deviation + mean).sample[0] for one in latents]
+        frames = torch.stack(made).clamp(-1, 1).add(1).mul(127.5).round().byte()
+        return frames.permute(0, 2, 3, 4, 1).cpu().numpy()
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.vae.config
+        shape = (1, -1, 1, 1, 1)
+        return tuple(torch.tensor(x).view(shape).to(like) for x in (config.latents_mean, config.latents_std))  # type: ignore[return-value]
+
+
+class WanDenoiser(Denoiser):
+    """Latents (B, C, T', h, w); conditioning are the text's states (B, S, D)."""
+
+    per_frame, latent_dims = True, 5
+
+    def __init__(self, network: Any, process: Process, ratio: int = 1) -> None:
+        super().__init__(network, process)
+        self.ratio = ratio
+
+    @property
+    def substeps(self) -> int:
+        """A feature for each frame."""
+        return self.ratio
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.network.config.in_channels)
+
+    @property
+    def _width(self) -> int:
+        return int(self.network.config.num_attention_heads * self.network.config.attention_head_dim)
+
+    @property
+    def time_width(self) -> int:
+        return self._width
+
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(
+            Site(f"blocks.{i}", self._width, "tokens", attention="attn1")
+            for i in range(len(self.network.blocks))
+        )
+
+    def steps_at(self, site: Site, x: Tensor, steps: int) -> int:
+        return steps // int(self.network.config.patch_size[0])
+
+    def embed_time(self, level: Tensor) -> Tensor:
+        embedder = self.network.condition_embedder
+        time = embedder.timesteps_proj(self.network_time(level))
+        return embedder.time_embedder(time.to(embedder.time_embedder.linear_1.weight.dtype))
+
+    def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.network(x, self.network_time(level), conditioning, return_dict=False)[0]
+
+    def check(self, x: Tensor) -> None:
+        patch = self.network.config.patch_size
+        if any(side % p for side, p in zip(x.shape[2:], patch, strict=True)):
+            raise ValueError(
+                f"video latents are {tuple(x.shape[2:])} (time, height, width), but the transformer needs "
+                f"multiples of {tuple(patch)}"
+            )
