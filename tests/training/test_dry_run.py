@@ -45,11 +45,13 @@ def test_the_published_training():
 def test_the_published_sizes_by_the_configurations_on_disk(tmp_path, coupling, millions):
     """Of an image model, a motion adapter and AudioLDM, as they lie on the Hub."""
     with torch.device("meta"):
-        unets = published.unets()
+        unets, vaes = published.unets(), published.around().map(lambda parts: parts["vae"])
         image = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
         adapter = MotionAdapter()
     unets.audio.save_config(tmp_path / "audioldm" / "unet")
     image.save_config(tmp_path / "image" / "unet")
+    vaes.audio.save_config(tmp_path / "audioldm" / "vae")
+    vaes.video.save_config(tmp_path / "image" / "vae")
     adapter.save_config(tmp_path / "adapter")
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(

@@ -83,3 +83,9 @@ def tokenize(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str
         return_tensors="pt",
     )
     return {key: tokens[key].to(device) for key in ("input_ids", "attention_mask")}
+
+
+def spatial_factor(vae: Any) -> int:
+    """By how much an autoencoder of images shrinks a side."""
+    widths = getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
+    return int(2 ** (len(widths) - 1))
