@@ -91,7 +91,7 @@ def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, 
             return pipe.bases.audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
 
     def audio_made(clip: HitsClip, seed: int) -> Clip:
-        return pipe.sound(Video(clip.video, as_clip(clip).fps), clip.caption, seed=seed, **sampling)
+        return pipe.sound(Video(clip.video, as_clip(clip).time.fps), clip.caption, seed=seed, **sampling)
 
     def video_made(clip: HitsClip, seed: int) -> Clip:
         sound = Audio(clip.audio, as_clip(clip).sample_rate)
