@@ -85,6 +85,25 @@ def test_loading_a_bundle_says_nothing() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
+def test_bars_are_configured_as_in_diffusers(
+    pipe: Kinetophone, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "_bar_config", {})
+    pipe.set_progress_bar_config(desc="drums", disable=False, leave=True)
+    pipe(PROMPT, steps=1)
+    pipe.sound(CLIP, PROMPT, steps=1)
+    bars = capsys.readouterr().err.split("\n")
+    assert ["drums: 100%" in bar for bar in bars] == [True, True, False]
+    pipe(PROMPT, steps=1, progress=False)
+    pipe.set_progress_bar_config(disable=True)
+    pipe(PROMPT, steps=1)
+    assert capsys.readouterr().err == ""
+    pipe(PROMPT, steps=1, progress=True)
+    assert "denoising: 100%" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="there is no option hide of progress bars; there are"):
+        pipe.set_progress_bar_config(hide=True)
+
+
 def test_numbers_of_numpy_are_numbers(pipe: Kinetophone) -> None:
     plain = pipe(prompt=PROMPT, steps=1, seed=3)[0]
     numpy = pipe(prompt=PROMPT, steps=np.int32(1), seed=np.int64(3))[0]  # type: ignore[arg-type]

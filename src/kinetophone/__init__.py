@@ -28,6 +28,10 @@ _HOME = {"AV": "kinetophone.av", "Clip": "kinetophone.media", "Kinetophone": "ki
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        if name == "Kinetophone":
+            from kinetophone.progress import bar_class
+
+            bar_class()  # before the libraries import it, with a warning in some notebooks
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'kinetophone' has no attribute '{name}'")
 
