@@ -15,12 +15,13 @@ import torch
 from diffusers.utils import export_to_video
 from PIL import Image
 
-from kinetophone import Kinetophone
+from kinetophone import Kinetophone, UnknownWordsWarning
 from kinetophone.errors import RequestError
 from kinetophone.media.clip import Clip
 from kinetophone.media.images import as_image
 from kinetophone.media.read import read_video
 from kinetophone.media.timing import ClipTime
+from kinetophone.tasks.request import Script
 
 COLOUR = (200, 100, 50)
 
@@ -75,7 +76,7 @@ def test_export_to_video_takes_frames_and_rate_of_a_clip(fps: Any, tmp_path: Pat
 
 
 LOAD = """
-from kinetophone import Kinetophone
+from kinetophone import Kinetophone, UnknownWordsWarning
 Kinetophone.from_pretrained("hits", device="cpu")
 """
 
@@ -102,6 +103,30 @@ def test_bars_are_configured_as_in_diffusers(
     assert "denoising: 100%" in capsys.readouterr().err
     with pytest.raises(RequestError, match="there is no option hide of progress bars; there are"):
         pipe.set_progress_bar_config(hide=True)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_words_that_a_bundle_has_never_seen_are_said_once(
+    pipe: Kinetophone, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "PROMPT", "A dog taps a Drum, the cat TAP-taps 狗!")
+    with pytest.warns(UnknownWordsWarning) as said:
+        call(pipe, steps=1)
+    words = "dog, the, cat, TAP, 狗"
+    assert [str(warning.message) for warning in said] == [
+        f"bundle 'hits' has never seen these words of the prompt: {words}"
+    ]
+    assert said[0].filename == __file__  # the line of the caller, not one of the package
+
+
+def test_many_words_that_a_bundle_has_never_seen_are_counted(pipe: Kinetophone) -> None:
+    texts = [
+        " ".join(f"word{chr(97 + i)}" for i in range(8)),
+        "a drum",
+        Script(((0, "a dog"), (2, "a dog cat bird"))),
+    ]
+    with pytest.warns(UnknownWordsWarning, match=r": worda, .*, wordh, dog, cat and 1 more$"):
+        pipe(texts, steps=1)
 
 
 def test_numbers_of_numpy_are_numbers(pipe: Kinetophone) -> None:

@@ -17,13 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kinetophone.av import AV
+    from kinetophone.errors import UnknownWordsWarning
     from kinetophone.media import Clip
     from kinetophone.pipeline import Kinetophone
 
 __version__ = "0.1.0"
-__all__ = ["AV", "Clip", "Kinetophone", "__version__"]
+__all__ = ["AV", "Clip", "Kinetophone", "UnknownWordsWarning", "__version__"]
 
-_HOME = {"AV": "kinetophone.av", "Clip": "kinetophone.media", "Kinetophone": "kinetophone.pipeline"}
+_HOME = {
+    "AV": "kinetophone.av",
+    "Clip": "kinetophone.media",
+    "Kinetophone": "kinetophone.pipeline",
+    "UnknownWordsWarning": "kinetophone.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ from kinetophone.diffusion.inpainting import Given
 from kinetophone.diffusion.sample import Progress
 from kinetophone.diffusion.settings import SamplingOptions
 from kinetophone.diffusion.windows import carried, whole, window_seed
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, UnknownWordsWarning, warn
 from kinetophone.media.clip import Clip
 from kinetophone.media.read import Audio, Video
 from kinetophone.media.timing import ClipTime
@@ -38,9 +38,15 @@ from kinetophone.tasks.common.sampling import decode, sample, text_at, windows_o
 from kinetophone.tasks.request import GenerateRequest, Script
 from kinetophone.tasks.task import Stretches, Task, TaskInput, read_media
 
+_MOST_WORDS = 10  # that a warning lists
+
 
 class Kinetophone(Bundle):
-    """Makes sounding clips: from a text, from a silent video, from a sound, from the beginning of a clip."""
+    """Makes sounding clips: from a text, from a silent video, from a sound, from the beginning of a clip.
+
+    Every call warns once, with an :class:`kinetophone.errors.UnknownWordsWarning`, of words of its prompts
+    that the bundle's text encoders are known never to have seen.
+    """
 
     _bar_config: Mapping[str, Any] = MappingProxyType({})
 
@@ -355,6 +361,24 @@ class Kinetophone(Bundle):
         seed: int,
         options: SamplingOptions,
     ) -> ClipTime:
-        return GenerateRequest(
+        time = GenerateRequest(
             prompts=prompts, bundle=self.spec, seconds=seconds, fps=fps, seed=seed, options=options
         ).validate()
+        self._warn_of_unknown_words(prompts)
+        return time
+
+    def _warn_of_unknown_words(self, prompts: tuple[str | Script, ...]) -> None:
+        texts = [
+            text
+            for prompt in dict.fromkeys(prompts)
+            for text in ([prompt] if isinstance(prompt, str) else [text for _, text in prompt.lines])
+        ]
+        unknown: AV[list[str]] = self.bases.map(lambda base: base.unknown_words(texts))
+        if words := list(dict.fromkeys(unknown.audio + unknown.video)):
+            more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+            listed = ", ".join(words[:_MOST_WORDS]) + more
+            warn(
+                UnknownWordsWarning(
+                    f"bundle '{self.spec.name}' has never seen these words of the prompt: {listed}"
+                )
+            )
