@@ -1,7 +1,12 @@
-"""Errors a user can cure. The command line prints their message, without a traceback, and exits with 2."""
+"""Errors a user can cure. The command line prints their message, without a traceback, and exits with 2.
+
+Warnings are of what is done all the same; the command line prints them in a line, too.
+"""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -28,3 +33,15 @@ class RequestError(UserError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class UnknownWordsWarning(UserWarning):
+    """A prompt has words that the bundle's text encoders have never seen."""
+
+
+def warn(warning: Warning) -> None:
+    """Warn, as of the line outside this package that has called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(warning, stacklevel=level)

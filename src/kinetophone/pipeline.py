@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import numpy as np
@@ -25,20 +27,44 @@ from kinetophone.diffusion.inpainting import Given
 from kinetophone.diffusion.sample import Progress
 from kinetophone.diffusion.settings import SamplingOptions
 from kinetophone.diffusion.windows import carried, whole, window_seed
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, UnknownWordsWarning, warn
 from kinetophone.media.clip import Clip
 from kinetophone.media.read import Audio, Video
 from kinetophone.media.timing import ClipTime
-from kinetophone.progress import step_bar
+from kinetophone.progress import check_bar_options, step_bar
 from kinetophone.tasks import animate, extend, picture, sound
 from kinetophone.tasks.common.keep import MEETING_S, crossfaded
 from kinetophone.tasks.common.sampling import decode, sample, text_at, windows_of
 from kinetophone.tasks.request import GenerateRequest, Script
 from kinetophone.tasks.task import Stretches, Task, TaskInput, read_media
 
+_MOST_WORDS = 10  # that a warning lists
+
 
 class Kinetophone(Bundle):
-    """Makes sounding clips: from a text, from a silent video, from a sound, from the beginning of a clip."""
+    """Makes sounding clips: from a text, from a silent video, from a sound, from the beginning of a clip.
+
+    Every call warns once, with an :class:`kinetophone.errors.UnknownWordsWarning`, of words of its prompts
+    that the bundle's text encoders are known never to have seen.
+    """
+
+    _bar_config: Mapping[str, Any] = MappingProxyType({})
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Say how the progress bars of all further calls look, as of a pipeline of diffusers.
+
+        Whether there is one: ``progress=True`` or ``progress=False`` of a call comes first, then ``disable``
+        here; where neither is given, bars are shown at a terminal and in a notebook only.
+
+        Args:
+            **kwargs: options of tqdm's bars: ``disable``, ``desc``, ``leave``, ``file``, ``ncols``, …; those
+                of an earlier call are forgotten.
+
+        Raises:
+            RequestError: if bars have no such option.
+        """
+        check_bar_options(kwargs)
+        self._bar_config = kwargs
 
     def __call__(
         self,
@@ -47,7 +73,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction | None = None,
         fps: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Clip]:
@@ -59,7 +85,7 @@ class Kinetophone(Bundle):
                 made of overlapping windows.
             fps: frame rate; the bundle's own if not given.
             seed: of the first clip; clip i uses ``seed + i``, whatever the batch.
-            progress: show a progress bar.
+            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
             callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
@@ -75,7 +101,7 @@ class Kinetophone(Bundle):
         settings = self.spec.settings(options)
         clips: list[Clip] = []
         batch = settings.batch_size
-        with step_bar(progress, settings.steps * -(-len(texts) // batch), callback) as advance:
+        with self._bar(progress, settings.steps * -(-len(texts) // batch), callback) as advance:
             for start in range(0, len(texts), batch):
                 part = texts[start : start + batch]
                 seeds = [seed + start + i for i in range(len(part))]
@@ -94,7 +120,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction,
         fps: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Clip]:
@@ -108,7 +134,7 @@ class Kinetophone(Bundle):
             seconds: length of the whole.
             fps: frame rate; the bundle's own if not given.
             seed: of the noise.
-            progress: show a progress bar.
+            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
             callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
@@ -124,7 +150,7 @@ class Kinetophone(Bundle):
         one = replace(time, frames=windows[0].length.video)
         given: AV[Given | None] | None = None
         tail, done = np.empty(0, np.float32), 0
-        with step_bar(progress, settings.steps * len(windows), callback) as advance:
+        with self._bar(progress, settings.steps * len(windows), callback) as advance:
             for k, window in enumerate(windows):
                 text = text_at(prompt, window, time)
                 latents = sample(self, (text,), one, [window_seed(seed, k)], settings, advance, given)
@@ -151,7 +177,7 @@ class Kinetophone(Bundle):
         *,
         seconds: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Audio:
@@ -161,7 +187,7 @@ class Kinetophone(Bundle):
             prompt: what is to be heard.
             seconds: length; the bundle's own if not given.
             seed: of the noise.
-            progress: show a progress bar.
+            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
             callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`; those of the video and of
                 the coupling change nothing.
@@ -176,7 +202,7 @@ class Kinetophone(Bundle):
         nothing = Given.all_of(
             torch.zeros(1, channels, whole(windows).video, *side)
         )  # there is nothing left to sample of it
-        with step_bar(progress, settings.steps, callback) as advance:
+        with self._bar(progress, settings.steps, callback) as advance:
             latents = sample(self, (prompt,), time, [seed], settings, advance, AV(None, nothing))
         return Audio(self.bases.audio.decode(latents.audio, time.samples)[0], time.sample_rate)
 
@@ -189,7 +215,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction | None = None,
         keep: Stretches | AV[Stretches] | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -202,7 +228,7 @@ class Kinetophone(Bundle):
             seconds: length, for tasks that can be asked for one; the bundle's own if not given.
             keep: stretches of the clip to keep, for tasks that keep some.
             seed: of the noise.
-            progress: show a progress bar.
+            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
             callback: called after each step; what it raises ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
@@ -221,7 +247,7 @@ class Kinetophone(Bundle):
         )
         settings = self.spec.settings(options)
         plan = task.plan(self, time, given)
-        with step_bar(progress, settings.steps, callback) as advance:
+        with self._bar(progress, settings.steps, callback) as advance:
             return plan.finish(sample(self, (prompt,), plan.time, [seed], settings, advance, plan.given))
 
     def sound(
@@ -230,7 +256,7 @@ class Kinetophone(Bundle):
         prompt: str | Script,
         *,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -253,7 +279,7 @@ class Kinetophone(Bundle):
         prompt: str | Script,
         *,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -277,7 +303,7 @@ class Kinetophone(Bundle):
         *,
         seconds: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -304,7 +330,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction,
         keep: Stretches | AV[Stretches] | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -324,6 +350,11 @@ class Kinetophone(Bundle):
         common: Any = {"seed": seed, "progress": progress, "callback": callback, **options}
         return self.run(extend.TASK, prompt, clip, seconds=seconds, keep=keep, **common)
 
+    def _bar(
+        self, progress: bool | None, total: int, callback: Callable[[Progress], None] | None
+    ) -> AbstractContextManager[Callable[[Progress], None] | None]:
+        return step_bar(progress, total, callback, self._bar_config)
+
     def _checked(
         self,
         prompts: tuple[str | Script, ...],
@@ -332,6 +363,24 @@ class Kinetophone(Bundle):
         seed: int,
         options: SamplingOptions,
     ) -> ClipTime:
-        return GenerateRequest(
+        time = GenerateRequest(
             prompts=prompts, bundle=self.spec, seconds=seconds, fps=fps, seed=seed, options=options
         ).validate()
+        self._warn_of_unknown_words(prompts)
+        return time
+
+    def _warn_of_unknown_words(self, prompts: tuple[str | Script, ...]) -> None:
+        texts = [
+            text
+            for prompt in dict.fromkeys(prompts)
+            for text in ([prompt] if isinstance(prompt, str) else [text for _, text in prompt.lines])
+        ]
+        unknown: AV[list[str]] = self.bases.map(lambda base: base.unknown_words(texts))
+        if words := list(dict.fromkeys(unknown.audio + unknown.video)):
+            more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+            listed = ", ".join(words[:_MOST_WORDS]) + more
+            warn(
+                UnknownWordsWarning(
+                    f"bundle '{self.spec.name}' has never seen these words of the prompt: {listed}"
+                )
+            )

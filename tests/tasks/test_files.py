@@ -515,3 +515,12 @@ def test_only_names_of_files_are_on_stdout(bundle: Path, files: Path, tmp_path: 
     done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == made
     assert "denoising" in done.stderr
+
+
+def test_words_that_a_bundle_has_never_seen_are_one_line(bundle: Path, files: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "a.wav")
+    command = ["generate", "a dog hits a bowl, a cat", "-o", out, "--count", "2", "--batch-size", "1"]
+    done = CliRunner().invoke(app, [*command, "--steps", "1", "--device", "cpu", "--bundle", str(bundle)])
+    assert done.exit_code == 0, done.output
+    said = [line for line in done.stderr.splitlines() if "warning" in line.lower()]
+    assert said == [f"warning: bundle '{bundle}' has never seen these words of the prompt: dog, cat"]

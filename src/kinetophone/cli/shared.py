@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from kinetophone.errors import RequestError, UserError, reason
+from kinetophone.errors import RequestError, UnknownWordsWarning, UserError, reason
 
 USER_ERROR, UNEXPECTED = 2, 1
 AudioBase = Annotated[str | None, typer.Option(help="Instead: folder or Hub id of an audio base.")]
@@ -30,7 +33,8 @@ class Commands(TyperGroup):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # names of files need not be text
         try:
-            return super().invoke(ctx)
+            with _warnings_as_lines():
+                return super().invoke(ctx)
         except BrokenPipeError:
             # Whoever read the output has enough. Nothing may be written at the end, either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,6 +44,25 @@ class Commands(TyperGroup):
             if ctx.params.get("debug") or isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise
             _fail(error)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Our own warnings are one line each, said once by a command; those of the libraries stay as they are."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_once(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, UnknownWordsWarning):
+                show(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                typer.echo(f"warning: {message}", err=True)
+
+        warnings.simplefilter("always", UnknownWordsWarning)
+        warnings.showwarning = show_once
+        yield
 
 
 def _fail(error: Exception) -> NoReturn:

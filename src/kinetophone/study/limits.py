@@ -86,17 +86,19 @@ def with_audio(clip: HitsClip, waveform: np.ndarray) -> Clip:
 def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
     """How each set's clip is made of a true clip and its number (the seed of its noise)."""
 
+    common: dict[str, Any] = {"progress": False, **sampling}
+
     def through_vocoder(clip: HitsClip) -> np.ndarray:
         with torch.no_grad():
             mel = log_mel(torch.from_numpy(clip.audio)[None]).to(pipe.device)
             return pipe.bases.audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
 
     def audio_made(clip: HitsClip, seed: int) -> Clip:
-        return pipe.sound(Video(clip.video, as_clip(clip).fps), clip.caption, seed=seed, **sampling)
+        return pipe.sound(Video(clip.video, as_clip(clip).time.fps), clip.caption, seed=seed, **common)
 
     def video_made(clip: HitsClip, seed: int) -> Clip:
         sound = Audio(clip.audio, as_clip(clip).sample_rate)
-        return pipe.picture(sound, clip.caption, seed=seed, **sampling)
+        return pipe.picture(sound, clip.caption, seed=seed, **common)
 
     return {
         "true": lambda clip, seed: as_clip(clip),
@@ -105,7 +107,7 @@ def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, 
         "audio autoencoder, vocoder": lambda clip, seed: with_audio(clip, audio_again(pipe, clip)),
         "true picture, sound made": audio_made,
         "true sound, picture made": video_made,
-        "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **sampling)[0],
+        "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **common)[0],
     }
 
 
