@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -21,7 +22,9 @@ from kinetophone.training.dry_run import estimate
 from kinetophone.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path for path in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"))
+PAGES = sorted(
+    (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "recipes" / "README.md")
+)
 LANGUAGES = ("sh", "python", "yaml")  # of fenced blocks; indented ones are commands if they start like one
 COMMANDS = ("kinetophone", ".venv/bin/kinetophone", "make", "git", "pip", "python", "accelerate", "curl", "$")
 
@@ -158,6 +161,17 @@ def test_the_recipe_for_ones_own_clips_trains_a_coupling_as_small_as_its_bases(t
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(block.text.replace("runs/bases", str(find_bundle("hits"))), encoding="utf-8")
     assert 3.5e6 < estimate(load_recipe(recipe)).trained < 3.7e6
+
+
+@pytest.mark.usefixtures("tiny", "place")
+def test_the_cells_of_the_notebook_run_in_order_and_hold_no_output() -> None:
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
 
 
 def anchors_of(page: Path) -> set[str]:
