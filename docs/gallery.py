@@ -1,6 +1,6 @@
 """Make the gallery: clips by the shipped bundle, seeds 0 to 7.
 
-Writes docs/gallery.md, docs/clips/*.mp4, docs/images/clip.png, docs/images/gallery.png and docs/images/clips.webp.
+Writes docs/gallery.md, docs/clips/*.mp4, and clip.png, gallery.png and clips.webp in docs/images/.
 Run from the repository's root: .venv/bin/python docs/gallery.py
 """
 
@@ -35,9 +35,9 @@ PROMPTS = (
 
 _HEAD = """# Gallery
 
-Clips made by the bundle that ships, by `docs/gallery.py`: eight prompts, seeds 0 to 7, none left out, none
-chosen. 64 x 64 pixels, shown larger. The F1 is that of strikes seen and onsets heard, within one frame; what
-chance gives is in the [results](results.md). Turn the sound on.
+These clips were made by the bundle that ships, with `docs/gallery.py`: eight prompts, seeds 0 to 7, none left
+out. They have 64 x 64 pixels and are shown larger. The F1 compares strikes seen with onsets heard, within one
+frame; the [results](results.md) have its chance level. Turn the sound on.
 """
 
 
@@ -100,7 +100,7 @@ def draw(clips: Sequence[Clip]) -> None:
 
 
 def animate(clips: Sequence[Clip], side: int = 192, height: int = 48) -> None:
-    """Clips side by side over their waveforms, which a line passes: to be seen where no film can be played."""
+    """Clips side by side over their waveforms, with a moving line, for pages that cannot play a video."""
     images = []
     for number in range(len(clips[0].video)):
         columns = []
