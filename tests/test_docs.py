@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -192,6 +193,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"{page}: {target}"
         if anchor:
             assert anchor in anchors_of(file), f"{page}: {target}"
+
+
+# Of a checkpoint, of a user, or made by a command.
+_NOT_OURS = re.compile(r"NAME|STEP|[*<…]|docs/results/limits/?$|recipes/NAME")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_and_names_that_a_page_mentions_are_there(page: Path) -> None:
+    if page.name == "experiments.md":  # a lab book: its entries name what was there then
+        return
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:src|tests|docs|benchmarks|recipes)/[^\s`]+)`", text):
+        assert _NOT_OURS.search(path) or (ROOT / path).exists(), f"{page}: {path}"
+    for name in re.findall(r"(?:`|::: )(kinetophone(?:\.(?!json)\w+)+)(?:`|$)", text, re.MULTILINE):
+        assert resolve_name(name) is not None, f"{page}: {name}"
 
 
 def test_figures_are_what_the_scripts_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
