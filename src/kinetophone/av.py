@@ -1,7 +1,7 @@
 """The audio-video pair that everything in kinetophone flows through.
 
 A clip is an ``AV`` of waveform and frames; the bases encode it to an ``AV`` of latents; the clocks
-give an ``AV`` of timesteps; the joint model maps these to an ``AV`` of noise predictions. What holds
+give an ``AV`` of noise levels; the joint model maps these to an ``AV`` of the networks' outputs. What holds
 for both modalities is written once, over the pair.
 """
 
