@@ -182,10 +182,9 @@ def test_the_layout_that_the_published_pipeline_writes(tmp_path: Path) -> None:
     assert "hifigan" not in generated.stderr
 
 
-def test_what_their_folder_lacks_comes_from_the_bases(copy: Path, tmp_path: Path) -> None:
+def test_what_their_folder_lacks_comes_from_the_bases(copy: Path, models: Path, tmp_path: Path) -> None:
     for component in ("vae_v", "tokenizer_v", "vocoder"):
         shutil.rmtree(copy / component)
-    models = tiny.save_all(tmp_path / "models")
     notes = convert_reference(
         copy,
         tmp_path / "ours",

@@ -18,7 +18,6 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-import tiny
 from kinetophone import Kinetophone, hits
 from kinetophone.cli import app
 from kinetophone.cli import make as cli_make
@@ -92,11 +91,10 @@ load_once = functools.cache(cli_make.load_pipeline)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    bases = tiny.save_all(folder / "bases")
+def bundle(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
     pipe = Kinetophone.from_bases(
-        video=bases / "animatediff", audio=bases / "audioldm", device="cpu", frames=8, size=SIZE
+        video=models / "animatediff", audio=models / "audioldm", device="cpu", frames=8, size=SIZE
     )
     pipe.save_pretrained(folder / "bundle")
     return folder / "bundle"
