@@ -229,7 +229,7 @@ def recipe_of(place: Path, **loop: Any) -> Recipe:
     return Recipe(
         stage="coupling",
         name="tiny",
-        data=DataConfig(count=4, size=32, cache=str(place / "cache")),
+        data=DataConfig(count=4, cache=str(place / "cache")),
         loop=LoopConfig(**usual | {"device": DEVICE, "checkpoint_every": 1} | loop),
         bundle=str(place / "bundle"),
         continued=True,
@@ -323,7 +323,7 @@ def test_a_recipe_that_does_not_fit_is_refused_before_weights_are_read(tmp_path:
 def written(recipe: Recipe, path: Path) -> Path:
     """A recipe as a user's file."""
     raw = dataclasses.asdict(recipe)
-    raw["data"] = {"count": 4, "size": 32, "cache": raw["data"]["cache"]}
+    raw["data"] = {"count": 4, "cache": raw["data"]["cache"]}
     path.write_text(
         yaml.safe_dump({key: raw[key] for key in ("stage", "bundle", "continued", "data", "loop", "options")})
     )
