@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from kinetophone import Kinetophone
 from kinetophone.bundle.spec import find_bundle
 from kinetophone.cli import app
 from kinetophone.diffusion.settings import Settings
@@ -101,10 +102,21 @@ def commands_of(block: Block) -> Iterator[str]:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sampling step, whatever a page asks for."""
+    """One sampling step, whatever a page asks for; a page loads each model once."""
     given = Settings.of.__func__  # type: ignore[attr-defined]
     few = classmethod(lambda cls, options: replace(given(cls, options), steps=1))
     monkeypatch.setattr(Settings, "of", few)
+    load, loaded = Kinetophone.from_pretrained, {}
+
+    def once(name: Any, *arguments: Any, **options: Any) -> Kinetophone:
+        key = repr((name, arguments, options))
+        if name != "hits":  # what a page writes may change
+            return load(name, *arguments, **options)
+        if key not in loaded:
+            loaded[key] = load(name, *arguments, **options)
+        return loaded[key]
+
+    monkeypatch.setattr(Kinetophone, "from_pretrained", once)
 
 
 @pytest.fixture
@@ -118,6 +130,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_command(command: str) -> None:
     few = re.sub(r"--count \d+", "--count 2", command)
+    few = re.sub(r"--seconds \d\d+", "--seconds 8", few)  # three windows
     words = [STAND_INS.get(word, word) for word in shlex.split(few)]
     if words[0].removeprefix(".venv/bin/") != "kinetophone":
         pytest.fail(f"'{command}' is no command of kinetophone, and NOT_RUN does not say why it is not run")

@@ -17,11 +17,6 @@ from kinetophone.errors import RequestError
 from kinetophone.hub.locate import locate
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_all(tmp_path_factory.mktemp("models"))
-
-
 @pytest.fixture
 def copy(models: Path, tmp_path: Path):
     def make(name: str) -> Path:

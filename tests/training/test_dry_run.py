@@ -1,6 +1,7 @@
 """A recipe's sizes are known without weights, a network or a GPU."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,8 +108,8 @@ def test_other_stages_and_bases_that_are_not_there(tmp_path):
         estimate(recipe)
 
 
-def test_pickled_weights_are_told_of_before_they_are_needed(tmp_path):
-    models = tiny_models.save_all(tmp_path)
+def test_pickled_weights_are_told_of_before_they_are_needed(tmp_path, models):
+    models = shutil.copytree(models, tmp_path / "models")
     recipe = tmp_path / "mine.yaml"
 
     def lines(allow):
