@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLWan,
+    AutoencoderOobleck,
     DDIMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
     MotionAdapter,
     PNDMScheduler,
+    StableAudioDiTModel,
     UNet2DConditionModel,
     UNet3DConditionModel,
     UNetMotionModel,
+    WanTransformer3DModel,
 )
+from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -25,6 +32,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 from kinetophone.reference import networks as published
@@ -194,6 +205,69 @@ def unet3d() -> dict[str, Any]:
     return _video_parts(unet, scheduler)
 
 
+def wan() -> dict[str, Any]:
+    """Wan's classes: a transformer of four blocks, and an autoencoder causal in time, 4 frames a latent."""
+    transformer = WanTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=12,
+        text_dim=16,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=4,
+        cross_attn_norm=True,
+        rope_max_seq_len=64,
+    )
+    vae = AutoencoderKLWan(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    config = UMT5Config(
+        vocab_size=len(WORDS), d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=2
+    )
+    return {
+        "transformer": transformer.eval(),
+        "vae": vae.eval(),
+        "text_encoder": UMT5EncoderModel(config).eval(),
+        "tokenizer": tokenizer(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+
+
+def stable_audio() -> dict[str, Any]:
+    """Stable Audio's classes: a transformer of four blocks, 21.5 latents a second of stereo."""
+    transformer = StableAudioDiTModel(
+        sample_size=43,
+        in_channels=8,
+        out_channels=8,
+        num_layers=4,
+        attention_head_dim=12,
+        num_attention_heads=4,
+        num_key_value_attention_heads=2,
+        cross_attention_dim=24,
+        time_proj_dim=16,
+        global_states_input_dim=32,
+        cross_attention_input_dim=16,
+    )
+    vae = AutoencoderOobleck(
+        encoder_hidden_size=4,
+        downsampling_ratios=[2, 4, 4, 8],
+        channel_multiples=[1, 2, 2, 2],
+        decoder_channels=4,
+        decoder_input_channels=8,
+        sampling_rate=5504,
+    )
+    config = T5Config(
+        vocab_size=len(WORDS), d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=2
+    )
+    return {
+        "transformer": transformer.eval(),
+        "vae": vae.eval(),
+        "text_encoder": T5EncoderModel(config).eval(),
+        "tokenizer": tokenizer(),
+        "projection_model": StableAudioProjectionModel(16, 16, 0.0, 512.0).eval(),
+        "scheduler": EDMDPMSolverMultistepScheduler(
+            sigma_min=0.3, sigma_max=500.0, sigma_schedule="exponential", prediction_type="v_prediction"
+        ),
+    }
+
+
 def save(components: dict[str, Any], folder: Path, **options: Any) -> Path:
     """Write components as sub-folders, as on the Hub."""
     for name, component in components.items():
@@ -221,7 +295,7 @@ def halved(folder: Path) -> None:
 
 
 def save_all(root: Path) -> Path:
-    """All of them: ``audioldm``, ``image``, ``adapter``, ``animatediff``, ``unet3d``."""
+    """All: ``audioldm``, ``image``, ``adapter``, ``animatediff``, ``unet3d``, ``wan``, ``stable_audio``."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save(audioldm(), root / "audioldm")
@@ -229,4 +303,6 @@ def save_all(root: Path) -> Path:
         motion_adapter().save_pretrained(root / "adapter")
         save(animatediff(), root / "animatediff")
         save(unet3d(), root / "unet3d")
+        save(wan(), root / "wan")
+        save(stable_audio(), root / "stable_audio")
     return root

@@ -429,7 +429,7 @@ def _real(pipe: Any, question: Question, device: Any) -> Row:
     spec = pipe.spec
     side = spec.size // pipe.bases.video.factor
     size = getattr(torch, question.dtype).itemsize
-    width = pipe.bases.video.unet.config.block_out_channels[0]
+    width = pipe.model.denoisers.video.sites()[0].width
     needed = _ACTIVATIONS * spec.frames * side * side * width * size
     free, _ = _memory(device)
     label = f"one step, {float(spec.frames / spec.fps):g} s at {spec.size} px"

@@ -23,15 +23,15 @@ from kinetophone.reference import settings as reference
 
 def test_sites_are_where_the_flags_say(unets: AV[Any], fresh: Callable[..., Coupling]) -> None:
     deep = fresh(unets, with_connector=[False, True])
-    assert [(s.stage, s.index, s.channels) for s in deep.sites("video")] == [("down", 1, 64), ("up", 0, 64)]
+    assert [(s.path, s.channels) for s in deep.sites("video")] == [("down_blocks.1", 64), ("up_blocks.0", 64)]
     both = fresh(unets, with_connector=AV(audio=[True, True], video=[True, False]))
-    assert [(s.stage, s.index, s.channels) for s in both.sites("audio")] == [
-        ("down", 0, 32),
-        ("down", 1, 64),
-        ("up", 0, 64),
-        ("up", 1, 32),
+    assert [(s.path, s.channels) for s in both.sites("audio")] == [
+        ("down_blocks.0", 32),
+        ("down_blocks.1", 64),
+        ("up_blocks.0", 64),
+        ("up_blocks.1", 32),
     ]
-    assert [(s.stage, s.index) for s in both.sites("video")] == [("down", 0), ("up", 1)]
+    assert [s.path for s in both.sites("video")] == ["down_blocks.0", "up_blocks.1"]
 
 
 def test_the_published_size() -> None:
@@ -161,7 +161,7 @@ def test_self_conditioning_is_read_only_by_x_pred(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"coupling": "addition"}, "coupling is 'addition', not one of 'cmc_pe', 'cross_attention'"),
+        ({"coupling": "addition"}, "coupling is 'addition', not one of 'cmc_pe', 'in_place'"),
         ({"connector_input": "x0"}, "connector_input is 'x0'"),
         ({"feature_norm": "frames"}, "feature_norm is 'frames', not one of 'time', 'channel'"),
         ({"with_connector": [True]}, r"with_connector has 1 flags for 2 U-Net levels"),
@@ -214,5 +214,5 @@ def test_other_unets_are_refused(unets: AV[Any]) -> None:
     assert raised.value.problems == (
         "the audio base has widths [32, 64], the coupling was made for [32, 96]",
         "the video latents have 4 channels, the coupling was made for 16",
-        "use the bases that the coupling was trained with, or make one with Coupling.for_unets",
+        "use the bases that the coupling was trained with, or make one with Coupling.for_denoisers",
     )

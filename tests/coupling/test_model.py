@@ -19,7 +19,7 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Site
 from kinetophone.bases.unet import VideoUNet, denoisers
 from kinetophone.coupling.coupling import Coupling
-from kinetophone.coupling.model import JointModel, _at_site, from_tokens, to_tokens
+from kinetophone.coupling.model import JointModel, _behind_block, from_tokens, to_tokens
 
 
 def equal(a: AV[Tensor], b: AV[Tensor]) -> AV[bool]:
@@ -312,7 +312,7 @@ def test_checkpointed_blocks_with_hooks_give_the_gradients_of_others(
     model.coupling.condition = (  # type: ignore[method-assign]
         lambda name, x, feature, per_frame, times: x + block(feature.mean(2))[:, None, None]
     )
-    blocks.down_blocks[0].register_forward_hook(partial(_at_site, model, "video", site, "any"))
+    blocks.down_blocks[0].register_forward_hook(partial(_behind_block, model, "video", site, "any"))
     gradients = []
     for checkpointing in (False, True):
         blocks.gradient_checkpointing = checkpointing

@@ -25,6 +25,8 @@ from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
 from kinetophone.diffusion.process import Cosine
 from kinetophone.hub.components import load_components
 from kinetophone.hub.locate import Source
+from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
+from kinetophone.media.read import resample_audio
 
 
 @dataclass
@@ -148,6 +150,14 @@ class StableAudio(Base):
         padded = torch.nn.functional.pad(channels, (0, 0, 0, length - channels.shape[1]))
         x = padded.transpose(1, 2).contiguous().to(execution_device(self.vae))
         return torch.cat([self.vae.encode(one[None]).latent_dist.mode() for one in x])
+
+    @torch.no_grad()
+    def decode_mel(self, latents: Tensor) -> Tensor:
+        """Log-mel spectrogram (B, frames, 64) at 16 kHz of ``latents``, for showing and measuring."""
+        sound = self.decode(latents, self.sample_length(latents.shape[2]))
+        heard = np.stack([resample_audio(one, self.sample_rate, SAMPLE_RATE) for one in sound])
+        whole = heard.shape[1] - heard.shape[1] % HOP
+        return log_mel(torch.from_numpy(heard[:, :whole]))
 
     @torch.no_grad()
     def decode_channels(self, latents: Tensor, samples: int) -> np.ndarray:

@@ -43,6 +43,7 @@ class VideoBase(Base):
     scheduler: Any
     reference: dict[str, Any] = field(default_factory=dict)
 
+    FPS: ClassVar[int] = 8
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "unet": (),
         "vae": ("AutoencoderKL", "AutoencoderDC"),
@@ -68,6 +69,12 @@ class VideoBase(Base):
     def multiple(self) -> int:
         """Pixels that the sides of a picture must be multiples of: autoencoder and U-Net together."""
         return self.factor * int(2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    def stills(self, latents: Tensor, count: int) -> np.ndarray:
+        """At most ``count`` frames, uint8 (B, count, H, W, 3), evenly spread over the clip of ``latents``."""
+        length = latents.shape[2]
+        shown = torch.linspace(0, length - 1, min(count, length)).round().long().to(latents.device)
+        return self.decode(latents.index_select(2, shown))
 
     @property
     def max_frames(self) -> int | None:

@@ -39,6 +39,7 @@ class Wan(Base):
     scheduler: Any
     reference: dict[str, Any] = field(default_factory=dict)
 
+    FPS: ClassVar[int] = 16
     NETWORK: ClassVar[str] = "transformer"
     NETWORKS: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -84,8 +85,14 @@ class Wan(Base):
 
     @property
     def max_frames(self) -> int | None:
-        """Its positions are rotary: there is no longest clip."""
-        return None
+        """The longest clip it was trained on. Its positions are rotary, but longer clips fall apart."""
+        return 81
+
+    def stills(self, latents: Tensor, count: int) -> np.ndarray:
+        """At most ``count`` frames, uint8 (B, count, H, W, 3), evenly spread over the clip of ``latents``."""
+        frames = self.decode(latents)
+        length = frames.shape[1]
+        return frames[:, torch.linspace(0, length - 1, min(count, length)).round().long().numpy()]
 
     @property
     def frame_step(self) -> int:

@@ -35,6 +35,7 @@ Offload = Literal["model", "sequential"]
 _BEFORE = ("text_encoder", "projection_model")
 _NETWORKS = ("unet", "transformer")
 _AFTER = ("vae", "vocoder")
+_USUAL_S = 4
 MOST_FRAMES = 64  # of video bases whose positions in time have no limit of their own
 
 
@@ -129,8 +130,9 @@ class Bundle:
         video: str | os.PathLike[str],
         audio: str | os.PathLike[str],
         coupling: str | os.PathLike[str] | Coupling | None = None,
+        kind: str = "cmc_pe",
         motion_adapter: str | os.PathLike[str] | None = None,
-        fps: float | Fraction = 8,
+        fps: float | Fraction | None = None,
         frames: int | None = None,
         size: int = 256,
         sampling: Spacing = "trailing",
@@ -141,14 +143,16 @@ class Bundle:
         """Put two base models together.
 
         Args:
-            video: folder or Hub id of a video model (``UNetMotionModel``, ``UNet3DConditionModel``), or of an
-                image model that gets a motion adapter.
-            audio: folder or Hub id of an AudioLDM.
+            video: folder or Hub id of a video model (``UNetMotionModel``, ``UNet3DConditionModel``,
+                ``WanTransformer3DModel``), or of an image model that gets a motion adapter.
+            audio: folder or Hub id of an AudioLDM or a Stable Audio.
             coupling: folder or Hub id of a trained coupling; if not given a fresh one, which leaves both
                 bases as they are.
+            kind: of a fresh coupling, see :class:`Coupling`.
             motion_adapter: folder or Hub id, for an image model; AnimateDiff's own if not given.
-            fps: frames per second the coupling was trained at.
-            frames: length in frames; the longest up to 32 that the video model can make if not given.
+            fps: frames per second the coupling was trained at; those that the video model was trained at if
+                not given.
+            frames: length in frames; those of 4 seconds, or as many as the video model makes, if not given.
             size: height and width in pixels.
             sampling: "trailing", or "reference" for couplings trained with the published implementation.
             device: "cpu", "cuda", "mps" …; the fastest that is there if not given.
@@ -159,7 +163,7 @@ class Bundle:
             RequestError: if something is missing, damaged or does not fit the rest.
         """
         try:
-            rate = as_fps(fps)
+            asked = None if fps is None else as_fps(fps)
         except ValueError as error:
             raise RequestError([str(error)]) from None
         target = usable_device(device)
@@ -171,26 +175,40 @@ class Bundle:
             audio=load_audio_base(audio, **options),
             video=load_video_base(video, motion_adapter=motion_adapter, **options),
         )
+        rate = asked or Fraction(bases.video.FPS)
         if ready is None:
-            ready = cast(Coupling.for_unets(bases.map(lambda base: base.unet)), dtype)
+            rates = AV(
+                audio=float(bases.audio.latents_per_second), video=float(rate) / bases.video.frame_step
+            )
+            ready = Coupling.for_denoisers(bases.map(lambda base: base.denoiser()), rates, coupling=kind)
+            ready = cast(ready, dtype)
+        step = bases.video.frame_step
         most = bases.video.max_frames or MOST_FRAMES
+        most -= (most - 1) % step
         problems = []
         if size < 1 or size % bases.video.multiple:
             problems.append(f"size is {size}; this video base needs a multiple of {bases.video.multiple}")
         if frames is not None and not 1 <= frames <= most:
             problems.append(f"frames is {frames}; this video base makes 1 to {most}")
+        elif frames is not None and (frames - 1) % step:
+            below = frames - (frames - 1) % step
+            problems.append(
+                f"frames is {frames}; this video base makes 1 frame and {step} for each further latent: "
+                f"{below} or {min(below + step, most)}"
+            )
         if problems:
             raise RequestError(problems)
         spec = BundleSpec(
             name=f"{bases.video.reference['name']} + {bases.audio.reference['name']}",
             folder=None,
             fps=rate,
-            frames=frames or min(32, most),
+            frames=frames or _usual_frames(rate, most, step),
             size=size,
             sample_rate=bases.audio.sample_rate,
             fps_choices=(rate,),
             min_frames=1,
             max_frames=most,
+            frame_step=step,
             sampling=sampling,
         )
         return cls(bases, ready, spec).to(target)
@@ -233,11 +251,9 @@ class Bundle:
             Of the first clip: audio its log-mel (time, 64), video uint8 (frames, H, W, 3).
         """
         first = x0_hat.map(lambda x: x[:1])
-        length = first.video.shape[2]
-        shown = torch.linspace(0, length - 1, min(frames, length)).round().long().to(first.video.device)
         return AV(
             audio=self.bases.audio.decode_mel(first.audio)[0].float().cpu().numpy(),
-            video=self.bases.video.decode(first.video.index_select(2, shown))[0],
+            video=self.bases.video.stills(first.video, frames)[0],
         )
 
     @property
@@ -307,6 +323,12 @@ class Bundle:
         """Networks of both bases by name: what surrounds the joint model."""
         both = (self.bases.audio.networks, self.bases.video.networks)
         return [networks[name] for name in names for networks in both if name in networks]
+
+
+def _usual_frames(rate: Fraction, most: int, step: int) -> int:
+    """The frames of a clip of some four seconds that a video base can make."""
+    frames = min(round(_USUAL_S * rate), most)
+    return frames - (frames - 1) % step
 
 
 def _keep_first_noise(denoiser: Denoiser, base: Any) -> None:

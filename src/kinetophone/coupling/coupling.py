@@ -1,10 +1,10 @@
 """The coupling: every new parameter that turns two frozen diffusion models into one joint model.
 
 A connector per modality reads that modality's latent (``connector_out_<modality>``); a block per site
-conditions that modality's U-Net with the feature made from the other one
-(``connector_in_<modality>.<0 down, 1 up>.<block>.0``). A coupling is a diffusers model: it saves to and loads
-from a folder of ``config.json`` and safetensors. Its parameter names are those of the checkpoint published
-with arXiv 2409.17550.
+conditions that modality's network with the feature made from the other one: of a U-Net
+``connector_in_<modality>.<0 down, 1 up>.<block>.0``, of a transformer ``connector_in_<modality>.<k>``. A
+coupling is a diffusers model: it saves to and loads from a folder of ``config.json`` and safetensors. Its
+parameter names for U-Nets are those of the checkpoint published with arXiv 2409.17550.
 
 Shape legend: B batch, K feature channels, T' feature time steps, E width of a timestep embedding.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,42 +24,43 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Denoiser
+from kinetophone.bases.protocol import Site as NetworkSite
 from kinetophone.coupling.blocks.cmc_pe import CMCPEBlock
 from kinetophone.coupling.blocks.cross_attention import CrossAttentionBlock
+from kinetophone.coupling.blocks.in_place import InPlaceBlock
 from kinetophone.coupling.blocks.timed_attention import TimedCrossAttentionBlock
 from kinetophone.coupling.connectors import FRAME_SHIFT_GROUPS, AudioConnector, NormAxis, VideoConnector
 from kinetophone.coupling.times import ALIGNMENTS, Alignment, SiteTimes
 from kinetophone.errors import RequestError
 
-# The block of each coupling, and the setting of its own that it takes.
-BLOCKS: dict[str, tuple[type[nn.Module], str]] = {
-    "cmc_pe": (CMCPEBlock, "window"),
-    "cross_attention": (CrossAttentionBlock, "ff_mult"),
-    "timed_cross_attention": (TimedCrossAttentionBlock, "ff_mult"),
+# The block of each coupling, and the settings of its own that it takes.
+BLOCKS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "cmc_pe": (CMCPEBlock, ("window", "stack")),
+    "in_place": (InPlaceBlock, ("stack",)),
+    "cross_attention": (CrossAttentionBlock, ("ff_mult",)),
+    "timed_cross_attention": (TimedCrossAttentionBlock, ("ff_mult",)),
 }
 OWN_DEFAULTS = {"window": 0, "ff_mult": 4.0}
+# Of couplings for transformers: unit of the connectors' widths, feature channels, blocks that are conditioned
+# where one is inserted, and the most feature steps that are told within one step of a site.
+_TOKEN_WIDTH, _TOKEN_FEATURES, _SITES, _MOST_STACKED = 128, 32, 8, 4
 CONNECTOR_INPUTS = ("x_pred", "x_cur")
 NORM_AXES = ("time", "channel")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a block is inserted: behind ``<stage>_blocks[index]`` of a U-Net, of width ``channels``."""
+    """Where a block of the coupling acts.
 
-    modality: str
-    stage: Literal["down", "up"]
-    index: int
+    Attributes:
+        path: Of the network's module that it is inserted behind, or acts in.
+        channels: Width there.
+        name: Of the block's parameters within the coupling.
+    """
+
+    path: str
     channels: int
-
-    @property
-    def name(self) -> str:
-        """Name of the block's parameters within a coupling."""
-        return f"connector_in_{self.modality}.{0 if self.stage == 'down' else 1}.{self.index}.0"
-
-    @property
-    def path(self) -> str:
-        """Path of the block in the U-Net that it is inserted behind."""
-        return f"{self.stage}_blocks.{self.index}"
+    name: str
 
 
 def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool]) -> tuple[Site, ...]:
@@ -76,9 +77,12 @@ def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool
         Sites in the order in which the U-Net passes them.
     """
     levels = list(zip(widths, with_connector, strict=True))
-    down = [Site(modality, "down", i, width) for i, (width, flag) in enumerate(levels) if flag]
-    up = [Site(modality, "up", j, width) for j, (width, flag) in enumerate(reversed(levels)) if flag]
-    return (*down, *up)
+    return tuple(
+        Site(f"{stage}_blocks.{i}", width, f"connector_in_{modality}.{k}.{i}.0")
+        for k, (stage, order) in enumerate((("down", levels), ("up", levels[::-1])))
+        for i, (width, flag) in enumerate(order)
+        if flag
+    )
 
 
 def fitting(widths: AV[list[int]], channel_mult: Sequence[int] | None = None) -> dict[str, Any]:
@@ -108,20 +112,38 @@ def _default_flags(widths: Sequence[int]) -> list[bool]:
     return [2 * i >= len(widths) or len(widths) == 2 for i in range(len(widths))]
 
 
-class Coupling(ModelMixin, ConfigMixin):
-    """Connectors and inserted blocks for a pair of U-Nets. A fresh coupling leaves both exactly as they are.
+def _spread(sites: Sequence[NetworkSite], count: int) -> list[NetworkSite]:
+    """At most ``count`` sites, evenly spread over the middle two thirds of a network's depth."""
+    first, last = len(sites) // 6, len(sites) - len(sites) // 6
+    middle = sites[first:last]
+    chosen = sorted({int((k + 0.5) * len(middle) / count) for k in range(count)})
+    return [middle[i] for i in chosen]
 
-    :meth:`for_unets` reads the first six arguments from the U-Nets.
+
+class Coupling(ModelMixin, ConfigMixin):
+    """Connectors and blocks for a pair of networks. A fresh coupling leaves both exactly as they are.
+
+    :meth:`for_denoisers` reads what belongs to the networks from them.
 
     Args:
         audio_channels: channels of the audio latent.
         video_channels: channels of the video latent.
-        audio_widths: ``block_out_channels`` of the audio U-Net.
-        video_widths: ``block_out_channels`` of the video U-Net.
+        audio_widths: ``block_out_channels`` of the audio U-Net; of a transformer one number, the unit of the
+            connector's widths.
+        video_widths: as ``audio_widths``.
         audio_with_connector: per level of the audio U-Net, whether its blocks are conditioned.
         video_with_connector: per level of the video U-Net, whether its blocks are conditioned.
-        coupling: "cmc_pe" (the method), "cross_attention" (the CoDi-style baseline: one token), or
-            "timed_cross_attention" (to the whole time series, with rotary times).
+        audio_sites: of an audio transformer: path and width of each block that is conditioned.
+        video_sites: of a video transformer, likewise.
+        audio_time_width: width of the audio network's timestep embedding; 4 times its first width if not
+            given.
+        video_time_width: of the video network's, likewise.
+        audio_stack: of CMC-PE: audio feature steps that are told within a step of the video network.
+        video_stack: video feature steps that are told within a step of the audio network.
+        substeps: features of each video latent but the first: as many as a causal latent has frames.
+        coupling: "cmc_pe" (the method), "in_place" (CMC-PE before the self-attention that a transformer's
+            block has), "cross_attention" (the CoDi-style baseline: one token), or "timed_cross_attention" (to
+            the whole time series, with rotary times).
         connector_input: "x_pred", the noisy latent and the last clean estimate, or "x_cur", the latent alone.
         connector_channels: feature channels K.
         channel_mult: width of each connector level, in units of the first width of its U-Net.
@@ -136,7 +158,7 @@ class Coupling(ModelMixin, ConfigMixin):
         alignment: "seconds": a moment of one modality meets the same moment of the other. "stretched", as the
             published checkpoint needs it: one is spread evenly over the other, padding included; see
             :mod:`kinetophone.coupling.times`. The default is that of couplings saved before there was one;
-            :meth:`for_unets` makes them with "seconds".
+            :meth:`for_denoisers` makes them with "seconds".
         ff_mult: of the cross-attentions: inner width of the blocks' feed-forward, in units of their width.
             How to make them as large as a CMC-PE coupling is: :func:`matched_ff_mult`.
 
@@ -167,6 +189,13 @@ class Coupling(ModelMixin, ConfigMixin):
         window: int = 0,
         ff_mult: float = 4.0,
         alignment: Alignment = "stretched",
+        audio_sites: Sequence[Sequence[Any]] | None = None,
+        video_sites: Sequence[Sequence[Any]] | None = None,
+        audio_time_width: int | None = None,
+        video_time_width: int | None = None,
+        audio_stack: int = 1,
+        video_stack: int = 1,
+        substeps: int = 1,
     ) -> None:
         super().__init__()
         problems = self._problems()
@@ -175,18 +204,17 @@ class Coupling(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         inputs = 2 if connector_input == "x_pred" else 1
         make_block, own = BLOCKS[coupling]
-        own_setting: dict[str, Any] = {own: self.config[own]}
         # In the order of the published parameter list.
-        for modality, widths, flags in (
-            ("video", video_widths, video_with_connector),
-            ("audio", audio_widths, audio_with_connector),
-        ):
-            stages = {"down": nn.ModuleDict(), "up": nn.ModuleDict()}
-            for site in sites_of(modality, widths, flags):
-                width = getattr(self.head_dims, modality)
-                block = make_block(site.channels, connector_channels, width, **own_setting)
-                stages[site.stage][str(site.index)] = nn.ModuleList([block])
-            self.add_module(f"connector_in_{modality}", nn.ModuleList(stages.values()))
+        for modality, other in (("video", "audio"), ("audio", "video")):
+            given = {**self.config, "stack": self.config[f"{other}_stack"]}
+            settings: dict[str, Any] = {key: given[key] for key in own}
+            blocks: dict[str, nn.Module] = {
+                site.name: make_block(
+                    site.channels, connector_channels, getattr(self.head_dims, modality), **settings
+                )
+                for site in self.sites(modality)
+            }
+            self.add_module(f"connector_in_{modality}", _nested(blocks, self.config[f"{modality}_sites"]))
         self.connector_out_video = VideoConnector(
             inputs * video_channels,
             video_widths[0],
@@ -194,9 +222,16 @@ class Coupling(ModelMixin, ConfigMixin):
             num_blocks,
             connector_channels,
             temporal_norm,
+            video_time_width,
+            substeps,
         )
         self.connector_out_audio = AudioConnector(
-            inputs * audio_channels, audio_widths[0], channel_mult, num_blocks, connector_channels
+            inputs * audio_channels,
+            audio_widths[0],
+            channel_mult,
+            num_blocks,
+            connector_channels,
+            audio_time_width,
         )
 
     @classmethod
@@ -234,6 +269,47 @@ class Coupling(ModelMixin, ConfigMixin):
             **{"alignment": "seconds", **fitting(widths, settings.get("channel_mult")), **settings},
         )
 
+    @classmethod
+    def for_denoisers(
+        cls,
+        denoisers: AV[Denoiser],
+        rates: AV[float] | None = None,
+        *,
+        coupling: str = "cmc_pe",
+        with_connector: Sequence[bool] | AV[Sequence[bool]] | None = None,
+        **settings: Any,
+    ) -> Coupling:
+        """A fresh coupling that fits two networks, of a size that follows theirs.
+
+        In a U-Net the blocks of the deeper levels are conditioned, see :func:`fitting`. In a transformer all
+        blocks are where the coupling acts in place, else eight of the middle two thirds.
+
+        Args:
+            denoisers: of the bases.
+            rates: latents a second of each modality. With them, audio that is faster than the latents of a
+                video transformer is stacked, up to 4 steps a latent.
+            coupling: kind of the blocks.
+            with_connector: of U-Nets a flag per level, for both or for each.
+            **settings: further arguments of :class:`Coupling`, by name.
+
+        Returns:
+            The coupling, on the CPU in float32.
+        """
+        flags: AV[Any] = with_connector if isinstance(with_connector, AV) else AV.both(with_connector)
+        own: AV[dict[str, Any]] = denoisers.map(lambda one, given: _fitted(one, coupling, given), flags)
+        widths: AV[list[int]] = own.map(lambda found: found["widths"])
+        found: dict[str, Any] = {"alignment": "seconds", **fitting(widths, settings.get("channel_mult"))}
+        if any(of["sites"] for of in (own.audio, own.video)):
+            inside = {int(width) for of in (own.audio, own.video) for width in of["inside"]}
+            found |= {"head_dim": math.gcd(64, *inside), "connector_channels": _TOKEN_FEATURES}
+            if own.video["sites"] and rates is not None and "stack" in BLOCKS[coupling][1]:
+                found["audio_stack"] = min(_MOST_STACKED, max(1, math.ceil(rates.audio / rates.video)))
+        for modality in MODALITIES:
+            found |= {f"{modality}_{key}": value for key, value in getattr(own, modality).items()}
+            found.pop(f"{modality}_inside")
+        found["substeps"] = denoisers.video.substeps
+        return cls(coupling=coupling, **{**found, **settings})
+
     @property
     def head_dims(self) -> AV[int]:
         """Width of an attention head in the inserted blocks of each U-Net."""
@@ -241,9 +317,18 @@ class Coupling(ModelMixin, ConfigMixin):
         return AV.both(width) if isinstance(width, int) else AV(*width)
 
     def sites(self, modality: str) -> tuple[Site, ...]:
-        """The sites in the U-Net of ``modality``, in the order in which it passes them."""
-        config = self.config
-        return sites_of(modality, config[f"{modality}_widths"], config[f"{modality}_with_connector"])
+        """The sites in the network of ``modality``, in the order in which it passes them."""
+        config, listed = self.config, self.config[f"{modality}_sites"]
+        if listed is None:
+            return sites_of(modality, config[f"{modality}_widths"], config[f"{modality}_with_connector"])
+        return tuple(
+            Site(path, width, f"connector_in_{modality}.{k}") for k, (path, width) in enumerate(listed)
+        )
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its blocks act before the networks' own self-attention, not behind their blocks."""
+        return bool(getattr(BLOCKS[self.config.coupling][0], "in_place", False))
 
     def inserted(self, modality: str) -> dict[str, str]:
         """Paths of the modules of that modality's network that a block is inserted behind, and its name."""
@@ -304,20 +389,38 @@ class Coupling(ModelMixin, ConfigMixin):
                     f"the {modality} latents have {there} channels, the coupling was made for {channels}"
                 )
             found = {site.path: site.width for site in denoiser.sites()}
-            made_for = {site.path: site.channels for site in sites_of(modality, widths, [True] * len(widths))}
-            if found != made_for:
+            attended = {site.path for site in denoiser.sites() if site.attention}
+            if (listed := self.config[f"{modality}_sites"]) is not None:
+                made_for = {site.path: site.channels for site in self.sites(modality)}
+                same = made_for.items() <= found.items()
+            else:
+                every = sites_of(modality, widths, [True] * len(widths))
+                made_for = {site.path: site.channels for site in every}
+                same = found == made_for
+            if self.in_place and not {site.path for site in self.sites(modality)} <= attended:
+                problems.append(
+                    f"the {modality} base has no self-attention that the coupling 'in_place' could act in"
+                )
+            if not same and listed is not None:
+                problems.append(
+                    f"the {modality} base has {_said(found)}, the coupling was made for {_said(made_for)}"
+                )
+            elif not same:
                 own = [found[path] for path in found if path.startswith("down_blocks")]
                 problems.append(
                     f"the {modality} base has widths {own or sorted(set(found.values()))}, "
                     f"the coupling was made for {widths}"
                 )
-            if denoiser.time_width != 4 * widths[0]:
+            expected = self.config[f"{modality}_time_width"] or 4 * widths[0]
+            if denoiser.time_width != expected:
                 problems.append(
-                    f"the {modality} base embeds timesteps in {denoiser.time_width} channels, "
-                    f"the coupling expects 4 × {widths[0]} = {4 * widths[0]}"
+                    f"the {modality} base embeds timesteps in {denoiser.time_width} channels, the coupling "
+                    f"expects {expected}"
                 )
         if problems:
-            remedy = "use the bases that the coupling was trained with, or make one with Coupling.for_unets"
+            remedy = (
+                "use the bases that the coupling was trained with, or make one with Coupling.for_denoisers"
+            )
             raise RequestError([*problems, remedy])
 
     def _normalised(self, series: Tensor) -> Tensor:
@@ -344,7 +447,18 @@ class Coupling(ModelMixin, ConfigMixin):
                 problems.append(
                     f"{key} is {config[key]}: it must be {'0 or more' if not default else 'positive'}"
                 )
-            elif config[key] != default and BLOCKS.get(config.coupling, (None, key))[1] != key:
+            elif config[key] != default and key not in BLOCKS.get(config.coupling, (None, (key,)))[1]:
+                problems.append(
+                    f"{key} is {config[key]}, which the coupling {config.coupling!r} does not have"
+                )
+        for key in ("audio_stack", "video_stack", "substeps"):
+            if config[key] < 1:
+                problems.append(f"{key} is {config[key]}: it must be positive")
+            elif (
+                config[key] > 1
+                and key != "substeps"
+                and "stack" not in BLOCKS.get(config.coupling, (None, ("stack",)))[1]
+            ):
                 problems.append(
                     f"{key} is {config[key]}, which the coupling {config.coupling!r} does not have"
                 )
@@ -355,7 +469,14 @@ class Coupling(ModelMixin, ConfigMixin):
             head_dim = getattr(self.head_dims, modality)
             if config.coupling == "timed_cross_attention" and head_dim % 2:
                 problems.append(f"head_dim is {head_dim}: rotary times turn pairs of channels, make it even")
-            if len(widths) != len(flags):
+            listed = config[f"{modality}_sites"]
+            if listed is not None:
+                bad = sorted({width for _, width in listed if width % max(head_dim, 1)})
+                if bad and not self.in_place:
+                    problems.append(f"head_dim {head_dim} does not divide the {modality} widths {bad}")
+                if not listed:
+                    problems.append(f"{modality}_sites conditions no block: name at least one")
+            elif len(widths) != len(flags):
                 problems.append(
                     f"{modality}_with_connector has {len(flags)} flags for {len(widths)} U-Net levels"
                 )
@@ -381,6 +502,46 @@ class Coupling(ModelMixin, ConfigMixin):
                 f"{FRAME_SHIFT_GROUPS}, which the frame shift needs"
             )
         return problems
+
+
+def _nested(blocks: dict[str, nn.Module], listed: Any) -> nn.ModuleList:
+    """Blocks by their names: a list for a transformer, down and up stages for a U-Net."""
+    if listed is not None:
+        return nn.ModuleList(blocks.values())
+    stages = [nn.ModuleDict(), nn.ModuleDict()]
+    for name, block in blocks.items():
+        _, stage, index, _ = name.split(".")
+        stages[int(stage)][index] = nn.ModuleList([block])
+    return nn.ModuleList(stages)
+
+
+def _fitted(denoiser: Denoiser, coupling: str, given: Sequence[bool] | None) -> dict[str, Any]:
+    """What a coupling needs to know of a network: names without the modality."""
+    found = denoiser.sites()
+    if found[0].layout == "map":
+        widths = [site.width for site in found[: len(found) // 2]]
+        flags = _default_flags(widths) if given is None else list(given)
+        time_width = None if denoiser.time_width == 4 * widths[0] else denoiser.time_width
+        inside = [width for width, flag in zip(widths, flags, strict=False) if flag]
+        sites = None
+    else:
+        widths, flags, time_width = [_TOKEN_WIDTH], [], denoiser.time_width
+        chosen = list(found) if coupling == "in_place" else _spread(found, _SITES)
+        sites, inside = [[site.path, site.width] for site in chosen], [site.width for site in chosen]
+    return {
+        "channels": denoiser.latent_channels,
+        "widths": widths,
+        "with_connector": flags,
+        "sites": sites,
+        "time_width": time_width,
+        "inside": inside,
+    }
+
+
+def _said(sites: dict[str, int]) -> str:
+    """Sites in a few words."""
+    blocks, widths = sorted(sites, key=lambda path: (len(path), path)), sorted(set(sites.values()))
+    return f"{len(blocks)} blocks from {blocks[0]} to {blocks[-1]} of width {' or '.join(map(str, widths))}"
 
 
 def trainable(module: nn.Module) -> int:

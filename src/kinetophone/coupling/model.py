@@ -70,12 +70,18 @@ class JointModel(nn.Module):
             denoiser = getattr(denoisers, modality)
             found = {site.path: site for site in denoiser.sites()}
             for path, name in coupling.inserted(modality).items():
-                module = denoiser.network.get_submodule(path)
+                site = found[path]
                 # partial, not a closure: copy.deepcopy copies a partial's arguments, so that the hooks of a
                 # copied model serve the copy. A closure would keep serving the original, and the copy (an
                 # EMA model, say) would silently run uncoupled.
-                hook = partial(_at_site, self, modality, found[path], name)
-                self._handles.append(module.register_forward_hook(hook))
+                if coupling.in_place:
+                    module = denoiser.network.get_submodule(f"{path}.{site.attention}")
+                    hook = partial(_before_attention, self, modality, site, name)
+                    self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                else:
+                    module = denoiser.network.get_submodule(path)
+                    hook = partial(_behind_block, self, modality, site, name)
+                    self._handles.append(module.register_forward_hook(hook))
 
     @property
     def networks(self) -> AV[Any]:
@@ -202,17 +208,40 @@ class JointModel(nn.Module):
             denoiser.check(x)
 
 
-def _at_site(
+def _behind_block(
     model: JointModel, modality: str, site: Site, name: str, module: nn.Module, args: Any, output: Any
 ) -> Any:
     """Forward hook: what a site's module returns, conditioned; None (leave it) while no feature is set."""
+    conditioned = _conditioned(model, modality, site, name, site.read(output))
+    return None if conditioned is None else site.write(output, conditioned)
+
+
+def _before_attention(
+    model: JointModel,
+    modality: str,
+    site: Site,
+    name: str,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Forward pre-hook: the input of a block's self-attention, conditioned; None while no feature is set."""
+    x = args[0] if args else options["hidden_states"]
+    conditioned = _conditioned(model, modality, site, name, x)
+    if conditioned is None:
+        return None
+    return ((conditioned, *args[1:]), options) if args else (args, {**options, "hidden_states": conditioned})
+
+
+def _conditioned(model: JointModel, modality: str, site: Site, name: str, x: Tensor) -> Tensor | None:
+    """What a site holds, conditioned by the feature of the call; None where there is none."""
     call = _CALL.get()
     if call is None or call[0] is not model:
         return None
     signal = getattr(call[1], modality)
     if signal is None:
         return None
-    x, denoiser = site.read(output), getattr(model.denoisers, modality)
+    denoiser = getattr(model.denoisers, modality)
     rows = denoiser.steps_at(site, x, signal.steps)
     times = None
     if signal.times is not None:
@@ -224,7 +253,7 @@ def _at_site(
         # Selecting, rather than weighting by 0, makes "off" exact; computing all samples keeps every
         # parameter in the graph, as distributed training needs.
         conditioned = torch.where(signal.coupled.to(x.device)[:, None, None, None], conditioned, tokens)
-    return site.write(output, from_tokens(site, conditioned, x, denoiser.per_frame))
+    return from_tokens(site, conditioned, x, denoiser.per_frame)
 
 
 def to_tokens(site: Site, x: Tensor, rows: int, per_frame: bool) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.load import load_audio_base, load_video_base
-from kinetophone.bases.protocol import Times
+from kinetophone.bases.protocol import Denoiser, Times
 from kinetophone.bundle.spec import CONFIG_NAME, BundleSpec, same_bases
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
@@ -77,33 +77,38 @@ class CouplingStage:
         )
         trains = recipe.options.train
         for base in (self.bases.audio, self.bases.video):
-            base.unet.requires_grad_(trains in ("all", "scratch"))
-            plain_attention(base.unet)
+            base.network.requires_grad_(trains in ("all", "scratch"))
+            plain_attention(base.network)
             # torch 2.13 crashes on a CPU in the backward pass through frozen convolutions so laid out to
             # motion modules before them.
             if base is self.bases.audio or trains != "motion":
-                channels_last(base.unet)
+                channels_last(base.network)
         self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
-        unets: AV[nn.Module] = self.bases.map(lambda base: base.unet)
+        networks: AV[nn.Module] = self.bases.map(lambda base: base.network)
+        denoisers: AV[Denoiser] = self.bases.map(lambda base: base.denoiser())
+        rates = AV(
+            audio=float(self.bases.audio.latents_per_second),
+            video=float(self.fps) / self.bases.video.frame_step,
+        )
         self.coupling = (
             load_network(self.bundle / "coupling", Coupling, dtype=torch.float32)
             if recipe.continued
-            else Coupling.for_unets(unets, **recipe.model)
+            else Coupling.for_denoisers(denoisers, rates, **recipe.model)
         )
         channels_last(self.coupling)
-        self.model = JointModel(self.bases.map(lambda base: base.denoiser()), self.coupling).to(self.device)
+        self.model = JointModel(denoisers, self.coupling).to(self.device)
         self.processes: AV[Process] = self.model.denoisers.map(lambda denoiser: denoiser.process)
         self.trained: dict[str, nn.Module] = {"coupling": self.coupling}
         if trains == "motion":
-            self._thaw_motion(unets.video)
+            self._thaw_motion(networks.video)
         elif trains != "coupling":
-            self.trained |= {"audio": unets.audio, "video": unets.video}
+            self.trained |= {"audio": networks.audio, "video": networks.video}
         self.learns = AV(*(name in self.trained for name in MODALITIES))
         self.errors = self._base_errors() if recipe.options.relative else None
         if trains == "scratch":  # after the errors: the loss is weighed by those of the trained bases
-            unets.map(_randomise)
+            networks.map(_randomise)
         if recipe.loop.gradient_checkpointing:
-            save_memory([unets.audio, unets.video, self.coupling])
+            save_memory([networks.audio, networks.video, self.coupling])
 
     @property
     def times(self) -> AV[Times]:
@@ -309,7 +314,7 @@ class CouplingStage:
             if getattr(self.recipe.bases, name):  # what it names has the U-Net that was, so all is written
                 base.save_pretrained(self.bundle / name)
             else:
-                base.unet.save_pretrained(self.bundle / name / "unet")
+                base.network.save_pretrained(self.bundle / name / base.NETWORK)
         self._spec().write(self.bundle)
 
     def _spec(self) -> BundleSpec:

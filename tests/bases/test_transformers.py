@@ -1,0 +1,316 @@
+"""Transformers as bases: equal to diffusers' own pipelines alone, and coupled by the same protocol."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    EDMDPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableAudioDiTModel,
+    StableAudioPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from torch import Tensor
+
+from kinetophone import Kinetophone
+from kinetophone.av import AV
+from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bases.stable_audio import StableAudioDenoiser
+from kinetophone.bases.wan import WanDenoiser
+from kinetophone.coupling.coupling import Coupling
+from kinetophone.diffusion.process import Cosine, Flow
+from kinetophone.diffusion.sample import sample_joint
+from kinetophone.errors import RequestError
+
+PROMPT, NEGATIVE = "a drumstick hits metal", "bad quality"
+STEPS, GUIDANCE, FRAMES, SIZE = 5, 3.0, 9, 32
+KINDS = ("in_place", "cmc_pe", "timed_cross_attention", "cross_attention")
+
+
+@pytest.fixture(scope="module")
+def pair(models: Path) -> AV[Any]:
+    return AV(audio=load_audio_base(models / "stable_audio"), video=load_video_base(models / "wan"))
+
+
+def alone(denoiser: Any, text: Any, nothing: Any, noise: Tensor, levels: Tensor) -> Tensor:
+    """What the joint sampler makes of one base, beside a modality that is nothing."""
+    from kinetophone.diffusion.process import Flow
+
+    @torch.no_grad()
+    def predict(latents: AV[Tensor], at: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        level = torch.as_tensor(at.video, dtype=torch.float64).reshape(-1).expand(len(noise))
+        with_text, without = (denoiser(latents.video, level, given) for given in (text, nothing))
+        return AV(audio=latents.audio, video=without + GUIDANCE * (with_text - without))
+
+    path = AV.both(levels)
+    processes = AV(audio=Flow(), video=denoiser.process)
+    return sample_joint(predict, AV(audio=torch.zeros(1, 1, 1, 1), video=noise), path, processes).video
+
+
+def close(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> float:
+    ours, theirs = torch.as_tensor(ours), torch.as_tensor(theirs)
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def test_equal_to_wan_pipeline(pair: AV[Any]) -> None:
+    base = pair.video
+    pipe = WanPipeline(
+        base.tokenizer,
+        base.text_encoder,
+        base.vae,
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        base.transformer,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, *base.latent_shape(FRAMES, SIZE), generator=torch.Generator().manual_seed(3))
+    text, nothing = (base.encode_prompt([said]) for said in (PROMPT, NEGATIVE))
+    theirs_text, theirs_nothing = pipe.encode_prompt(PROMPT, NEGATIVE, max_sequence_length=text.shape[1])
+    assert torch.allclose(text, theirs_text, atol=1e-6)
+    assert torch.allclose(nothing, theirs_nothing, atol=1e-6)
+    theirs = [
+        pipe(
+            prompt_embeds=text,
+            negative_prompt_embeds=nothing,
+            height=SIZE,
+            width=SIZE,
+            num_frames=FRAMES,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            latents=noise,
+            output_type=kind,
+        ).frames
+        for kind in ("latent", "np")
+    ]
+    denoiser = base.denoiser()
+    # The grid is the scheduler's, as levels of the process: its network time is 1000 times its sigma.
+    levels = levels_of(denoiser.process, pipe.scheduler.sigmas[:-1].double())
+    ours = alone(denoiser, text, nothing, noise, levels)
+    assert close(ours, theirs[0]) < 1e-4
+    pixels = base.decode(ours).astype(np.float32) / 255
+    assert np.abs(pixels - theirs[1]).max() <= 0.5 / 255 + 1e-4
+
+
+def levels_of(process: Any, sigmas: Tensor) -> Tensor:
+    """The levels at which a flow's network is told these times, by bisection."""
+    low, high = torch.zeros_like(sigmas), torch.ones_like(sigmas)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = process.network_time(middle).double() / 1000 > sigmas
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return high
+
+
+class Deterministic(EDMDPMSolverMultistepScheduler):
+    """Stable Audio's solver without its noise: EDM's, which tells the network the noise as that one does."""
+
+    def precondition_noise(self, sigma: Tensor | float) -> Tensor:
+        return torch.atan(torch.as_tensor(sigma)) / math.pi * 2
+
+
+def test_equal_to_stable_audio_pipeline(pair: AV[Any]) -> None:
+    base = pair.audio
+    scheduler = Deterministic(
+        sigma_min=0.3,
+        sigma_max=500.0,
+        sigma_data=1.0,
+        sigma_schedule="exponential",
+        prediction_type="v_prediction",
+        solver_order=1,
+    )
+    pipe = StableAudioPipeline(
+        base.vae, base.text_encoder, base.projection_model, base.tokenizer, base.transformer, scheduler
+    )
+    pipe.set_progress_bar_config(disable=True)
+    length = base.transformer.config.sample_size
+    noise = torch.randn(1, 8, length, generator=torch.Generator().manual_seed(3))
+    seconds = 1.5
+    theirs = pipe(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        audio_end_in_s=seconds,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        latents=noise,
+        output_type="latent",
+    ).audios
+    heard = pipe(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        audio_end_in_s=seconds,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        latents=noise,
+        output_type="np",
+    ).audios
+    text, nothing = (base.encode_prompt([said], seconds) for said in (PROMPT, NEGATIVE))
+    sigmas = pipe.scheduler.sigmas[:-1].double()
+    levels = levels_of(base.denoiser().process, 2 / math.pi * sigmas.atan() / 1000)
+    ours = alone(base.denoiser(), text, nothing, noise, levels)
+    assert close(ours, theirs) < 1e-4
+    samples = round(seconds * base.sample_rate)
+    made = base.decode_channels(ours, samples)
+    assert made.shape == (1, samples, 2)
+    assert close(made.transpose(0, 2, 1), np.clip(heard, -1, 1)) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_coupling_changes_nothing_and_a_trained_one_acts(pair: AV[Any], kind: str) -> None:
+    model, inputs = coupled(pair, kind)
+    off = predicted(model, *inputs, features=False)
+    on = predicted(model, *inputs)
+    assert torch.equal(off.video, on.video)
+    assert torch.equal(off.audio, on.audio)
+    stir(model.coupling)
+    acting = predicted(model, *inputs)
+    assert not torch.allclose(acting.video, off.video)
+    assert not torch.allclose(acting.audio, off.audio)
+    assert torch.equal(predicted(model, *inputs, features=False).video, off.video)
+    # What conditions a call belongs to it.
+    other = predicted(model, inputs[0].map(lambda x: -x), *inputs[1:])
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(predicted, model, inputs[0], *inputs[1:]),
+            pool.submit(predicted, model, inputs[0].map(lambda x: -x), *inputs[1:]),
+        ]
+        assert close(both[0].result().video, acting.video) < 1e-5
+        assert close(both[1].result().audio, other.audio) < 1e-5
+    copied = copy.deepcopy(model)
+    assert close(predicted(copied, *inputs).video, acting.video) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["in_place", "cmc_pe"])
+def test_gradient_checkpointing_of_bases_gives_equal_gradients(models: Path, kind: str) -> None:
+    found = []
+    for saved in (False, True):
+        bases: AV[Any] = AV(
+            audio=load_audio_base(models / "stable_audio"), video=load_video_base(models / "wan")
+        )
+        model, inputs = coupled(bases, kind)
+        stir(model.coupling)
+        if saved:
+            model.networks.map(lambda network: network.enable_gradient_checkpointing())
+        model.train()
+        latents, levels, text, times = inputs
+        features = model.features(latents, levels, None)
+        made = model(latents, levels, text, features, times=times)
+        (made.audio.square().mean() + made.video.square().mean()).backward()
+        found.append({name: p.grad for name, p in model.coupling.named_parameters() if p.grad is not None})
+    usual, saving = found
+    assert usual.keys() == saving.keys()
+    assert any(grad.abs().max() > 0 for grad in usual.values())
+    for name, grad in usual.items():
+        assert torch.allclose(grad, saving[name], atol=1e-6, rtol=1e-4), name
+
+
+def test_couplings_of_transformers_are_saved_and_are_for_their_networks(
+    pair: AV[Any], models: Path, tmp_path: Path
+) -> None:
+    model, _ = coupled(pair, "in_place")
+    stir(model.coupling)
+    model.coupling.save_pretrained(tmp_path)
+    loaded = Coupling.from_pretrained(tmp_path)
+    assert isinstance(loaded, Coupling)
+    for name, tensor in model.coupling.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+    with pytest.raises(RequestError, match="the video base has") as caught:
+        Kinetophone.from_bases(video=models / "animatediff", audio=models / "stable_audio", coupling=loaded)
+    assert "the coupling was made for 4 blocks from blocks.0 to blocks.3 of width 48" in str(caught.value)
+    with pytest.raises(RequestError, match="has no self-attention that the coupling 'in_place'"):
+        Kinetophone.from_bases(
+            video=models / "animatediff", audio=models / "stable_audio", kind="in_place", size=32
+        )
+
+
+@pytest.mark.parametrize(
+    ("video", "audio", "kind", "size"),
+    [
+        ("wan", "stable_audio", "in_place", 32),
+        ("wan", "audioldm", "cmc_pe", 32),
+        ("animatediff", "stable_audio", "timed_cross_attention", 32),
+    ],
+)
+def test_any_two_bases_make_clips(models: Path, video: str, audio: str, kind: str, size: int) -> None:
+    pipe = Kinetophone.from_bases(
+        video=models / video, audio=models / audio, kind=kind, size=size, frames=9 if video == "wan" else 8
+    )
+    stir(pipe.coupling)
+    (clip,) = pipe(PROMPT, steps=2, seed=1)
+    assert clip.video.shape == (pipe.spec.frames, size, size, 3)
+    assert abs(len(clip.audio) / clip.sample_rate - pipe.spec.frames / float(clip.fps)) < 1e-3
+    (again,) = pipe(PROMPT, steps=2, seed=1)
+    assert np.array_equal(clip.video, again.video)
+    assert np.array_equal(clip.audio, again.audio)
+    sounding = pipe.sound(clip, prompt=PROMPT, steps=2)
+    assert np.array_equal(sounding.video, clip.video)
+
+
+def test_lengths_that_a_causal_autoencoder_cannot_make(models: Path) -> None:
+    with pytest.raises(RequestError, match=r"frames is 30; this video base makes .*: 29 or 33"):
+        Kinetophone.from_bases(video=models / "wan", audio=models / "audioldm", size=32, frames=30)
+
+
+def test_the_sizes_of_the_published_pair() -> None:
+    """Wan2.1-T2V-1.3B and Stable Audio Open: the adapter in place is small, inserted blocks are not."""
+    with torch.device("meta"):
+        video = WanTransformer3DModel(
+            num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, num_layers=30, text_dim=4096
+        )
+        audio = StableAudioDiTModel()
+        denoisers: AV[Any] = AV(
+            audio=StableAudioDenoiser(audio, Cosine()), video=WanDenoiser(video, Flow(shift=3.0), 4)
+        )
+        rates = AV(audio=21.533, video=4.0)
+        adapter, inserted = (
+            Coupling.for_denoisers(denoisers, rates, coupling=kind) for kind in ("in_place", "cmc_pe")
+        )
+    count: Callable[[Any], int] = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+    assert count(video) == 1_418_996_800
+    assert count(audio) == 1_056_939_136
+    sites = [child for name, child in adapter.named_children() if name.startswith("connector_in")]
+    assert sum(map(count, sites)) == pytest.approx(7.1e6, rel=0.05)
+    assert adapter.config.audio_stack == 4
+    per_network = [count(child) for name, child in inserted.named_children() if "_in_" in name]
+    assert per_network == pytest.approx([415e6, 415e6], rel=0.02)
+
+
+def coupled(bases: AV[Any], kind: str) -> tuple[Any, Any]:
+    from kinetophone.coupling.model import JointModel
+
+    denoisers: AV[Any] = bases.map(lambda base: base.denoiser())
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        coupling = Coupling.for_denoisers(denoisers, AV(audio=21.5, video=4.0), coupling=kind)
+        latents = AV(audio=torch.randn(1, 8, 22), video=torch.randn(1, 16, 3, 4, 4))
+    model = JointModel(denoisers, coupling).eval().requires_grad_(False)
+    coupling.requires_grad_(True)
+    levels = AV.both(torch.full((1,), 0.6, dtype=torch.float64))
+    text = bases.map(lambda base: base.encode_prompt([PROMPT], 1.0))
+    times = AV(audio=bases.audio.latent_times(22, 16), video=bases.video.latent_times(3, 16))
+    return model, (latents, levels, text, times)
+
+
+@torch.no_grad()
+def predicted(
+    model: Any, latents: Any, levels: Any, text: Any, times: Any, features: bool = True
+) -> AV[Tensor]:
+    made = model.features(latents, levels, None) if features else None
+    return model(latents, levels, text, made, times=times)
+
+
+@torch.no_grad()
+def stir(coupling: Coupling) -> None:
+    """Weights where a fresh coupling has zeros."""
+    generator = torch.Generator().manual_seed(7)
+    for parameter in coupling.parameters():
+        if not parameter.any():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
