@@ -42,7 +42,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("seconds", [4, 10, 60])
+@pytest.mark.parametrize("seconds", [4, 10, pytest.param(60, marks=pytest.mark.slow)])
 def test_clips_of_any_length(pair: Path, seconds: int) -> None:
     pipe = Kinetophone.from_bases(
         audio=pair / "audio", video=pair / "video", size=64, sampling="reference", device="cpu"

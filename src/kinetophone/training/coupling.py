@@ -341,12 +341,7 @@ class CouplingStage:
             max_frames=frames,
             sampling=origin.sampling if origin else "trailing",
             auto_gamma=before.auto_gamma if before else None,
-            # Defaults that were tuned since the first export stay.
-            defaults={
-                **(origin.defaults if origin else PUBLISHED_DEFAULTS),
-                **self.recipe.sampling,
-                **(before.defaults if before else {}),
-            },
+            defaults={**(origin.defaults if origin else PUBLISHED_DEFAULTS), **self.recipe.sampling},
             bases=bases,
         )
 
