@@ -90,16 +90,18 @@ def test_the_hub_before_and_after_everything_is_fetched(tmp_path: Path) -> None:
         assert failed(absent) == ["video base"]
         assert "the Hub has no model 'tiny/nothing'" in row(absent, "video base")["found"]
         assert failed(before) == []
-        assert "files to fetch, " in row(before, "audio base")["found"]
+        assert "files to download, " in row(before, "audio base")["found"]
         assert row(before, "one step")["remedy"] == "run it again with --fetch"
     assert failed(fetched) == []
     assert row(fetched, "audio base: vocoder")["found"].startswith("SpeechT5HifiGan, ")
-    assert row(fetched, "video base: unet")["state"] == row(fetched, "motion adapter, its")["state"] == "ok"
+    assert (
+        row(fetched, "video base: unet")["state"] == row(fetched, "motion adapter: network")["state"] == "ok"
+    )
     assert "finite" in row(fetched, "one step, smallest")["found"]
     (away,) = ask(
         "http://127.0.0.1:9", tmp_path / "cache", pair | {"audio_base": "tiny/other", "allow_pickle": True}
     )
-    assert row(away, "video base")["found"] == "tiny/image, fetched before; the Hub cannot be reached"
+    assert row(away, "video base")["found"] == "tiny/image, already downloaded; the Hub cannot be reached"
     assert failed(away) == ["audio base"]
     assert row(away, "audio base")["remedy"] == "connect, unset HF_HUB_OFFLINE, or give a folder"
 
@@ -116,7 +118,7 @@ def test_a_bundle_on_the_hub(tmp_path: Path, models: Path) -> None:
         (after,) = ask(endpoint, tmp_path / "cache", question | {"fetch": True})
     assert failed(none) == ["bundle"]
     assert failed(before) == failed(after) == []
-    assert "files to fetch, " in row(before, "audio base")["found"]
+    assert "files to download, " in row(before, "audio base")["found"]
     assert "a clip of 50 steps takes about" in row(after, "one step, 1 s at 32 px")["found"]
 
 
@@ -205,7 +207,7 @@ def test_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch, models: Path) -
     question = Question(audio_base=str(models / "audioldm"), video_base="no such place", device="xpu")
     bad = {row.check: row for row in examine(question) if row.state == "FAIL"}
     assert bad["diffusers"] == Row("diffusers", "FAIL", "0.30, needs >=0.36", "pip install 'diffusers>=0.36'")
-    assert bad["disk, here"].remedy == "1.0 GB are needed: make room"
+    assert bad["disk, here"].remedy == "1.0 GB are needed: free some space"
     assert "there is no device 'xpu' here" in bad["device"].found
     assert "is neither a folder nor a Hub id" in bad["video base"].found
     assert [row.found for row in examine(Question(bundle="nothing")) if row.check == "bundle"]

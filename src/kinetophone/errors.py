@@ -1,4 +1,7 @@
-"""Errors a user can cure. The command line prints their message, without a traceback, and exits with 2."""
+"""Errors that a user can fix.
+
+The command line prints their message without a traceback and exits with status 2.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from collections.abc import Iterable
 
 
 def reason(error: BaseException) -> str:
-    """What an error of a library says, in one line; its class where it says nothing."""
+    """The first line of an error's message; the name of its class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message is one line: what was given, and what would do."""
+    """Input that cannot be used; the message says in one line what was given and what is accepted."""
 
 
 class MediaError(UserError):
@@ -19,10 +22,10 @@ class MediaError(UserError):
 
 
 class RequestError(UserError):
-    """A request that cannot be carried out, with every reason found.
+    """A request that cannot be carried out; lists every problem found.
 
     Attributes:
-        problems: One line each.
+        problems: One line per problem.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr, through rich where it is installed."""
+"""Progress bars on stderr, drawn by rich."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield ``items`` while showing ``what``, how many of ``total`` are done and the time left."""
+    """Yield ``items`` and show a bar labelled ``what``; no bar if rich is not installed."""
     try:
         from rich.console import Console
         from rich.progress import track as rich_track
-    except ImportError:  # a bare training machine
+    except ImportError:  # a minimal training machine
         yield from items
         return
     yield from rich_track(items, total=total, description=what, console=Console(stderr=True))
@@ -24,7 +24,10 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 def step_bar(
     shown: bool, total: int, callback: Callable[[Any], None] | None = None
 ) -> Iterator[Callable[[Any], None] | None]:
-    """A bar over ``total`` denoising steps: a sampler's callback that moves it on and calls ``callback``."""
+    """A context with the callback for a sampler: it advances a bar of ``total`` steps and calls ``callback``.
+
+    Without ``shown`` there is no bar, and the context gives ``callback`` itself.
+    """
     if not shown:
         yield callback
         return

@@ -196,7 +196,7 @@ def test_every_tab_in_a_browser(server: str, browser: Any, place: Path) -> None:
     assert panel.get_by_label("Seed").input_value() == "5"
     assert panel.get_by_label("Steps").input_value() == "1"
     again.page.close()
-    for tab in ("Sound for a video", "Picture for a sound", "Extend"):
+    for tab in ("Audio for a video", "Video for audio", "Extend"):
         panel = visitor.open(tab)
         few_steps(panel)
         panel.locator("table tbody tr, .gallery-item").first.click()
@@ -221,11 +221,11 @@ def test_bad_files_are_refused_and_the_app_lives(server: str, browser: Any, plac
         "long.mp4": "'long.mp4' lasts 180 s; at most 30 s can be used here",
     }
     for name, message in expected.items():
-        panel = visitor.open("Sound for a video")
+        panel = visitor.open("Audio for a video")
         panel.locator('input[type="file"]').first.set_input_files(place / name)
         panel.get_by_label("Prompt").fill("a drum")
         visitor.page.wait_for_timeout(1000)
-        panel.get_by_role("button", name="Sound for a video", exact=True).click()
+        panel.get_by_role("button", name="Audio for a video", exact=True).click()
         toast = visitor.page.locator(".toast-body", has_text=message)
         toast.wait_for()
         assert str(place) not in toast.inner_text()

@@ -83,7 +83,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(
     [
         (
             {"guidance_sync": "6,4,2"},
-            r"^guidance_sync: '6,4,2' must be a number, or two for sound and picture",
+            r"^guidance_sync: '6,4,2' must be a number, or two for audio and video",
         ),
         ({"guidance": "auto"}, "^guidance: 'auto' must be a number, or two"),
     ],
@@ -124,7 +124,7 @@ def test_every_task_with_a_file_keeps_what_it_was_given(
     longer = result("extend", video_file, seconds=6, keep="0-1, 2-3")
     assert longer.duration_s == 6
     np.testing.assert_array_equal(longer.video[16:24], given.video[16:24])
-    with pytest.raises(RequestError, match="seconds is not given"):
+    with pytest.raises(RequestError, match="seconds is missing"):
         result("extend", video_file)
 
 

@@ -135,7 +135,7 @@ def test_generate_several_with_sheets(
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        ("", [], "the prompt is empty; say what"),
+        ("", [], "the prompt is empty; describe what"),
         ("a bowl", ["--bundle", "nonesuch"], "unknown bundle 'nonesuch'; available: "),
         ("a bowl", ["-o", "clip.avi"], r"'clip\.avi' has the suffix '\.avi'; a clip can be written as"),
         (
@@ -268,7 +268,10 @@ def test_evaluate_generated_beside_the_true_clips(
         (["--generate", 3, "--bundle", "bundle", "--gamma", 0], "gamma is 0; it must be above 0"),
         (["bundle", "--json", "bundle"], "'bundle' is a folder; name a file in it"),
         (["bundle", "--workers", 0], "workers is 0; it must be at least 1"),
-        (["bundle", "--metrics", "fid"], "metric 'fid' is unknown; there are hits, imagebind, languagebind, clap"),
+        (
+            ["bundle", "--metrics", "fid"],
+            "metric 'fid' is unknown; there are hits, imagebind, languagebind, clap",
+        ),
         (["bundle", "--metrics", "fvd", "--reference", "b"], "metric fvd needs --i3d"),
         (["bundle", "--metrics", "hits"], "metric hits needs --captions FILE, --reference DIR, or both"),
         (["bundle", "--metrics", "desync"], "metric desync needs --synchformer"),
@@ -435,8 +438,8 @@ def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("x" * 300 + ".mp4", "more than the 255 bytes that names may have; shorten it"),
-        ("太" * 100 + ".mp4", "more than the 255 bytes that names may have; shorten it"),
+        ("x" * 300 + ".mp4", "longer than the 255 bytes that a name may have; shorten it"),
+        ("太" * 100 + ".mp4", "longer than the 255 bytes that a name may have; shorten it"),
         ("/".join(["d" * 200] * 21) + "/a.mp4", "more than the 4000 bytes"),
     ],
 )

@@ -126,7 +126,7 @@ def test_bases_in_folders_are_found_from_anywhere_and_after_a_move(export, tmp_p
     runs.rename(tmp_path / "renamed")
     Kinetophone.from_pretrained(tmp_path / "renamed" / "mine", device="cpu")
     (tmp_path / "renamed" / "mine" / "README.md").write_text("---\nlicense: mit\n---\n")
-    with pytest.raises(RequestError, match=r"audio base is a folder of this machine, .*renamed/bases/audio'"):
+    with pytest.raises(RequestError, match=r"audio base is a local folder, .*renamed/bases/audio'"):
         bundle_files(tmp_path / "renamed" / "mine")
 
 
