@@ -83,7 +83,7 @@ def test_the_hub_before_and_after_everything_is_fetched(tmp_path: Path) -> None:
         assert row(refused, "Hub")["found"].startswith(f"{endpoint}, not logged in")
         assert failed(refused) == ["audio base"]
         assert "'tiny/audioldm' has only pickled weights (unet/diff" in row(refused, "audio base")["found"]
-        assert "say --allow-pickle" in row(refused, "audio base")["remedy"]
+        assert "use --allow-pickle" in row(refused, "audio base")["remedy"]
         assert failed(gated) == ["audio base"]
         assert row(gated, "audio base")["found"] == "'tiny/gated' is gated"
         assert "accept its terms on the Hub, then log in with" in row(gated, "audio base")["remedy"]
@@ -192,7 +192,7 @@ def test_broken_folders(
     assert found in lines[bad]
     assert remedy in lines[bad + 1]
     assert "warn  one step" in done.output
-    assert "1 of these will fail" in done.output
+    assert "1 of these checks failed" in done.output
     assert "Traceback" not in done.output
 
 

@@ -87,7 +87,7 @@ def test_the_python_client_makes_clips_and_is_refused(server: str, place: Path) 
     assert scores is None
     with pytest.raises(AppError, match="the prompt is empty"):
         client.predict(prompt="", api_name="/generate")
-    with pytest.raises(AppError, match="there is no file; upload a sound first"):
+    with pytest.raises(AppError, match="there is no file; upload a file with audio first"):
         client.predict(prompt="a drum", api_name="/picture")
 
 
@@ -218,7 +218,7 @@ def test_bad_files_are_refused_and_the_app_lives(server: str, browser: Any, plac
     long.save(place / "long.mp4")
     expected = {
         "letter.mp4": "'letter.mp4' cannot be read as media",
-        "long.mp4": "'long.mp4' lasts 180 s; at most 30 s can be used here",
+        "long.mp4": "'long.mp4' lasts 180 s; this server allows at most 30 s",
     }
     for name, message in expected.items():
         panel = visitor.open("Audio for a video")

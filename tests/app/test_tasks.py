@@ -62,7 +62,7 @@ def test_a_result_has_its_files_and_its_settings_make_it_again(pipe: Kinetophone
     ("values", "message"),
     [
         ({"task": "generate", "prompt": " "}, "the prompt is empty"),
-        ({"task": "generate", "prompt": "a", "seconds": 31}, "seconds is 31; at most 30 can be made here"),
+        ({"task": "generate", "prompt": "a", "seconds": 31}, "seconds is 31; this server allows at most 30"),
         ({"task": "generate", "prompt": "a", "steps": 0}, "steps is 0"),
         ({"task": "sound", "prompt": "a"}, "there is no file; upload a video first"),
         ({"task": "picture", "prompt": "a", "guidance_sync": -1}, "guidance-sync is -1"),
@@ -132,7 +132,7 @@ def test_saved_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     for content, message in {
         "no json": "'s.json' does not hold saved settings",
-        '{"task": "sound", "prompt": "a"}': "holds settings of 'sound': load them in that tab",
+        '{"task": "sound", "prompt": "a"}': "has settings of 'sound': load them in that tab",
         '{"task": "generate", "prompt": "a", "stpes": 2, "seed": "x"}': "seed: .*\nstpes: extra inputs",
     }.items():
         file.write_text(content)

@@ -168,7 +168,7 @@ def test_pickled_bases_train_and_generate_by_consent_alone(tmp_path, monkeypatch
     generate = ["generate", "a drum", "--bundle", "mine", "-o", "clip.mp4", "--steps", "1", "--device", "cpu"]
     refused = CliRunner().invoke(app, generate)
     assert refused.exit_code == 2
-    assert "say --allow-pickle" in refused.output
+    assert "use --allow-pickle" in refused.output
     made = CliRunner().invoke(app, [*generate, "--allow-pickle"])
     assert made.exit_code == 0, made.output
 
