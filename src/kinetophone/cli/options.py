@@ -63,7 +63,7 @@ class Group:
 SAMPLING = Group(
     {
         "steps": (
-            Annotated[int | None, typer.Option(help="Sampling steps; more are slower but more precise.")], None
+            Annotated[int | None, typer.Option(help="Sampling steps; more are slower but finer.")], None
         ),
         "stepper": (
             Annotated[
