@@ -136,13 +136,13 @@ class Bench:
         with torch.device(self.args.device):
             around = published.around()
         channels, _, *side = self.shapes.video
-        picture = torch.randn(1, channels, *side, device=self.args.device)
-        sound = torch.randn(1, *self.shapes.audio, device=self.args.device)
+        video_latents = torch.randn(1, channels, *side, device=self.args.device)
+        audio_latents = torch.randn(1, *self.shapes.audio, device=self.args.device)
 
         @torch.no_grad()
         def decode() -> list[torch.Tensor]:
-            mel = around.audio["vae"].decode(sound).sample
-            return [around.video["vae"].decode(picture).sample, around.audio["vocoder"](mel[:, 0])]
+            mel = around.audio["vae"].decode(audio_latents).sample
+            return [around.video["vae"].decode(video_latents).sample, around.audio["vocoder"](mel[:, 0])]
 
         self.row("decode", decode)
 

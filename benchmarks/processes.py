@@ -5,8 +5,8 @@
 A coupling of the included bases is trained for 20 steps on 8 clips of ``hits``, with every option that draws
 random numbers. It is trained in one process, and in two processes over gloo on the CPU. The benchmark prints
 the largest difference of any weight. AdamW divides a gradient by its own magnitude, so a weight whose
-gradient is only rounding error moves by up to the learning rate in either direction. In float32 the difference
-therefore grows with the learning rate. The runs in float64 show whether there is any other cause.
+gradient is only rounding error moves by up to the learning rate in either direction. In float32 the
+difference therefore grows with the learning rate. The runs in float64 show whether there is any other cause.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ def pipe() -> Kinetophone:
 @pytest.mark.parametrize(
     ("option", "instead"),
     [
-        ("num_inference_steps", "write steps"),
-        ("guidance_scale", "write guidance, a number or AV"),
-        ("generator", "write seed"),
-        ("num_videos_per_prompt", "write a list of prompts"),
+        ("num_inference_steps", "use steps"),
+        ("guidance_scale", "use guidance, a number or AV"),
+        ("generator", "use seed"),
+        ("num_videos_per_prompt", "use a list of prompts"),
         ("stepps", "there are steps, stepper, gamma"),
     ],
 )

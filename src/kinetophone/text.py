@@ -123,7 +123,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
             for key, _ in node.value:
                 if str(key.value) in keys:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                        None, None, f"the key '{key.value}' appears twice", key.start_mark
                     )
                 keys.add(str(key.value))
             return super().construct_mapping(node, deep)
@@ -147,7 +147,7 @@ def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key '{key}' is there twice")
+            raise ValueError(f"the key '{key}' appears twice")
         found[key] = value
     return found
 

@@ -385,7 +385,7 @@ def test_progress_and_numbers_do_not_mix(
             1,
             "unexpected AssertionError: Torch not",
         ),
-        (KeyError("frames"), 1, "unexpected KeyError: 'frames'; kinetophone --debug"),
+        (KeyError("frames"), 1, "unexpected KeyError: 'frames'; run kinetophone --debug"),
         (RecursionError(), 1, "unexpected RecursionError: RecursionError; kinetophone --debug"),
         (MemoryError(), 2, "there is not enough memory (MemoryError); ask for fewer"),
         (OSError(28, "No space left on device", "a.mp4"), 2, "the disk is full: [Errno 28] No space left"),

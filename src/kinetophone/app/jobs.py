@@ -98,7 +98,7 @@ class Jobs:
                 said.put(("started", None))
                 said.put(("done", work(report)))
             except _Cancelled:
-                said.put(("failed", TimeLimitError("the job was stopped: nobody was watching it")))
+                said.put(("failed", TimeLimitError("the job was stopped: its client has disconnected")))
             except Exception as error:
                 said.put(("failed", error))
             except BaseException as error:  # the thread must survive for the next job

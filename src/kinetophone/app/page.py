@@ -56,7 +56,7 @@ CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto } .v
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class _Shared:
     """Objects shared by all tabs."""
 
     pipe: Kinetophone
@@ -89,7 +89,7 @@ def build_page(
         examples: from :func:`kinetophone.app.examples.write_examples`.
     """
     jobs = Jobs(limits.job_s, limits.waiting_s, limits.waiting)
-    room = _Room(pipe, jobs, Reader(limits), limits, folder, examples)
+    shared = _Shared(pipe, jobs, Reader(limits), limits, folder, examples)
     with _Page(title="kinetophone", analytics_enabled=False) as page:
         gr.Markdown(
             f"# kinetophone\nAudio and video generated together, by `{pipe.spec.name}`. Uploads: at most "
@@ -99,14 +99,14 @@ def build_page(
         )
         for task in all_tasks().values():
             with gr.Tab(task.title, id=task.name):
-                _task_tab(room, task)
+                _task_tab(shared, task)
         with gr.Tab("Measure", id="measure"):
-            _measure_tab(room)
+            _measure_tab(shared)
     page.queue(default_concurrency_limit=limits.waiting + 1)
     return page
 
 
-def _task_tab(room: _Room, task: Task) -> None:
+def _task_tab(shared: _Shared, task: Task) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             upload = _upload(task.takes)
@@ -115,7 +115,7 @@ def _task_tab(room: _Room, task: Task) -> None:
             inputs |= {"prompt": prompt, "seed": gr.Number(label="Seed", value=0, precision=0, minimum=0)}
             with gr.Accordion("Settings (empty: defaults of the model)", open=task.seconds == "required"):
                 with gr.Row():
-                    inputs |= {name: _field(room, task, name) for name in _fields(task)}
+                    inputs |= {name: _field(shared, task, name) for name in _fields(task)}
                 inputs["negative_prompt"] = gr.Textbox(label="Avoid")
                 if task.name == "generate":
                     inputs["script"] = gr.Textbox(
@@ -139,9 +139,9 @@ def _task_tab(room: _Room, task: Task) -> None:
     if task.takes is None:
         _examples([[text] for text in PROMPTS], [prompt], start)
     else:
-        _examples([list(pair) for pair in room.examples[task.takes]], [upload, prompt], start)
+        _examples([list(pair) for pair in shared.examples[task.takes]], [upload, prompt], start)
     event = start.click(
-        _named(partial(_run, room, task), inputs, view),
+        _named(partial(_run, shared, task), inputs, view),
         inputs_kwargs=inputs,
         outputs=[video_file, files, view, scores],
         api_name=task.name,
@@ -166,7 +166,7 @@ def _fields(task: Task) -> list[str]:
     return [name for name in _LABELS if has.get(name, True)]
 
 
-def _measure_tab(room: _Room) -> None:
+def _measure_tab(shared: _Shared) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             upload = _upload("clip")
@@ -179,10 +179,10 @@ def _measure_tab(room: _Room) -> None:
             view = gr.HTML(label="Sync strip", elem_classes="view")
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
-    _examples([[file] for file, _ in room.examples["clip"]], [upload], start)
+    _examples([[file] for file, _ in shared.examples["clip"]], [upload], start)
     inputs = {"upload": upload, "detector": detector}
     event = start.click(
-        _named(partial(_run_measure, room), inputs, view),
+        _named(partial(_run_measure, shared), inputs, view),
         inputs_kwargs=inputs,
         outputs=[view, scores],
         api_name="measure",
@@ -202,14 +202,14 @@ def _upload(kind: str | None) -> Any:
     return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
 
-def _field(room: _Room, task: Task, name: str) -> Any:
+def _field(shared: _Shared, task: Task, name: str) -> Any:
     """The input field of a setting. Text fields, because an empty number field shows 0."""
     label, shown = _LABELS[name], {"max_lines": 1, "min_width": 130}
     if name == "keep":
         return gr.Textbox(label=label, placeholder="all; or 0-1.5", **shown)
     if task.seconds == "required" and name == "seconds":
         return gr.Textbox(label=label, value="8", **shown)
-    spec = room.pipe.spec
+    spec = shared.pipe.spec
     own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
     said = str(own)
     if name in ("guidance", "guidance_sync"):
@@ -250,18 +250,18 @@ def _loaded(task: str, names: tuple[str, ...], file: str) -> list[Any]:
     return [getattr(saved, name) for name in names]
 
 
-def _run(room: _Room, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+def _run(shared: _Shared, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Run one request; yields the values of its outputs while it waits and runs, and at the end."""
     yield None, None, waiting_html("waiting"), None
     # Gradio copies yielded files to its own folder before it resumes the iterator.
-    with tempfile.TemporaryDirectory(dir=room.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=shared.folder) as folder:
         upload = values.pop("upload", None)
         settings = Settings.of({"task": task.name, **values})
 
         def work(report: Any) -> tuple[Result, str, dict[str, Any] | None]:
             file = Path(upload) if upload else None
-            read = partial(room.reader.read, report=report)
-            made = perform(room.pipe, settings, file, room.limits, Path(folder), report, read)
+            read = partial(shared.reader.read, report=report)
+            made = perform(shared.pipe, settings, file, shared.limits, Path(folder), report, read)
             report(None)
             try:
                 found = measure_clip(made.clip, "the clip")
@@ -270,7 +270,7 @@ def _run(room: _Room, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any
             return made, result_html(made.clip, found, "strikes"), _numbers(found)
 
         picture = ""
-        for said in room.jobs.run(work):
+        for said in shared.jobs.run(work):
             if isinstance(said, Done):
                 made, strip, numbers = said.result
                 files = [str(file) for file in made.files]
@@ -286,19 +286,19 @@ def _run(room: _Room, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any
                 yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
 
-def _run_measure(room: _Room, **values: Any) -> Iterator[tuple[Any, Any]]:
+def _run_measure(shared: _Shared, **values: Any) -> Iterator[tuple[Any, Any]]:
     yield waiting_html("waiting"), None
     if not values["upload"]:
         raise UserError("there is no file; upload a clip first")
     if values["detector"] not in DETECTORS:
-        raise UserError(f"detector is none of {', '.join(DETECTORS)}")
+        raise UserError(f"detector is not one of {', '.join(DETECTORS)}")
     file = Path(values["upload"])
 
     def work(report: Any) -> tuple[Clip, dict[str, Any]]:
-        clip = room.reader.read(file, "clip", report)
+        clip = shared.reader.read(file, "clip", report)
         return clip, measure_clip(clip, file.name)
 
-    for said in room.jobs.run(work):
+    for said in shared.jobs.run(work):
         if isinstance(said, Done):
             clip, found = said.result
             yield result_html(clip, found, values["detector"]), _numbers(found)

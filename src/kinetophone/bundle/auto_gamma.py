@@ -81,11 +81,11 @@ def _batches(
     make_clip = domain_of(domain).make_clip
     for start in range(0, clips, _AT_ONCE):
         made = [make_clip("val", i, bundle.spec.size) for i in range(start, min(start + _AT_ONCE, clips))]
-        sound = torch.from_numpy(np.stack([clip.audio for clip in made]))
+        audio = torch.from_numpy(np.stack([clip.audio for clip in made]))
         frames = torch.from_numpy(np.stack([clip.video for clip in made]))
         yield (
             [clip.caption for clip in made],
-            AV(audio=bundle.bases.audio.encode(sound), video=bundle.bases.video.encode(frames)),
+            AV(audio=bundle.bases.audio.encode(audio), video=bundle.bases.video.encode(frames)),
         )
 
 

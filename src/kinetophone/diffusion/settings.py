@@ -108,23 +108,23 @@ class Settings:
 
 # Option names of other pipelines, and their equivalents here.
 _ELSEWHERE = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance, a number or AV(audio=…, video=…)",
-    "guidance_audio": "guidance=AV(audio=…, video=…)",
-    "guidance_video": "guidance=AV(audio=…, video=…)",
-    "generator": "seed, a number",
-    "num_videos_per_prompt": "a list of prompts, one for each clip",
-    "num_waveforms_per_prompt": "a list of prompts, one for each clip",
-    "num_frames": "seconds",
-    "audio_length_in_s": "seconds",
-    "audio_end_in_s": "seconds",
-    "frame_rate": "fps",
-    "scheduler": "stepper",
-    "callback_on_step_end": "callback",
-    "height": "nothing: the bundle has one size",
-    "width": "nothing: the bundle has one size",
-    "output_type": "nothing: the clip has arrays, and frames for PIL images",
-    "return_dict": "nothing: a list of clips is returned",
+    "num_inference_steps": "use steps",
+    "guidance_scale": "use guidance, a number or AV(audio=…, video=…)",
+    "guidance_audio": "use guidance=AV(audio=…, video=…)",
+    "guidance_video": "use guidance=AV(audio=…, video=…)",
+    "generator": "use seed, a number",
+    "num_videos_per_prompt": "use a list of prompts, one for each clip",
+    "num_waveforms_per_prompt": "use a list of prompts, one for each clip",
+    "num_frames": "use seconds",
+    "audio_length_in_s": "use seconds",
+    "audio_end_in_s": "use seconds",
+    "frame_rate": "use fps",
+    "scheduler": "use stepper",
+    "callback_on_step_end": "use callback",
+    "height": "omit it: the bundle has one size",
+    "width": "omit it: the bundle has one size",
+    "output_type": "omit it: the clip has arrays, and frames for PIL images",
+    "return_dict": "omit it: a list of clips is returned",
 }
 
 
@@ -132,7 +132,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
     """Problems with sampling options, one line each; options may be missing or None."""
     known = ", ".join(SamplingOptions.__annotations__)
     problems = [
-        f"there is no option {name}; write {_ELSEWHERE[name]}"
+        f"there is no option {name}; {_ELSEWHERE[name]}"
         if name in _ELSEWHERE
         else f"there is no option {name}; there are {known}"
         for name in options
@@ -181,7 +181,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
 def default_problems(settings: Mapping[str, Any]) -> list[str]:
     """Problems with the ``defaults`` of a bundle, one line each; options may be missing."""
     names = ", ".join(PUBLISHED_DEFAULTS)
-    problems = [f"'{key}' is none of {names}" for key in settings if key not in PUBLISHED_DEFAULTS]
+    problems = [f"'{key}' is not one of {names}" for key in settings if key not in PUBLISHED_DEFAULTS]
     known = {key: value for key, value in settings.items() if key in PUBLISHED_DEFAULTS}
     try:
         return problems + option_problems(known)

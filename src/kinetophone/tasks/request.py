@@ -66,13 +66,15 @@ class Script:
             if not row.strip():
                 continue
             if not math.isfinite(second) or not text.strip():
-                problems.append(f"{path}, line {number}: give a second and a text, such as '4.5 {_EXAMPLE}'")
+                problems.append(
+                    f"{path}, line {number}: give a time in seconds and a text, such as '4.5 {_EXAMPLE}'"
+                )
             elif second < 0 or (lines and second <= lines[-1][0]):
                 problems.append(f"{path}, line {number}: {second:g} s is not later than the line before")
             else:
                 lines.append((second, text.strip()))
         if not lines and not problems:
-            problems.append(f"'{path}' has no lines: give a second and a text on each")
+            problems.append(f"'{path}' is empty: give a time in seconds and a text on each line")
         if problems:
             more = [f"and {len(problems) - 5} more lines of '{path}'"] if len(problems) > 5 else []
             raise RequestError(problems[:5] + more)

@@ -50,7 +50,7 @@ def check_stretches(stretches: AV[Stretches], clip_s: float, total_s: float) -> 
                 problems.append(f"keep {start:g} to {end:g} s is not after the previous interval")
             last = end
     if not problems and all(_length(s) >= total_s - _SLACK_S for s in (stretches.audio, stretches.video)):
-        problems.append(f"all of the {total_s:g} s is kept: ask for more seconds, or keep less")
+        problems.append(f"all {total_s:g} s are kept: increase seconds, or keep less")
     if problems:
         raise RequestError(dict.fromkeys(problems))
 
