@@ -109,7 +109,7 @@ def test_a_pair_comes_from_the_hub_and_then_from_the_cache(served, tmp_path) -> 
     )
     assert away == printed
     assert unknown.startswith("RequestError: the Hub cannot be reached for 'cvssp/audioldm-m-full'")
-    assert unknown.endswith("connect, or give a local folder")
+    assert unknown.endswith("connect, or give a folder that holds it")
 
 
 def test_what_the_hub_does_not_have_is_said_in_one_line(served, tmp_path) -> None:

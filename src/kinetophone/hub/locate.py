@@ -301,7 +301,7 @@ def _cached(name: str, components: tuple[str, ...], revision: str | None, error:
         if isinstance(found, str):
             folder = Path(found.removesuffix(path))
             return Source(folder, name, folder.name)
-    raise RequestError([_unreachable(name, error, "a local folder")])
+    raise RequestError([_unreachable(name, error, "a folder that holds it")])
 
 
 def _unreachable(name: str, error: ConnectionError, instead: str) -> str:
