@@ -48,7 +48,7 @@ lowest: requirements-lowest.txt requirements-torch.txt pyproject.toml
 	out/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-torch.txt
 	out/lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	OMP_NUM_THREADS=1 out/lowest/bin/python -m pytest -q -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning \
-		tests/test_text.py tests/test_request.py tests/media tests/bases tests/sampling tests/joint
+		tests/test_text.py tests/media tests/bases tests/hub tests/tasks tests/diffusion tests/coupling
 
 lint: $(READY)
 	$(BIN)/ruff check .

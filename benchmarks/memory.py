@@ -28,6 +28,7 @@ from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE
 from kinetophone.reference import networks as published
+from kinetophone.text import markdown_table
 
 
 class Alive(TorchDispatchMode):
@@ -89,7 +90,7 @@ def activations(call: Callable[[], Any]) -> int:
     return alive.peak
 
 
-def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> str:
+def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> list[str]:
     """A row of the table, for audio latents of ``length`` and ``batch`` prompts at once."""
     with FakeTensorMode():
         with default_dtype(dtype):
@@ -135,7 +136,9 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=1)
     given = parser.parse_args()
     length = -(-round(given.seconds * SAMPLE_RATE) // (HOP * 4 * 8)) * 8  # as AudioLDM.latent_shape
-    print("| GB | all on the device | model offload | sequential offload | joint model | decoders |")
-    print("|---|---|---|---|---|---|")
-    for dtype in (torch.float32, torch.bfloat16):
-        print(row(dtype, given.size, round(given.seconds * given.fps), length, given.batch_size))
+    columns = ["GB", "all on the device", "model offload", "sequential offload", "joint model", "decoders"]
+    rows = [
+        row(dtype, given.size, round(given.seconds * given.fps), length, given.batch_size)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    print("\n".join(markdown_table(columns, rows)))

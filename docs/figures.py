@@ -25,15 +25,15 @@ AUDIO, VIDEO, GREY = "#1b7f3b", "#2b5c9e", "#8a8f98"
 
 
 def draw_clocks() -> Figure:
-    """The timesteps that are sampled, by the function that samples them."""
+    """The noise levels that are sampled, by the function that samples them."""
     process = Discrete.from_scheduler(DDIMScheduler(clip_sample=False))
     figure = _figure(9, 3)
     for axes, gamma in zip(figure.subplots(1, 3, sharey=True), (1.0, 1.5, 3.0), strict=True):
-        grids = power_path(AV.both(process), 25, gamma).map(process.timestep)
-        axes.plot(grids.audio.numpy(), ".-", color=AUDIO, label="sound")
-        axes.plot(grids.video.numpy(), ".-", color=VIDEO, label="picture")
+        path = power_path(AV.both(process), 25, gamma)
+        axes.plot(path.audio.numpy(), ".-", color=AUDIO, label="audio")
+        axes.plot(path.video.numpy(), ".-", color=VIDEO, label="video")
         axes.set(title=f"γ = {gamma:g}", xlabel="step")
-    figure.axes[0].set_ylabel("timestep (noise)")
+    figure.axes[0].set_ylabel("noise level")
     figure.axes[0].legend(frameon=False)
     figure.tight_layout()
     return figure
@@ -46,7 +46,7 @@ def draw_cmc_pe() -> Figure:
     axes.set(xlim=(0, 9), ylim=(0, 3.6))
     axes.axis("off")
     feature = np.abs(np.sin(np.arange(16) * 0.9)) * np.exp(-0.25 * (np.arange(16) % 6))
-    for i, value in enumerate(feature):  # T' = 16 steps of the sound's feature
+    for i, value in enumerate(feature):  # T' = 16 steps of the audio's feature
         axes.add_patch(_box(1.5 + 0.4 * i, 2.75, 0.36, 0.45, AUDIO, alpha=0.15 + 0.85 * value))
     for t in range(8):  # T = 8 frames
         held = feature[2 * t]
@@ -58,7 +58,7 @@ def draw_cmc_pe() -> Figure:
                 place = (1.52 + 0.8 * t + 0.34 * column, 0.72 + 0.34 * row)
                 axes.add_patch(_box(*place, 0.3, 0.3, VIDEO, alpha=0.35))
     for y, text in {
-        2.97: "feature of the\nsound, T' steps",
+        2.97: "feature of the\naudio, T' steps",
         2.12: "the same, held\nover T frames",
         1.05: "tokens of\neach frame",
         0.3: "self-attention within each frame: where to look now depends on what is heard now",
@@ -87,7 +87,7 @@ def draw_sites() -> Figure:
                 axes.add_patch(_box(left + 0.51, base + 0.3, 0.12, 0.7, other, alpha=1.0))
         axes.text(8.65, base + 0.65, "ε", ha="center", va="center", fontsize=12)
         axes.add_patch(_box(0.15, base + 0.35, 1.0, 0.6, colour, alpha=0.15))
-        latent = {"video": "noisy latent\nof the picture", "audio": "noisy latent\nof the sound"}[modality]
+        latent = {"video": "noisy latents\nof the video", "audio": "noisy latents\nof the audio"}[modality]
         axes.text(0.65, base + 0.65, latent, ha="center", va="center", fontsize=7)
         axes.annotate("", (2.55, base + 0.65), (1.2, base + 0.65), arrowprops={"arrowstyle": "->"})
     for x, colour, latent_y, foot, target in (

@@ -25,7 +25,7 @@ from kinetophone.metrics.control import shuffled_control
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "src/kinetophone/bundles/hits/README.md", "docs/results.md", "docs/tasks.md")
 ROWS = {
-    "event F1, sound to picture": "event_f1",
+    "event F1, audio to video": "event_f1",
     "contact F1, by the detector for real clips": "contact_f1",
     "synchrony of the two curves": "synchrony",
     "AV-Align (SVG)": "av_align_svg",
@@ -38,8 +38,8 @@ COUNTS = "strikes as many as the prompt names, within one, heard and seen"
 SETS = {"generated": "generated", "uncoupled": "coupling off", "true": "true clips"}
 # Of a task: what is made, from what, the group of measures in its results, and the measure at one frame.
 TASKS = {
-    "sound": ("a sound for the true picture: onsets against true strikes", "detectors", "audio_f1"),
-    "picture": ("a picture for the true sound: strikes seen against true strikes", "detectors", "video_f1"),
+    "sound": ("audio for the true video: onsets against true strikes", "detectors", "audio_f1"),
+    "picture": ("video for the true audio: strikes seen against true strikes", "detectors", "video_f1"),
     "extend": ("what follows 1.5 s of a true clip: its onsets against its strikes", "metrics", "event_f1"),
 }
 _TABLE = re.compile(r"(<!-- (figures|tasks) (\S+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
@@ -66,7 +66,7 @@ def tasks_table(results: dict[str, dict[str, Any]]) -> str:
         cells = [_value(rows[key]), f"{rows[key]['shuffled']:.2f}"]
         cells += [_value(near), f"{near['shuffled']:.2f}"] if near else ["", ""]
         lines.append(_row([name, *cells, str(rows[key]["n"])]))
-    note = "8 fps; 95 % intervals over clips; chance is the truth, or the sound, of other clips."
+    note = "8 fps; 95 % intervals over clips; chance is the truth, or the audio, of other clips."
     return "\n".join([*lines, "", note, ""])
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,12 +12,33 @@ from hypothesis import settings
 
 from kinetophone.media import Clip, ClipTime
 
+if TYPE_CHECKING:
+    from standin_hub import Elsewhere
+
 # The machines that run the tests are slow and shared: a deadline would only measure that. Derandomised, so
 # that a commit that passes once passes always.
 settings.register_profile("kinetophone", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("kinetophone")
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny bases of every family (``tiny.save_all``), made once: to be read; to be copied before a change."""
+    import tiny
+
+    return tiny.save_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+    """A process that knows a stand-in Hub."""
+    import standin_hub
+
+    process = standin_hub.Elsewhere(tmp_path_factory.mktemp("elsewhere"))
+    yield process
+    process.close()
 
 
 @pytest.fixture

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import kinetophone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_someone_who_may_write"
@@ -143,13 +147,75 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[tuple[str, list[str]]]:
+def serving(root: Path, port: int = 0) -> Iterator[tuple[str, list[str]]]:
     """Serve the repositories under ``root``: the address, and the files that were asked for."""
     handler = type("Handler", (Hub,), {"root": root, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", handler.asked
     finally:
         server.shutdown()
         server.server_close()
+
+
+# Runs what it is sent, a line each: code and its arguments; what that printed is the answer.
+_OTHER = """
+import contextlib, io, json, sys, traceback
+for line in sys.stdin:
+    code, *sys.argv[1:] = json.loads(line)
+    printed, failure = io.StringIO(), None
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(code, {"__name__": "__main__"})
+        except BaseException:
+            failure = traceback.format_exc()
+    print(json.dumps([printed.getvalue(), failure]), flush=True)
+"""
+
+
+class Elsewhere:
+    """A process whose Hub is a stand-in, for everything that a test process asks of the Hub.
+
+    It is a process of its own since the Hub's address is read when its library is imported, and one for all
+    since that takes seconds. Repositories are folders ``root/owner/name``; no two tests name theirs alike:
+    what was fetched once stays fetched.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.home = folder / "hub", folder / "home"
+        for made in (self.root, self.home):
+            made.mkdir()
+        with serving(self.root) as (self.endpoint, _):
+            pass
+        environment = {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(self.home),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HOME": str(self.home),
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(Path(kinetophone.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _OTHER],
+            env=environment, cwd=self.home, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def online(self) -> AbstractContextManager[tuple[str, list[str]]]:
+        """Inside, the Hub can be reached; see :func:`serving`."""
+        return serving(self.root, int(self.endpoint.rsplit(":", 1)[1]))
+
+    def run(self, code: str, *arguments: str) -> list[str]:
+        """The lines that ``code`` prints."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([code, *arguments]) + "\n")
+        self._process.stdin.flush()
+        printed, failure = json.loads(self._process.stdout.readline())
+        assert failure is None, failure
+        return printed.strip().splitlines()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers.utils import export_to_video
 from PIL import Image
 
-from kinetophone import Kinetophone
+from kinetophone import Kinetophone, UnknownWordsWarning
 from kinetophone.errors import RequestError
 from kinetophone.media.clip import Clip
 from kinetophone.media.images import as_image
+from kinetophone.media.read import read_video
+from kinetophone.media.timing import ClipTime
+from kinetophone.tasks.request import Script
 
 COLOUR = (200, 100, 50)
 
@@ -21,32 +31,113 @@ def pipe() -> Kinetophone:
     return Kinetophone.from_pretrained("hits", device="cpu")
 
 
+PROMPT = "a drumstick hits a drum"
+CLIP = Clip(np.zeros((8, 48, 64, 3), np.uint8), 8, np.zeros(16000, np.float32))
+# Each task as somebody calls it who has only read that there is one.
+CALLS: dict[str, Callable[..., Any]] = {
+    "a call": lambda pipe, **options: pipe(prompt=PROMPT, **options),
+    "stream": lambda pipe, **options: list(pipe.stream(PROMPT, seconds=4, **options)),
+    "audio": lambda pipe, **options: pipe.audio(PROMPT, **options),
+    "sound": lambda pipe, **options: pipe.sound(CLIP, PROMPT, **options),
+    "picture": lambda pipe, **options: pipe.picture(CLIP, PROMPT, **options),
+    "animate": lambda pipe, **options: pipe.animate(CLIP.video[0], PROMPT, **options),
+    "extend": lambda pipe, **options: pipe.extend(CLIP, PROMPT, seconds=4, **options),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(
-    ("option", "instead"),
+    ("option", "value", "instead"),
     [
-        ("num_inference_steps", "use steps"),
-        ("guidance_scale", "use guidance, a number or AV"),
-        ("generator", "use seed"),
-        ("num_videos_per_prompt", "use a list of prompts"),
-        ("stepps", "there are steps, stepper, gamma"),
+        ("num_inference_steps", 1, "use steps"),
+        ("guidance_scale", 7.5, "use guidance, a number or AV"),
+        ("generator", torch.Generator().manual_seed(3), "use seed"),
+        ("num_videos_per_prompt", 2, "use a list of prompts"),
+        ("stepps", 1, "there are steps, stepper, gamma"),
     ],
 )
 def test_options_of_other_names_say_what_they_are_called_here(
-    pipe: Kinetophone, option: str, instead: str
+    pipe: Kinetophone, call: Callable[..., Any], option: str, value: Any, instead: str
 ) -> None:
     with pytest.raises(RequestError, match=f"there is no option {option}.*{instead}"):
-        pipe(prompt="a drumstick hits a drum", **{option: 1})  # type: ignore[call-overload,misc]
+        call(pipe, **{option: value})
+
+
+@pytest.mark.parametrize("fps", [8, "30000/1001", 12.5, Fraction(1_234_567, 50_001)])
+def test_export_to_video_takes_frames_and_rate_of_a_clip(fps: Any, tmp_path: Path) -> None:
+    grey = np.arange(0, 200, 20, dtype=np.uint8)
+    frames = np.broadcast_to(grey[:, None, None, None], (10, 48, 64, 3))
+    clip = Clip(frames, fps, np.zeros(ClipTime(fps, 10).samples, np.float32))
+    file = export_to_video(clip.frames, str(tmp_path / "clip.mp4"), fps=clip.fps)
+    found = read_video(file)
+    assert len(found.frames) == 10
+    assert float(found.fps) == pytest.approx(clip.fps, rel=1e-3)
+    assert np.abs(found.frames.mean((1, 2, 3)) - grey).max() < 8
+
+
+LOAD = """
+from kinetophone import Kinetophone, UnknownWordsWarning
+Kinetophone.from_pretrained("hits", device="cpu")
+"""
+
+
+def test_loading_a_bundle_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_bars_are_configured_as_in_diffusers(
+    pipe: Kinetophone, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "_bar_config", {})
+    pipe.set_progress_bar_config(desc="drums", disable=False, leave=True)
+    pipe(PROMPT, steps=1)
+    pipe.sound(CLIP, PROMPT, steps=1)
+    bars = capsys.readouterr().err.split("\n")
+    assert ["drums: 100%" in bar for bar in bars] == [True, True, False]
+    pipe(PROMPT, steps=1, progress=False)
+    pipe.set_progress_bar_config(disable=True)
+    pipe(PROMPT, steps=1)
+    assert capsys.readouterr().err == ""
+    pipe(PROMPT, steps=1, progress=True)
+    assert "denoising: 100%" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="there is no option hide of progress bars; there are"):
+        pipe.set_progress_bar_config(hide=True)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_words_that_a_bundle_has_never_seen_are_said_once(
+    pipe: Kinetophone, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "PROMPT", "A dog taps a Drum, the cat TAP-taps 狗!")
+    with pytest.warns(UnknownWordsWarning) as said:
+        call(pipe, steps=1)
+    words = "dog, the, cat, TAP, 狗"
+    assert [str(warning.message) for warning in said] == [
+        f"bundle 'hits' has never seen these words of the prompt: {words}"
+    ]
+    assert said[0].filename == __file__  # the line of the caller, not one of the package
+
+
+def test_many_words_that_a_bundle_has_never_seen_are_counted(pipe: Kinetophone) -> None:
+    texts = [
+        " ".join(f"word{chr(97 + i)}" for i in range(8)),
+        "a drum",
+        Script(((0, "a dog"), (2, "a dog cat bird"))),
+    ]
+    with pytest.warns(UnknownWordsWarning, match=r": worda, .*, wordh, dog, cat and 1 more$"):
+        pipe(texts, steps=1)
 
 
 def test_numbers_of_numpy_are_numbers(pipe: Kinetophone) -> None:
-    plain = pipe(prompt="a drumstick hits a drum", steps=1, seed=3)[0]
-    numpy = pipe(prompt="a drumstick hits a drum", steps=np.int32(1), seed=np.int64(3))[0]  # type: ignore[arg-type]
+    plain = pipe(prompt=PROMPT, steps=1, seed=3)[0]
+    numpy = pipe(prompt=PROMPT, steps=np.int32(1), seed=np.int64(3))[0]  # type: ignore[arg-type]
     assert np.array_equal(plain.video, numpy.video)
     assert np.array_equal(plain.audio, numpy.audio)
 
 
 def test_a_clip_is_what_a_task_is_given(pipe: Kinetophone) -> None:
-    clip = pipe("a drumstick hits a drum", steps=1)[0]
+    clip = pipe(PROMPT, steps=1)[0]
     assert np.array_equal(pipe.sound(clip, "a drum", steps=1).video, clip.video)
     assert np.array_equal(pipe.picture(clip, "a drum", steps=1).audio, clip.audio)
 
@@ -54,10 +145,9 @@ def test_a_clip_is_what_a_task_is_given(pipe: Kinetophone) -> None:
 def test_a_pipeline_and_a_clip_say_what_they_are(pipe: Kinetophone) -> None:
     assert type(pipe.components["video.unet"]).__name__ == "UNetMotionModel"
     assert "audio.vocoder: SpeechT5HifiGan" in repr(pipe)
-    clip = Clip(np.zeros((8, 48, 64, 3), np.uint8), 8, np.zeros(16000, np.float32))
-    assert repr(clip) == "Clip(8 frames of 64 × 48 at 8 fps, 1 s, audio at 16000 Hz)"
-    assert clip._repr_html_().startswith('<video controls src="data:video/mp4;base64,AAAA')
-    assert [frame.size for frame in clip.frames] == [(64, 48)] * 8
+    assert repr(CLIP) == "Clip(8 frames of 64 × 48 at 8 fps, 1 s, audio at 16000 Hz)"
+    assert CLIP._repr_html_().startswith('<video controls src="data:video/mp4;base64,AAAA')
+    assert [frame.size for frame in CLIP.frames] == [(64, 48)] * 8
 
 
 @pytest.mark.parametrize(

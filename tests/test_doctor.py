@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +13,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import kinetophone
-import standin_hub
 import tiny
 from kinetophone import Kinetophone, doctor
 from kinetophone.cli import app
 from kinetophone.doctor import Question, Row, examine
+from standin_hub import Elsewhere
 
-# Several questions in one process of its own: the Hub's address is read when its library is imported.
+# Run in a process that knows the stand-in for the Hub alone.
 ASK = """
 import dataclasses, json, sys
 from kinetophone.doctor import Question, examine
@@ -32,25 +29,8 @@ for question in json.loads(sys.argv[1]):
 Rows = list[dict[str, str]]
 
 
-def ask(endpoint: str, cache: Path, *questions: dict[str, Any], **environment: str) -> list[Rows]:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ASK, json.dumps(questions)],
-        env={
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(cache),
-            "HOME": str(cache),
-            "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": str(Path(kinetophone.__file__).parents[1]),
-            "OMP_NUM_THREADS": "1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def ask(elsewhere: Elsewhere, *questions: dict[str, Any]) -> list[Rows]:
+    return [json.loads(line) for line in elsewhere.run(ASK, json.dumps(questions))]
 
 
 def row(rows: Rows, check: str) -> dict[str, str]:
@@ -61,34 +41,33 @@ def failed(rows: Rows) -> list[str]:
     return [row["check"] for row in rows if row["state"] == "FAIL"]
 
 
-def test_the_hub_before_and_after_everything_is_fetched(tmp_path: Path) -> None:
+def test_the_hub_before_and_after_everything_is_fetched(elsewhere: Elsewhere, models: Path) -> None:
     """AudioLDM as pickles alone, an image model in half precision alone, and its motion modules."""
-    root = tiny.save_all(tmp_path / "hub" / "tiny")
+    root = shutil.copytree(models, elsewhere.root / "ill")
     tiny.pickled(root / "audioldm")
     tiny.halved(root / "image")
     shutil.copytree(root / "audioldm", root / "gated")
     (root / "gated" / ".gated").touch()
-    pair = {"audio_base": "tiny/audioldm", "video_base": "tiny/image", "motion_adapter": "tiny/adapter"}
+    pair = {"audio_base": "ill/audioldm", "video_base": "ill/image", "motion_adapter": "ill/adapter"}
     pair |= {"device": "cpu"}
-    with standin_hub.serving(tmp_path / "hub") as (endpoint, _):
+    with elsewhere.online() as (endpoint, _):
         refused, gated, absent, before, fetched = ask(
-            endpoint,
-            tmp_path / "cache",
+            elsewhere,
             pair,
-            pair | {"audio_base": "tiny/gated", "allow_pickle": True},
-            pair | {"video_base": "tiny/nothing", "allow_pickle": True},
+            pair | {"audio_base": "ill/gated", "allow_pickle": True},
+            pair | {"video_base": "ill/nothing", "allow_pickle": True},
             pair | {"allow_pickle": True},
             pair | {"allow_pickle": True, "fetch": True},
         )
         assert row(refused, "Hub")["found"].startswith(f"{endpoint}, not logged in")
         assert failed(refused) == ["audio base"]
-        assert "'tiny/audioldm' has only pickled weights (unet/diff" in row(refused, "audio base")["found"]
+        assert "'ill/audioldm' has only pickled weights (unet/diff" in row(refused, "audio base")["found"]
         assert "use --allow-pickle" in row(refused, "audio base")["remedy"]
         assert failed(gated) == ["audio base"]
-        assert row(gated, "audio base")["found"] == "'tiny/gated' is gated"
+        assert row(gated, "audio base")["found"] == "'ill/gated' is gated"
         assert "accept its terms on the Hub, then log in with" in row(gated, "audio base")["remedy"]
         assert failed(absent) == ["video base"]
-        assert "the Hub has no model 'tiny/nothing'" in row(absent, "video base")["found"]
+        assert "the Hub has no model 'ill/nothing'" in row(absent, "video base")["found"]
         assert failed(before) == []
         assert "files to download, " in row(before, "audio base")["found"]
         assert row(before, "one step")["remedy"] == "run it again with --fetch"
@@ -98,33 +77,26 @@ def test_the_hub_before_and_after_everything_is_fetched(tmp_path: Path) -> None:
         row(fetched, "video base: unet")["state"] == row(fetched, "motion adapter: network")["state"] == "ok"
     )
     assert "finite" in row(fetched, "one step, smallest")["found"]
-    (away,) = ask(
-        "http://127.0.0.1:9", tmp_path / "cache", pair | {"audio_base": "tiny/other", "allow_pickle": True}
-    )
-    assert row(away, "video base")["found"] == "tiny/image, already downloaded; the Hub cannot be reached"
+    (away,) = ask(elsewhere, pair | {"audio_base": "ill/other", "allow_pickle": True})
+    assert row(away, "video base")["found"] == "ill/image, already downloaded; the Hub cannot be reached"
     assert failed(away) == ["audio base"]
     assert row(away, "audio base")["remedy"] == "connect, unset HF_HUB_OFFLINE, or give a folder"
 
 
-def test_a_bundle_on_the_hub(tmp_path: Path, models: Path) -> None:
+def test_a_bundle_on_the_hub(elsewhere: Elsewhere, models: Path) -> None:
     pipe = Kinetophone.from_bases(
         audio=models / "audioldm", video=models / "animatediff", size=32, device="cpu"
     )
-    pipe.save_pretrained(tmp_path / "hub" / "me" / "mine")
+    pipe.save_pretrained(elsewhere.root / "me" / "mine")
     question = {"bundle": "me/mine", "device": "cpu"}
-    with standin_hub.serving(tmp_path / "hub") as (endpoint, asked):
-        before, none = ask(endpoint, tmp_path / "cache", question, {"bundle": "me/nothing"})
+    with elsewhere.online() as (_, asked):
+        before, none = ask(elsewhere, question, {"bundle": "me/nothing"})
         assert set(asked) == {"kinetophone.json", "video/unet/config.json"}
-        (after,) = ask(endpoint, tmp_path / "cache", question | {"fetch": True})
+        (after,) = ask(elsewhere, question | {"fetch": True})
     assert failed(none) == ["bundle"]
     assert failed(before) == failed(after) == []
     assert "files to download, " in row(before, "audio base")["found"]
     assert "a clip of 50 steps takes about" in row(after, "one step, 1 s at 32 px")["found"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_all(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

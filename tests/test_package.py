@@ -59,3 +59,20 @@ def test_the_lock_pins_every_dependency_with_hashes() -> None:
         wanted += extra
     assert {re.split(r"[><=\[]", name)[0].lower().replace("_", "-") for name in wanted} <= locked | {"torch"}
     assert not {name for name in locked if name.startswith(("nvidia", "triton", "torchvision", "torchaudio"))}
+
+
+def test_the_lowest_versions_are_those_that_are_allowed_and_tests_of_them_are_there() -> None:
+    pins = dict(
+        re.findall(
+            r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "requirements-lowest.txt").read_text(), re.MULTILINE
+        )
+    )
+    extras = PROJECT["optional-dependencies"]
+    for line in (*PROJECT["dependencies"], *extras["app"], *extras["dev"]):
+        name, lowest = line.replace("_", "-").split(">=")
+        if name != "torch":  # which stands in requirements-torch.txt
+            assert f"{pins[name]}.".startswith(f"{lowest}."), line
+    command = (ROOT / "Makefile").read_text().partition("\nlowest:")[2].partition("\n\n")[0]
+    tests = re.findall(r"\btests/\S+", command)
+    assert tests
+    assert [path for path in tests if not (ROOT / path).exists()] == []

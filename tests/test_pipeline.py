@@ -116,11 +116,6 @@ def test_the_bundle_is_small_and_safe():
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".txt", ".md"}
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return tiny.save_all(tmp_path_factory.mktemp("models"))
-
-
 def awake(pipe):
     """The pipe with a coupling that does something: a fresh one leaves the bases as they are."""
     generator = torch.Generator().manual_seed(0)

@@ -16,17 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kinetophone.av import AV
+    from kinetophone.errors import UnknownWordsWarning
     from kinetophone.media import Clip
     from kinetophone.pipeline import Kinetophone
 
 __version__ = "0.1.0"
-__all__ = ["AV", "Clip", "Kinetophone", "__version__"]
+__all__ = ["AV", "Clip", "Kinetophone", "UnknownWordsWarning", "__version__"]
 
-_HOME = {"AV": "kinetophone.av", "Clip": "kinetophone.media", "Kinetophone": "kinetophone.pipeline"}
+_HOME = {
+    "AV": "kinetophone.av",
+    "Clip": "kinetophone.media",
+    "Kinetophone": "kinetophone.pipeline",
+    "UnknownWordsWarning": "kinetophone.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        if name == "Kinetophone":
+            from kinetophone.progress import bar_class
+
+            bar_class()  # must come before other libraries import tqdm, which may warn in a notebook
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'kinetophone' has no attribute '{name}'")
 

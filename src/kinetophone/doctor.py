@@ -440,7 +440,7 @@ def _real(pipe: Any, question: Question, device: Any) -> Row:
         found = f"not tried: it takes about {needed / _GB:.1f} GB; {free / _GB:.1f} GB are free"
         return Row(label, "warn", found, "use --dtype float16, or generate --offload model")
     moments = [time.monotonic()]
-    pipe(_PROMPT, steps=1, callback=lambda _: moments.append(time.monotonic()))
+    pipe(_PROMPT, steps=1, progress=False, callback=lambda _: moments.append(time.monotonic()))
     moments.append(time.monotonic())
     step, decoding = moments[1] - moments[0], moments[2] - moments[1]
     steps = spec.defaults["steps"]

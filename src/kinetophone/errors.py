@@ -1,10 +1,12 @@
-"""Errors that a user can fix.
+"""Errors that a user can fix, and warnings.
 
-The command line prints their message without a traceback and exits with status 2.
+The command line prints their message without a traceback; for errors it exits with status 2.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -31,3 +33,15 @@ class RequestError(UserError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class UnknownWordsWarning(UserWarning):
+    """A prompt has words that the bundle's text encoders have not seen in training."""
+
+
+def warn(warning: Warning) -> None:
+    """Emit a warning that points to the calling line outside this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(warning, stacklevel=level)

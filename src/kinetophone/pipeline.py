@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, Unpack
 
 import numpy as np
@@ -25,16 +27,18 @@ from kinetophone.diffusion.inpainting import Given
 from kinetophone.diffusion.sample import Progress
 from kinetophone.diffusion.settings import SamplingOptions
 from kinetophone.diffusion.windows import carried, whole, window_seed
-from kinetophone.errors import RequestError
+from kinetophone.errors import RequestError, UnknownWordsWarning, warn
 from kinetophone.media.clip import Clip
 from kinetophone.media.read import Audio, Video
 from kinetophone.media.timing import ClipTime
-from kinetophone.progress import step_bar
+from kinetophone.progress import check_bar_options, step_bar
 from kinetophone.tasks import animate, extend, picture, sound
 from kinetophone.tasks.common.keep import MEETING_S, crossfaded
 from kinetophone.tasks.common.sampling import decode, sample, text_at, windows_of
 from kinetophone.tasks.request import GenerateRequest, Script
 from kinetophone.tasks.task import Stretches, Task, TaskInput, read_media
+
+_MOST_WORDS = 10  # words listed in a warning
 
 
 class Kinetophone(Bundle):
@@ -42,7 +46,28 @@ class Kinetophone(Bundle):
 
     A call makes clips from prompts; :meth:`sound`, :meth:`picture`, :meth:`animate` and :meth:`extend` also
     take a video, audio, an image or a clip.
+
+    Every call emits one :class:`kinetophone.errors.UnknownWordsWarning` if its prompts have words that the
+    bundle's text encoders have not seen in training, as far as that is known.
     """
+
+    _bar_config: Mapping[str, Any] = MappingProxyType({})
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Set the options of progress bars for all further calls, as in diffusers.
+
+        ``progress=True`` or ``progress=False`` of a call takes precedence over ``disable`` here. Without
+        either, bars are shown only in a terminal or a notebook.
+
+        Args:
+            **kwargs: options of tqdm: ``disable``, ``desc``, ``leave``, ``file``, ``ncols``, …; they replace
+                those of an earlier call.
+
+        Raises:
+            RequestError: tqdm has no such option.
+        """
+        check_bar_options(kwargs)
+        self._bar_config = kwargs
 
     def __call__(
         self,
@@ -51,7 +76,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction | None = None,
         fps: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Clip]:
@@ -63,7 +88,7 @@ class Kinetophone(Bundle):
                 generated in overlapping windows.
             fps: frame rate; default: that of the bundle.
             seed: seed of the first clip; clip i uses ``seed + i`` for every batch size.
-            progress: show a progress bar.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
             callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
@@ -79,7 +104,7 @@ class Kinetophone(Bundle):
         settings = self.spec.settings(options)
         clips: list[Clip] = []
         batch = settings.batch_size
-        with step_bar(progress, settings.steps * -(-len(texts) // batch), callback) as advance:
+        with self._bar(progress, settings.steps * -(-len(texts) // batch), callback) as advance:
             for start in range(0, len(texts), batch):
                 part = texts[start : start + batch]
                 seeds = [seed + start + i for i in range(len(part))]
@@ -98,7 +123,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction,
         fps: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Clip]:
@@ -112,7 +137,7 @@ class Kinetophone(Bundle):
             seconds: total length.
             fps: frame rate; default: that of the bundle.
             seed: seed of the noise.
-            progress: show a progress bar.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
             callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
@@ -128,7 +153,7 @@ class Kinetophone(Bundle):
         one = replace(time, frames=windows[0].length.video)
         given: AV[Given | None] | None = None
         tail, done = np.empty(0, np.float32), 0
-        with step_bar(progress, settings.steps * len(windows), callback) as advance:
+        with self._bar(progress, settings.steps * len(windows), callback) as advance:
             for k, window in enumerate(windows):
                 text = text_at(prompt, window, time)
                 latents = sample(self, (text,), one, [window_seed(seed, k)], settings, advance, given)
@@ -155,7 +180,7 @@ class Kinetophone(Bundle):
         *,
         seconds: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Audio:
@@ -165,7 +190,7 @@ class Kinetophone(Bundle):
             prompt: a description of the audio.
             seconds: length; default: that of the bundle.
             seed: seed of the noise.
-            progress: show a progress bar.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
             callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`; those for the video and
                 for the coupling have no effect.
@@ -183,7 +208,7 @@ class Kinetophone(Bundle):
         nothing = Given.all_of(
             torch.zeros(1, channels, whole(windows).video, *side)
         )  # there is nothing left to sample of it
-        with step_bar(progress, settings.steps, callback) as advance:
+        with self._bar(progress, settings.steps, callback) as advance:
             latents = sample(self, (prompt,), time, [seed], settings, advance, AV(None, nothing))
         return Audio(self.bases.audio.decode(latents.audio, time.samples)[0], time.sample_rate)
 
@@ -196,7 +221,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction | None = None,
         keep: Stretches | AV[Stretches] | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -209,7 +234,7 @@ class Kinetophone(Bundle):
             seconds: length, for tasks that let the caller choose it; default: that of the bundle.
             keep: intervals of the clip to keep, for tasks that support it.
             seed: seed of the noise.
-            progress: show a progress bar.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
             callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
@@ -228,7 +253,7 @@ class Kinetophone(Bundle):
         )
         settings = self.spec.settings(options)
         plan = task.plan(self, time, given)
-        with step_bar(progress, settings.steps, callback) as advance:
+        with self._bar(progress, settings.steps, callback) as advance:
             return plan.finish(sample(self, (prompt,), plan.time, [seed], settings, advance, plan.given))
 
     def sound(
@@ -237,7 +262,7 @@ class Kinetophone(Bundle):
         prompt: str | Script,
         *,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -260,7 +285,7 @@ class Kinetophone(Bundle):
         prompt: str | Script,
         *,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -285,7 +310,7 @@ class Kinetophone(Bundle):
         *,
         seconds: float | Fraction | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -312,7 +337,7 @@ class Kinetophone(Bundle):
         seconds: float | Fraction,
         keep: Stretches | AV[Stretches] | None = None,
         seed: int = 0,
-        progress: bool = False,
+        progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
@@ -332,6 +357,11 @@ class Kinetophone(Bundle):
         common: Any = {"seed": seed, "progress": progress, "callback": callback, **options}
         return self.run(extend.TASK, prompt, clip, seconds=seconds, keep=keep, **common)
 
+    def _bar(
+        self, progress: bool | None, total: int, callback: Callable[[Progress], None] | None
+    ) -> AbstractContextManager[Callable[[Progress], None] | None]:
+        return step_bar(progress, total, callback, self._bar_config)
+
     def _checked(
         self,
         prompts: tuple[str | Script, ...],
@@ -340,6 +370,24 @@ class Kinetophone(Bundle):
         seed: int,
         options: SamplingOptions,
     ) -> ClipTime:
-        return GenerateRequest(
+        time = GenerateRequest(
             prompts=prompts, bundle=self.spec, seconds=seconds, fps=fps, seed=seed, options=options
         ).validate()
+        self._warn_of_unknown_words(prompts)
+        return time
+
+    def _warn_of_unknown_words(self, prompts: tuple[str | Script, ...]) -> None:
+        texts = [
+            text
+            for prompt in dict.fromkeys(prompts)
+            for text in ([prompt] if isinstance(prompt, str) else [text for _, text in prompt.lines])
+        ]
+        unknown: AV[list[str]] = self.bases.map(lambda base: base.unknown_words(texts))
+        if words := list(dict.fromkeys(unknown.audio + unknown.video)):
+            more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+            listed = ", ".join(words[:_MOST_WORDS]) + more
+            warn(
+                UnknownWordsWarning(
+                    f"bundle '{self.spec.name}' has never seen these words of the prompt: {listed}"
+                )
+            )

@@ -143,6 +143,13 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise RequestError([f"'{path}' is not valid YAML: {reason(error)}"]) from None
 
 
+def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    head = list(columns)
+    first, *lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return [first, "|" + "---|" * len(head), *lines]
+
+
 def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:

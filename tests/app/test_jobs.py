@@ -120,14 +120,14 @@ def test_the_thread_outlives_whatever_ends_a_job(error: BaseException) -> None:
 
 
 def test_a_job_waits_no_longer_than_its_limit_and_is_told_its_place() -> None:
-    jobs = Jobs(60, waiting_s=3, most_waiting=2)
+    jobs = Jobs(60, waiting_s=1, most_waiting=2)
     first = jobs.run(counting(10**6))
     next(item for item in first if item is not None)
     second, third = jobs.run(counting(1)), jobs.run(counting(1))
     assert (next(second), next(third)) == (Waiting(1), Waiting(2))
     with pytest.raises(TimeLimitError, match="2 jobs are waiting already; try again later"):
         list(jobs.run(counting(1)))
-    with pytest.raises(TimeLimitError, match="waited longer than 3 s for its turn; try again later"):
+    with pytest.raises(TimeLimitError, match="waited longer than 1 s for its turn; try again later"):
         list(second)
     third.close()
     first.close()

@@ -26,6 +26,7 @@ def run(
         "HF_HOME": str(home),
         "HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
+        "OMP_NUM_THREADS": "1",
         **({"HF_TOKEN": token} if token else {}),
     }
     return subprocess.run(

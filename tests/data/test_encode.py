@@ -24,9 +24,9 @@ def clips(tmp_path_factory):
     return root / "clips"
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    return tiny.save_all(tmp_path_factory.mktemp("bases"))
+@pytest.fixture
+def bases(models):
+    return models
 
 
 def pickled(folder, out, wrap=lambda state: state):

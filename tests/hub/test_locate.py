@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import kinetophone
 import standin_hub
 import tiny
 from kinetophone.errors import RequestError
-from kinetophone.hub import locate as hub
+from kinetophone.hub import locate as locating
+from standin_hub import Elsewhere
 
-# Run in a process of its own: the Hub's address is read when its library is imported.
+# Run in a process that knows the stand-in alone.
 LOAD = """
 import sys
 from kinetophone.bases.load import load_audio_base, load_video_base
@@ -46,9 +44,9 @@ for name in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
-    root = tmp_path_factory.mktemp("hub")
-    tiny.save_all(root / "tiny")
+def hub(elsewhere: Elsewhere, models: Path) -> Elsewhere:
+    root = elsewhere.root
+    shutil.copytree(models, root / "tiny")
     # What such repositories have besides: other precisions, other formats, pictures, a whole checkpoint.
     unet = root / "tiny" / "image" / "unet"
     (unet / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half")
@@ -67,43 +65,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
     tiny.save(tiny.audioldm(), gated)
     (gated / ".gated").touch()
     (gated / "network.pt").touch()
-    with standin_hub.serving(root) as hub:
-        yield hub
+    return elsewhere
 
 
-def load(endpoint: str, cache: Path, *calls: str) -> list[str]:
-    """What loading bases prints, a line each."""
-    return printed(LOAD, endpoint, cache, *calls)
-
-
-def printed(code: str, endpoint: str, cache: Path, *arguments: str) -> list[str]:
-    """What is printed in a process that knows no other Hub."""
-    environment = {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(cache),
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(cache),
-        "PYTHONPATH": str(Path(kinetophone.__file__).parents[1]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()
-
-
-def test_a_pair_comes_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
-    endpoint, asked = served
-    (printed,) = load(endpoint, tmp_path, "video tiny/image motion_adapter=tiny/adapter")
+def test_a_pair_comes_from_the_hub_and_then_from_the_cache(hub: Elsewhere) -> None:
+    with hub.online() as (_, asked):
+        (printed,) = hub.run(LOAD, "video tiny/image motion_adapter=tiny/adapter")
     assert printed.startswith("UNetMotionModel")
     assert f"'revision': '{standin_hub.COMMIT}', 'motion_adapter': 'tiny/adapter'" in printed
     # Only what is needed came over the wire.
     assert not {f for f in asked if f.endswith((".bin", ".ckpt", ".png")) or "fp16" in f}
     assert "unet/diffusion_pytorch_model.safetensors" in asked
-    away, unknown = load(
-        "http://127.0.0.1:9",
-        tmp_path,
+    away, unknown = hub.run(
+        LOAD,
         "video tiny/image motion_adapter=tiny/adapter",
         "audio cvssp/audioldm-m-full",
     )
@@ -112,16 +86,15 @@ def test_a_pair_comes_from_the_hub_and_then_from_the_cache(served, tmp_path) -> 
     assert unknown.endswith("connect, or give a folder that holds it")
 
 
-def test_what_the_hub_does_not_have_is_said_in_one_line(served, tmp_path) -> None:
-    endpoint, _ = served
-    nothing, revision, gated, pickled = load(
-        endpoint,
-        tmp_path,
-        "audio tiny/nothing",
-        "audio tiny/audioldm revision=v9",
-        "audio tiny/gated",
-        "audio tiny/pickled",
-    )
+def test_what_the_hub_does_not_have_is_said_in_one_line(hub: Elsewhere) -> None:
+    with hub.online():
+        nothing, revision, gated, pickled = hub.run(
+            LOAD,
+            "audio tiny/nothing",
+            "audio tiny/audioldm revision=v9",
+            "audio tiny/gated",
+            "audio tiny/pickled",
+        )
     assert nothing.startswith("RequestError: the Hub has no model 'tiny/nothing'")
     assert "has no revision 'v9'" in revision
     assert gated.startswith("RequestError: 'tiny/gated' is gated")
@@ -130,14 +103,13 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(served, tmp_path) -> Non
     )
 
 
-def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_path) -> None:
-    endpoint, asked = served
+def test_single_networks_come_from_the_hub_and_then_from_the_cache(hub: Elsewhere) -> None:
     at = f"@{standin_hub.COMMIT}/"
     name = f"tiny/networks{at}sound/vggish.pt"
-    found, no_file, no_model, gated = printed(
-        NETWORKS, endpoint, tmp_path, name,
-        f"tiny/networks{at}none.pt", f"tiny/nothing{at}a.pt", f"tiny/gated{at}network.pt",
-    )  # fmt: skip
+    with hub.online() as (_, asked):
+        found, no_file, no_model, gated = hub.run(
+            NETWORKS, name, f"tiny/networks{at}none.pt", f"tiny/nothing{at}a.pt", f"tiny/gated{at}network.pt"
+        )
     assert gated.startswith("RequestError: 'tiny/gated' is gated: accept its terms on the Hub")
     assert found == "0.5"
     assert "sound/vggish.pt" in asked
@@ -149,7 +121,7 @@ def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_p
         f"{gone.format(f'tiny/nothing{at}a.pt')}and the Hub has no model 'tiny/nothing'"
     )
 
-    found, away = printed(NETWORKS, "http://127.0.0.1:9", tmp_path, name, f"of/someone{at}i3d.pt")
+    found, away = hub.run(NETWORKS, name, f"of/someone{at}i3d.pt")
     assert found == "0.5"
     assert away.startswith(f"RequestError: the Hub cannot be reached for 'of/someone{at}i3d.pt', which")
     assert away.endswith("connect, or give a local file")
@@ -160,10 +132,10 @@ def test_single_networks_come_from_the_hub_and_then_from_the_cache(served, tmp_p
 )
 def test_what_is_neither_a_file_nor_one_on_the_hub(name: str) -> None:
     with pytest.raises(RequestError, match=r"there is no file '.*', and it is not a Hub file like"):
-        hub.locate_file(name)
+        locating.locate_file(name)
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "nothing", "/nowhere/at all", "../up"])
 def test_what_is_neither_a_folder_nor_an_id(name: str) -> None:
     with pytest.raises(RequestError, match="is neither a folder nor a Hub id like 'owner/name'"):
-        hub.locate(name, ["unet"])
+        locating.locate(name, ["unet"])

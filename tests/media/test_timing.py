@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinetophone.media import ClipTime, as_fps
+from kinetophone.media.timing import ExactRate
 
 RATES = st.one_of(
     st.integers(1, 120).map(Fraction),
@@ -101,3 +104,24 @@ def test_the_usual_clip() -> None:
     time = ClipTime.from_seconds(4, 8)
     assert (time.frames, time.samples, time.duration_s, time.frame_s) == (32, 64_000, 4.0, 0.125)
     assert time.frame_time_s(3) == 0.375
+
+
+@given(RATES)
+def test_a_rate_for_other_libraries_is_a_float_and_keeps_the_fraction(exact: Fraction) -> None:
+    rate = ExactRate(exact)
+    assert isinstance(rate, float)
+    assert float(rate) == float(exact)
+    assert Fraction(rate) == as_fps(rate) == exact
+    assert exact == rate == exact
+    assert (exact != rate, rate != exact) == (False, False)
+    assert rate == float(exact)
+    assert rate != exact + 1
+    assert hash(rate) == hash(exact)
+    assert str(rate) == str(exact)
+    for same in (copy.deepcopy(rate), pickle.loads(pickle.dumps(rate)), ExactRate(rate)):
+        assert as_fps(same) == exact
+
+
+def test_a_rate_of_a_large_denominator_is_kept() -> None:
+    exact = Fraction(1_234_567, 50_001)  # as phones with a rate that varies write it
+    assert as_fps(ExactRate(exact)) == exact

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,6 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-import kinetophone
 import standin_hub
 import tiny
 from kinetophone.cli import app
@@ -45,6 +41,7 @@ from kinetophone.metrics.kinds.fvd import i3d_features
 from kinetophone.metrics.networks.convert import convert_metric
 from kinetophone.metrics.networks.load import empty_network, load
 from kinetophone.metrics.networks.transformer import _model_and_processor, text_features
+from standin_hub import Elsewhere
 
 CONSENT = r"TorchScript, which can run code: if you trust its source, say --allow-torchscript, in Python"
 CLIP = Clip(np.zeros((8, 32, 32, 3), np.uint8), 8, np.zeros(8000, np.float32), 8000)
@@ -118,7 +115,7 @@ def test_weights_where_torchscript_is_wanted(kind: str, tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-# In a process of its own, with the stand-in for the Hub: the Hub's address is read at import.
+# Run in a process that knows the stand-in for the Hub alone.
 ON_THE_HUB = """
 import sys
 from typer.testing import CliRunner
@@ -131,16 +128,16 @@ for line in sys.argv[1:]:
 
 
 def test_what_the_hub_has_is_loaded_by_consent_and_torchscript_at_a_commit(
-    script: Path, tmp_path: Path
+    script: Path, elsewhere: Elsewhere
 ) -> None:
-    home = tmp_path / "hub" / "some" / "networks"
+    home = elsewhere.root / "some" / "networks"
     home.mkdir(parents=True)
     script.rename(home / "sync.pt")
     torch.save({"x": torch.ones(1)}, home / "state.pth")
     for name in ("refused.pt", "misnamed.safetensors"):
         shutil.copy(home / "sync.pt", home / name)
     save_file(i3d_state(), home / "i3d.safetensors", metadata={"network": "i3d"})
-    pickled(clap_folder(tmp_path / "hub" / "some" / "clap"))
+    pickled(clap_folder(elsewhere.root / "some" / "clap"))
     at = f"@{standin_hub.COMMIT}/"
     consent = "--allow-torchscript"
     lines = [
@@ -157,8 +154,8 @@ def test_what_the_hub_has_is_loaded_by_consent_and_torchscript_at_a_commit(
         "--metrics clap --reference clips --clap some/clap",
         f"--metrics clap --reference clips --clap some/clap@{standin_hub.COMMIT} --allow-pickle",
     ]
-    with standin_hub.serving(tmp_path / "hub") as (endpoint, asked):
-        found = _run(ON_THE_HUB, endpoint, tmp_path, lines)
+    with elsewhere.online() as (_, asked):
+        found = elsewhere.run(ON_THE_HUB, *lines)
     assert "sync.pt" in asked
     assert "refused.pt" not in asked  # nothing is fetched without consent
     pin = "written 'some/networks@COMMIT/refused.pt' (40 hexadecimal digits"
@@ -182,22 +179,6 @@ def test_what_the_hub_has_is_loaded_by_consent_and_torchscript_at_a_commit(
     assert "'clips' is not a folder" in found[9]  # safetensors run no code
     assert "'some/clap', for some parts, has only pickled weights (pytorch_model.bin)" in found[10]
     assert "'clips' is not a folder" in found[11]
-
-
-def _run(code: str, endpoint: str, cache: Path, arguments: list[str]) -> list[str]:
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(cache / "home"),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONPATH": str(Path(kinetophone.__file__).parents[1]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments],
-        env=environment, capture_output=True, text=True, timeout=300, cwd=cache,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()
 
 
 def clap_folder(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 import sys
 import wave
 from collections.abc import Callable
@@ -18,7 +17,6 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-import tiny
 from kinetophone import Kinetophone, hits
 from kinetophone.cli import app
 from kinetophone.cli import make as cli_make
@@ -92,11 +90,10 @@ load_once = functools.cache(cli_make.load_pipeline)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    bases = tiny.save_all(folder / "bases")
+def bundle(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
     pipe = Kinetophone.from_bases(
-        video=bases / "animatediff", audio=bases / "audioldm", device="cpu", frames=8, size=SIZE
+        video=models / "animatediff", audio=models / "audioldm", device="cpu", frames=8, size=SIZE
     )
     pipe.save_pretrained(folder / "bundle")
     return folder / "bundle"
@@ -508,10 +505,21 @@ def test_a_sound_without_a_picture(loaded_once: None, tmp_path: Path) -> None:
     assert "--only audio writes a .wav" in refused.stderr
 
 
-def test_only_names_of_files_are_on_stdout(bundle: Path, files: Path, tmp_path: Path) -> None:
+def test_only_names_of_files_are_on_stdout(
+    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     made = [str(tmp_path / f"a-{n}.mp4") for n in range(3)]
-    command = [sys.executable, "-m", "kinetophone", "generate", "a drum", "-o", str(tmp_path / "a.mp4")]
-    more = ["--count", "3", "--batch-size", "2", "--steps", "1", "--device", "cpu", "--bundle", str(bundle)]
-    done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == made
-    assert "denoising" in done.stderr
+    command = ["generate", "a drum", "-o", str(tmp_path / "a.mp4"), "--count", "3", "--batch-size", "2"]
+    app([*command, "--steps", "1", "--device", "cpu", "--bundle", str(bundle)], standalone_mode=False)
+    shown = capfd.readouterr()  # of the process, not of Python alone
+    assert shown.out.splitlines() == made
+    assert "denoising" in shown.err
+
+
+def test_words_that_a_bundle_has_never_seen_are_one_line(bundle: Path, files: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "a.wav")
+    command = ["generate", "a dog hits a bowl, a cat", "-o", out, "--count", "2", "--batch-size", "1"]
+    done = CliRunner().invoke(app, [*command, "--steps", "1", "--device", "cpu", "--bundle", str(bundle)])
+    assert done.exit_code == 0, done.output
+    said = [line for line in done.stderr.splitlines() if "warning" in line.lower()]
+    assert said == [f"warning: bundle '{bundle}' has never seen these words of the prompt: dog, cat"]

@@ -12,7 +12,6 @@ import PIL.Image
 import pytest
 import torch
 
-import tiny
 from kinetophone import Kinetophone
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
@@ -24,8 +23,7 @@ from kinetophone.tasks.request import Script
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory: pytest.TempPathFactory) -> Kinetophone:
-    models = tiny.save_all(tmp_path_factory.mktemp("models"))
+def pipe(models: Path) -> Kinetophone:
     pipe = Kinetophone.from_bases(
         video=models / "animatediff", audio=models / "audioldm", device="cpu", frames=8, size=16
     )

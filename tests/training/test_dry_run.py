@@ -1,6 +1,7 @@
 """A recipe's sizes are known without weights, a network or a GPU."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import tiny as tiny_models
 from kinetophone.bundle.spec import BUNDLES
 from kinetophone.errors import UserError
 from kinetophone.reference import networks as published
-from kinetophone.training import dry_run, run
+from kinetophone.training import requirements, run
 from kinetophone.training.dry_run import estimate
 from kinetophone.training.recipe import load_recipe
 
@@ -35,7 +36,7 @@ def tiny(folder, train="coupling", checkpointing="false", more=""):
 
 
 def test_the_published_training():
-    lines = dry_run(RECIPES / "animatediff-audioldm-greatesthits.yaml")
+    lines = requirements(RECIPES / "animatediff-audioldm-greatesthits.yaml")
     assert lines[0] == "trained   467.7 M parameters"
     assert lines[1] == "frozen    1,728.7 M parameters"  # 1,313 M of AnimateDiff, 416 M of AudioLDM
     assert "of 16 clips" in lines[-1]
@@ -45,11 +46,13 @@ def test_the_published_training():
 def test_the_published_sizes_by_the_configurations_on_disk(tmp_path, coupling, millions):
     """Of an image model, a motion adapter and AudioLDM, as they lie on the Hub."""
     with torch.device("meta"):
-        unets = published.unets()
+        unets, vaes = published.unets(), published.around().map(lambda parts: parts["vae"])
         image = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
         adapter = MotionAdapter()
     unets.audio.save_config(tmp_path / "audioldm" / "unet")
     image.save_config(tmp_path / "image" / "unet")
+    vaes.audio.save_config(tmp_path / "audioldm" / "vae")
+    vaes.video.save_config(tmp_path / "image" / "vae")
     adapter.save_config(tmp_path / "adapter")
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
@@ -62,7 +65,7 @@ model: {{coupling: {coupling}}}
 loop: {{steps: 10, batch_size: 1, lr: 1e-5}}
 """
     )
-    lines = dry_run(recipe)
+    lines = requirements(recipe)
     fixed = 19.6 if coupling == "cross_attention" else 0  # attention to one token: weights that can't learn
     assert lines[0] == f"trained   {millions - fixed:,.1f} M parameters"
     assert float(lines[1].split()[1].replace(",", "")) == pytest.approx(1728.7 + fixed, abs=0.1)
@@ -105,8 +108,8 @@ def test_other_stages_and_bases_that_are_not_there(tmp_path):
         estimate(recipe)
 
 
-def test_pickled_weights_are_told_of_before_they_are_needed(tmp_path):
-    models = tiny_models.save_all(tmp_path)
+def test_pickled_weights_are_told_of_before_they_are_needed(tmp_path, models):
+    models = shutil.copytree(models, tmp_path / "models")
     recipe = tmp_path / "mine.yaml"
 
     def lines(allow):
@@ -123,7 +126,7 @@ data: {{count: 4, size: 64}}
 loop: {{steps: 10, batch_size: 1, lr: 1e-5}}
 """
         )
-        return [line for line in dry_run(recipe) if line.startswith("problem")]
+        return [line for line in requirements(recipe) if line.startswith("problem")]
 
     assert lines("false") == []
     for part in ("audioldm/vocoder", "adapter"):
@@ -149,5 +152,5 @@ def test_a_device_that_is_not_there_or_too_small_is_refused_before_anything_is_b
     needed = r"needs about 63\.7 GiB on the device, which has 24\.0"
     with pytest.raises(UserError, match=needed):
         run(recipe, tmp_path / "run")
-    assert re.search(needed, dry_run(recipe)[-1])
+    assert re.search(needed, requirements(recipe)[-1])
     assert not list(tmp_path.iterdir())

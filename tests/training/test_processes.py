@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 
-import tiny
 from kinetophone.av import AV
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.data.encode import encode
@@ -147,15 +146,14 @@ def test_what_deepspeed_cannot_do_is_said(tmp_path, changes, stage, message):
 
 
 @pytest.fixture(scope="module")
-def coupling(tmp_path_factory):
+def coupling(tmp_path_factory, models):
     """A recipe for tiny bases with every option that draws random numbers, and its state in one process."""
     root = tmp_path_factory.mktemp("coupling")
     (root / "videos").mkdir()
     for number in range(4):
         write_video(root / "videos" / f"{number}.mp4", seconds=2.25)
     prepare(find_sources(root / "videos", caption="a bowl"), root / "clips", CUT, workers=1)
-    tiny.save_all(root / "tiny")
-    bases = {"audio": str(root / "tiny" / "audioldm"), "video": str(root / "tiny" / "animatediff")}
+    bases = {"audio": str(models / "audioldm"), "video": str(models / "animatediff")}
     encode(
         root / "clips",
         root / "latents",

@@ -130,8 +130,8 @@ def test_bases_in_folders_are_found_from_anywhere_and_after_a_move(export, tmp_p
         bundle_files(tmp_path / "renamed" / "mine")
 
 
-def test_a_coupling_saved_without_its_bases_finds_relative_ones(tmp_path, monkeypatch):
-    tiny.save_all(tmp_path / "models")
+def test_a_coupling_saved_without_its_bases_finds_relative_ones(tmp_path, models, monkeypatch):
+    shutil.copytree(models, tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     pipe = Kinetophone.from_bases(
         audio="models/audioldm", video="models/image", motion_adapter="models/adapter", size=32, device="cpu"

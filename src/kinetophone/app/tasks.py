@@ -197,7 +197,12 @@ def _made(
     callback: Callable[[Progress], None],
     part: Callable[[Clip], None],
 ) -> Clip:
-    common: dict[str, Any] = {"seed": settings.seed, "callback": callback, **settings.options}
+    common: dict[str, Any] = {
+        "seed": settings.seed,
+        "progress": False,
+        "callback": callback,
+        **settings.options,
+    }
     if settings.task == "generate" and settings.stream:
         made: Clip | None = None
         seconds = settings.seconds or float(pipe.spec.frames / pipe.spec.fps)

@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kinetophone.bases.base import Base
-from kinetophone.bases.computing import decode_latents, encode_latents, execution_device, in_chunks, tokenize
+from kinetophone.bases.computing import (
+    decode_latents,
+    encode_latents,
+    execution_device,
+    in_chunks,
+    spatial_factor,
+    tokenize,
+)
 from kinetophone.bases.protocol import Denoiser, Times
 from kinetophone.bases.unet import AudioUNet
 from kinetophone.diffusion.process import Discrete
@@ -97,7 +104,7 @@ class AudioLDM(Base):
     @property
     def factor(self) -> int:
         """Mel frames (and mel bins) per latent position."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return spatial_factor(self.vae)
 
     @property
     def latents_per_second(self) -> Fraction:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
+from kinetophone.bases.computing import unknown_words
 from kinetophone.hub.components import save_component
 
 
@@ -15,6 +17,7 @@ class Base:
     """A frozen model made of the components that ``COMPONENTS`` names, each with the classes it may have."""
 
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]]
+    tokenizer: Any
     NETWORK: ClassVar[str] = "unet"
     """The component that denoises."""
     NETWORKS: ClassVar[tuple[str, ...]]
@@ -30,6 +33,10 @@ class Base:
         """The components that have weights, by name."""
         parts = {name: getattr(self, name) for name in self.COMPONENTS}
         return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """Words of ``texts`` that the text encoder is known never to have seen."""
+        return unknown_words(self.tokenizer, texts)
 
     def to(self, device: torch.device | str) -> Self:
         """Move every network to ``device``."""

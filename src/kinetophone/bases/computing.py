@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -83,3 +83,58 @@ def tokenize(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str
         return_tensors="pt",
     )
     return {key: tokens[key].to(device) for key in ("input_ids", "attention_mask")}
+
+
+def spatial_factor(vae: Any) -> int:
+    """By how much an autoencoder of images shrinks a side."""
+    widths = getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
+    return int(2 ** (len(widths) - 1))
+
+
+def words_of(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+    """Every word of ``texts`` as it is written there, with its tokens.
+
+    Args:
+        tokenizer: a fast one: others do not say which tokens make a word.
+        texts: of any length; nothing is cut.
+    """
+    # Not verbose: the texts are not for the encoder, which would refuse longer ones.
+    encodings = tokenizer(list(texts), add_special_tokens=False, verbose=False).encodings
+    for text, encoding in zip(texts, encodings, strict=True):
+        tokens: dict[int, list[int]] = {}
+        for token, number in zip(encoding.ids, encoding.word_ids, strict=True):
+            if number is not None:
+                tokens.setdefault(number, []).append(token)
+        for number, ids in tokens.items():
+            start, end = encoding.word_to_chars(number)
+            word = text[start:end].strip()
+            if any(map(str.isalnum, word)):
+                yield word, ids
+
+
+def seen_words(tokenizer: Any, captions: Sequence[str]) -> list[str]:
+    """The words of ``captions``, normalised and sorted: ``words`` of the configuration of their tokenizer."""
+    return sorted({_normalised(tokenizer, word) for word, _ in words_of(tokenizer, captions)})
+
+
+def unknown_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Words of ``texts`` that a text encoder has never seen, once each, in the order in which they come.
+
+    A tokenizer says so if its configuration lists the ``words`` it was trained with, or if it has a token for
+    what it does not know. Of those that make any word of smaller pieces nothing can be said.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        return []
+    seen, unknown = tokenizer.init_kwargs.get("words"), tokenizer.unk_token_id
+    return list(
+        dict.fromkeys(
+            word
+            for word, ids in words_of(tokenizer, texts)
+            if unknown in ids or (seen is not None and _normalised(tokenizer, word) not in seen)
+        )
+    )
+
+
+def _normalised(tokenizer: Any, word: str) -> str:
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return word if normalizer is None else normalizer.normalize_str(word)

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from kinetophone.bases.base import Base
-from kinetophone.bases.computing import decode_latents, encode_latents, execution_device, tokenize
+from kinetophone.bases.computing import (
+    decode_latents,
+    encode_latents,
+    execution_device,
+    spatial_factor,
+    tokenize,
+)
 from kinetophone.bases.protocol import Denoiser, Times
 from kinetophone.bases.unet import VideoUNet
 from kinetophone.diffusion.process import Discrete
@@ -56,9 +62,7 @@ class VideoBase(Base):
     @property
     def factor(self) -> int:
         """Pixels per latent position along one side."""
-        config = self.vae.config
-        widths = getattr(config, "block_out_channels", None) or config.encoder_block_out_channels
-        return int(2 ** (len(widths) - 1))
+        return spatial_factor(self.vae)
 
     @property
     def multiple(self) -> int:

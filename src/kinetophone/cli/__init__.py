@@ -79,7 +79,7 @@ def train(
     from kinetophone import training
 
     if dry_run:
-        for line in training.dry_run(recipe):
+        for line in training.requirements(recipe):
             typer.echo(line)
         return
     quiet_libraries()

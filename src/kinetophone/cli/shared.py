@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from kinetophone.errors import RequestError, UserError, reason
+from kinetophone.errors import RequestError, UnknownWordsWarning, UserError, reason
 
 USER_ERROR, UNEXPECTED = 2, 1
 AudioBase = Annotated[
@@ -38,7 +41,8 @@ class Commands(TyperGroup):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # file names need not be valid Unicode
         try:
-            return super().invoke(ctx)
+            with _warnings_as_lines():
+                return super().invoke(ctx)
         except BrokenPipeError:
             # The reader closed the pipe. Redirect stdout, so that the flush at exit does not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -48,6 +52,25 @@ class Commands(TyperGroup):
             if ctx.params.get("debug") or isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise
             _fail(error)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print our own warnings once per command, as one line; those of libraries are unchanged."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_once(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, UnknownWordsWarning):
+                show(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                typer.echo(f"warning: {message}", err=True)
+
+        warnings.simplefilter("always", UnknownWordsWarning)
+        warnings.showwarning = show_once
+        yield
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -154,6 +154,7 @@ def _make(
     for i, (clip, prompt) in enumerate(track(pairs, len(pairs), task.name) if progress else pairs):
         given = task.of_truth(clip)
         more: dict[str, Any] = {"seconds": given.seconds, "keep": given.keep, "seed": seed + i, **options}
+        more["progress"] = False  # the bar is over clips
         made.append(pipe.run(task, prompt, given.media, **more))
     return made
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kinetophone.media.timing import DEFAULT_SAMPLE_RATE, ClipTime, as_fps
+from kinetophone.media.timing import DEFAULT_SAMPLE_RATE, ClipTime, ExactRate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +32,8 @@ class Clip:
 
     Attributes:
         video: Frames, uint8 (T, H, W, 3), red-green-blue, T >= 1.
-        fps: Frames per second, exact; anything ``as_fps`` takes is converted.
+        fps: Frames per second, a float such as ``diffusers.utils.export_to_video`` takes, which keeps the
+            exact rate; anything ``as_fps`` takes is converted. ``clip.time.fps`` is the exact ``Fraction``.
         audio: Waveform, float32 (N,), finite, in [-1, 1]. N is ``clip.time.samples``: the picture's length.
             Use ``fit_audio`` to cut or pad a waveform of another length, knowingly.
         sample_rate: Audio samples per second.
@@ -44,7 +44,7 @@ class Clip:
     """
 
     video: Frames
-    fps: Fraction
+    fps: ExactRate
     audio: Waveform
     sample_rate: int = DEFAULT_SAMPLE_RATE
 
@@ -55,7 +55,7 @@ class Clip:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fps", as_fps(self.fps))
+        object.__setattr__(self, "fps", ExactRate(self.fps))
         check_frames(self.video)
         check_waveform(self.audio)
         time = self.time
@@ -70,7 +70,7 @@ class Clip:
     def __repr__(self) -> str:
         frames, height, width, _ = self.video.shape
         return (
-            f"Clip({frames} frames of {width} × {height} at {float(self.fps):g} fps, "
+            f"Clip({frames} frames of {width} × {height} at {self.fps:g} fps, "
             f"{self.duration_s:g} s, audio at {self.sample_rate} Hz)"
         )
 

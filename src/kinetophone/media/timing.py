@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Rational
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 DEFAULT_SAMPLE_RATE = 16_000
 
@@ -19,6 +19,59 @@ FrameRate = float | Fraction | Rational | str
 
 # Broadcast rates are whole numbers over 1001 (29.97 is 30000/1001); none in use has a larger denominator.
 _MAX_FPS_DENOMINATOR = 1001
+
+
+class ExactRate(float):
+    """A frame rate for other libraries: a float, which most of them insist on, that keeps the exact fraction.
+
+    It equals that fraction and the float nearest to it. What is computed with it is a float;
+    ``Fraction(rate)`` and :func:`as_fps` give the fraction back.
+
+    Attributes:
+        exact: The fraction.
+    """
+
+    __slots__ = ("exact",)
+    exact: Fraction
+
+    def __new__(cls, fps: FrameRate) -> Self:
+        """A rate from anything that :func:`as_fps` takes."""
+        exact = as_fps(fps)
+        rate = super().__new__(cls, exact)
+        rate.exact = exact
+        return rate
+
+    @property
+    def numerator(self) -> int:
+        """Of the exact fraction."""
+        return self.exact.numerator
+
+    @property
+    def denominator(self) -> int:
+        """Of the exact fraction."""
+        return self.exact.denominator
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ExactRate):
+            return self.exact == other.exact
+        return self.exact == other if isinstance(other, Rational) else super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:  # float has its own, which would not ask __eq__
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.exact)
+
+    def __repr__(self) -> str:
+        return str(self.exact)
+
+    __str__ = __repr__
+
+    def __getnewargs__(self) -> Any:  # copies and pickles are exact, too
+        return (self.exact,)
+
+
+Rational.register(ExactRate)  # so that fractions read and compare it exactly
 
 
 def as_fps(fps: FrameRate) -> Fraction:

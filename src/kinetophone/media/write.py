@@ -212,7 +212,7 @@ def video_writer(
                 if container != "webm":
                     # The edit list counts in units of the movie, by default milliseconds, and would round the
                     # track's length.
-                    timescale = math.lcm(part.sample_rate, part.fps.numerator)
+                    timescale = math.lcm(part.sample_rate, part.time.fps.numerator)
                     options = {
                         "movflags": "+faststart",
                         "movie_timescale": str(timescale if timescale < 2**31 else part.sample_rate),
@@ -250,9 +250,9 @@ def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
     """
     from PIL import Image
 
-    check_rate(".gif", clip.fps)
+    check_rate(".gif", clip.time.fps)
     # Rounding the frames' start times, not their durations, keeps the whole in time.
-    starts_cs = [round(100 * frame / clip.fps) for frame in range(len(clip.video) + 1)]
+    starts_cs = [round(100 * frame / clip.time.fps) for frame in range(len(clip.video) + 1)]
     durations_ms = [10 * (end - start) for start, end in pairwise(starts_cs)]
     first, *rest = (Image.fromarray(frame) for frame in clip.video)
     with replacing(path) as partial:
@@ -313,11 +313,11 @@ class _Encoder:
         options = {"crf": str(crf), "preset": "medium"}
         if video_codec == "libvpx-vp9":  # its scale is another one, and it needs to be told to hurry
             options = {"crf": str(crf + 8), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-        self.video = file.add_stream(video_codec, rate=like.fps, options=options)
+        self.video = file.add_stream(video_codec, rate=like.time.fps, options=options)
         height, width = like.video.shape[1:3]
         self.video.height, self.video.width = height + height % 2, width + width % 2
         self.video.pix_fmt = "yuv420p"
-        self.video.codec_context.time_base = 1 / like.fps
+        self.video.codec_context.time_base = 1 / like.time.fps
         # Untagged colours are guessed from the size, differently by each player.
         self.video.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
         self.video.codec_context.colorspace = _BT601

@@ -41,6 +41,7 @@ from kinetophone.metrics.control import (
 from kinetophone.metrics.detectors import strikes_from_flow
 from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
 from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
+from kinetophone.progress import track
 
 __all__ = ["ClipEvents", "Report", "Unscored", "detect", "evaluate", "find_clips", "read_truth", "score"]
 
@@ -235,7 +236,8 @@ def detect(
     if workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
     jobs = [(clip, str(number), features) for number, clip in enumerate(clips)]
-    return list(_with_bar(_run(jobs, min(workers, len(jobs))), total=len(jobs), show=progress))
+    found = _run(jobs, min(workers, len(jobs)))
+    return list(track(found, len(jobs), "Reading clips") if progress else found)
 
 
 def detect_one(
@@ -382,10 +384,3 @@ def _run(jobs: list, workers: int) -> Iterator[ClipEvents | Unscored]:
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_one_of, initargs=(workers,)) as pool:
         yield from pool.map(_detect_job, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
-
-
-def _with_bar(items: Iterator, *, total: int, show: bool) -> Iterator:
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(items, "Reading clips", total=total, console=Console(stderr=True), disable=not show))

@@ -29,6 +29,7 @@ from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint, that_matter
 from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
 from kinetophone.study.table import difference, with_interval
+from kinetophone.text import markdown_table
 
 if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
@@ -85,17 +86,19 @@ def with_audio(clip: HitsClip, waveform: np.ndarray) -> Clip:
 def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
     """How each set's clip is made of a true clip and its number (the seed of its noise)."""
 
+    common: dict[str, Any] = {"progress": False, **sampling}
+
     def through_vocoder(clip: HitsClip) -> np.ndarray:
         with torch.no_grad():
             mel = log_mel(torch.from_numpy(clip.audio)[None]).to(pipe.device)
             return pipe.bases.audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
 
     def audio_made(clip: HitsClip, seed: int) -> Clip:
-        return pipe.sound(Video(clip.video, as_clip(clip).fps), clip.caption, seed=seed, **sampling)
+        return pipe.sound(Video(clip.video, as_clip(clip).time.fps), clip.caption, seed=seed, **common)
 
     def video_made(clip: HitsClip, seed: int) -> Clip:
         sound = Audio(clip.audio, as_clip(clip).sample_rate)
-        return pipe.picture(sound, clip.caption, seed=seed, **sampling)
+        return pipe.picture(sound, clip.caption, seed=seed, **common)
 
     return {
         "true": lambda clip, seed: as_clip(clip),
@@ -104,7 +107,7 @@ def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, 
         "audio autoencoder, vocoder": lambda clip, seed: with_audio(clip, audio_again(pipe, clip)),
         "true picture, sound made": audio_made,
         "true sound, picture made": video_made,
-        "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **sampling)[0],
+        "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **common)[0],
     }
 
 
@@ -161,11 +164,11 @@ def markdown(found: dict[str, Any]) -> str:
     """Both tables, and which part loses most."""
     far = [f"{name}, others" for name in DISTANCES]
     columns = ["set", "event F1", "shuffled", "synchrony", *DISTANCES, *far, "seen", "heard", "count", "n"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    cells = []
     for name, result in found["sets"].items():
         f1, clips = result["synchrony"][MEASURE], result["clips"]
         from_others = [result["distances_from_others"][key] for key in DISTANCES]
-        cells = [
+        row = [
             name,
             f"{f1['value']:.3f}",
             f"{f1['shuffled']:.3f}",
@@ -176,11 +179,13 @@ def markdown(found: dict[str, Any]) -> str:
             "" if (count := count_right(clips)) is None else f"{count:.3f}",
             str(f1["n"]),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells.append(row)
+    lines = markdown_table(columns, cells)
     told = "Distances are Fréchet's, from the true clips of the prompts and from as many other true clips;"
     lines += ["", told, "in brackets the kernel distance from those, which has no bias.", ""]
-    lines += ["| part | event F1 it loses |", "|---|---|"]
     ranked = sorted(found["parts"].items(), key=lambda item: -item[1]["value"])
-    lines += [f"| {name} | {with_interval(lost, sign='+')} |" for name, lost in ranked]
+    lines += markdown_table(
+        ["part", "event F1 it loses"], [[name, with_interval(lost, sign="+")] for name, lost in ranked]
+    )
     lines += ["", f"What loses most: **{ranked[0][0]}**.", ""]
     return "\n".join(lines)

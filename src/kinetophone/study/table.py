@@ -19,6 +19,7 @@ from kinetophone.data.shards import write_json
 from kinetophone.metrics.control import bootstrap_interval
 from kinetophone.study.experiment import RESULTS, Experiment
 from kinetophone.study.measures import MAIN, OF_CLIPS, count_right, right
+from kinetophone.text import markdown_table
 
 SYNCHRONY = (*OF_CLIPS, "sustained")
 # In docs/results.md the tables stand between these.
@@ -200,12 +201,11 @@ def markdown(table: dict[str, Any]) -> str:
         "seed's and the 95 % interval of their mean over seeds (Student's t)."
         + (_OF_HITS if distances else ""),
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
     ]
+    cells = []
     for name, row in table["rows"].items():
         main = row[measure]
-        cells = [
+        row_cells = [
             name,
             str(len(row["seeds"])),
             with_interval(main),
@@ -221,9 +221,8 @@ def markdown(table: dict[str, Any]) -> str:
             *["" if row[key] is None else f"{row[key]:.3f}" for key in judged],
             f"{row['parameters'] / 1e6:.2f} M",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    if not rows:
-        lines.append("| nothing yet |" + " |" * (len(columns) - 1))
+        cells.append(row_cells)
+    lines += markdown_table(columns, cells or [["nothing yet", *[""] * (len(columns) - 1)]])
     if table["missing"]:
         absent = "; ".join(f"{name}: {', '.join(map(str, of))}" for name, of in table["missing"].items())
         lines += ["", f"**Not made yet**, seeds of {absent}."]

@@ -42,7 +42,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
     )
     check_stretches(stretches, own.duration_s, time.duration_s)
     side = (bundle.spec.size, bundle.spec.size)
-    frames = resample_frames(own.video, own.fps, time.fps, side)[: time.frames]
+    frames = resample_frames(own.video, own.time.fps, time.fps, side)[: time.frames]
     waveform = resample_audio(own.audio, own.sample_rate, time.sample_rate)[: time.samples]
     windows = windows_of(bundle, time)
     total = whole(windows)

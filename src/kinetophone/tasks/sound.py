@@ -51,7 +51,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
 def _of_truth(clip: Clip) -> TaskInput:
     from kinetophone.media.read import Video
 
-    return TaskInput(media=Video(clip.video, clip.fps))
+    return TaskInput(media=Video(clip.video, clip.time.fps))
 
 
 TASK = Task(

@@ -138,7 +138,7 @@ def read_media(kind: Kind, media: Any, audio_track: int | None = None) -> Any:
         return as_image(media)
     if kind == "video":
         if isinstance(media, Clip):
-            return Video(media.video, media.fps)
+            return Video(media.video, media.time.fps)
         return media if isinstance(media, Video) else read_video(media, longest_s=LONGEST_S)
     if kind == "audio":
         if isinstance(media, Clip):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def dry_run(recipe_path: Path | str) -> list[str]:
+def requirements(recipe_path: Path | str) -> list[str]:
     """What training by the recipe would take, as lines to show; nothing is loaded or written.
 
     Raises ValueError for a recipe that can't be used.

@@ -336,7 +336,12 @@ class CouplingStage:
             max_frames=frames,
             sampling=origin.sampling if origin else "trailing",
             auto_gamma=before.auto_gamma if before else None,
-            defaults={**(origin.defaults if origin else PUBLISHED_DEFAULTS), **self.recipe.sampling},
+            # Defaults that were tuned since the first export stay.
+            defaults={
+                **(origin.defaults if origin else PUBLISHED_DEFAULTS),
+                **self.recipe.sampling,
+                **(before.defaults if before else {}),
+            },
             bases=bases,
         )
 

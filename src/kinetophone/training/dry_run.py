@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV
 from kinetophone.bases.audioldm import AudioLDM
+from kinetophone.bases.computing import spatial_factor
 from kinetophone.bases.protocol import Times
 from kinetophone.bases.unet import denoisers
 from kinetophone.bases.video import VideoBase
@@ -30,7 +31,8 @@ from kinetophone.training.recipe import Recipe, frozen_dtype
 # The published pair, so that its recipe needs no network to be tried.
 _PUBLISHED_AUDIO = "cvssp/audioldm-m-full"
 _PUBLISHED_VIDEO = ("SG161222/Realistic_Vision_V5.1_noVAE", "guoyww/animatediff-motion-adapter-v1-5-2")
-_VIDEO_FACTOR, _AUDIO_FACTOR, _FRAMES, _MEL_FRAMES, _MEL_BINS = 8, 4, 32, 400, 64
+_PUBLISHED_FACTORS = AV(audio=4, video=8)
+_FRAMES, _MEL_FRAMES, _MEL_BINS = 32, 400, 64  # of the published clips: 4 s at 8 fps
 _GIB = 2**30
 _REST = 3 * 2**29  # 1.5 GiB: text models, the driver's libraries, what a pass computes and throws away
 
@@ -99,7 +101,7 @@ def estimate(recipe: Recipe) -> Estimate:
     # The same count as training's: cross-attention to one token has weights that can't learn.
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
-    kept = _kept_bytes(model, recipe.data.size)
+    kept = _kept_bytes(model, recipe.data.size, _factors(recipe))
     if recipe.loop.precision != "float32":
         kept //= 2
     # float32: the weight, its gradient, its average and AdamW's two moments (a byte each where 8-bit).
@@ -213,12 +215,24 @@ def _built(source: str, subfolder: str | None) -> Any:
         return getattr(diffusers, str(settings["_class_name"])).from_config(settings)
 
 
-def _kept_bytes(model: JointModel, size: int) -> int:
+def _factors(recipe: Recipe) -> AV[int]:
+    """By how much each base's autoencoder shrinks a side."""
+    published = AV(audio=_PUBLISHED_AUDIO, video=_PUBLISHED_VIDEO[0])
+    own = AV(audio=f"{recipe.bundle}/audio", video=f"{recipe.bundle}/video")
+    named = AV(audio=recipe.bases.audio or own.audio, video=recipe.bases.video or own.video)
+    return named.map(
+        lambda name, known, usual: usual if name == known else spatial_factor(_built(name, "vae")),
+        published,
+        _PUBLISHED_FACTORS,
+    )
+
+
+def _kept_bytes(model: JointModel, size: int, factors: AV[int]) -> int:
     """Bytes of the tensors that training on one clip keeps for the backward pass, parameters apart."""
     video, audio = model.networks.video.config, model.networks.audio.config
-    side = max(size // _VIDEO_FACTOR, 2 ** (len(video.block_out_channels) - 1))
+    side = max(size // factors.video, 2 ** (len(video.block_out_channels) - 1))
     frames = min(_FRAMES, video.get("motion_max_seq_length") or _FRAMES)
-    length = _MEL_FRAMES // _AUDIO_FACTOR
+    length = _MEL_FRAMES // factors.audio
     length += -length % 2 ** (len(audio.block_out_channels) - 1)
     context = video.cross_attention_dim
     width = context if isinstance(context, int) else context[-1]
@@ -228,7 +242,7 @@ def _kept_bytes(model: JointModel, size: int) -> int:
         return torch.zeros(shape, device="meta")
 
     latents = AV(
-        audio=zeros(1, audio.in_channels, length, _MEL_BINS // _AUDIO_FACTOR),
+        audio=zeros(1, audio.in_channels, length, _MEL_BINS // factors.audio),
         video=zeros(1, video.in_channels, frames, side, side),
     )
     levels = AV.both(torch.ones(1, dtype=torch.float64))

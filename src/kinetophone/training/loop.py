@@ -281,7 +281,8 @@ def train(
                 )
             if monitor:
                 monitor.step(losses)
-                if done % config.log_every == 0 or done == end:
+                first = step == start  # at once, so that a slow run shows that it runs, and how fast
+                if first or done % config.log_every == 0 or done == end:
                     monitor.report(done, run.skipped)
             sampled = bool(config.sample_every) and done % config.sample_every == 0
             if sampled or done == config.steps:

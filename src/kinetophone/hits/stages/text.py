@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinetophone.bases.computing import seen_words
 from kinetophone.data.latents import CAPTIONS_PER_CLIP, load_captions
 from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
@@ -38,10 +39,13 @@ def train_tokenizer(captions: list[str], vocabulary: int, length: int) -> Any:
     tokenizer.train_from_iterator(captions, trainer)
     ends = [(t, tokenizer.token_to_id(t)) for t in (BOS, EOS)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=ends)
-    return PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNK,
         model_max_length=length, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
+    # With these it can say which words of a prompt are new to it: by its tokens any word could be known.
+    fast.init_kwargs["words"] = seen_words(fast, captions)
+    return fast
 
 
 def _tower(in_channels: int, width: int, out: int, kernel: tuple[int, int]) -> nn.Sequential:

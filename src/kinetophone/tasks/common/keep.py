@@ -9,14 +9,17 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kinetophone.av import AV
-from kinetophone.bases.protocol import Times
 from kinetophone.errors import RequestError
+
+if TYPE_CHECKING:
+    from kinetophone.bases.protocol import Times
 
 Stretches = Sequence[tuple[float, float]]
 # Tolerance for rounded decimal input, in seconds.
