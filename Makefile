@@ -1,11 +1,11 @@
-# make clip    a sounding clip from a text, out/clip.mp4, by the model that ships
+# make clip    generate out/clip.mp4 from a text with the included model
 # make test    style, types and tests
-# make docs    the documentation, out/site/index.html; warnings are errors
-# make wheel   builds sdist and wheel and tries the wheel in a clean environment
-# make lowest  the fast tests with the lowest versions of what it needs
+# make docs    build the documentation, out/site/index.html; warnings are errors
+# make wheel   build sdist and wheel, and test the wheel in a clean environment
+# make lowest  fast tests with the lowest supported versions of the dependencies
 #
-# Each sets up .venv by itself, once. Needs Python 3.11 or newer and nothing else.
-# Where pip would fetch torch with CUDA and you want the small CPU build:
+# Each target sets up .venv on first use. Only Python 3.11 or newer is required.
+# To install the small CPU build of torch instead of the CUDA build:
 #   make clip PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
@@ -19,15 +19,16 @@ READY := $(VENV)/.ready
 clip: $(READY)
 	$(BIN)/kinetophone generate "a drumstick hits a metal bowl three times" -o out/clip.mp4
 
-# More threads than cores only fight over them: the tests run in two processes already. A file is one process's, so that
-# what its tests share is made once.
+# One thread per process, because the tests run in two processes and more threads than cores are slower. All tests of
+# a file run in the same process, so that its fixtures are created once.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet
 
-# The wheel is built from the sdist, so that both are tried; away from the clone nothing but it can be imported.
+# The wheel is built from the sdist, which tests both. The clip is generated outside the clone, so that only the
+# installed wheel can be imported.
 wheel: $(READY)
 	rm -rf out/dist out/wheel
 	$(BIN)/python -m build --no-isolation --outdir out/dist
@@ -39,7 +40,7 @@ wheel: $(READY)
 		&& $(CURDIR)/out/wheel/bin/kinetophone generate "a drumstick hits a metal bowl" -o clip.mp4 --steps 2 \
 		&& test -s clip.mp4 && rm -r $$place
 
-# Deprecations that old versions warn of are not ours to heed.
+# Deprecation warnings of old versions are ignored.
 lowest: requirements-lowest.txt requirements-torch.txt pyproject.toml
 	rm -rf out/lowest
 	$(PYTHON) -m venv out/lowest

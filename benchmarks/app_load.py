@@ -1,13 +1,14 @@
-"""The app under load: is a request lost, does memory grow, is what users bring deleted in time?
+"""The app under load: are requests lost, does memory grow, are users' files deleted in time?
 
     python benchmarks/app_load.py [--requests 50] [--clients 8] [--steps 2] [--hostile 0.5] [--json FILE]
 
-Starts ``kinetophone app``; so many clients ask for a clip each, one request after the other. A share of the
-requests is hostile: damaged films, films of forged sizes, texts that are called films, values out of range.
-Beside them one more client asks, five times, for a clip of 1,000 steps, waits until it is computed, and
-cancels it. Memory is that of the server with its processes after each tenth of the requests; its growth is
-from the second tenth (all is loaded and compiled then) to the end. Files are counted when all is done, and
-again when the time has passed that they are kept.
+Starts ``kinetophone app`` and sends requests for clips from ``--clients`` clients in parallel. A fraction of
+the requests is hostile: damaged videos, videos with forged sizes, text files named as videos, and values out
+of range. Another client requests a clip of 1,000 steps five times, waits until it runs, and cancels it.
+
+Memory of the server and its child processes is measured after each tenth of the requests. Its growth is
+measured from the second tenth, when everything is loaded and compiled, to the end. Files are counted at the
+end, and again after the time for which they are kept.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ CANCELLED = 5
 
 
 def main() -> None:
-    """Run it and print what was found."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=50)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--hostile", type=float, default=0.0, help="share of the requests")
+    parser.add_argument("--hostile", type=float, default=0.0, help="fraction of the requests")
     parser.add_argument("--keep-files", type=float, default=20.0, help="seconds")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -59,7 +60,7 @@ def main() -> None:
         assert process.stdout is not None
         try:
             found = next(m for line in process.stdout if (m := re.search(r"app on (http\S+)", line)))
-            # Nobody reads the rest, and a full pipe would stop the server.
+            # Drain the output, because a full pipe would block the server.
             threading.Thread(target=process.stdout.read, daemon=True).start()
             result = load(found[1], process.pid, Path(folder), arguments)
         finally:
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def load(url: str, pid: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Queue everything, wait for everything."""
+    """Send all requests, wait for the answers, and collect the results."""
     clients = [Client(url, verbose=False, download_files=False) for _ in range(arguments.clients)]
     memory: dict[int, float] = {}
     done = []
@@ -124,7 +125,7 @@ def load(url: str, pid: int, folder: Path, arguments: argparse.Namespace) -> dic
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory of a process and those that it started."""
+    """Resident memory of a process and its children, in MB."""
     process = psutil.Process(pid)
     found = 0
     for one in (process, *process.children(recursive=True)):
@@ -134,15 +135,15 @@ def memory_mb(pid: int) -> float:
 
 
 def files_in(folder: Path) -> set[Path]:
-    """The files that the server has in its folder."""
+    """The files in the server's folder."""
     return {path for path in folder.glob("kinetophone-app-*/**/*") if path.is_file()}
 
 
 class Attacks:
-    """Requests that no server should take, each kind in its turn.
+    """Invalid requests of several kinds, used in turn.
 
     Args:
-        folder: where the files for them are made.
+        folder: folder for the files to upload.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -185,25 +186,25 @@ class Attacks:
         ]
 
     def ask(self, client: Client, number: int) -> str:
-        """Send one; "refused: " and the reason, or what came instead."""
+        """Send one request; returns "refused: " with the reason, or the unexpected answer."""
         try:
             made = client.predict(**self.requests[number // 2 % len(self.requests)])
         except AppError as error:
             said = str(error)
             return f"refused: {said}" if said and len(said.splitlines()) == 1 else f"error: {said!r}"
         video_file = made[0]["path"] if isinstance(made[0], dict) else made[0]
-        return str(video_file)  # a damaged film may be read in part
+        return str(video_file)  # a damaged video may be readable in part
 
 
 def cancel_some(url: str) -> list[float]:
-    """Have long jobs cancelled while they compute; how long each cancelling took, in seconds."""
+    """Cancel long jobs while they run; returns the time each cancellation took, in seconds."""
     client = Client(url, verbose=False, download_files=False)
     took = []
     for _ in range(CANCELLED):
         job = client.submit(prompt="a drum", steps=1000, api_name="/generate")
         while not any("of 1000" in str(output) for output in job.outputs()):
             if job.done():
-                raise RuntimeError(f"a job that was to be cancelled ended by itself: {job.exception()}")
+                raise RuntimeError(f"a job ended before it was cancelled: {job.exception()}")
             time.sleep(0.05)
         begun = time.monotonic()
         job.cancel()

@@ -1,16 +1,16 @@
-"""Is adapting frozen bases worth it? Three trainings with the same budget, measured as they go on ``hits``.
+"""Is it efficient to adapt frozen bases? Three trainings with the same budget on ``hits``.
 
     python benchmarks/efficiency.py --seconds 200 400 600 --json efficiency.json --plot efficiency.png
 
-The arms differ in what learns (``options.train`` of the coupling's recipe): a fresh coupling on the trained
-bases, a fresh coupling and the trained bases, or everything from random weights. Data, batch, loss and the
-coupling's architecture are the same; the learning rate is lower where trained bases learn on. The budget is
-CPU time of the training steps, in one thread: on a machine that others use too, it stands for wall-clock time
-on a core of one's own. The arms take turns.
+The arms differ in what is trained (``options.train`` in the recipe): a new coupling on frozen pre-trained
+bases, a new coupling and the pre-trained bases, or everything from random weights. Data, batch size, loss and
+the coupling's architecture are the same; the learning rate is lower if pre-trained bases are trained further.
+The budget is CPU time of the training steps in one thread, so that other load on the machine does not matter.
+The arms take turns.
 
-A cell is an arm's training up to one of ``--seconds``, and the evaluation after it: ``--clips`` val prompts,
-sampled as the bundle says. Cells that are in ``--out`` already are kept; ``--cells`` ends after so many new
-ones.
+A cell is the training of an arm up to one of ``--seconds``, and its evaluation on ``--clips`` val prompts
+with the bundle's default settings. Cells that exist in ``--out`` are kept; ``--cells`` limits the number of
+new ones.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from kinetophone.training.stages import build_stage
 
 ARMS = {
     "coupling": "only the coupling",
-    "all": "everything, bases trained before",
+    "all": "everything, pre-trained bases",
     "scratch": "everything, from random weights",
 }
-RATES = {"coupling": 1e-3, "all": 3e-4, "scratch": 1e-3}  # trained networks unlearn at the rate of new ones
+RATES = {"coupling": 1e-3, "all": 3e-4, "scratch": 1e-3}  # the higher rate destroys pre-trained networks
 RECIPES = Path(__file__).parents[1] / "recipes"
-CALIBRATION = 10  # steps of which the first cell takes the time of a step
-SEED = 1000  # of the samples
+CALIBRATION = 10  # steps in the first cell that measure the time per step
+SEED = 1000  # seed of the samples
 
 
 def recipe_of(arm: str, bundle: Path, cache: Path, count: int) -> Recipe:
-    """The shipped coupling's recipe from the start, with another ``train`` and a constant learning rate.
+    """The recipe of the included coupling from its start, with ``train`` of the arm and a constant rate.
 
-    Losses are weighed by the trained bases' error at each level in all arms.
+    In all arms, losses are weighted by the error of the pre-trained bases at each level.
     """
     recipe = load_recipe(RECIPES / "hits-coupling-3.yaml")
     loop = dataclasses.replace(
@@ -71,7 +71,7 @@ def recipe_of(arm: str, bundle: Path, cache: Path, count: int) -> Recipe:
 
 
 class Clock:
-    """Notes the CPU time at which each step starts: ``wrap`` a stage's loss."""
+    """Records the CPU time at the start of each step; ``wrap`` hooks into a stage's loss."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
@@ -87,12 +87,12 @@ class Clock:
 
     @property
     def step_s(self) -> float:
-        """CPU seconds of a step; the first two, which warm caches up, are left out."""
+        """CPU seconds per step, without the first two, which warm up caches."""
         return (self.starts[-1] - self.starts[2]) / (len(self.starts) - 3)
 
 
 def peak_mib(reset: bool = False) -> float:
-    """Resident memory of this process, its peak since the last reset (Linux)."""
+    """Peak resident memory of this process since the last reset, in MiB (Linux only)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -100,7 +100,7 @@ def peak_mib(reset: bool = False) -> float:
 
 
 def cell(arm: str, target_s: float, given: argparse.Namespace) -> dict[str, Any]:
-    """Train ``arm`` on until it has used ``target_s`` CPU seconds, then sample and measure."""
+    """Continue the training of ``arm`` up to ``target_s`` CPU seconds, then sample and evaluate."""
     torch.set_num_threads(1)
     trained = given.out / arm / f"trained-{target_s:g}.json"
     if not trained.exists():
@@ -116,7 +116,7 @@ def train_on(
     folder = given.out / arm
     if not (bundle := folder / "bundle").exists():
         shutil.copytree(given.bundle, bundle)
-    # From the bases as they were at every moment: losses are weighed by their errors.
+    # Always built from the original bases, whose errors weight the losses.
     recipe = recipe_of(arm, given.bundle, given.cache, given.count)
     stage: Any = build_stage(recipe)
     clock = Clock()
@@ -155,7 +155,7 @@ def train_on(
 
 
 def measure(bundle: Path, count: int) -> dict[str, Any]:
-    """Synchrony and materials of samples of the bundle, ``count`` val prompts."""
+    """Synchrony and materials of samples for ``count`` val prompts."""
     start = time.process_time()
     true = [make_clip("val", i, 64) for i in range(count)]
     pipe = Kinetophone.from_pretrained(bundle, device="cpu")
@@ -181,7 +181,7 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 
 def losses(out: Path, arm: str) -> list[tuple[int, float]]:
-    """Steps and training losses, the mean of three rows of the log each."""
+    """Steps and training losses, averaged over three rows of the log."""
     log = out / arm / "log.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     rows = [rows[i : i + 3] for i in range(0, len(rows) - 2, 3)]
@@ -189,7 +189,7 @@ def losses(out: Path, arm: str) -> list[tuple[int, float]]:
 
 
 def plot(rows: list[dict[str, Any]], out: Path, path: Path) -> None:
-    """Event F1 with its interval and its shuffled control, and the training loss, over CPU minutes."""
+    """Plot event F1 with its interval and shuffled baseline, and the training loss, over CPU minutes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -225,20 +225,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--seconds", type=float, nargs="+", default=[200, 400, 600], help="of training, at which to evaluate"
+        "--seconds",
+        type=float,
+        nargs="+",
+        default=[200, 400, 600],
+        help="CPU seconds of training at which to evaluate",
     )
-    parser.add_argument("--clips", type=int, default=32, help="val prompts of an evaluation")
-    parser.add_argument("--count", type=int, default=12_000, help="clips to train on")
-    parser.add_argument("--bundle", type=Path, default=BUNDLES / "hits", help="the trained bases")
+    parser.add_argument("--clips", type=int, default=32, help="number of val prompts per evaluation")
+    parser.add_argument("--count", type=int, default=12_000, help="number of training clips")
+    parser.add_argument(
+        "--bundle", type=Path, default=BUNDLES / "hits", help="bundle with the pre-trained bases"
+    )
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     parser.add_argument("--out", type=Path, default=Path("runs/efficiency"))
-    parser.add_argument("--cells", type=int, help="end after so many new cells")
+    parser.add_argument("--cells", type=int, help="stop after this many new cells")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    if given.cell:  # a process of its own, so that its memory is its own
+    if given.cell:  # in a separate process, for a clean memory measurement
         arm, target_s = given.cell.split(":")
         row = cell(arm, float(target_s), given)
         with (given.out / "cells.jsonl").open("a") as file:

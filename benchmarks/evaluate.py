@@ -1,8 +1,8 @@
 """Time and memory of the alignment metrics: ``python benchmarks/evaluate.py [--clips 50 200] [--json FILE]``.
 
-Writes ``hits`` clips of 4 s at 8 fps, 256 x 256, and evaluates the first 50 and all 200 of them as
-``kinetophone evaluate`` does, each time in a fresh process. Memory is flat in the number of clips if the
-peaks of both runs are alike: that of the process that scores, and that of its largest worker.
+Writes ``hits`` clips of 4 s at 8 fps, 256 x 256, and evaluates the first 50 and all 200 of them like
+``kinetophone evaluate``, each time in a new process. Memory does not depend on the number of clips if the
+peaks of both runs are similar, both for the scoring process and for its largest worker.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SIZE = 256
 
 
 def measure(files: Sequence[Path], workers: int) -> dict[str, Any]:
-    """Evaluate files; seconds and peak memory in MiB. To be called in a process of its own."""
-    # Its imports alone, before any clip.
+    """Evaluate files; returns seconds and peak memory in MiB. Call it in a new process."""
+    # Memory of the imports, before any clip is read.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     report = evaluate(files, workers=workers)
@@ -49,7 +49,7 @@ def measure(files: Sequence[Path], workers: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a line for each number of clips, and write them all."""
+    """Print one line per number of clips, and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--workers", type=int, default=2)
@@ -60,7 +60,7 @@ def main() -> None:
         write_split("test", max(arguments.clips), Path(folder), SIZE)
         print("clips written", flush=True)
         for count in arguments.clips:
-            # A process of its own: the peak of memory of one that lives on never falls.
+            # A new process each time, because the peak memory of a process never decreases.
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
                 runs.append(fresh.submit(measure, find_clips(folder)[:count], arguments.workers).result())
             print(json.dumps(runs[-1]), flush=True)

@@ -1,16 +1,16 @@
-"""What the published pair takes at its true size, with random weights: seconds and memory, step by step.
+"""Time and memory of the published pair of bases at full size, with random weights.
 
     python benchmarks/full_size.py [--size 256] [--frames 32] [--device cuda] [--dtype float16] [--json FILE]
 
-No weights are downloaded; text states are random too, the text models being small. The rows are measured one
-after the other in one process, so that their ratios mean something:
+No weights are downloaded. Text embeddings are random too, because text encoders are small. The rows are
+measured one after the other in one process, so that their ratios are meaningful:
 
-- ``bases``: one guided step of both U-Nets, the coupling off; ``joint``: the same with the coupling on;
-- ``decode``: one frame and the whole sound;
-- ``train``: a training step of the coupling on one clip, activations computed twice, as the 24 GB recipe.
+- ``bases``: one guided step of both U-Nets with the coupling off; ``joint``: the same with the coupling on;
+- ``decode``: one frame and the entire audio;
+- ``train``: a training step of the coupling on one clip with gradient checkpointing, like the 24 GB recipe.
 
-Memory is the peak of the device on CUDA and of the process so far on a CPU. ``--narrow 32`` divides every
-width, which tries the benchmark itself. Exit status 1 if anything is not finite.
+Memory is the peak of the device on CUDA, or the peak of the process so far on a CPU. ``--narrow 32`` divides
+every width, for a quick test of the benchmark itself. The exit status is 1 if any result is not finite.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from kinetophone.reference import settings as reference
 
 
 def narrowed(config: dict[str, Any], by: int) -> dict[str, Any]:
-    """A U-Net's settings with every width divided."""
+    """A U-Net's configuration with every width divided by ``by``."""
     if by == 1:
         return config
     widths = tuple(max(8, width // by // 8 * 8) for width in config["block_out_channels"])
@@ -53,7 +53,7 @@ def narrowed(config: dict[str, Any], by: int) -> dict[str, Any]:
 
 
 class Bench:
-    """Random networks of the published classes, and the rows measured on them."""
+    """Networks of the published classes with random weights, and measurements on them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from diffusers import UNet2DConditionModel, UNetMotionModel
@@ -66,7 +66,7 @@ class Bench:
             self.unets: AV[Any] = AV(audio=UNet2DConditionModel(**audio), video=UNetMotionModel(**video))
             heads = {} if args.narrow == 1 else {"connector_channels": 32}
             self.coupling = Coupling.for_unets(self.unets, **heads).to(args.device)
-        for parameter in self.coupling.parameters():  # a fresh coupling adds exactly nothing
+        for parameter in self.coupling.parameters():  # a new coupling has zero weights and would add nothing
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
         self.unets.map(lambda unet: unet.to(self.kind).requires_grad_(False).eval())
@@ -82,7 +82,7 @@ class Bench:
         return drawn.map(lambda x: x.to(self.args.device, self.kind))
 
     def row(self, name: str, work: Callable[[], Any]) -> None:
-        """Run once to warm up, then ``--repeat`` times."""
+        """Measure ``work``: one warm-up run, then ``--repeat`` timed runs."""
         cuda = self.args.device.startswith("cuda")
         seconds = []
         for number in range(1 + self.args.repeat):
@@ -136,13 +136,13 @@ class Bench:
         with torch.device(self.args.device):
             around = published.around()
         channels, _, *side = self.shapes.video
-        picture = torch.randn(1, channels, *side, device=self.args.device)
-        sound = torch.randn(1, *self.shapes.audio, device=self.args.device)
+        video_latents = torch.randn(1, channels, *side, device=self.args.device)
+        audio_latents = torch.randn(1, *self.shapes.audio, device=self.args.device)
 
         @torch.no_grad()
         def decode() -> list[torch.Tensor]:
-            mel = around.audio["vae"].decode(sound).sample
-            return [around.video["vae"].decode(picture).sample, around.audio["vocoder"](mel[:, 0])]
+            mel = around.audio["vae"].decode(audio_latents).sample
+            return [around.video["vae"].decode(video_latents).sample, around.audio["vocoder"](mel[:, 0])]
 
         self.row("decode", decode)
 
@@ -150,7 +150,7 @@ class Bench:
         for network in (self.unets.audio, self.unets.video, self.coupling):
             network.enable_gradient_checkpointing()
             network.train()
-        average = copy.deepcopy(self.coupling).requires_grad_(False)  # of the weights
+        average = copy.deepcopy(self.coupling).requires_grad_(False)  # EMA of the weights
         optimizer = torch.optim.AdamW(self.coupling.parameters(), lr=1e-5)
         noise: AV[torch.Tensor] = self.shapes.map(
             lambda shape: torch.randn(1, *shape, device=self.args.device)

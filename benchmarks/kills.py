@@ -1,10 +1,10 @@
-"""Kill a coupling training at random moments and compare its weights with those of one left alone.
+"""Kill a coupling training at random times and compare its weights with an uninterrupted training.
 
     python benchmarks/kills.py --kills 10 --json kills.json
 
-Each kill is a SIGKILL at a moment drawn from the length of a start and a few steps, so it falls into
-imports, reading of a checkpoint, steps, and writing of a checkpoint (each step writes one, the hardest case).
-After each, every checkpoint in the folder is read whole.
+Each kill is a SIGKILL at a random time during start-up or the first steps. It can hit imports, loading of a
+checkpoint, a step, or writing of a checkpoint. Every step writes a checkpoint, which is the hardest case.
+After each kill, all checkpoints in the folder are loaded completely.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
 
 def finish(process: subprocess.Popen[bytes]) -> None:
     if process.wait() != 0:
-        raise SystemExit(f"a run that was left alone ended with {process.returncode}")
+        raise SystemExit(f"an uninterrupted run ended with status {process.returncode}")
 
 
 def newest(out: Path) -> int:
@@ -60,7 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="kills-"))
@@ -79,13 +79,13 @@ def main() -> None:
     while len(kills) < given.kills:
         left = given.kills - len(kills)
         before, process, began = newest(out), start(recipe, out), time.monotonic()
-        # The kills share out the steps that are left; about every fourth comes before the first new step.
+        # Kills are spread over the remaining steps; about one in four comes before the first new step.
         early = moments.random() < 0.25
         while not early and newest(out) == before and process.poll() is None:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 10 if early else step_s * (given.steps - before) / (left + 1)))
         if process.poll() is not None:
-            raise SystemExit(f"the run ended before kill {len(kills) + 1}: give it more --steps")
+            raise SystemExit(f"the run ended before kill {len(kills) + 1}: increase --steps")
         process.send_signal(signal.SIGKILL)
         process.wait()
         found = checkpoints.find(out)

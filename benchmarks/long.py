@@ -1,14 +1,15 @@
-"""Long clips: peak memory and time against length, and whether sync holds to the end.
+"""Long clips: peak memory and time by length, and sync over the length of a clip.
 
     python benchmarks/long.py --json docs/results/long.json
 
-Each length is a fresh process of the command line, so its peak memory is its own.
+Each length is measured in a new process of the command line, for its own peak memory.
 
-Sync is event F1 at one frame over the windows of 4 s that begin at a moment, a row for each moment: how many
-clips were scored, their onsets and strikes, the mean with its 95 % interval over clips, and the same with the
-sound of other clips (``shuffled``, and the range of shuffled sets). ``slope_per_min`` is the change of F1 a
-minute over all windows, by least squares, its interval by resampling whole clips: sync is flat as far as that
-interval is narrow and holds 0. One clip has neither intervals nor a control.
+Sync is event F1, with a tolerance of one frame, in windows of 4 s. There is one row per start time of the
+window: the number of scored clips, their onsets and strikes, and the mean with its 95 % interval over clips.
+``shuffled`` is the same with the audio of other clips, and ``shuffled_range`` its range over shuffled sets.
+``slope_per_min`` is the change of F1 per minute over all windows, by least squares; its interval comes from
+resampling entire clips. Sync is stable if that interval is narrow and contains 0. A single clip has neither
+intervals nor a shuffled baseline.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ finally:
 
 
 def run(prompt: str, seconds: int, mode: str, seed: int, out: Path) -> dict[str, float]:
-    """Make one clip in a process of its own: seconds it took, and its peak memory in MiB."""
+    """Generate one clip in a new process; returns seconds and peak memory in MiB."""
     command = ["generate", prompt, "-o", str(out), "--seconds", str(seconds), "--seed", str(seed)]
     command += ["--stream"] if mode == "stream" else []
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -56,14 +57,14 @@ def run(prompt: str, seconds: int, mode: str, seed: int, out: Path) -> dict[str,
 
 
 def part(clip: Clip, second: int) -> Clip:
-    """The window of ``clip`` that begins at ``second``."""
+    """The window of ``clip`` that starts at ``second``."""
     fps, rate = int(clip.fps), clip.sample_rate
     frames, samples = (slice(second * n, (second + WINDOW_S) * n) for n in (fps, rate))
     return replace(clip, video=clip.video[frames], audio=clip.audio[samples])
 
 
 def row(report: Report, second: int) -> dict[str, Any]:
-    """A window's line of the table."""
+    """The row of the table for one window."""
     counts = {kind: sum(len(clip[kind]) for clip in report.rows) for kind in ("onsets_s", "strikes_s")}
     found = {"from_s": second, "clips": len(report.rows), "silent_and_still": len(report.unscored)}
     found |= {"onsets": counts["onsets_s"], "strikes": counts["strikes_s"]}
@@ -77,7 +78,7 @@ def row(report: Report, second: int) -> dict[str, Any]:
 
 
 def trend(f1: np.ndarray) -> dict[str, Any]:
-    """Mean and change a minute of F1 (clips, windows), NaN where a window has no event at all."""
+    """Mean and change per minute of F1 (clips, windows), which is NaN for windows without events."""
     minutes = np.broadcast_to(np.arange(f1.shape[1]) * WINDOW_S / 60, f1.shape)
 
     def slope(some: np.ndarray) -> float:
@@ -96,7 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[4, 16, 60], help="seconds")
     parser.add_argument("--modes", nargs="+", default=["fused", "stream"], choices=["fused", "stream"])
-    parser.add_argument("--clips", type=int, default=4, help="of the longest length, for sync")
+    parser.add_argument(
+        "--clips", type=int, default=4, help="number of clips of the longest length, for sync"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: dict[str, dict] = {}

@@ -1,10 +1,10 @@
-"""Memory that sampling with the published pair needs, computed from parameters and activations.
+"""Memory for sampling with the published pair, computed from parameters and activations.
 
     python benchmarks/memory.py [--size 256] [--seconds 4] [--fps 8] [--batch-size 1]
 
-Networks and tensors without storage go once through everything, while the bytes of every tensor alive are
-counted: their peak and the weights that lie on the device at the time are the estimate. What the driver, its
-libraries and the allocator add (0.5 to 1 GB) is not in it.
+All networks run once on fake tensors, which have no storage, while the bytes of all live tensors are counted.
+The estimate is their peak plus the weights that are on the device at that time. It does not include the
+overhead of the driver, its libraries and the allocator, 0.5 to 1 GB.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kinetophone.text import markdown_table
 
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors made under it; ``peak`` is the most that were alive at once."""
+    """Counts the bytes of live tensors created in its context; ``peak`` is their maximum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Alive(TorchDispatchMode):
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors of floating point are of ``dtype``."""
+    """Create floating-point tensors with ``dtype`` by default."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -75,7 +75,7 @@ def weights(*networks: nn.Module) -> int:
 
 
 def largest_layer(*networks: nn.Module) -> int:
-    """Bytes of the largest layer's own weights."""
+    """Bytes of the weights of the largest layer."""
     return max(
         sum(p.numel() * p.element_size() for p in layer.parameters(recurse=False))
         for network in networks
@@ -84,14 +84,14 @@ def largest_layer(*networks: nn.Module) -> int:
 
 
 def activations(call: Callable[[], Any]) -> int:
-    """Peak bytes of what ``call`` makes."""
+    """Peak bytes of tensors created by ``call``."""
     with torch.no_grad(), Alive() as alive:
         call()
     return alive.peak
 
 
 def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> list[str]:
-    """A line of the table: ``length`` is that of the audio latents, ``batch`` the prompts sampled at once."""
+    """A row of the table, for audio latents of ``length`` and ``batch`` prompts at once."""
     with FakeTensorMode():
         with default_dtype(dtype):
             unets = published.unets()
@@ -110,7 +110,7 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> 
             joint = activations(
                 lambda: model(latents, levels, text, model.features(latents, levels, latents), times=times)
             )
-        around = published.around()  # once more: decoders are in float32 always
+        around = published.around()  # again, because decoders always run in float32
         audio, video = around.audio, around.video
         decoders = (video["vae"], audio["vae"], audio["vocoder"])
         at_once = max(1, 64**3 // size**2)  # as VideoBase.decode

@@ -1,12 +1,12 @@
-"""Do two processes with half the batch each learn the coupling that one does? DDP, FSDP2, DeepSpeed's ZeRO-2.
+"""Do two processes with half the batch each train the same coupling as one? DDP, FSDP2 and ZeRO-2.
 
     python benchmarks/processes.py --json processes.json
 
-A coupling of the shipped bases learns for 20 steps from 8 clips of ``hits``, with every option that draws
-random numbers, in one process and in two over gloo on CPUs. Printed is the largest difference of any weight.
-AdamW divides a gradient by its own size, so that a weight whose gradient is no more than rounding moves by up
-to the learning rate in either direction: in float32 the difference grows with the learning rate. The runs in
-float64 show whether anything but rounding is behind it.
+A coupling of the included bases is trained for 20 steps on 8 clips of ``hits``, with every option that draws
+random numbers. It is trained in one process, and in two processes over gloo on the CPU. The benchmark prints
+the largest difference of any weight. AdamW divides a gradient by its own magnitude, so a weight whose
+gradient is only rounding error moves by up to the learning rate in either direction. In float32 the
+difference therefore grows with the learning rate. The runs in float64 show whether there is any other cause.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KINDS: dict[str, list[str]] = {
     "FSDP2": ["--use_fsdp", "--fsdp_version", "2"],
     "ZeRO-2": ["--use_deepspeed", "--zero_stage", "2"],
 }
-# 8e-4: about the rate of the recipes of hits.
+# 8e-4 is about the learning rate of the hits recipes.
 SETTINGS = (("float32", 2e-4), ("float32", 8e-4), ("float64", 8e-4))
 
 
@@ -58,12 +58,12 @@ def recipe_of(root: Path, lr: float) -> Recipe:
 
 
 def learn(root: Path, out: Path) -> None:
-    """Every setting in turn, alone or with the processes that were launched together."""
+    """Train all settings in turn, in one process or as one of several."""
     torch.set_num_threads(1)
     processes = Processes.join("cpu")
     for dtype, lr in SETTINGS:
         if dtype == "float64" and processes.zero_stage:
-            continue  # its own copies of the weights are float32
+            continue  # DeepSpeed keeps float32 copies of the weights
         recipe = recipe_of(root, lr)
         with processes.first_alone():
             stage: Any = build_stage(recipe)
@@ -75,7 +75,7 @@ def learn(root: Path, out: Path) -> None:
 
 
 def in_float64(model: Any) -> None:
-    """Make the model compute in float64, whatever it is given."""
+    """Make the model compute in float64 for inputs of any dtype."""
     model.double()
     forward, features = model.forward, model.features
 
@@ -123,7 +123,7 @@ def main() -> None:
     names = []
     for name, kind in KINDS.items():
         if name in left_out:
-            print(f"{name} left out: deepspeed is not installed")
+            print(f"{name} skipped: deepspeed is not installed")
             continue
         launch(kind, root, root / name)
         names.append(name)

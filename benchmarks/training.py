@@ -1,14 +1,14 @@
-"""How fast the coupling and its connectors train, from latents and from files; where a step's time goes.
+"""Training speed of the coupling and its connectors, from latents and from files, and a profile of a step.
 
     python benchmarks/training.py --json training.json
 
-Clips of ``hits`` are written as mp4, prepared and encoded. For either stage two trainings, alike but for
-where clips come from, take turns in one process: "latents" reads what ``kinetophone data encode`` wrote;
-"files" decodes the mp4 (the next batch in a thread while a step computes), and runs the autoencoders, and the
-text models where the stage reads texts, each time. Then the coupling's step from latents is profiled: CPU
-seconds by what is computed.
+Clips of ``hits`` are written as mp4, prepared and encoded. For each stage, two trainings that differ only in
+their input take turns in one process. "latents" reads the output of ``kinetophone data encode``. "files"
+decodes mp4 files, with the next batch in a thread during each step, and runs the autoencoders, and the text
+encoders if the stage uses text. Then a step of the coupling from latents is profiled: CPU seconds by part.
 
-All in one thread. CPU time is what counts on a machine that others use; wall-clock time is given too.
+Everything runs in one thread. CPU time is the relevant measure on a shared machine; wall-clock time is
+reported too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CUT = Cut(fps=8, seconds=4, size=64)
 
 
 class Files:
-    """Clips of mp4 files in the place of a stage's latents: decoded ahead, encoded when asked for."""
+    """Clips of mp4 files in place of a stage's latents: decoded in advance, encoded on access."""
 
     def __init__(self, sources: list[Source], bases: AV[Any], batch: int) -> None:
         self.sources, self.bases, self.batch = sources, bases, batch
@@ -94,7 +94,7 @@ def read(path: Path) -> Any:
 
 
 class Timeline:
-    """CPU seconds by label: from one ``switch`` to the next, time belongs to the label switched to."""
+    """CPU seconds by label; ``switch`` sets the label for the time until the next switch."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -107,7 +107,7 @@ class Timeline:
         return before
 
     def around(self, owner: Any, name: str, label: Callable[[], str]) -> None:
-        """The method ``name`` of ``owner`` counts as ``label()``."""
+        """Attribute the time of the method ``name`` of ``owner`` to ``label()``."""
         inner = getattr(owner, name)
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -129,12 +129,12 @@ NO_GRADIENT = (BEFORE, FORWARD[False], COUPLING[False])
 
 
 def watch(stage: Any, run: Run) -> Timeline:
-    """A timeline of every step that ``run`` takes from now on."""
+    """Record a timeline of all following steps of ``run``."""
     timeline = Timeline()
     coupling = stage.coupling
 
     def on_gradient(tensor: Any, label: str) -> None:
-        """From the moment that the gradient of ``tensor`` is known, time is ``label``'s."""
+        """Switch to ``label`` when the gradient of ``tensor`` is computed."""
         if isinstance(tensor, Tensor) and tensor.requires_grad:
             tensor.register_hook(lambda _: timeline.switch(label) and None)
 
@@ -168,14 +168,14 @@ def watch(stage: Any, run: Run) -> Timeline:
     for unet in (stage.model.unets.audio, stage.model.unets.video):
         unet.register_forward_pre_hook(enter)
         unet.register_forward_hook(leave)
-    # clip_grad_norm_, AdamW and the average follow one another after the way back.
+    # clip_grad_norm_, AdamW and the EMA update follow the backward pass in this order.
     timeline.around(run.optimizer, "step", lambda: OPTIMISER)
     timeline.around(run.ema, "update", lambda: OPTIMISER)
     return timeline
 
 
 def steps(run: Run, first: int, count: int) -> tuple[float, float]:
-    """Take ``count`` steps; CPU and wall-clock seconds."""
+    """Run ``count`` steps; returns CPU and wall-clock seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
     for step in range(first, first + count):
         run.step(step, [None], Processes())
@@ -183,7 +183,7 @@ def steps(run: Run, first: int, count: int) -> tuple[float, float]:
 
 
 def write_clips(root: Path, count: int) -> list[Source]:
-    """Clips as mp4, and what preparing and encoding make of them."""
+    """Write clips as mp4 files, prepare and encode them; returns the files."""
     write_split("train", count, root / "files")
     sources = find_sources(root / "files", captions=root / "files" / "captions.csv")
     prepare(sources, root / "clips", CUT, workers=1)
@@ -194,7 +194,7 @@ def write_clips(root: Path, count: int) -> list[Source]:
 
 
 def start(stage: str, root: Path, sources: list[Source], files: bool) -> tuple[Any, Run]:
-    """A training of ``stage`` from latents or from files."""
+    """Set up a training of ``stage`` from latents or from files."""
     recipe = load_recipe(RECIPES / STAGES[stage])
     recipe = dataclasses.replace(
         recipe,
@@ -211,7 +211,7 @@ def start(stage: str, root: Path, sources: list[Source], files: bool) -> tuple[A
 
 
 def compare(runs: dict[str, Run], rounds: int, count: int) -> dict[str, Any]:
-    """Steps of both in turns: clips by CPU and wall-clock second, medians over rounds."""
+    """Run both in turns; returns clips per CPU second and per second, as medians over rounds."""
     for run in runs.values():
         steps(run, 0, 2)
     rows = []
@@ -239,7 +239,7 @@ def compare(runs: dict[str, Run], rounds: int, count: int) -> dict[str, Any]:
 
 
 def profile(stage: Any, run: Run, count: int) -> dict[str, Any]:
-    """CPU seconds of the coupling's step, and their shares by what is computed."""
+    """CPU seconds of a coupling step, and the fractions of its parts."""
     timeline = watch(stage, run)
     timeline.switch(DATA)
     steps(run, 0, count)
@@ -260,9 +260,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clips", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3, help="in which the two take turns")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds in which the two take turns")
     parser.add_argument(
-        "--steps", type=int, default=4, help="of each in a round; profiled are four times as many"
+        "--steps", type=int, default=4, help="steps of each per round; four times as many are profiled"
     )
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

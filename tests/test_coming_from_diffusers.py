@@ -49,10 +49,10 @@ CALLS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize(
     ("option", "value", "instead"),
     [
-        ("num_inference_steps", 1, "write steps"),
-        ("guidance_scale", 7.5, "write guidance, a number or AV"),
-        ("generator", torch.Generator().manual_seed(3), "write seed"),
-        ("num_videos_per_prompt", 2, "write a list of prompts"),
+        ("num_inference_steps", 1, "use steps"),
+        ("guidance_scale", 7.5, "use guidance, a number or AV"),
+        ("generator", torch.Generator().manual_seed(3), "use seed"),
+        ("num_videos_per_prompt", 2, "use a list of prompts"),
         ("stepps", 1, "there are steps, stepper, gamma"),
     ],
 )

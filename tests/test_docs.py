@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
@@ -18,7 +19,9 @@ from typer.testing import CliRunner
 from kinetophone import Kinetophone
 from kinetophone.bundle.spec import find_bundle
 from kinetophone.cli import app
+from kinetophone.coupling.coupling import BLOCKS
 from kinetophone.diffusion.settings import Settings
+from kinetophone.diffusion.steppers import STEPPERS
 from kinetophone.hits.write import write_split
 from kinetophone.training.dry_run import estimate
 from kinetophone.training.recipe import load_recipe
@@ -147,7 +150,14 @@ def run_yaml(block: Block) -> None:
     Path(name[1]).write_text(re.sub(r"batch_size: \d+", "batch_size: 2", text) + "\n", encoding="utf-8")
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a page adds to them is gone after it."""
+    with patch.dict(STEPPERS), patch.dict(BLOCKS), patch.dict(all_metrics()):
+        yield
+
+
+@pytest.mark.usefixtures("tiny", "registries")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run_in_order(page: Path, place: Path) -> None:

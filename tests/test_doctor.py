@@ -62,21 +62,23 @@ def test_the_hub_before_and_after_everything_is_fetched(elsewhere: Elsewhere, mo
         assert row(refused, "Hub")["found"].startswith(f"{endpoint}, not logged in")
         assert failed(refused) == ["audio base"]
         assert "'ill/audioldm' has only pickled weights (unet/diff" in row(refused, "audio base")["found"]
-        assert "say --allow-pickle" in row(refused, "audio base")["remedy"]
+        assert "use --allow-pickle" in row(refused, "audio base")["remedy"]
         assert failed(gated) == ["audio base"]
         assert row(gated, "audio base")["found"] == "'ill/gated' is gated"
         assert "accept its terms on the Hub, then log in with" in row(gated, "audio base")["remedy"]
         assert failed(absent) == ["video base"]
         assert "the Hub has no model 'ill/nothing'" in row(absent, "video base")["found"]
         assert failed(before) == []
-        assert "files to fetch, " in row(before, "audio base")["found"]
+        assert "files to download, " in row(before, "audio base")["found"]
         assert row(before, "one step")["remedy"] == "run it again with --fetch"
     assert failed(fetched) == []
     assert row(fetched, "audio base: vocoder")["found"].startswith("SpeechT5HifiGan, ")
-    assert row(fetched, "video base: unet")["state"] == row(fetched, "motion adapter, its")["state"] == "ok"
+    assert (
+        row(fetched, "video base: unet")["state"] == row(fetched, "motion adapter: network")["state"] == "ok"
+    )
     assert "finite" in row(fetched, "one step, smallest")["found"]
     (away,) = ask(elsewhere, pair | {"audio_base": "ill/other", "allow_pickle": True})
-    assert row(away, "video base")["found"] == "ill/image, fetched before; the Hub cannot be reached"
+    assert row(away, "video base")["found"] == "ill/image, already downloaded; the Hub cannot be reached"
     assert failed(away) == ["audio base"]
     assert row(away, "audio base")["remedy"] == "connect, unset HF_HUB_OFFLINE, or give a folder"
 
@@ -93,7 +95,7 @@ def test_a_bundle_on_the_hub(elsewhere: Elsewhere, models: Path) -> None:
         (after,) = ask(elsewhere, question | {"fetch": True})
     assert failed(none) == ["bundle"]
     assert failed(before) == failed(after) == []
-    assert "files to fetch, " in row(before, "audio base")["found"]
+    assert "files to download, " in row(before, "audio base")["found"]
     assert "a clip of 50 steps takes about" in row(after, "one step, 1 s at 32 px")["found"]
 
 
@@ -162,7 +164,7 @@ def test_broken_folders(
     assert found in lines[bad]
     assert remedy in lines[bad + 1]
     assert "warn  one step" in done.output
-    assert "1 of these will fail" in done.output
+    assert "1 of these checks failed" in done.output
     assert "Traceback" not in done.output
 
 
@@ -177,7 +179,7 @@ def test_what_the_machine_lacks(monkeypatch: pytest.MonkeyPatch, models: Path) -
     question = Question(audio_base=str(models / "audioldm"), video_base="no such place", device="xpu")
     bad = {row.check: row for row in examine(question) if row.state == "FAIL"}
     assert bad["diffusers"] == Row("diffusers", "FAIL", "0.30, needs >=0.36", "pip install 'diffusers>=0.36'")
-    assert bad["disk, here"].remedy == "1.0 GB are needed: make room"
+    assert bad["disk, here"].remedy == "1.0 GB are needed: free some space"
     assert "there is no device 'xpu' here" in bad["device"].found
     assert "is neither a folder nor a Hub id" in bad["video base"].found
     assert [row.found for row in examine(Question(bundle="nothing")) if row.check == "bundle"]

@@ -223,7 +223,7 @@ def test_devices_that_are_not_there_are_refused_before_anything_is_read(models, 
         Kinetophone.from_bases(audio="nowhere/at-all", video="nor/this", device="xpu")
     done = CliRunner().invoke(app, ["generate", "a", "--bundle", "hits", "--offload", "model", "-o", "x.mp4"])
     assert done.exit_code == 2
-    assert "error: offloading needs a GPU to compute on" in done.output
+    assert "error: offloading needs a GPU, and" in done.output
 
 
 def test_a_coupling_saved_without_its_bases_finds_them_again(models, tmp_path):

@@ -89,8 +89,8 @@ DEEP = 200_000
 HURTFUL_YAML = {
     "aliases": ("a: &a [x, x]\nb: &b [*a, *a]\n", "the alias \\*a is not allowed; write it out \\(line 2\\)"),
     "itself": ("a: &a\n  b: *a\n", "the alias"),
-    "twice": ("stage: audio\nstage: coupling\n", "the key 'stage' is there twice \\(line 2\\)"),
-    "twice within": ("loop:\n  steps: 1\n  steps: 2\n", "the key 'steps' is there twice \\(line 3\\)"),
+    "twice": ("stage: audio\nstage: coupling\n", "the key 'stage' appears twice \\(line 2\\)"),
+    "twice within": ("loop:\n  steps: 1\n  steps: 2\n", "the key 'steps' appears twice \\(line 3\\)"),
     "deep": ("[" * DEEP, "is nested too deeply"),
     "deep mappings": ("{a: " * DEEP, "is nested too deeply"),
     "code": ("!!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
@@ -116,7 +116,7 @@ def test_yaml_that_hurts_is_refused_in_a_line(tmp_path: Path, name: str) -> None
 
 
 HURTFUL_JSON = {
-    "twice": ('{"fps": 8, "fps": 9}', "the key 'fps' is there twice"),
+    "twice": ('{"fps": 8, "fps": 9}', "the key 'fps' appears twice"),
     "deep": ("[" * DEEP, "is nested too deeply"),
     "NaN": ('{"fps": NaN}', "NaN is not a finite number"),
     "Infinity": ('{"fps": -Infinity}', "-Infinity is not a finite number"),

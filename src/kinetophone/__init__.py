@@ -1,4 +1,4 @@
-"""kinetophone: sounding video - picture and sound generated together, in sync.
+"""kinetophone: sounding video, with audio and video generated together and in sync.
 
     from kinetophone import Kinetophone
 
@@ -6,8 +6,7 @@
     clip = pipe("a drumstick hits a metal bowl three times", seed=0)[0]
     clip.save("bowl.mp4")
 
-Importing the package is cheap: each name below is imported when it is first used, torch with it only
-where it is needed.
+Importing the package is cheap: each name below is imported on first use, and so is torch.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def __getattr__(name: str) -> Any:
         if name == "Kinetophone":
             from kinetophone.progress import bar_class
 
-            bar_class()  # before the libraries import it, with a warning in some notebooks
+            bar_class()  # must come before other libraries import tqdm, which may warn in a notebook
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'kinetophone' has no attribute '{name}'")
 

@@ -1,8 +1,7 @@
-"""The audio-video pair that everything in kinetophone flows through.
+"""A pair of one audio value and one video value, used throughout kinetophone.
 
-A clip is an ``AV`` of waveform and frames; the bases encode it to an ``AV`` of latents; the clocks
-give an ``AV`` of noise levels; the joint model maps these to an ``AV`` of the networks' outputs. What holds
-for both modalities is written once, over the pair.
+Latents, noise levels, network outputs and settings all come as an ``AV``. Code that treats both modalities
+alike is written once, with :meth:`AV.map`.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ class AV(Generic[T]):
     video: T
 
     def map(self, function: Callable[..., U], *others: AV[Any]) -> AV[U]:
-        """Apply ``function`` to each modality, with the same modality of ``others`` as further arguments."""
+        """Call ``function`` once per modality; ``others`` supply further arguments of the same modality."""
         return AV(
             audio=function(self.audio, *(other.audio for other in others)),
             video=function(self.video, *(other.video for other in others)),
         )
 
     def swap(self) -> AV[T]:
-        """Exchange the modalities: what conditions each one is made from the other."""
+        """The pair with audio and video exchanged, for what one modality receives from the other."""
         return AV(audio=self.video, video=self.audio)
 
     def replaced(self, modality: str, value: Any) -> AV[Any]:
-        """The pair with another value for one modality, "audio" or "video"."""
+        """A copy with a new value for one modality, "audio" or "video"."""
         return AV(audio=value, video=self.video) if modality == "audio" else AV(audio=self.audio, video=value)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What works on this machine and what will not, found before hours are spent: ``kinetophone doctor``."""
+"""``kinetophone doctor``: check that the machine and the models work before starting a long job."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kinetophone.errors import RequestError, reason
 
 State = Literal["ok", "warn", "FAIL"]
 _GB = 1e9
-_LARGE = 100_000_000  # parameters of a network whose memory is taken back at once
+_LARGE = 100_000_000  # parameters; memory of larger networks is reclaimed right after loading
 _PROMPT = "a drumstick hits a metal bowl"
-_FREE_HERE = 1 * _GB  # for clips and logs in the working directory
-# Activations of a step, in numbers per position of the video latents and channel of the U-Net's first level:
-# benchmarks/memory.py for the published pair, 7.3 GB in float32 with guidance.
+_FREE_HERE = 1 * _GB  # bytes, for clips and logs in the working directory
+# Activations of one step: values per latent position of the video and per channel of the first U-Net level.
+# From benchmarks/memory.py for the published pair: 7.3 GB in float32 with guidance.
 _ACTIVATIONS = 174
 
 
 @dataclass(frozen=True)
 class Row:
-    """One check: what was looked at, whether it is well, what was found, and what to do if it is not."""
+    """The result of one check: its name, its state, what was found, and how to fix a problem."""
 
     check: str
     state: State
@@ -36,14 +36,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """Something that is loaded from one place.
+    """A set of components that are loaded from one folder or Hub repository.
 
     Attributes:
         label: What it is, such as "audio base".
         name: Folder or Hub id.
-        revision: On the Hub.
-        components: Its sub-folders, "" for its own top folder, each with the classes it may have.
-        inside: Folder that they are in, of a bundle on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        components: Sub-folders, "" for the top folder, each with the classes allowed there.
+        inside: Folder of a bundle that holds the components, "" if they are at the top.
     """
 
     label: str
@@ -54,11 +54,11 @@ class Part:
 
     @property
     def folders(self) -> list[str]:
-        """The components' folders in the repository."""
+        """Paths of the components in the repository."""
         return [f"{self.inside}/{name}".strip("/") for name in self.components]
 
     def locate(self, allow_pickle: bool) -> Path:
-        """The folder with the components, from the Hub if need be."""
+        """The local folder with the components; downloads them from the Hub if necessary."""
         from kinetophone.hub.locate import locate
 
         return locate(self.name, self.folders, self.revision, allow_pickle).folder / self.inside
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked about: a bundle, or a pair of bases; see ``Kinetophone.from_bases`` for these."""
+    """What to check: a bundle, or a pair of bases (see ``Kinetophone.from_bases``)."""
 
     bundle: str = "hits"
     audio_base: str | None = None
@@ -83,7 +83,10 @@ class Question:
 
 
 def examine(question: Question) -> Iterator[Row]:
-    """Check everything, a row as soon as it is known. Nothing large is fetched unless ``fetch`` says so."""
+    """Run all checks and yield each row as soon as it is known.
+
+    Weights are downloaded only if ``question.fetch`` is true.
+    """
     yield from _packages()
     yield from _machine(question)
     try:
@@ -108,9 +111,9 @@ def examine(question: Question) -> Iterator[Row]:
             yield row
             whole &= row.state != "FAIL"
     if not whole:
-        what = "what is missing is fetched" if missing else "the rows above are mended"
+        what = "the missing files are downloaded" if missing else "the problems above are fixed"
         yield Row(
-            "one step", "warn", f"not tried before {what}", "run it again with --fetch" if missing else ""
+            "one step", "warn", f"not tried until {what}", "run it again with --fetch" if missing else ""
         )
         return
     weights = sum(map(_weights_bytes, here, folders))
@@ -123,7 +126,7 @@ def _packages() -> Iterator[Row]:
     try:
         lines = metadata.requires("kinetophone") or ()
     except metadata.PackageNotFoundError:
-        yield Row("packages", "warn", "kinetophone is not installed, only found", "pip install -e .")
+        yield Row("packages", "warn", "kinetophone can be imported but is not installed", "pip install -e .")
         return
     required = [Requirement(line) for line in lines]
     required = [r for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -141,7 +144,7 @@ def _packages() -> Iterator[Row]:
         named = ("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "av")
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in named)
         python = ".".join(map(str, sys.version_info[:3]))
-        yield Row("packages", "ok", f"{len(required)} as required: Python {python}, {versions}")
+        yield Row("packages", "ok", f"all {len(required)} requirements met: Python {python}, {versions}")
 
 
 def _machine(question: Question) -> Iterator[Row]:
@@ -153,7 +156,7 @@ def _machine(question: Question) -> Iterator[Row]:
     try:
         device = usable_device(question.device)
     except RequestError as error:
-        yield Row("device", "FAIL", error.problems[0], "leave --device out, or install torch for your GPU")
+        yield Row("device", "FAIL", error.problems[0], "omit --device, or install torch for your GPU")
         return
     free, total = _memory(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -165,7 +168,7 @@ def _machine(question: Question) -> Iterator[Row]:
 
 
 def _memory(device: Any) -> tuple[int, int]:
-    """Bytes free and in all: of the GPU, else of the machine."""
+    """Free and total bytes of the GPU, or of main memory on a CPU."""
     import psutil
     import torch
 
@@ -177,7 +180,7 @@ def _memory(device: Any) -> tuple[int, int]:
 
 
 def _parts(question: Question) -> Iterator[Part]:
-    """The places that the answer is loaded from; of the Hub only configurations are fetched."""
+    """The parts to load; only configuration files are downloaded from the Hub."""
     from kinetophone.bases.animatediff import MOTION_ADAPTER
     from kinetophone.bases.audioldm import AudioLDM
     from kinetophone.bases.video import VideoBase
@@ -203,7 +206,7 @@ def _parts(question: Question) -> Iterator[Part]:
             unet = small_file(
                 video["name"], f"{inside['video']}/unet/config.json".strip("/"), video.get("revision")
             )
-        except (RequestError, ConnectionError):  # told by the row of the base
+        except (RequestError, ConnectionError):  # reported by the row of the base
             unet = None
         if unet is not None and component_class(unet.parent) == "UNet2DConditionModel":
             adapter = MOTION_ADAPTER
@@ -212,7 +215,7 @@ def _parts(question: Question) -> Iterator[Part]:
 
 
 def _bundle(name: str) -> tuple[str, Any]:
-    """Folder or Hub id of a bundle, and its description."""
+    """Folder or Hub id of a bundle, and its spec."""
     from kinetophone.bundle.spec import BUNDLES, CONFIG_NAME, BundleSpec, available_bundles
     from kinetophone.hub.locate import small_file
 
@@ -222,24 +225,24 @@ def _bundle(name: str) -> tuple[str, Any]:
     except ConnectionError as error:
         raise RequestError([f"the Hub cannot be reached for '{name}' ({reason(error)})"]) from None
     if described is None:
-        raise RequestError([f"'{name}' holds no {CONFIG_NAME}: it is no bundle"])
+        raise RequestError([f"'{name}' has no {CONFIG_NAME}: it is not a bundle"])
     return place, BundleSpec.read(described.parent)
 
 
 def _hub() -> Row:
-    """Which Hub is asked, and as whom."""
+    """The address of the Hub, and whether a user is logged in."""
     from huggingface_hub import constants, get_token
 
-    login = "logged in" if get_token() else "not logged in, which models with terms to accept need"
+    login = "logged in" if get_token() else "not logged in (gated models need a login)"
     if constants.HF_HUB_OFFLINE:
         return Row(
-            "Hub", "warn", f"{constants.ENDPOINT}, not asked: HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"
+            "Hub", "warn", f"{constants.ENDPOINT}, not used: HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"
         )
     return Row("Hub", "ok", f"{constants.ENDPOINT}, {login}")
 
 
 def _place(part: Part, question: Question) -> tuple[Row, int]:
-    """Whether a part is there or can be had, and how many bytes have yet to be fetched."""
+    """Whether a part is available, and how many bytes must still be downloaded."""
     from kinetophone.hub.locate import pickled_parts, remote_files
 
     if Path(part.name).is_dir():
@@ -254,7 +257,7 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
         except RequestError:
             found = f"the Hub cannot be reached for '{part.name}' ({reason(error)})"
             return Row(part.label, "FAIL", found, "connect, unset HF_HUB_OFFLINE, or give a folder"), 0
-        return Row(part.label, "ok", f"{part.name}, fetched before; the Hub cannot be reached"), 0
+        return Row(part.label, "ok", f"{part.name}, already downloaded; the Hub cannot be reached"), 0
     except RequestError as error:
         found, _, remedy = error.problems[0].partition(": ")
         return Row(part.label, "FAIL", found, remedy), 0
@@ -265,17 +268,17 @@ def _place(part: Part, question: Question) -> tuple[Row, int]:
     if size and question.fetch:
         room = _room("disk, Hub cache", _cache(), size)
         if room.state == "FAIL":
-            return Row(part.label, "FAIL", f"{size / _GB:.3g} GB to fetch: {room.found}", room.remedy), 0
+            return Row(part.label, "FAIL", f"{size / _GB:.3g} GB to download: {room.found}", room.remedy), 0
         try:
             part.locate(question.allow_pickle)
         except (RequestError, OSError) as error:
-            return Row(part.label, "FAIL", reason(error), "run it again: it goes on where it was"), 0
+            return Row(part.label, "FAIL", reason(error), "run it again: the download resumes"), 0
         size = 0
     if not size:
-        return Row(part.label, "ok", f"{part.name}, fetched"), 0
+        return Row(part.label, "ok", f"{part.name}, downloaded"), 0
     large = max((file for file in files if not file.cached), key=lambda file: file.size)
     count = sum(not file.cached for file in files)
-    found = f"{part.name}: {count} files to fetch, {size / _GB:.3g} GB, the largest {large.path}"
+    found = f"{part.name}: {count} files to download, {size / _GB:.3g} GB, the largest {large.path}"
     return Row(part.label, "ok", found), size
 
 
@@ -287,7 +290,7 @@ def _refused(part: Part, pickled: list[str]) -> Row:
 
 
 def _cache() -> Path:
-    """The Hub's cache, or the folder that it will be made in."""
+    """The Hub's cache, or its nearest parent that exists."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
@@ -299,19 +302,19 @@ def _disk(missing: int) -> Iterator[Row]:
 
 
 def _room(label: str, place: Path, needed: float) -> Row:
-    """Whether ``needed`` bytes are free in a folder."""
+    """Check that ``needed`` bytes are free on the disk of ``place``."""
     free = shutil.disk_usage(place).free
     found = f"{free / _GB:.1f} GB free in {place}"
     if free >= needed:
         return Row(label, "ok", found)
-    remedy = f"{needed / _GB:.1f} GB are needed: make room"
+    remedy = f"{needed / _GB:.1f} GB are needed: free some space"
     if place == _cache():
         remedy += ", or set HF_HOME to a folder on a larger disk"
     return Row(label, "FAIL", found, remedy)
 
 
 def _components(part: Part, folder: Path, question: Question) -> Iterator[Row]:
-    """Load each component by itself, and let it go."""
+    """Load each component on its own and release it again."""
     import torch
 
     from kinetophone.coupling.coupling import Coupling
@@ -319,7 +322,7 @@ def _components(part: Part, folder: Path, question: Question) -> Iterator[Row]:
 
     dtype = getattr(torch, question.dtype)
     for name, classes in part.components.items():
-        label = f"{part.label}: {name}" if name else f"{part.label}, its network"
+        label = f"{part.label}: {name}" if name else f"{part.label}: network"
         try:
             if part.label in ("coupling", "motion adapter"):
                 from diffusers import MotionAdapter
@@ -348,11 +351,11 @@ def _components(part: Part, folder: Path, question: Question) -> Iterator[Row]:
 def _remedy(part: Part) -> str:
     if Path(part.name).is_dir():
         return f"copy or download '{part.name}' again"
-    return f"remove it from the Hub's cache and fetch it again: hf cache rm model/{part.name}"
+    return f"remove it from the Hub's cache and download it again: hf cache rm model/{part.name}"
 
 
 def _steps(question: Question, parts: Sequence[Part], weights: int) -> Iterator[Row]:
-    """One step on the smallest latents, then a whole clip of one step."""
+    """Sample one step on the smallest latents, then a full-size clip with one step."""
     import torch
 
     from kinetophone.bundle.load import usable_device
@@ -362,7 +365,7 @@ def _steps(question: Question, parts: Sequence[Part], weights: int) -> Iterator[
         device = usable_device(question.device)
         free, _ = _memory(device)
         if weights > free:
-            found = f"the weights take {weights / _GB:.1f} GB, of which {free / _GB:.1f} are free"
+            found = f"the weights take {weights / _GB:.1f} GB; {free / _GB:.1f} GB are free"
             yield Row(
                 "one step", "FAIL", found, "use --dtype float16, a larger device, or generate --offload model"
             )
@@ -383,7 +386,7 @@ def _steps(question: Question, parts: Sequence[Part], weights: int) -> Iterator[
         else:
             pipe = Kinetophone.from_pretrained(question.bundle, **options)
     except RequestError as error:
-        yield Row("one step", "FAIL", error.problems[0], "the pieces load, but do not fit each other")
+        yield Row("one step", "FAIL", error.problems[0], "the parts load, but do not fit together")
         return
     try:
         start = time.monotonic()
@@ -396,7 +399,7 @@ def _steps(question: Question, parts: Sequence[Part], weights: int) -> Iterator[
 
 
 def _weights_bytes(part: Part, folder: Path) -> int:
-    """Bytes of the files of a part's weights."""
+    """Total size of a part's weight files in bytes."""
     from kinetophone.hub.weights import find_weights
 
     found = [(folder / name, find_weights(folder / name)) for name in part.components]
@@ -404,7 +407,7 @@ def _weights_bytes(part: Part, folder: Path) -> int:
 
 
 def _smallest(pipe: Any) -> None:
-    """A step of sampling on the smallest latents that the pair takes."""
+    """Sample one step on the smallest latents that the pair of bases accepts."""
     from kinetophone.av import AV
     from kinetophone.diffusion.clocks import power_path
     from kinetophone.diffusion.guidance import guided
@@ -434,7 +437,7 @@ def _real(pipe: Any, question: Question, device: Any) -> Row:
     free, _ = _memory(device)
     label = f"one step, {float(spec.frames / spec.fps):g} s at {spec.size} px"
     if needed > free:
-        found = f"not tried: it takes about {needed / _GB:.1f} GB more, of which {free / _GB:.1f} are free"
+        found = f"not tried: it takes about {needed / _GB:.1f} GB; {free / _GB:.1f} GB are free"
         return Row(label, "warn", found, "use --dtype float16, or generate --offload model")
     moments = [time.monotonic()]
     pipe(_PROMPT, steps=1, progress=False, callback=lambda _: moments.append(time.monotonic()))

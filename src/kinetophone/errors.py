@@ -1,6 +1,6 @@
-"""Errors a user can cure. The command line prints their message, without a traceback, and exits with 2.
+"""Errors that a user can fix, and warnings.
 
-Warnings are of what is done all the same; the command line prints them in a line, too.
+The command line prints their message without a traceback; for errors it exits with status 2.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 
 def reason(error: BaseException) -> str:
-    """What an error of a library says, in one line; its class where it says nothing."""
+    """The first line of an error's message; the name of its class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message is one line: what was given, and what would do."""
+    """Input that cannot be used; the message says in one line what was given and what is accepted."""
 
 
 class MediaError(UserError):
@@ -24,10 +24,10 @@ class MediaError(UserError):
 
 
 class RequestError(UserError):
-    """A request that cannot be carried out, with every reason found.
+    """A request that cannot be carried out; lists every problem found.
 
     Attributes:
-        problems: One line each.
+        problems: One line per problem.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -36,11 +36,11 @@ class RequestError(UserError):
 
 
 class UnknownWordsWarning(UserWarning):
-    """A prompt has words that the bundle's text encoders have never seen."""
+    """A prompt has words that the bundle's text encoders have not seen in training."""
 
 
 def warn(warning: Warning) -> None:
-    """Warn, as of the line outside this package that has called it."""
+    """Emit a warning that points to the calling line outside this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""One writer of a folder at a time."""
+"""A lock that lets only one process write to a folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOCK_NAME = ".kinetophone.lock"
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Make ``folder``, and keep other runs from writing to it meanwhile.
+    """Create ``folder`` and hold a lock on it, so that no other run writes to it.
 
-    The lock is the operating system's: it ends with the process, however that ends.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises:
-        RequestError: Another run is writing to it, or it cannot be made.
+        RequestError: Another run is writing to the folder, or it cannot be created.
     """
     from filelock import FileLock, Timeout
 

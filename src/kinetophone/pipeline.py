@@ -1,4 +1,4 @@
-"""What a user calls: prompts in, sounding clips out; a sound for a video, a video for a sound, longer clips.
+"""The pipeline: audio-video clips from text, audio for a video, video for audio, and longer clips.
 
 from kinetophone import Kinetophone
 
@@ -38,30 +38,33 @@ from kinetophone.tasks.common.sampling import decode, sample, text_at, windows_o
 from kinetophone.tasks.request import GenerateRequest, Script
 from kinetophone.tasks.task import Stretches, Task, TaskInput, read_media
 
-_MOST_WORDS = 10  # that a warning lists
+_MOST_WORDS = 10  # words listed in a warning
 
 
 class Kinetophone(Bundle):
-    """Makes sounding clips: from a text, from a silent video, from a sound, from the beginning of a clip.
+    """Generates clips with audio and video, from text or from one given modality.
 
-    Every call warns once, with an :class:`kinetophone.errors.UnknownWordsWarning`, of words of its prompts
-    that the bundle's text encoders are known never to have seen.
+    A call makes clips from prompts; :meth:`sound`, :meth:`picture`, :meth:`animate` and :meth:`extend` also
+    take a video, audio, an image or a clip.
+
+    Every call emits one :class:`kinetophone.errors.UnknownWordsWarning` if its prompts have words that the
+    bundle's text encoders have not seen in training, as far as that is known.
     """
 
     _bar_config: Mapping[str, Any] = MappingProxyType({})
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
-        """Say how the progress bars of all further calls look, as of a pipeline of diffusers.
+        """Set the options of progress bars for all further calls, as in diffusers.
 
-        Whether there is one: ``progress=True`` or ``progress=False`` of a call comes first, then ``disable``
-        here; where neither is given, bars are shown at a terminal and in a notebook only.
+        ``progress=True`` or ``progress=False`` of a call takes precedence over ``disable`` here. Without
+        either, bars are shown only in a terminal or a notebook.
 
         Args:
-            **kwargs: options of tqdm's bars: ``disable``, ``desc``, ``leave``, ``file``, ``ncols``, …; those
-                of an earlier call are forgotten.
+            **kwargs: options of tqdm: ``disable``, ``desc``, ``leave``, ``file``, ``ncols``, …; they replace
+                those of an earlier call.
 
         Raises:
-            RequestError: if bars have no such option.
+            RequestError: tqdm has no such option.
         """
         check_bar_options(kwargs)
         self._bar_config = kwargs
@@ -77,24 +80,24 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[Clip]:
-        """Make one clip per prompt.
+        """Generate one clip per prompt.
 
         Args:
-            prompt: what is to be seen and heard, or several such.
-            seconds: length; the bundle's own if not given. Clips longer than the model was trained for are
-                made of overlapping windows.
-            fps: frame rate; the bundle's own if not given.
-            seed: of the first clip; clip i uses ``seed + i``, whatever the batch.
-            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
-            callback: called after each step; what it raises ends the call.
+            prompt: one description of audio and video, or several.
+            seconds: length; default: that of the bundle. Clips longer than the model was trained for are
+                generated in overlapping windows.
+            fps: frame rate; default: that of the bundle.
+            seed: seed of the first clip; clip i uses ``seed + i`` for every batch size.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
+            callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
         Returns:
             The clips, in the order of the prompts.
 
         Raises:
-            RequestError: if something can't be done, before anything is computed.
-            FloatingPointError: if a latent becomes non-finite; says at which step.
+            RequestError: an argument is invalid; raised before anything is computed.
+            FloatingPointError: latents became infinite or NaN; names the step.
         """
         texts = (prompt,) if isinstance(prompt, str | Script) else tuple(prompt)
         time = self._checked(texts, seconds, fps, seed, options)
@@ -124,25 +127,25 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Clip]:
-        """Make a long clip part by part, as its windows are done; memory does not grow with its length.
+        """Generate a long clip window by window; memory does not grow with its length.
 
-        Each window continues the second half of the one before, where a call of the pipeline fuses all of
-        them in every step. So what is seen later never changes what was seen earlier.
+        Each window continues the second half of the previous one. A call of the pipeline, by contrast, fuses
+        all windows in every step.
 
         Args:
-            prompt: what is to be seen and heard.
-            seconds: length of the whole.
-            fps: frame rate; the bundle's own if not given.
-            seed: of the noise.
-            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
-            callback: called after each step; what it raises ends the call.
+            prompt: a description of audio and video.
+            seconds: total length.
+            fps: frame rate; default: that of the bundle.
+            seed: seed of the noise.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
+            callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
         Yields:
-            Parts that follow one another without a gap; together they last ``seconds``.
+            Consecutive parts without gaps; together they last ``seconds``.
 
         Raises:
-            RequestError: if something can't be done, before anything is computed.
+            RequestError: an argument is invalid; raised before anything is computed.
         """
         time = self._checked((prompt,), seconds, fps, seed, options)
         settings = self.spec.settings(options)
@@ -159,7 +162,7 @@ class Kinetophone(Bundle):
                 if k + 1 < len(windows):
                     following = windows[k + 1].start
                     given = latents.map(carried, following.map(operator.sub, window.start))
-                    # The middle of what both windows have, where both know what lies on either side.
+                    # Cut in the middle of the overlap, where both windows have context on either side.
                     upto = (following.video + window.end.video) // 2
                 first, length = window.start.video, time.sample_at(upto) - time.sample_at(done)
                 samples = audio[0, time.sample_at(done) - time.sample_at(first) :]
@@ -181,19 +184,22 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Audio:
-        """Make a sound without a picture, by the audio base alone: none of the video networks computes.
+        """Generate audio without video, with the audio base alone; no video network runs.
 
         Args:
-            prompt: what is to be heard.
-            seconds: length; the bundle's own if not given.
-            seed: of the noise.
-            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
-            callback: called after each step; what it raises ends the call.
-            **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`; those of the video and of
-                the coupling change nothing.
+            prompt: a description of the audio.
+            seconds: length; default: that of the bundle.
+            seed: seed of the noise.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
+            callback: called after each step; an exception from it ends the call.
+            **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`; those for the video and
+                for the coupling have no effect.
+
+        Returns:
+            An ``Audio`` at the bundle's sample rate.
 
         Raises:
-            RequestError: if something can't be done, before anything is computed.
+            RequestError: an argument is invalid; raised before anything is computed.
         """
         time = self._checked((prompt,), seconds, None, seed, options)
         settings = replace(self.spec.settings(options), coupled=False)
@@ -219,28 +225,28 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
-        """Do a task; :meth:`sound`, :meth:`picture`, :meth:`animate` and :meth:`extend` are this for theirs.
+        """Run a task; :meth:`sound`, :meth:`picture`, :meth:`animate` and :meth:`extend` call this.
 
         Args:
             task: from :func:`kinetophone.tasks.task.find_task`.
-            prompt: what is to be seen and heard.
-            media: what it is made for, in any form that :func:`kinetophone.tasks.task.read_media` takes.
-            seconds: length, for tasks that can be asked for one; the bundle's own if not given.
-            keep: stretches of the clip to keep, for tasks that keep some.
-            seed: of the noise.
-            progress: whether a progress bar is shown; see :meth:`set_progress_bar_config`.
-            callback: called after each step; what it raises ends the call.
+            prompt: a description of the result.
+            media: the input, in any form that :func:`kinetophone.tasks.task.read_media` accepts.
+            seconds: length, for tasks that let the caller choose it; default: that of the bundle.
+            keep: intervals of the clip to keep, for tasks that support it.
+            seed: seed of the noise.
+            progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
+            callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
 
         Returns:
             The clip.
 
         Raises:
-            MediaError: if the file can't be read.
-            RequestError: if something else can't be done, before anything is computed.
+            MediaError: the file cannot be read.
+            RequestError: another argument is invalid; raised before anything is computed.
         """
         if task.seconds == "required" and seconds is None:
-            raise RequestError(["seconds is not given; say how long the result shall be"])
+            raise RequestError(["seconds is missing; give the length of the result"])
         time = self._checked((prompt,), seconds, None, seed, options)
         given = TaskInput(
             media=None if task.takes is None else read_media(task.takes, media), seconds=seconds, keep=keep
@@ -260,15 +266,15 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
-        """Make the sound of a silent video, of any length, size and frame rate.
+        """Generate audio for a video of any length, size and frame rate.
 
         Args:
-            video: a file, what ``read_video`` gives, or a clip, whose own audio is not heard.
-            prompt: what is to be heard.
-            seed, progress, callback, **options: see :meth:`run`, also for what it raises.
+            video: a file, a result of ``read_video``, or a clip, whose own audio is ignored.
+            prompt: a description of the audio.
+            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
 
         Returns:
-            A clip of the video's own frames, with audio exactly as long.
+            A ``Clip`` with the unchanged frames and generated audio of the same duration.
         """
         common: Any = {"seed": seed, "progress": progress, "callback": callback, **options}
         return self.run(sound.TASK, prompt, video, **common)
@@ -283,15 +289,16 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
-        """Make the picture of a sound, of any length and sample rate.
+        """Generate video for audio of any length and sample rate.
 
         Args:
-            audio: a file, what ``read_audio`` gives, or a clip, whose own frames are not seen.
-            prompt: what is to be seen.
-            seed, progress, callback, **options: see :meth:`run`, also for what it raises.
+            audio: a file, a result of ``read_audio``, or a clip, whose own frames are ignored.
+            prompt: a description of the video.
+            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
 
         Returns:
-            A clip of the audio as it was, but for silence up to the end of the last frame, with frames.
+            A ``Clip`` with generated frames and the unchanged audio, padded with silence to the end of the
+            last frame.
         """
         common: Any = {"seed": seed, "progress": progress, "callback": callback, **options}
         return self.run(picture.TASK, prompt, audio, **common)
@@ -307,14 +314,14 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
-        """Make a sounding clip that begins with an image.
+        """Generate a clip with audio and video that starts with a given image.
 
         Args:
-            image: a file, a PIL image or an array (:func:`kinetophone.media.images.as_image`); its middle is
-                brought to the model's size.
-            prompt: what is to be seen and heard.
-            seconds: length; the bundle's own if not given.
-            seed, progress, callback, **options: see :meth:`run`, also for what it raises.
+            image: a file, a PIL image or an array (:func:`kinetophone.media.images.as_image`); it is
+                center-cropped and resized to the model's size.
+            prompt: a description of audio and video.
+            seconds: length; default: that of the bundle.
+            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
 
         Returns:
             The clip; its first frame is the image.
@@ -334,18 +341,18 @@ class Kinetophone(Bundle):
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Clip:
-        """Continue a clip, or fill in what is not kept of it, video and audio together.
+        """Continue a clip, or regenerate parts of it, audio and video together.
 
         Args:
-            clip: a file or a clip; it is brought to the model's frame rate, size and sample rate.
-            prompt: what is to be seen and heard in the whole.
-            seconds: length of the result, from the start of ``clip``.
-            keep: stretches of ``clip`` to keep, (from, to) in seconds; all of it if not given. An ``AV``
-                keeps other stretches of the video than of the audio.
-            seed, progress, callback, **options: see :meth:`run`, also for what it raises.
+            clip: a file or a clip; it is resampled to the model's frame rate, size and sample rate.
+            prompt: a description of the entire result.
+            seconds: length of the result, counted from the start of ``clip``.
+            keep: intervals of ``clip`` to keep, (from, to) in seconds; default: the entire clip. An ``AV``
+                keeps different intervals of audio and video.
+            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
 
         Returns:
-            The clip of ``seconds``; its kept frames and samples are those given.
+            A clip of ``seconds``; the kept frames and samples are unchanged apart from resampling.
         """
         common: Any = {"seed": seed, "progress": progress, "callback": callback, **options}
         return self.run(extend.TASK, prompt, clip, seconds=seconds, keep=keep, **common)

@@ -1,4 +1,4 @@
-"""Where half precision is no gain."""
+"""Devices on which half precision is slower than float32."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import torch
 
 
 def emulated(precision: str, device: torch.device | str) -> str | None:
-    """What to tell a user whose ``device`` is a CPU that has no ``precision``, such as "bfloat16"; else None.
+    """A warning for the user if ``device`` is a CPU that only emulates ``precision``; otherwise None.
 
-    x86 CPUs up to AVX2 compute in half precision by emulating it, which takes many times as long as float32.
+    x86 CPUs up to AVX2 emulate half precision, which takes many times as long as float32.
+
+    Args:
+        precision: "float32", "bfloat16" or "float16".
+        device: where the networks run.
     """
     has_it = torch.device(device).type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
     if precision == "float32" or has_it:

@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr, through tqdm as in diffusers."""
+"""Progress bars on stderr, drawn by tqdm as in diffusers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield ``items`` while showing ``what``, how many of ``total`` are done and the time left."""
+    """Yield ``items`` and show a bar labelled ``what``; no bar if tqdm is not installed."""
     try:
         bar = bar_class()
-    except ImportError:  # a bare training machine
+    except ImportError:  # a minimal training machine
         yield from items
         return
     yield from bar(items, total=total, desc=what, dynamic_ncols=True)
@@ -31,19 +31,19 @@ def step_bar(
     callback: Callable[[Any], None] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Iterator[Callable[[Any], None] | None]:
-    """A bar over ``total`` denoising steps: a sampler's callback that moves it on and calls ``callback``.
+    """A context that yields a sampler's callback: it advances a bar and calls ``callback``.
 
     Args:
-        shown: whether there is a bar; None leaves it to ``disable`` of ``config``, and where that is None or
-            not there to whether somebody looks: at a terminal or a notebook.
-        total: number of steps.
-        callback: what else is called after each step.
-        config: options of tqdm's bar.
+        shown: whether to show a bar. None means the opposite of ``disable`` in ``config``; if that is not
+            set, a bar is shown only in a terminal or a notebook.
+        total: number of denoising steps.
+        callback: further function to call after each step.
+        config: options of tqdm.
     """
     options = {"desc": "denoising", "dynamic_ncols": True, **(config or {})}
     disable = options.pop("disable", None)
     if shown is None:
-        shown = _somebody_looks(options.get("file") or sys.stderr) if disable is None else not disable
+        shown = _is_interactive(options.get("file") or sys.stderr) if disable is None else not disable
     if not shown:
         yield callback
         return
@@ -58,8 +58,12 @@ def step_bar(
 
 
 def check_bar_options(options: Mapping[str, Any]) -> None:
-    """Raise a RequestError unless tqdm's bars have these ``options``, and no call sets them itself."""
-    from tqdm.std import tqdm  # of the bar in a notebook, the signature says less
+    """Check options for progress bars.
+
+    Raises:
+        RequestError: tqdm has no such option, or the bar sets it itself.
+    """
+    from tqdm.std import tqdm  # the signature of the notebook bar lists fewer options
 
     known = inspect.signature(tqdm.__init__).parameters.keys() - {"self", "iterable", "total", "kwargs"}
     problems = [
@@ -72,10 +76,10 @@ def check_bar_options(options: Mapping[str, Any]) -> None:
 
 
 def bar_class() -> Any:
-    """tqdm's bar for where this runs: a notebook with ipywidgets, or plain text.
+    """The tqdm class for this environment: a notebook widget, or plain text.
 
-    The libraries import the same one. It warns where a notebook has no ipywidgets, which is no reason to:
-    import it here first.
+    tqdm warns on import in a notebook without ipywidgets. This import suppresses the warning, so it must come
+    before those of other libraries.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")
@@ -88,5 +92,5 @@ def _in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in shell.config
 
 
-def _somebody_looks(file: Any) -> bool:
+def _is_interactive(file: Any) -> bool:
     return _in_notebook() or (hasattr(file, "isatty") and file.isatty())

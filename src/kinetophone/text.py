@@ -1,7 +1,7 @@
-"""Reading texts that users bring: tables, scripts, captions, JSON and YAML, whatever program wrote them.
+"""Reading text files from users: tables, scripts, captions, JSON and YAML.
 
-One reader decodes all of them. UTF-8 and UTF-16 are known by their bytes; any other encoding would be a
-guess, with wrong letters in captions, and is refused.
+UTF-8 is the default; UTF-16 and UTF-32 are recognised by their byte order mark. Other encodings are refused,
+because a wrong guess would put wrong characters into captions.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from kinetophone.errors import RequestError, reason
 
-MOST_BYTES = 256_000_000  # of a table of millions of rows
-_MOST_SETTINGS = 1_000_000  # of a file of settings
-_MOST_BRACKETS = 1000  # of such a file: YAML's reader takes minutes over deep nesting
+MOST_BYTES = 256_000_000  # enough for a table of millions of rows
+_MOST_SETTINGS = 1_000_000  # bytes of a YAML file
+_MOST_BRACKETS = 1000  # of a YAML file: the parser takes minutes on deep nesting
 _MOST_DIGITS = 24
-# In this order: the mark of UTF-32 begins with that of UTF-16.
+# UTF-32 comes before UTF-16, because its little-endian mark starts with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -31,7 +31,7 @@ _MARKS = (
 
 
 def read_text(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES) -> str:
-    """The text of a file, its lines ended by newlines alone.
+    """The text of a file, with every line ending converted to a newline.
 
     Args:
         path: a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
@@ -45,7 +45,7 @@ def read_text(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES) -> 
         if not file.is_file():
             raise RequestError([f"'{path}' {'is a folder' if file.is_dir() else 'does not exist'}"])
         if file.stat().st_size > most_bytes:
-            raise RequestError([f"'{path}' is larger than {most_bytes / 1e6:g} MB; is it a text?"])
+            raise RequestError([f"'{path}' is larger than {most_bytes / 1e6:g} MB; is it a text file?"])
         content = file.read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, RequestError):
@@ -55,7 +55,7 @@ def read_text(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES) -> 
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """The text of ``content``; ``name`` is what errors call it. Raises as :func:`read_text`."""
+    """Decode ``content``; error messages call it ``name``. Raises the errors of :func:`read_text`."""
     mark, encoding = next(((m, e) for m, e in _MARKS if content.startswith(m)), (b"", "utf-8"))
     try:
         text = content[len(mark) :].decode(encoding)
@@ -65,21 +65,23 @@ def decode_text(content: bytes, name: str) -> str:
             [f"{name} is not {encoding.upper()} (line {line}): save it as UTF-8, in Excel as 'CSV UTF-8'"]
         ) from None
     if "\0" in text:
-        raise RequestError([f"{name} is not a text, or UTF-16 without its mark: save it as UTF-8"])
+        raise RequestError(
+            [f"{name} is not a text file, or UTF-16 without a byte order mark: save it as UTF-8"]
+        )
     return text
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file; errors as in :func:`read_text`, and in :func:`parse_json`."""
+    """The content of a JSON file. Raises the errors of :func:`read_text` and :func:`parse_json`."""
     return parse_json(read_text(path), f"'{path}'")
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The content of a JSON text; ``name`` is what errors call it.
+    """Parse a JSON text; error messages refer to it as ``name``.
 
     Raises:
-        RequestError: It is not JSON, nested too deeply, says a key twice, or holds a number that is not
-            finite.
+        RequestError: It is not valid JSON, is nested too deeply, repeats a key, or has a number that is not
+            finite or has too many digits.
     """
     try:
         found = json.loads(
@@ -89,7 +91,7 @@ def parse_json(text: str, name: str) -> Any:
             parse_float=_finite,
             parse_int=_whole,
         )
-        if "\\ud" in text.lower():  # half a character, perhaps, which can be written nowhere
+        if "\\ud" in text.lower():  # perhaps an unpaired surrogate, which UTF-8 cannot encode
             json.dumps(found, ensure_ascii=False).encode()
         return found
     except RecursionError:
@@ -102,8 +104,8 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     """The content of a YAML file: plain values, lists and mappings.
 
     Raises:
-        RequestError: It cannot be read (see :func:`read_text`), is not YAML, is nested too deeply, says a key
-            twice, or has aliases, which can make a small file huge.
+        RequestError: It cannot be read (see :func:`read_text`), is not valid YAML, is nested too deeply,
+            repeats a key, or has aliases, which can expand a small file to a huge value.
     """
     import yaml
 
@@ -121,7 +123,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
             for key, _ in node.value:
                 if str(key.value) in keys:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' is there twice", key.start_mark
+                        None, None, f"the key '{key.value}' appears twice", key.start_mark
                     )
                 keys.add(str(key.value))
             return super().construct_mapping(node, deep)
@@ -152,7 +154,7 @@ def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key '{key}' is there twice")
+            raise ValueError(f"the key '{key}' appears twice")
         found[key] = value
     return found
 

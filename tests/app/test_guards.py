@@ -99,7 +99,7 @@ def test_uploads_are_read_in_another_process_that_a_job_can_end(tmp_path: Path) 
     def crash(_: None) -> None:
         os.kill(second, signal.SIGKILL)  # as a decoder that ends it would
 
-    with pytest.raises(MediaError, match=r"^'a\.mp4' ended the process that read it"):
+    with pytest.raises(MediaError, match=r"^'a\.mp4' crashed the process that read it"):
         reader.read(path, "clip", crash)
     reader.close()
 

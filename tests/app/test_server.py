@@ -88,7 +88,7 @@ def test_the_python_client_makes_clips_and_is_refused(server: str, place: Path) 
     assert scores is None
     with pytest.raises(AppError, match="the prompt is empty"):
         client.predict(prompt="", api_name="/generate")
-    with pytest.raises(AppError, match="there is no file; upload a sound first"):
+    with pytest.raises(AppError, match="there is no file; upload a file with audio first"):
         client.predict(prompt="a drum", api_name="/picture")
 
 
@@ -197,7 +197,7 @@ def test_every_tab_in_a_browser(server: str, browser: Any, place: Path) -> None:
     assert panel.get_by_label("Seed").input_value() == "5"
     assert panel.get_by_label("Steps").input_value() == "1"
     again.page.close()
-    for tab in ("Sound for a video", "Picture for a sound", "Extend"):
+    for tab in ("Audio for a video", "Video for audio", "Extend"):
         panel = visitor.open(tab)
         few_steps(panel)
         panel.locator("table tbody tr, .gallery-item").first.click()
@@ -219,14 +219,14 @@ def test_bad_files_are_refused_and_the_app_lives(server: str, browser: Any, plac
     long.save(place / "long.mp4")
     expected = {
         "letter.mp4": "'letter.mp4' cannot be read as media",
-        "long.mp4": "'long.mp4' lasts 180 s; at most 30 s can be used here",
+        "long.mp4": "'long.mp4' lasts 180 s; this server allows at most 30 s",
     }
     for name, message in expected.items():
-        panel = visitor.open("Sound for a video")
+        panel = visitor.open("Audio for a video")
         panel.locator('input[type="file"]').first.set_input_files(place / name)
         panel.get_by_label("Prompt").fill("a drum")
         visitor.page.wait_for_timeout(1000)
-        panel.get_by_role("button", name="Sound for a video", exact=True).click()
+        panel.get_by_role("button", name="Audio for a video", exact=True).click()
         toast = visitor.page.locator(".toast-body", has_text=message)
         toast.wait_for()
         assert str(place) not in toast.inner_text()

@@ -62,7 +62,7 @@ def test_a_result_has_its_files_and_its_settings_make_it_again(pipe: Kinetophone
     ("values", "message"),
     [
         ({"task": "generate", "prompt": " "}, "the prompt is empty"),
-        ({"task": "generate", "prompt": "a", "seconds": 31}, "seconds is 31; at most 30 can be made here"),
+        ({"task": "generate", "prompt": "a", "seconds": 31}, "seconds is 31; this server allows at most 30"),
         ({"task": "generate", "prompt": "a", "steps": 0}, "steps is 0"),
         ({"task": "sound", "prompt": "a"}, "there is no file; upload a video first"),
         ({"task": "picture", "prompt": "a", "guidance_sync": -1}, "guidance-sync is -1"),
@@ -83,7 +83,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(
     [
         (
             {"guidance_sync": "6,4,2"},
-            r"^guidance_sync: '6,4,2' must be a number, or two for sound and picture",
+            r"^guidance_sync: '6,4,2' must be a number, or two for audio and video",
         ),
         ({"guidance": "auto"}, "^guidance: 'auto' must be a number, or two"),
     ],
@@ -124,7 +124,7 @@ def test_every_task_with_a_file_keeps_what_it_was_given(
     longer = result("extend", video_file, seconds=6, keep="0-1, 2-3")
     assert longer.duration_s == 6
     np.testing.assert_array_equal(longer.video[16:24], given.video[16:24])
-    with pytest.raises(RequestError, match="seconds is not given"):
+    with pytest.raises(RequestError, match="seconds is missing"):
         result("extend", video_file)
 
 
@@ -132,7 +132,7 @@ def test_saved_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     for content, message in {
         "no json": "'s.json' does not hold saved settings",
-        '{"task": "sound", "prompt": "a"}': "holds settings of 'sound': load them in that tab",
+        '{"task": "sound", "prompt": "a"}': "has settings of 'sound': load them in that tab",
         '{"task": "generate", "prompt": "a", "stpes": 2, "seed": "x"}': "seed: .*\nstpes: extra inputs",
     }.items():
         file.write_text(content)

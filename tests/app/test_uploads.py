@@ -40,8 +40,8 @@ def test_each_kind_is_read(make_struck_clip: MakeClip, tmp_path: Path) -> None:
 
 def test_a_long_file_is_refused_with_the_limit(tmp_path: Path) -> None:
     video_file = still(180).save(tmp_path / "long.mp4")
-    assert refused(video_file, "video") == "'long.mp4' lasts 180 s; at most 30 s can be used here"
-    assert "lasts 180 s; at most 30 s" in refused(video_file, "clip")
+    assert refused(video_file, "video") == "'long.mp4' lasts 180 s; this server allows at most 30 s"
+    assert "lasts 180 s; this server allows at most 30 s" in refused(video_file, "clip")
     assert "lasts 180 s" in refused(still(180).save(tmp_path / "long.wav"), "audio")
     # A picture that is short does not hide a sound that is long, nor the other way round.
     assert len(read_upload(video_file, "video", Limits(longest_s=200)).frames) == 180
@@ -72,7 +72,7 @@ def test_large_files_large_pictures_and_high_rates(tmp_path: Path) -> None:
     assert read_upload(video_file, "video", Limits()).frames.shape == (4, 136, 480, 3)
     assert "larger than 0 MB" in refused(video_file, "video", Limits(upload_mb=0))
     fast = still(200, fps=100).save(tmp_path / "fast.mp4")
-    assert "has 200 frames; at most 180 can be used" in refused(fast, "video", Limits(longest_s=3))
+    assert "has 200 frames; this server allows at most 180" in refused(fast, "video", Limits(longest_s=3))
     picture = read_upload(fast, "video", Limits())
     assert (picture.fps, len(picture.frames)) == (60, 120)
 

@@ -159,8 +159,8 @@ class Trap:
         ({"clip_sample": True}, "clip_sample is set"),
         ({"thresholding": True}, "thresholding is set"),
         ({"beta_schedule": "wavy"}, "wavy is not implemented"),
-        ({"beta_start": "low"}, "holds no scheduler that can be used"),
-        ({"_class_name": "AutoencoderKL"}, "names the class 'AutoencoderKL', which is no scheduler"),
+        ({"beta_start": "low"}, "has no usable scheduler"),
+        ({"_class_name": "AutoencoderKL"}, "names the class 'AutoencoderKL', which is not a scheduler"),
     ],
 )
 @pytest.mark.parametrize("modality", ["audio", "video"])

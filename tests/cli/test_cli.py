@@ -135,7 +135,7 @@ def test_generate_several_with_sheets(
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        ("", [], "the prompt is empty; say what"),
+        ("", [], "the prompt is empty; describe what"),
         ("a bowl", ["--bundle", "nonesuch"], "unknown bundle 'nonesuch'; available: "),
         ("a bowl", ["-o", "clip.avi"], r"'clip\.avi' has the suffix '\.avi'; a clip can be written as"),
         (
@@ -385,8 +385,8 @@ def test_progress_and_numbers_do_not_mix(
             1,
             "unexpected AssertionError: Torch not",
         ),
-        (KeyError("frames"), 1, "unexpected KeyError: 'frames'; kinetophone --debug"),
-        (RecursionError(), 1, "unexpected RecursionError: RecursionError; kinetophone --debug"),
+        (KeyError("frames"), 1, "unexpected KeyError: 'frames'; run kinetophone --debug"),
+        (RecursionError(), 1, "unexpected RecursionError: RecursionError; run kinetophone --debug"),
         (MemoryError(), 2, "there is not enough memory (MemoryError); ask for fewer"),
         (OSError(28, "No space left on device", "a.mp4"), 2, "the disk is full: [Errno 28] No space left"),
         (PermissionError(13, "Permission denied", "a.mp4"), 2, "[Errno 13] Permission denied: 'a.mp4'"),
@@ -438,9 +438,9 @@ def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("x" * 300 + ".mp4", "more than the 255 bytes that names may have; shorten it"),
-        ("太" * 100 + ".mp4", "more than the 255 bytes that names may have; shorten it"),
-        ("/".join(["d" * 200] * 21) + "/a.mp4", "more than the 4000 bytes"),
+        ("x" * 300 + ".mp4", "longer than the 255 bytes that a name may have; shorten it"),
+        ("太" * 100 + ".mp4", "longer than the 255 bytes that a name may have; shorten it"),
+        ("/".join(["d" * 200] * 21) + "/a.mp4", "longer than the 4000 bytes"),
     ],
 )
 def test_names_that_would_fail_at_the_end_are_refused_at_the_start(

@@ -204,7 +204,7 @@ def test_one_clip_is_not_enough() -> None:
     one = InformationMap(
         LEVELS, found.alone.map(lambda x: x[:1]), found.coupled.map(lambda x: x[:1]), found.sizes
     )
-    with pytest.raises(ValueError, match="the map is of 1 clip; choosing γ needs at least 2"):
+    with pytest.raises(ValueError, match="the map has 1 clip; choosing γ needs at least 2"):
         choose_gamma(one, PROCESSES)
 
 

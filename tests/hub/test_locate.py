@@ -113,9 +113,9 @@ def test_single_networks_come_from_the_hub_and_then_from_the_cache(hub: Elsewher
     assert gated.startswith("RequestError: 'tiny/gated' is gated: accept its terms on the Hub")
     assert found == "0.5"
     assert "sound/vggish.pt" in asked
-    gone = "RequestError: there is no file '{}' here, "
+    gone = "RequestError: there is no local file '{}', "
     assert (
-        no_file == f"{gone.format(f'tiny/networks{at}none.pt')}nor a 'none.pt' in 'tiny/networks' on the Hub"
+        no_file == f"{gone.format(f'tiny/networks{at}none.pt')}and no 'none.pt' in 'tiny/networks' on the Hub"
     )
     assert no_model.startswith(
         f"{gone.format(f'tiny/nothing{at}a.pt')}and the Hub has no model 'tiny/nothing'"
@@ -124,14 +124,14 @@ def test_single_networks_come_from_the_hub_and_then_from_the_cache(hub: Elsewher
     found, away = hub.run(NETWORKS, name, f"of/someone{at}i3d.pt")
     assert found == "0.5"
     assert away.startswith(f"RequestError: the Hub cannot be reached for 'of/someone{at}i3d.pt', which")
-    assert away.endswith("connect, or give a file that is here")
+    assert away.endswith("connect, or give a local file")
 
 
 @pytest.mark.parametrize(
     "name", ["i3d.pt", "./no/such/i3d.pt", "/no/such/i3d.pt", "~/no/i3d.pt", "a b/c/d.pt"]
 )
 def test_what_is_neither_a_file_nor_one_on_the_hub(name: str) -> None:
-    with pytest.raises(RequestError, match=r"there is no file '.*', nor is it one on the Hub like"):
+    with pytest.raises(RequestError, match=r"there is no file '.*', and it is not a Hub file like"):
         locating.locate_file(name)
 
 

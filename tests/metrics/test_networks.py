@@ -461,7 +461,7 @@ def test_weights_of_another_network_are_listed_by_name_and_shape(tmp_path: Path)
     lacks, surplus, shape = printed.strip().splitlines()
     assert code == 2
     assert "lacks 1 tensors: logits.conv3d.bias" in lacks
-    assert "has, without a place for them, 1 tensors: stranger" in surplus
+    assert "has in addition 1 tensors: stranger" in surplus
     assert "has in another shape 1 tensors: Mixed_3b.b0.bn.bias (3,), expected (64,)" in shape
     assert not (tmp_path / "o.safetensors").exists()
 

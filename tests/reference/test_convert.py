@@ -252,7 +252,7 @@ def test_names_and_shapes_that_differ_are_listed(copy: Path, tmp_path: Path) -> 
         convert_reference(copy, tmp_path / "ours", allow_pickle=True)
     lacks, surplus, shape = caught.value.problems
     assert f"lacks 1 tensors: {names[0]}" in lacks
-    assert "has, without a place for them, 1 tensors: stranger" in surplus
+    assert "has in addition 1 tensors: stranger" in surplus
     assert f"has in another shape 1 tensors: {names[1]} (3,), expected" in shape
 
 

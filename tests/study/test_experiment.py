@@ -109,7 +109,7 @@ def test_from_a_recipe_to_a_table_and_no_cell_twice(here: Path) -> None:
     path = quick(here, rows=rows, sampling={"steps": 1})
     before = (results / CELLS).stat().st_mtime_ns
     again = CliRunner().invoke(app, ["experiment", str(path), "--workers", "1"])
-    assert again.output.count("there already") == 2
+    assert again.output.count("already done") == 2
     assert (results / CELLS).stat().st_mtime_ns == before
 
     # Other settings of sampling: the results are out of date, and the table does not show them.
@@ -311,7 +311,7 @@ def test_it_is_said_where_sampling_in_half_precision_is_emulated(
         write_cells(cell.experiment.results, [made])
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
-    assert "there already" in result.stdout
+    assert "already done" in result.stdout
     assert "emulates" not in result.stderr
 
 

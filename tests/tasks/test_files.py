@@ -437,7 +437,7 @@ def test_several_videos_with_the_model_loaded_once(
         refused = CliRunner().invoke(app, ["sound", *videos, "a drum", *common[2:], "-o", str(folder)])
         assert (refused.exit_code, bool(re.search(why, refused.stderr))) == (2, True), refused.stderr
     inside = CliRunner().invoke(app, ["sound", some[0], "a drum", *common[2:], "-o", str(files)])
-    assert "would be written over; name another folder" in inside.stderr
+    assert "would be overwritten; name another folder" in inside.stderr
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_channels_that_do_not_fit_are_said(bundle: Path, loaded_once: None, tmp_
     arguments = ["picture", tmp_path / "in.wav", "a drum", "-o", tmp_path / "out.mp4", "--steps", 1]
     done = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu", "--bundle", str(bundle)])
     assert done.exit_code == 0
-    assert ".mp4 has no place for 16 channels: they are written as one" in done.stderr
+    assert ".mp4 cannot store 16 channels: they are written as mono" in done.stderr
     assert read_audio(tmp_path / "out.mp4").channels is None
 
 

@@ -49,7 +49,7 @@ def test_a_gif_faster_than_browsers_play_is_refused_with_the_request(tmp_path: P
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"prompts": ("",)}, "the prompt is empty; say what is to be seen and heard"),
+        ({"prompts": ("",)}, "the prompt is empty; describe what to generate"),
         ({"prompts": (" \n",)}, "the prompt is empty"),
         ({"prompts": ("a bowl", "")}, "prompt 2 is empty"),
         ({"prompts": ()}, "there is no prompt"),
@@ -182,6 +182,7 @@ def test_a_folder_nothing_can_be_written_in(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("kinetophone.tasks.request.tempfile.TemporaryFile", refuse)
     with pytest.raises(
-        PermissionError, match=r"nothing can be written in '.*' \(Permission denied\); choose another"
+        PermissionError,
+        match=r"cannot be written: '.*' is not writable \(Permission denied\); choose another",
     ):
         check_output(tmp_path / "clip.mp4")

@@ -162,9 +162,12 @@ def test_what_is_beside_the_kept_stretches_is_not_looked_at(pipe: Kinetophone) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seconds": 1}, r"all of the 1 s is kept: ask for more seconds, or keep less"),
-        ({"seconds": 2, "keep": [(0.5, 3)]}, r"keep 0\.5 to 3 s is not a stretch of the clip's 1 s"),
-        ({"seconds": 2, "keep": [(0.5, 1), (0, 0.5)]}, r"keep 0 to 0\.5 s is not after the stretch before"),
+        ({"seconds": 1}, r"all 1 s are kept: increase seconds, or keep less"),
+        ({"seconds": 2, "keep": [(0.5, 3)]}, r"keep 0\.5 to 3 s is not an interval of the clip's 1 s"),
+        (
+            {"seconds": 2, "keep": [(0.5, 1), (0, 0.5)]},
+            r"keep 0 to 0\.5 s is not after the previous interval",
+        ),
     ],
 )
 def test_what_cannot_be_kept(pipe: Kinetophone, options: dict[str, Any], message: str) -> None:

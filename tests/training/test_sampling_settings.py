@@ -93,7 +93,7 @@ def test_the_first_recipe_of_hits_says_how_it_samples():
 @pytest.mark.parametrize(
     ("sampling", "told"),
     [
-        ("{stepps: 3}", "'sampling': 'stepps' is none of steps, gamma"),
+        ("{stepps: 3}", "'sampling': 'stepps' is not one of steps, gamma"),
         ("{steps: 0}", "'sampling': steps is 0; it must be 1 to 1000"),
         ("{steps: many}", "must be numbers"),
         ("{guidance_sync: {audio: 1}}", "one for audio and one for video"),
@@ -126,7 +126,7 @@ def test_bases_in_folders_are_found_from_anywhere_and_after_a_move(export, tmp_p
     runs.rename(tmp_path / "renamed")
     Kinetophone.from_pretrained(tmp_path / "renamed" / "mine", device="cpu")
     (tmp_path / "renamed" / "mine" / "README.md").write_text("---\nlicense: mit\n---\n")
-    with pytest.raises(RequestError, match=r"audio base is a folder of this machine, .*renamed/bases/audio'"):
+    with pytest.raises(RequestError, match=r"audio base is a local folder, .*renamed/bases/audio'"):
         bundle_files(tmp_path / "renamed" / "mine")
 
 
@@ -168,7 +168,7 @@ def test_pickled_bases_train_and_generate_by_consent_alone(tmp_path, monkeypatch
     generate = ["generate", "a drum", "--bundle", "mine", "-o", "clip.mp4", "--steps", "1", "--device", "cpu"]
     refused = CliRunner().invoke(app, generate)
     assert refused.exit_code == 2
-    assert "say --allow-pickle" in refused.output
+    assert "use --allow-pickle" in refused.output
     made = CliRunner().invoke(app, [*generate, "--allow-pickle"])
     assert made.exit_code == 0, made.output
 

@@ -1,6 +1,7 @@
-"""The app: the model in a browser, and over HTTP.
+"""The app: a web page and an HTTP interface.
 
-``tasks`` says what can be asked for and does it, ``uploads`` what may be given, ``reading`` reads it in a
-process of its own, ``jobs`` runs one job at a time, ``folder`` deletes what is due, ``origins`` refuses other
-sites' pages, ``view`` draws: none of them knows Gradio. ``page`` lays the page out, ``serve`` serves it.
+``tasks`` defines and runs requests, ``uploads`` checks uploaded files, and ``reading`` decodes them in a
+separate process. ``jobs`` runs one job at a time, ``folder`` deletes old files, ``origins`` refuses requests
+from pages of other sites, and ``view`` renders HTML. Only ``page``, the layout, and ``serve``, the server,
+depend on Gradio.
 """

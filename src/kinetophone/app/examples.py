@@ -1,4 +1,4 @@
-"""What the page offers to try: prompts, and three small files rendered by the ``hits`` data set."""
+"""Examples on the page: prompts, and small files rendered from the ``hits`` data set."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PROMPTS = (
     "a mallet hits a green glass bottle four times",
     "a drumstick hits a red drum fast",
 )
-_CLIPS = (0, 3)  # of the split "val"
+_CLIPS = (0, 3)  # indices in the split "val"
 
 
 def write_examples(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """Render the example files.
 
     Returns:
-        By what a task takes ("video", "audio", "clip", "image"): pairs of file and prompt.
+        Pairs of file and prompt, by the kind of input that a task takes ("video", "audio", "clip", "image").
     """
     examples: dict[str, list[tuple[str, str]]] = {"video": [], "audio": [], "clip": [], "image": []}
     for number, index in enumerate(_CLIPS, start=1):

@@ -1,4 +1,4 @@
-"""The server's temporary folder: one of its own, emptied as promised, gone at the end."""
+"""The server's temporary folder, with deletion of old files and of leftovers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _PREFIX = "kinetophone-app-"
 
 @contextlib.contextmanager
 def server_folder() -> Iterator[Path]:
-    """A temporary folder that goes when the server ends; those of servers that were killed go now."""
+    """A temporary folder that is deleted when the server ends; also deletes those of killed servers."""
     remove_leftovers()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
     try:
-        with sole_writer(folder):  # which says to the next server whether this one lives
+        with sole_writer(folder):  # the lock tells other servers that this one is running
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers() -> None:
-    """Remove the folders of servers of this user that live no more."""
+    """Delete the folders of this user's servers that are no longer running."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, RequestError):
             if not (folder / LOCK_NAME).is_file() or folder.is_symlink():
@@ -40,13 +40,13 @@ def remove_leftovers() -> None:
 
 
 class Sweeper:
-    """Removes files from folders when they have lain there for some time.
+    """Deletes files older than a given age, in a background thread.
 
-    What lies there when it starts stays: the page's own examples.
+    Files that exist at the start, such as the page's examples, are kept.
 
     Args:
-        folders: where to look, in their folders too.
-        kept_s: how long a file may stay, in seconds.
+        folders: folders to clean, including sub-folders.
+        kept_s: maximum age of a file in seconds.
     """
 
     def __init__(self, folders: tuple[Path, ...], kept_s: float) -> None:
@@ -61,18 +61,18 @@ class Sweeper:
             self.sweep()
 
     def sweep(self) -> None:
-        """Remove what is due."""
+        """Delete all files that are too old now."""
         due = time.time() - self.kept_s
         for folder in self.folders:
-            # Deepest first, so that folders are empty when their turn comes.
+            # Deepest paths first, so that folders are already empty.
             for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
                 if path in self._own:
                     continue
-                with contextlib.suppress(OSError):  # gone meanwhile, or a folder that is not empty
+                with contextlib.suppress(OSError):  # already deleted, or a folder that is not empty
                     if path.lstat().st_mtime <= due:
                         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def stop(self) -> None:
-        """End its thread."""
+        """Stop the thread."""
         self._stopped.set()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Jobs on the model: one computes at a time, each can be cancelled and is cut off at a time limit."""
+"""A job queue for the model: one job at a time, with cancellation and time limits."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from typing import Any
 
 from kinetophone.errors import UserError
 
-POLL_S = 0.5  # a job that says nothing lets its watcher look around this often
-ABANDONED_S = 60.0  # a watcher that has not come back for so long never will
+POLL_S = 0.5  # the watcher wakes up at least this often
+ABANDONED_S = 60.0  # a watcher that has not been resumed for this long is considered gone
 
 
 class TimeLimitError(UserError):
-    """A job that took or waited longer than it may, or that none can be added to."""
+    """A job exceeded a time limit, or the queue is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The last thing a job yields: what its work returned."""
+    """The last item of a job: the return value of its work."""
 
     result: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A job that has not begun, and how many are before it."""
+    """A job that has not started, and the number of jobs before it."""
 
     before: int
 
 
-class _Cancelled(BaseException):  # no ``except Exception`` on the way may keep a cancelled job alive
+class _Cancelled(BaseException):  # a BaseException, so that no ``except Exception`` can catch it
     pass
 
 
 class Jobs:
-    """Runs jobs, one at a time, all in one thread.
+    """Runs jobs one at a time, all in one thread.
 
-    A thread for each would leave its share of memory behind: torch and the C library keep some for each.
+    A thread per job would leak memory, because torch and the C library keep memory for every thread.
 
     Args:
-        limit_s: longest time a job may compute, in seconds; waiting for its turn does not count.
-        waiting_s: longest time it may wait for its turn.
-        most_waiting: jobs that may wait; more are refused.
+        limit_s: longest run time of a job, in seconds, without waiting.
+        waiting_s: longest time in the queue, in seconds.
+        most_waiting: most jobs in the queue; more are refused.
     """
 
     def __init__(self, limit_s: float, waiting_s: float = float("inf"), most_waiting: int = 64) -> None:
         self.limit_s, self.waiting_s, self.most_waiting = limit_s, waiting_s, most_waiting
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting: list[object] = []  # in their order
+        self._waiting: list[object] = []  # in queue order
         self._lock = threading.Lock()
         threading.Thread(target=self._work, name="kinetophone jobs", daemon=True).start()
 
@@ -60,21 +60,21 @@ class Jobs:
             self._asked.get()()
 
     def run(self, work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
-        """Run ``work(report)`` when the jobs before it have ended, and watch it.
+        """Run ``work(report)`` after the jobs before it, and yield its progress.
 
-        Closing the iterator cancels the job: its next ``report`` does not return. So do the time limits, and
-        an iterator that is left alone (as Gradio leaves those of events it cancels for their session).
+        Closing the iterator cancels the job: its next call of ``report`` raises. A time limit cancels it too,
+        and so does an iterator that is not resumed for a minute. Gradio abandons iterators like that when a
+        session ends.
 
         Args:
-            work: what is to be done; it calls ``report`` with what the watcher shall see, several times a
-                second.
+            work: the job; it calls ``report`` with its progress several times a second.
 
         Yields:
-            :class:`Waiting` until it begins, what was reported, None twice a second where nothing was, and a
-            :class:`Done` at the end.
+            :class:`Waiting` until the job starts, then reported values, or None twice a second without
+            reports, and :class:`Done` at the end.
 
         Raises:
-            TimeLimitError: The job took or waited too long, or too many wait already.
+            TimeLimitError: The job ran or waited too long, or the queue is full.
             Exception: Whatever ``work`` raised.
         """
         said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -98,10 +98,10 @@ class Jobs:
                 said.put(("started", None))
                 said.put(("done", work(report)))
             except _Cancelled:
-                said.put(("failed", TimeLimitError("the job was stopped: nobody was watching it")))
+                said.put(("failed", TimeLimitError("the job was stopped: its client has disconnected")))
             except Exception as error:
                 said.put(("failed", error))
-            except BaseException as error:  # whatever ends a job, the thread goes on with the next
+            except BaseException as error:  # the thread must survive for the next job
                 said.put(("failed", RuntimeError(f"the job ended with {type(error).__name__}")))
 
         self._asked.put(target)
@@ -141,5 +141,5 @@ class Jobs:
 
     def _before(self, ticket: object) -> int:
         with self._lock:
-            # The one that computes is before it, too.
+            # Count the running job, too.
             return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0

@@ -1,4 +1,7 @@
-"""Who may talk to the server: its own page, and programs; no other site's page in the user's browser."""
+"""Refuse requests that pages of other sites send from the user's browser.
+
+The server's own page and other programs are allowed.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class OwnOrigin:
-    """ASGI middleware that refuses requests of other sites' pages, whatever they are for.
+    """ASGI middleware that refuses all requests from pages of other sites.
 
-    A browser says in ``Origin`` whose page asks, and in ``Sec-Fetch-Site`` that it is another's. On a
-    loopback address the ``Host`` must be one, too: a name that an attacker made to point there is not.
+    Browsers send the page's site in ``Origin``, and ``Sec-Fetch-Site: cross-site`` for other sites. If the
+    server listens on a loopback address, ``Host`` must be one too. This prevents DNS rebinding, where an
+    attacker's host name resolves to the loopback address.
 
     Args:
-        app: what it guards.
+        app: the ASGI app to protect.
         host: address that the server listens on.
     """
 
@@ -28,7 +32,7 @@ class OwnOrigin:
         self.app, self.is_loopback = app, host in _LOOPBACK
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
-        """Serve or refuse a request."""
+        """Handle or refuse a request."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -53,18 +57,18 @@ class OwnOrigin:
             await _answer(scope, send, 507, "the server's disk is full; try again later")
 
     def refusal(self, headers: dict[str, str]) -> str | None:
-        """Why a request with these headers is refused; None where it is not."""
+        """The reason to refuse a request with these headers; None if it is allowed."""
         host = headers.get("host", "")
         if self.is_loopback and _name(f"//{host}") not in _LOOPBACK:
             return f"this server is not called '{host}'"
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("x-forwarded-host", host):
-            return f"requests of pages from '{origin}' are refused"
+            return f"requests from pages of '{origin}' are refused"
         navigates = (
             headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         )
         if headers.get("sec-fetch-site") == "cross-site" and not navigates:
-            return "requests of other sites' pages are refused"
+            return "requests from pages of other sites are refused"
         return None
 
 

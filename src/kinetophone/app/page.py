@@ -1,6 +1,6 @@
-"""The page: a tab for each task and one for measuring, laid out in Gradio.
+"""The Gradio page: one tab per task, and one for measuring clips.
 
-Every event that computes has the concurrency id "model", so that one queue serves all tabs and all users.
+All events that run the model share the concurrency id "model", so that one queue serves all tabs and users.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ if TYPE_CHECKING:
 
 _LABELS = {
     "seconds": "Seconds",
-    "keep": "Keep, seconds",
+    "keep": "Keep (seconds)",
     "steps": "Steps",
     "gamma": "γ",
     "guidance": "Guidance",
-    "guidance_sync": "Cross guidance",
+    "guidance_sync": "Cross-modal guidance",
 }
-# The jobs have a queue of their own, which knows time limits.
+# No concurrency limit in Gradio: the jobs have their own queue with time limits.
 _COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None, "show_progress": "minimal"}
 _CURABLE = (UserError, FloatingPointError)
-_FAILED = "the server failed; its log says why"
-# Gradio would lay "Error" over the line that says which.
+_FAILED = "the server failed; see its log"
+# Hide Gradio's "Error" overlay, which would cover the error message.
 CSS = ".view svg { width: 100%; min-width: 20rem } .view { overflow-x: auto } .view .error { display: none }"
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
-    """What every tab needs."""
+class _Shared:
+    """Objects shared by all tabs."""
 
     pipe: Kinetophone
     jobs: Jobs
@@ -69,77 +69,79 @@ class _Room:
 
 class _Page(gr.Blocks):
     async def preprocess_data(self, *given: Any, **more: Any) -> Any:
-        """As Gradio's, but for what it says of a value that a field does not take: many lines, with paths."""
+        """Like the method of Gradio, but with a one-line error without paths for an invalid value."""
         try:
             return await super().preprocess_data(*given, **more)
         except Exception as error:
             said = reason(error).partition(" of the event handler")[0]
-            raise gr.Error(f"{said}; give a value of its kind", print_exception=False) from None
+            raise gr.Error(f"{said}; give a valid value", print_exception=False) from None
 
 
 def build_page(
     pipe: Kinetophone, limits: Limits, folder: Path, examples: dict[str, list[tuple[str, str]]]
 ) -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
         pipe: the model.
-        limits: what one user may ask for.
-        folder: where results lie until Gradio has copied them to its own folder.
+        limits: limits for a single user.
+        folder: folder for results until Gradio has copied them to its own folder.
         examples: from :func:`kinetophone.app.examples.write_examples`.
     """
     jobs = Jobs(limits.job_s, limits.waiting_s, limits.waiting)
-    room = _Room(pipe, jobs, Reader(limits), limits, folder, examples)
+    shared = _Shared(pipe, jobs, Reader(limits), limits, folder, examples)
     with _Page(title="kinetophone", analytics_enabled=False) as page:
         gr.Markdown(
-            f"# kinetophone\nPicture and sound made together, by `{pipe.spec.name}`. Files of "
-            f"at most {limits.upload_mb} MB and {limits.longest_s:g} s; uploaded pictures are used at "
-            f"{limits.side_px} pixels at most. What you upload and make is deleted after "
+            f"# kinetophone\nAudio and video generated together, by `{pipe.spec.name}`. Uploads: at most "
+            f"{limits.upload_mb} MB and {limits.longest_s:g} s; images and frames are scaled down to "
+            f"{limits.side_px} pixels. Uploads and results are deleted after "
             f"{limits.kept_s / 60:g} minutes."
         )
         for task in all_tasks().values():
             with gr.Tab(task.title, id=task.name):
-                _task_tab(room, task)
+                _task_tab(shared, task)
         with gr.Tab("Measure", id="measure"):
-            _measure_tab(room)
+            _measure_tab(shared)
     page.queue(default_concurrency_limit=limits.waiting + 1)
     return page
 
 
-def _task_tab(room: _Room, task: Task) -> None:
+def _task_tab(shared: _Shared, task: Task) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             upload = _upload(task.takes)
             prompt = gr.Textbox(label="Prompt", lines=2, placeholder=PROMPTS[0])
             inputs: dict[str, Any] = {"upload": upload} if upload else {}
             inputs |= {"prompt": prompt, "seed": gr.Number(label="Seed", value=0, precision=0, minimum=0)}
-            with gr.Accordion("Settings (empty: the model's own)", open=task.seconds == "required"):
+            with gr.Accordion("Settings (empty: defaults of the model)", open=task.seconds == "required"):
                 with gr.Row():
-                    inputs |= {name: _field(room, task, name) for name in _fields(task)}
-                inputs["negative_prompt"] = gr.Textbox(label="Not wanted")
+                    inputs |= {name: _field(shared, task, name) for name in _fields(task)}
+                inputs["negative_prompt"] = gr.Textbox(label="Avoid")
                 if task.name == "generate":
                     inputs["script"] = gr.Textbox(
                         label="Script",
                         lines=2,
-                        placeholder="instead of a prompt, lines such as:\n0 a drum is hit\n4 a bell rings",
+                        placeholder="instead of a prompt: lines such as\n0 a drum is hit\n4 a bell rings",
                     )
-                    inputs["stream"] = gr.Checkbox(label="Show a long clip as it is made", value=False)
+                    inputs["stream"] = gr.Checkbox(
+                        label="Show a long clip while it is generated", value=False
+                    )
                 load = gr.UploadButton("Load saved settings", file_types=[".json"], size="sm")
             with gr.Row():
                 start = gr.Button(task.title, variant="primary", min_width=120)
                 cancel = gr.Button("Cancel", min_width=120)
         with gr.Column(min_width=300):
             video_file = gr.Video(label="Result", interactive=False, height=320)
-            view = gr.HTML(label="Progress and strip", elem_classes="view")
+            view = gr.HTML(label="Progress and sync strip", elem_classes="view")
             files = gr.File(label="Downloads", file_count="multiple", interactive=False, height=190)
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
     if task.takes is None:
         _examples([[text] for text in PROMPTS], [prompt], start)
     else:
-        _examples([list(pair) for pair in room.examples[task.takes]], [upload, prompt], start)
+        _examples([list(pair) for pair in shared.examples[task.takes]], [upload, prompt], start)
     event = start.click(
-        _named(partial(_run, room, task), inputs, view),
+        _named(partial(_run, shared, task), inputs, view),
         inputs_kwargs=inputs,
         outputs=[video_file, files, view, scores],
         api_name=task.name,
@@ -159,28 +161,28 @@ def _task_tab(room: _Room, task: Task) -> None:
 
 
 def _fields(task: Task) -> list[str]:
-    """The settings of a task beside prompt, negative prompt and seed, in the order they are shown."""
+    """Settings of a task in display order, without prompt, negative prompt and seed."""
     has = {"seconds": task.seconds != "no", "keep": task.keeps, "steps": True, "gamma": task.clocks}
     return [name for name in _LABELS if has.get(name, True)]
 
 
-def _measure_tab(room: _Room) -> None:
+def _measure_tab(shared: _Shared) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             upload = _upload("clip")
             choices = [(about, name) for name, (_, _, _, about) in DETECTORS.items()]
-            detector = gr.Radio(choices, value="contacts", label="Events in the picture")
+            detector = gr.Radio(choices, value="contacts", label="Events in the video")
             with gr.Row():
                 start = gr.Button("Measure", variant="primary", min_width=120)
                 cancel = gr.Button("Cancel", min_width=120)
         with gr.Column(min_width=300):
-            view = gr.HTML(label="Strip", elem_classes="view")
+            view = gr.HTML(label="Sync strip", elem_classes="view")
             with gr.Accordion("Numbers", open=False):
                 scores = gr.JSON(label="Scores and events")
-    _examples([[file] for file, _ in room.examples["clip"]], [upload], start)
+    _examples([[file] for file, _ in shared.examples["clip"]], [upload], start)
     inputs = {"upload": upload, "detector": detector}
     event = start.click(
-        _named(partial(_run_measure, room), inputs, view),
+        _named(partial(_run_measure, shared), inputs, view),
         inputs_kwargs=inputs,
         outputs=[view, scores],
         api_name="measure",
@@ -192,22 +194,22 @@ def _measure_tab(room: _Room) -> None:
 
 def _upload(kind: str | None) -> Any:
     if kind == "audio":
-        return gr.Audio(label="Sound", sources=["upload"], type="filepath", buttons=[])
+        return gr.Audio(label="Audio", sources=["upload"], type="filepath", buttons=[])
     if kind == "image":
-        # Not gr.Image, which decodes it in the server itself.
+        # Not gr.Image, which decodes uploads in the server process.
         return gr.File(label="Image", file_types=["image"], type="filepath", height=160)
     label = "Clip" if kind == "clip" else "Video"
     return gr.Video(label=label, sources=["upload"], height=320) if kind else None
 
 
-def _field(room: _Room, task: Task, name: str) -> Any:
-    """A text field, since one for numbers shows 0 where nothing was given."""
+def _field(shared: _Shared, task: Task, name: str) -> Any:
+    """The input field of a setting. Text fields, because an empty number field shows 0."""
     label, shown = _LABELS[name], {"max_lines": 1, "min_width": 130}
     if name == "keep":
         return gr.Textbox(label=label, placeholder="all; or 0-1.5", **shown)
     if task.seconds == "required" and name == "seconds":
         return gr.Textbox(label=label, value="8", **shown)
-    spec = room.pipe.spec
+    spec = shared.pipe.spec
     own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
     said = str(own)
     if name in ("guidance", "guidance_sync"):
@@ -222,8 +224,8 @@ def _field(room: _Room, task: Task, name: str) -> Any:
 def _examples(samples: list[list[str]], inputs: list[Any], start: Any) -> None:
     """Examples to click on.
 
-    The server fills the inputs in. A click on ``start`` before it has would send what they held until then,
-    so the button is shut meanwhile; ``gr.Examples`` has no event that comes before the filling in.
+    The server fills in the inputs. An earlier click on ``start`` would send the old values, so the button is
+    disabled until then. ``gr.Examples`` has no event before the inputs are filled in.
     """
     shown = gr.Dataset(components=inputs, samples=samples, label="Examples")
     shut, opened = (f"() => ({{__type__: 'update', interactive: {on}}})" for on in ("false", "true"))
@@ -234,7 +236,7 @@ def _examples(samples: list[list[str]], inputs: list[Any], start: Any) -> None:
 
 
 def _cancelling(button: Any, event: Any, view: Any) -> None:
-    # Said when it is so: sooner, the last of what was reported would overwrite it.
+    # Shown only after the event has ended; otherwise its last report would overwrite the message.
     button.click(lambda: None, cancels=[event], queue=False, api_visibility="private").then(
         lambda: waiting_html("cancelled"), None, view, queue=False, api_visibility="private"
     )
@@ -248,27 +250,27 @@ def _loaded(task: str, names: tuple[str, ...], file: str) -> list[Any]:
     return [getattr(saved, name) for name in names]
 
 
-def _run(room: _Room, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """One request, as what its outputs show while it waits, while it computes, and at its end."""
+def _run(shared: _Shared, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Run one request; yields the values of its outputs while it waits and runs, and at the end."""
     yield None, None, waiting_html("waiting"), None
-    # Gradio copies what is yielded to its own folder before it asks for more.
-    with tempfile.TemporaryDirectory(dir=room.folder) as folder:
+    # Gradio copies yielded files to its own folder before it resumes the iterator.
+    with tempfile.TemporaryDirectory(dir=shared.folder) as folder:
         upload = values.pop("upload", None)
         settings = Settings.of({"task": task.name, **values})
 
         def work(report: Any) -> tuple[Result, str, dict[str, Any] | None]:
             file = Path(upload) if upload else None
-            read = partial(room.reader.read, report=report)
-            made = perform(room.pipe, settings, file, room.limits, Path(folder), report, read)
+            read = partial(shared.reader.read, report=report)
+            made = perform(shared.pipe, settings, file, shared.limits, Path(folder), report, read)
             report(None)
             try:
                 found = measure_clip(made.clip, "the clip")
-            except UserError as error:  # a silent clip, say, is a result all the same
+            except UserError as error:  # such as a silent clip, which is still a valid result
                 return made, waiting_html(str(error)), None
             return made, result_html(made.clip, found, "strikes"), _numbers(found)
 
         picture = ""
-        for said in room.jobs.run(work):
+        for said in shared.jobs.run(work):
             if isinstance(said, Done):
                 made, strip, numbers = said.result
                 files = [str(file) for file in made.files]
@@ -284,19 +286,19 @@ def _run(room: _Room, task: Task, **values: Any) -> Iterator[tuple[Any, Any, Any
                 yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
 
-def _run_measure(room: _Room, **values: Any) -> Iterator[tuple[Any, Any]]:
+def _run_measure(shared: _Shared, **values: Any) -> Iterator[tuple[Any, Any]]:
     yield waiting_html("waiting"), None
     if not values["upload"]:
         raise UserError("there is no file; upload a clip first")
     if values["detector"] not in DETECTORS:
-        raise UserError(f"detector is none of {', '.join(DETECTORS)}")
+        raise UserError(f"detector is not one of {', '.join(DETECTORS)}")
     file = Path(values["upload"])
 
     def work(report: Any) -> tuple[Clip, dict[str, Any]]:
-        clip = room.reader.read(file, "clip", report)
+        clip = shared.reader.read(file, "clip", report)
         return clip, measure_clip(clip, file.name)
 
-    for said in room.jobs.run(work):
+    for said in shared.jobs.run(work):
         if isinstance(said, Done):
             clip, found = said.result
             yield result_html(clip, found, values["detector"]), _numbers(found)
@@ -311,9 +313,9 @@ def _place(waiting: Waiting) -> str:
 
 
 def _named(function: Callable[..., Any], names: Iterable[str], view: Any) -> Callable[..., Any]:
-    """``function`` with keyword arguments ``names``, all optional: the parameters of the HTTP interface.
+    """``function`` with optional keyword arguments ``names``, the parameters of the HTTP interface.
 
-    What it raises is said in ``view`` too: Gradio's own message goes after seconds, and "waiting" would stay.
+    Errors are also shown in ``view``: Gradio's message disappears after seconds, and "waiting" would remain.
     """
 
     def named(**values: Any) -> Iterator[Any]:
@@ -342,7 +344,7 @@ def _numbers(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(error: Exception) -> gr.Error:
-    """An error the user can cure, as a message on the page; Gradio says of others only that there was one."""
+    """A ``gr.Error`` with the message; Gradio hides the messages of other exceptions."""
     return gr.Error(_line(error), duration=5, print_exception=False)
 
 

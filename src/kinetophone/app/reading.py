@@ -1,6 +1,6 @@
-"""Reading uploads in a process of its own, which a job's end can kill.
+"""Decoding uploads in a separate process, which can be killed when its job ends.
 
-A decoder may hang, end the process or take all memory; a thread that it runs in could not be stopped.
+A decoder can hang, crash or use all memory, and a thread cannot be stopped.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from kinetophone.app.uploads import Limits, read_upload
 from kinetophone.errors import MediaError, UserError, reason
 
 POLL_S = 0.2
-_MEMORY = 6 * 2**30  # address space of the process, in bytes; frames of the largest upload take a fifth
+_MEMORY = 6 * 2**30  # bytes of address space; frames of the largest upload take a fifth of it
 
 
 class Reader:
-    """Reads uploads in another process, one at a time. The process is started when it is first needed.
+    """Reads uploads in another process, one at a time. The process is started on first use.
 
     Args:
-        limits: how much of a file may be decoded.
+        limits: limits for uploads.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -31,15 +31,15 @@ class Reader:
         self._there: Connection | None = None
 
     def read(self, path: Path, kind: str, report: Callable[[None], None]) -> Any:
-        """What :func:`kinetophone.app.uploads.read_upload` gives of a file.
+        """Call :func:`kinetophone.app.uploads.read_upload` in the other process.
 
         Args:
             path: the file.
-            kind: as there.
-            report: called several times a second; what it raises ends the process.
+            kind: kind of media, see ``read_upload``.
+            report: called several times a second; an exception from it ends the process.
 
         Raises:
-            MediaError: as there, or the process ended over the file.
+            MediaError: the file cannot be used, or the process ended while reading it.
         """
         if self._process is None or not self._process.is_alive():
             self._start()
@@ -52,7 +52,7 @@ class Reader:
         except (EOFError, OSError):
             self.close()
             raise MediaError(
-                f"'{path.name}' ended the process that read it; it is corrupt or too large"
+                f"'{path.name}' crashed the process that read it; it is corrupt or too large"
             ) from None
         except BaseException:
             self.close()
@@ -69,7 +69,7 @@ class Reader:
         here.close()
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -84,7 +84,7 @@ def _serve(here: Connection, limits: Limits) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     except (ImportError, ValueError, OSError):
-        pass  # Windows has none
+        pass  # not available on Windows
     while True:
         try:
             path, kind = here.recv()
@@ -95,7 +95,7 @@ def _serve(here: Connection, limits: Limits) -> None:
         except UserError as error:
             result = (False, str(error))
         except MemoryError:
-            result = (False, f"'{Path(path).name}' needs more memory to decode than there is")
+            result = (False, f"'{Path(path).name}' needs more memory to decode than is available")
         except Exception as error:
             result = (False, f"'{Path(path).name}' cannot be read ({reason(error).replace(path, 'it')})")
         here.send(result)

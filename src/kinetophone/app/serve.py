@@ -1,4 +1,4 @@
-"""Serving the page: from a temporary folder of its own, which goes when the server ends."""
+"""Serving the page from a temporary folder, which is deleted when the server ends."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def check_installed() -> None:
-    """Raise unless Gradio can be imported.
+    """Check that Gradio is installed.
 
     Raises:
-        UserError: It is not installed; the message says how to.
+        UserError: It is not installed; the message says how to install it.
     """
     from importlib.util import find_spec
 
@@ -36,17 +36,17 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
     """Serve the page until interrupted (Ctrl-C, SIGTERM).
 
     Args:
-        load: makes the model; called when the temporary folder is there, for libraries that write to one.
-        limits: what one user may ask for.
+        load: loads the model; called after ``TMPDIR`` is set, for libraries that write temporary files.
+        limits: limits for a single user.
         host: address to listen on.
-        port: 0 takes any free one.
+        port: port to listen on; 0 picks a free one.
 
     Raises:
-        UserError: The address cannot be listened on.
+        UserError: The address is not available.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with server_folder() as folder:
-        # Gradio reads these when it is imported: nothing is written elsewhere, nothing is sent anywhere.
+        # Gradio reads these on import. They keep all files in the folder and disable telemetry.
         tempfile.tempdir = str(folder)
         os.environ |= {
             "TMPDIR": str(folder),
@@ -66,10 +66,10 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
         results = folder / "results"
         results.mkdir()
         examples = write_examples(folder / "examples")
-        # The first measuring compiles for seconds: better now than for the first user.
+        # The first measurement compiles code for seconds; do it before the first request.
         measure(read_clip(examples["clip"][0][0]), "example")
         pipe = load()
-        # Messages and saved settings name the bundle; the folder it lies in is nobody's business.
+        # Messages and saved settings contain the bundle's name; do not expose its folder.
         pipe.spec = replace(pipe.spec, name=Path(pipe.spec.name).name)
         page = build_page(pipe, limits, results, examples)
         fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
@@ -78,9 +78,9 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
                 server_name=host,
                 server_port=port or None,
                 max_file_size=limits.upload_mb * 1_000_000,
-                max_threads=limits.waiting + 16,  # each job that waits has one
+                max_threads=limits.waiting + 16,  # each waiting job needs a thread
                 app_kwargs={"middleware": [Middleware(OwnOrigin, host=host)]},
-                show_error=True,  # ours are lines for users; Gradio's say which value was wrong
+                show_error=True,  # all messages are meant for users
                 prevent_thread_lock=True,
                 share=False,
                 quiet=True,

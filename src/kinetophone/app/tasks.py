@@ -1,4 +1,4 @@
-"""What the app can be asked for, as data, and doing it: the same tasks as on the command line."""
+"""Requests to the app, and running them: the same tasks as on the command line."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _NOT_OPTIONS = ("task", "bundle", "kinetophone", "prompt", "script", "stream", "seed", "seconds", "keep")
 _SCALES = ("guidance", "guidance_sync")
 
-SCORES = ("event_f1", "contact_f1", "synchrony", "av_align_svg")  # of METRICS, shown for one clip
-PREVIEW_EVERY = 2  # steps: a preview costs a tenth of a step of the bundle that ships
+SCORES = ("event_f1", "contact_f1", "synchrony", "av_align_svg")  # metrics shown for a single clip
+PREVIEW_EVERY = 2  # steps; a preview costs a tenth of a step of the included bundle
 
 
 def _gamma(value: Any) -> Any:
@@ -36,7 +36,7 @@ def _gamma(value: Any) -> Any:
 
 
 def _checked_scales(value: Any) -> Any:
-    """A number as one; two ("6,4") stay a text, as the page shows them and JSON keeps them."""
+    """Parse one number; two numbers ("6,4") remain a text, for display and for JSON."""
     if not isinstance(value, str):
         return value
     scales = read_scales(value)
@@ -44,9 +44,9 @@ def _checked_scales(value: Any) -> Any:
 
 
 class Settings(BaseModel):
-    """One request; None leaves a value to the bundle. What is saved beside each result, and loaded back.
+    """One request, which is also saved with each result; None means the bundle's default.
 
-    ``gamma`` may be "auto", and the guidance scales two numbers, such as "6,4", as on the command line.
+    As on the command line, ``gamma`` can be "auto", and a guidance scale can be two numbers, such as "6,4".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,10 +68,10 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Settings:
-        """Settings from plain values, numbers as text too; empty texts count as not given.
+        """Settings from plain values; numbers can be texts, and empty texts count as not given.
 
         Raises:
-            RequestError: A value is unknown or of the wrong kind; all of them are named.
+            RequestError: A value is unknown or has the wrong type; lists every problem.
         """
         try:
             given = {k: v for k, v in values.items() if v is not None}
@@ -82,10 +82,10 @@ class Settings(BaseModel):
 
     @classmethod
     def read(cls, path: Path, task: str) -> Settings:
-        """Saved settings of ``task``.
+        """Read saved settings of ``task``.
 
         Raises:
-            RequestError: The file holds none, or those of another task.
+            RequestError: The file has no settings, or those of another task.
         """
         try:
             values = read_json(path)
@@ -95,7 +95,7 @@ class Settings(BaseModel):
             raise RequestError([f"'{path.name}' does not hold saved settings (JSON)"])
         found = cls.of(values)
         if found.task != task:
-            raise RequestError([f"'{path.name}' holds settings of '{found.task}': load them in that tab"])
+            raise RequestError([f"'{path.name}' has settings of '{found.task}': load them in that tab"])
         return found
 
     @property
@@ -109,7 +109,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a job is; ``preview`` is what ``Kinetophone.preview`` gives, or None between previews."""
+    """Progress of a job; ``preview`` is a result of ``Kinetophone.preview``, or None between previews."""
 
     step: int
     steps: int
@@ -118,14 +118,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is made so far of a clip that is shown as it is made: its film."""
+    """The video file of the finished part of a streamed clip."""
 
     video_file: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A clip, and its files: ``clip.mp4``, ``clip.wav`` and ``settings.json``."""
+    """A clip and its files: ``clip.mp4``, ``clip.wav`` and ``settings.json``."""
 
     clip: Clip
     files: tuple[Path, ...]
@@ -140,30 +140,30 @@ def perform(
     report: Callable[[Step | Part | None], None],
     read: Callable[[Path, str], Any] | None = None,
 ) -> Result:
-    """Do what was asked for and write it to ``folder``.
+    """Run a request and write its files to ``folder``.
 
     Args:
         pipe: the model.
-        settings: what is asked for.
-        upload: the file it is made for, where the task takes one.
-        limits: what one user may ask for.
+        settings: the request.
+        upload: the input file, if the task takes one.
+        limits: limits for a single user.
         folder: an empty folder for the files.
-        report: called after each step, and with each part that is done.
-        read: reads an upload of a kind; :func:`kinetophone.app.uploads.read_upload` where not given.
+        report: called after each step, and with each finished part.
+        read: reads an upload of a kind; default: :func:`kinetophone.app.uploads.read_upload`.
 
     Raises:
-        UserError: Something cannot be done, before anything is computed.
+        UserError: The request is invalid; raised before anything is computed.
     """
     longest = limits.longest_s
     if settings.seconds is not None and settings.seconds > longest:
-        raise RequestError([f"seconds is {settings.seconds:g}; at most {longest:g} can be made here"])
-    # Before any file is decoded; the pipeline checks again what it is given.
+        raise RequestError([f"seconds is {settings.seconds:g}; this server allows at most {longest:g}"])
+    # Check before a file is decoded; the pipeline checks its arguments again.
     task = find_task(settings.task)
     text: str | Script = settings.prompt
     if settings.script is not None:
         text = Script.parse(settings.script, "the script")
     if task.seconds == "required" and settings.seconds is None:
-        raise RequestError(["seconds is not given; say how long the result shall be"])
+        raise RequestError(["seconds is missing; give the length of the result"])
     GenerateRequest(
         prompts=(text,),
         bundle=pipe.spec,
@@ -231,10 +231,10 @@ def _step(pipe: Kinetophone, progress: Progress) -> Step:
 
 
 def measure(clip: Clip, name: str) -> dict[str, Any]:
-    """Events, curves and scores of one clip, named as in ``kinetophone evaluate``.
+    """Events, curves and scores of one clip, with the names of ``kinetophone evaluate``.
 
     Raises:
-        RequestError: It has nothing to align.
+        RequestError: The clip has no events to align.
     """
     from kinetophone.metrics.evaluate import METRICS, Unscored, detect_one
 

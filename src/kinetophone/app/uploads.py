@@ -1,4 +1,4 @@
-"""What may be uploaded: checked by counting packets, before a whole file is decoded into memory."""
+"""Checks of uploads by counting packets, before a file is decoded into memory."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from kinetophone.media.container import audio_stream, open_media
 from kinetophone.media.read import read_audio, read_clip, read_video, resize
 from kinetophone.media.stills import Images, is_tiled_still, read_image
 
-# What a file of each kind is called.
-NOUNS = {"video": "video", "audio": "sound", "image": "image", "clip": "clip"}
-_MOST_FPS = 60  # frames of the longest video are bounded by this
+# Names of the kinds in messages.
+NOUNS = {"video": "video", "audio": "file with audio", "image": "image", "clip": "clip"}
+_MOST_FPS = 60  # limits the number of frames of the longest video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one user may ask of the server.
+    """Limits of the server for a single user.
 
     Attributes:
         upload_mb: Largest file, in megabytes.
-        longest_s: Longest file, and longest clip to be made, in seconds.
-        job_s: Longest time a job may compute, in seconds.
-        waiting_s: Longest time a job may wait for its turn, in seconds.
-        kept_s: Files of users are deleted after so many seconds.
-        side_px: Uploaded pictures are shrunk until their longer side is this many pixels.
-        waiting: Most jobs that wait.
+        longest_s: Longest upload and longest generated clip, in seconds.
+        job_s: Longest run time of a job, in seconds.
+        waiting_s: Longest time of a job in the queue, in seconds.
+        kept_s: Age in seconds at which users' files are deleted.
+        side_px: Images and frames are scaled down to at most this many pixels on the longer side.
+        waiting: Most jobs in the queue.
     """
 
     upload_mb: int = 50
@@ -44,14 +44,14 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
 
     Args:
         path: the file.
-        kind: what a task takes: "video", "audio", "clip" (both are needed) or "image".
-        limits: how much of it may be decoded.
+        kind: "video", "audio", "clip" (needs both tracks) or "image".
+        limits: limits for uploads.
 
     Returns:
-        A ``Video``, a ``Audio``, a ``Clip`` or an image; frames no larger than allowed, sides even.
+        A ``Video``, an ``Audio``, a ``Clip`` or an image; frames are scaled down to the limit, to even sides.
 
     Raises:
-        MediaError: It is not media, lacks a track, or is longer than allowed. No message has its folder.
+        MediaError: It is not media, lacks a track, or exceeds a limit. Messages do not contain its folder.
     """
     try:
         if path.stat().st_size > limits.upload_mb * 1_000_000:
@@ -63,12 +63,12 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
         readers: dict[str, Any] = {"video": read_video, "audio": read_audio, "clip": read_clip}
         return readers[kind](path, **options)
     except (MediaError, OSError, ValueError) as error:
-        # The user knows the file by its name; where the server put it is nobody's business.
+        # Messages contain only the file's name, not the server's path.
         raise MediaError(str(error).replace(str(path), path.name)) from error
 
 
 def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
-    """How to read the file: what the reader is to be told beside its path."""
+    """Check the length of the file; returns keyword arguments for its reader."""
     options: dict[str, Any] = {"longest_s": limits.longest_s}
     if kind != "audio" and is_tiled_still(path):
         return {**options, "size": _shrunk(read_image(path).shape[:2], limits.side_px)}
@@ -81,8 +81,8 @@ def _checked(path: Path, kind: str, limits: Limits) -> dict[str, Any]:
             count = _check_length(path, file, stream, limits)
             most = limits.longest_s * _MOST_FPS
             if count > most:
-                raise MediaError(f"'{path.name}' has {count} frames; at most {most:g} can be used here")
-            # Also the rate of files that only say so: frames are repeated up to it.
+                raise MediaError(f"'{path.name}' has {count} frames; this server allows at most {most:g}")
+            # Also limit the declared frame rate, because frames are repeated up to it.
             if (stream.average_rate or stream.guessed_rate or 0) > _MOST_FPS:
                 options["fps"] = _MOST_FPS
             file.seek(0)
@@ -99,7 +99,7 @@ def _shrunk(size: tuple[int, ...], side_px: int) -> tuple[int, int]:
 
 
 def _check_length(path: Path, file: Any, stream: Any, limits: Limits) -> int:
-    """The number of the stream's packets; a container's own word on its length is not taken."""
+    """Check the length by the packets, not by the container's metadata; returns the number of packets."""
     count, first, last = 0, None, 0.0
     for packet in file.demux(stream):
         if packet.pts is None:
@@ -111,6 +111,6 @@ def _check_length(path: Path, file: Any, stream: Any, limits: Limits) -> int:
     seconds = last - (first or 0.0)
     if seconds > limits.longest_s + 0.1:
         raise MediaError(
-            f"'{path.name}' lasts {seconds:.0f} s; at most {limits.longest_s:g} s can be used here"
+            f"'{path.name}' lasts {seconds:.0f} s; this server allows at most {limits.longest_s:g} s"
         )
     return count

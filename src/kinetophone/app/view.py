@@ -1,4 +1,4 @@
-"""What the app shows of a job as HTML: how far it is, with a preview; its result's strip and scores."""
+"""HTML views of a job: progress with a preview, and the sync strip and scores of the result."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from kinetophone.av import AV
     from kinetophone.media.clip import Clip
 
-# What is drawn as events in the picture: (curve, its events, F1, what it is for).
+# Detectors of events in the video: (curve, events, F1 score, label).
 DETECTORS = {
-    "strikes": ("flow", "strikes_s", "event_f1", "strikes: bursts of the flow, for hits clips"),
+    "strikes": ("flow", "strikes_s", "event_f1", "strikes: bursts of optical flow, for hits clips"),
     "contacts": (
         "contact",
         "contacts_s",
         "contact_f1",
-        "contacts: where motion stops or turns, for any footage",
+        "contacts: motion stops or reverses, for any footage",
     ),
 }
 _PREVIEW_PX = 640
-_FLOOR, _CEILING = -11.5, 2.0  # of a log-mel: its clamp, and what is as loud as clips get
+_FLOOR, _CEILING = -11.5, 2.0  # range of log-mel values: the clamp, and a loud clip
 
 
 def progress_html(step: Step, picture: str) -> str:
     """The state of a running job.
 
     Args:
-        step: where it is.
-        picture: what :func:`preview_html` gave for the last preview, or nothing.
+        step: the progress.
+        picture: the last preview from :func:`preview_html`, or "".
     """
     said = f"step {step.step} of {step.steps}"
     bar = f'<progress value="{step.step}" max="{step.steps}" style="width:100%"></progress>'
@@ -42,7 +42,7 @@ def progress_html(step: Step, picture: str) -> str:
 
 
 def preview_html(preview: AV[np.ndarray]) -> str:
-    """A preview as one picture: frames in a row, the spectrogram beneath, low notes at the bottom."""
+    """A preview as one image: a row of frames above the spectrogram, with low frequencies at the bottom."""
     import cv2
 
     frames = np.concatenate(list(preview.video), axis=1)
@@ -56,16 +56,16 @@ def preview_html(preview: AV[np.ndarray]) -> str:
 
 
 def waiting_html(text: str) -> str:
-    """A line instead of a picture."""
+    """A status line without an image."""
     return f'<div role="status">{html.escape(text)}</div>'
 
 
 def result_html(clip: Clip, found: dict[str, Any], detector: str) -> str:
-    """The strip of a clip, with its F1.
+    """The sync strip of a clip, with its F1.
 
     Args:
         clip: the clip.
-        found: what :func:`kinetophone.app.tasks.measure` gave.
+        found: the result of :func:`kinetophone.app.tasks.measure`.
         detector: "strikes" or "contacts".
     """
     curve, events, score, _ = DETECTORS[detector]
@@ -77,6 +77,6 @@ def result_html(clip: Clip, found: dict[str, Any], detector: str) -> str:
         f'<figure style="margin:0">{strip}<figcaption><b>{name} {found[score]:.2f}</b>: '
         f"{matches.hits} matches within one frame of {matches.predicted} "
         f'<span style="color:{ONSET}">onsets heard</span> and {matches.true} '
-        f'<span style="color:{EVENT}">{detector} seen</span>. One clip has no control: '
-        "chance can be 0.2 and more.</figcaption></figure>"
+        f'<span style="color:{EVENT}">{detector} seen</span>. A single clip has no shuffled '
+        "baseline: chance can reach 0.2 or more.</figcaption></figure>"
     )

@@ -1,1 +1,1 @@
-"""Bundles: what they say of themselves, loading and saving them, the Hub."""
+"""Bundles: their description, loading, saving, and uploading to the Hub."""

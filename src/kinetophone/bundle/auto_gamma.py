@@ -1,7 +1,7 @@
-"""γ "auto": the map of what sound and picture tell each other, measured on a bundle's own clips.
+"""γ "auto": choose a bundle's timestep adjustment from the information audio and video share.
 
-The rule is in :mod:`kinetophone.diffusion.information`; here it is fed with clips, drawn, and kept in the
-bundle.
+The rule is in :mod:`kinetophone.diffusion.information`. This module measures it on clips, plots it and stores
+the result in the bundle.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from kinetophone.progress import track
 if TYPE_CHECKING:
     from kinetophone.bundle.load import Bundle
 
-_AT_ONCE = 8
+_AT_ONCE = 8  # clips per batch
 
 
 def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str = "hits") -> InformationMap:
-    """The map of a bundle's coupling, without guidance.
+    """Measure the information map of a bundle's coupling, without guidance.
 
     Args:
-        bundle: loaded.
-        clips: how many clips it is measured on.
-        data: a folder that ``kinetophone data encode`` wrote for the same bases; clips of the val split of
-            ``domain`` where not given.
-        domain: a procedural one.
+        bundle: the loaded bundle.
+        clips: number of clips to measure on.
+        data: a folder written by ``kinetophone data encode`` with the same bases; default: clips of the val
+            split of ``domain``.
+        domain: a procedural domain, "hits" or "bows".
 
     Raises:
-        RequestError: if the folder holds fewer clips.
+        RequestError: the folder has fewer clips.
     """
     parts, first = [], 0
     batches = -(-clips // _AT_ONCE)
@@ -63,7 +63,7 @@ def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str
 def _batches(
     bundle: Bundle, clips: int, data: Path | None, domain: str
 ) -> Iterator[tuple[list[str], AV[Tensor]]]:
-    """Captions and clean latents, a few clips at a time."""
+    """Captions and clean latents in batches."""
     if data is not None:
         from kinetophone.data.encode import load_encoded
 
@@ -81,36 +81,40 @@ def _batches(
     make_clip = domain_of(domain).make_clip
     for start in range(0, clips, _AT_ONCE):
         made = [make_clip("val", i, bundle.spec.size) for i in range(start, min(start + _AT_ONCE, clips))]
-        sound = torch.from_numpy(np.stack([clip.audio for clip in made]))
+        audio = torch.from_numpy(np.stack([clip.audio for clip in made]))
         frames = torch.from_numpy(np.stack([clip.video for clip in made]))
         yield (
             [clip.caption for clip in made],
-            AV(audio=bundle.bases.audio.encode(sound), video=bundle.bases.video.encode(frames)),
+            AV(audio=bundle.bases.audio.encode(audio), video=bundle.bases.video.encode(frames)),
         )
 
 
 def find_gamma(
     bundle: Bundle, clips: int, data: Path | None = None, domain: str = "hits"
 ) -> tuple[GammaChoice, InformationMap, dict[str, Any]]:
-    """The choice, the map it is from, and both as plain numbers for JSON."""
+    """Choose γ for a bundle; the arguments are those of :func:`map_bundle`.
+
+    Returns:
+        The choice, the map, and both as plain numbers for JSON.
+    """
     found = map_bundle(bundle, clips, data, domain)
     choice = choose_gamma(found, bundle.processes)
     return choice, found, {"choice": asdict(choice), "map": found.to_dict()}
 
 
 def store(folder: Path, gamma: float) -> None:
-    """Write γ "auto" into the description of the bundle in ``folder``."""
+    """Store γ "auto" in the ``kinetophone.json`` of the bundle in ``folder``."""
     from kinetophone.bundle.spec import BundleSpec
 
     replace(BundleSpec.read(folder), auto_gamma=gamma).write(folder)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """The map of both modalities with the paths of some γ across it, and what is gained along each, as PNG.
+    """Plot the map of both modalities, the paths of some γ across it, and the gain along each path.
 
     Args:
-        results: what :func:`find_gamma` gives, or its JSON.
-        path: file to write.
+        results: the last result of :func:`find_gamma`, or its JSON.
+        path: PNG file to write.
     """
     from matplotlib.figure import Figure
 
@@ -122,26 +126,26 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axis, modality in zip(axes, MODALITIES, strict=False):
         error = np.array(found[modality]["coupled"])
         gain = error[:, -1:] - error
-        # Rows are the level of the picture, columns that of the sound.
+        # Rows are the noise level of the video, columns that of the audio.
         surface = 1000 * (gain.T if modality == "audio" else gain)
         shown = axis.pcolormesh(edges, edges, surface, shading="gouraud", cmap="viridis")
-        figure.colorbar(shown, ax=axis, label="error that the other takes away, 1/1000")
+        figure.colorbar(shown, ax=axis, label="error reduction by the other modality, 1/1000")
         for gamma in (0.5, 1.0, 2.0):
             axis.plot(u, u**gamma, "w--", linewidth=0.8)
         axis.plot(u, u ** choice["gamma"], "r", linewidth=1.5, label=f"γ {choice['gamma']:.2f}")
         axis.set(
-            title=f"{'sound' if modality == 'audio' else 'picture'} gains from the other",
-            xlabel="noise of the sound, t / T", ylabel="noise of the picture, t / T",
+            title=f"gain of {modality} from the other modality",
+            xlabel="audio noise level, t / T", ylabel="video noise level, t / T",
         )  # fmt: skip
         axis.legend()
-    for modality, name in (("audio", "sound"), ("video", "picture")):
-        axes[2].semilogx(choice["gammas"], choice["nats"][modality], marker=".", label=name)
+    for modality in MODALITIES:
+        axes[2].semilogx(choice["gammas"], choice["nats"][modality], marker=".", label=modality)
     total = np.add(choice["nats"]["audio"], choice["nats"]["video"])
     error = np.array(choice["behind_error"])
     axes[2].semilogx(choice["gammas"], total, "k", marker=".", label="both")
     axes[2].fill_between(choice["gammas"], total - error, total + error, color="k", alpha=0.15)
     axes[2].axvline(choice["gamma"], color="r")
-    axes[2].set(title=f"gained along the path, {choice['clips']} clips", xlabel="γ", ylabel="nats a clip")
+    axes[2].set(title=f"gain along the path, {choice['clips']} clips", xlabel="γ", ylabel="nats per clip")
     axes[2].set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
     axes[2].minorticks_off()
     axes[2].legend()

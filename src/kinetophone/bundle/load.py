@@ -1,6 +1,6 @@
-"""A loaded bundle: two frozen bases, the coupling between them, and what clips they make.
+"""A loaded bundle: two frozen bases, the coupling between them, and the spec of its clips.
 
-Loading, saving and where it computes; what is made with it is in :mod:`kinetophone.pipeline`.
+This module covers loading, saving and devices; generation is in :mod:`kinetophone.pipeline`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from kinetophone.hub.locate import locate
 from kinetophone.media.timing import as_fps
 
 Offload = Literal["model", "sequential"]
-# Components by when they compute: what encodes a text, what denoises, what decodes.
+# Components by when they run: before the denoising loop, in it, and after it.
 _BEFORE = ("text_encoder", "projection_model")
 _NETWORKS = ("unet", "transformer")
 _AFTER = ("vae", "vocoder")
 _USUAL_S = 4
-MOST_FRAMES = 64  # of video bases whose positions in time have no limit of their own
+MOST_FRAMES = 64  # for video bases that do not limit the number of frames themselves
 
 
 class Bundle:
@@ -44,12 +44,12 @@ class Bundle:
 
     Args:
         bases: audio and video base models, frozen.
-        coupling: the trained connectors and inserted blocks that tie them.
-        spec: what clips the bundle makes.
-        leaks: of each base, the trace of a clip that its sampling starts from; None: of neither.
+        coupling: the trained connectors and inserted blocks.
+        spec: the clips that the bundle can make, and its defaults.
+        leaks: signal leak of each base (:mod:`kinetophone.diffusion.signal_leak`); None: none for both.
 
     Raises:
-        RequestError: if the coupling was made for other bases.
+        RequestError: the coupling belongs to other bases.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Bundle:
 
     @property
     def components(self) -> dict[str, Any]:
-        """Everything it is made of, by name: ``audio.unet``, ``video.vae``, …, ``coupling``."""
+        """All components by name: ``audio.unet``, ``video.vae``, …, ``coupling``."""
         parts = {
             f"{modality}.{name}": getattr(getattr(self.bases, modality), name)
             for modality in MODALITIES
@@ -87,7 +87,7 @@ class Bundle:
         return self.model.denoisers.map(lambda denoiser: denoiser.process)
 
     def latent_times(self, lengths: AV[int], fps: float | Fraction) -> AV[Times]:
-        """When each of so many latents begins and ends, in seconds, at a frame rate."""
+        """Start and end of each latent in seconds, for ``lengths`` latents at a frame rate."""
         return self.bases.map(lambda base, steps: base.latent_times(steps, fps), lengths)
 
     @classmethod
@@ -98,22 +98,22 @@ class Bundle:
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
     ) -> Self:
-        """Load a bundle that ships, by name, or any other, by its folder or Hub id.
+        """Load an included bundle by name, or any other by its folder or Hub id.
 
         Args:
             name_or_path: e.g. "hits".
-            device: "cpu", "cuda", "mps" …; the fastest that is there if not given.
-            dtype: of the networks; autoencoders and vocoder always run in float32.
-            allow_pickle: whether pickled weights of the bases may be fetched and read.
+            device: "cpu", "cuda", "mps" …; default: the fastest available.
+            dtype: dtype of the networks; autoencoders and vocoder always run in float32.
+            allow_pickle: download and read pickled weights of the bases, as tensors only.
 
         Raises:
-            RequestError: if there is no such bundle, or a component is missing, damaged or does not fit.
+            RequestError: there is no such bundle, or a component is missing, damaged or does not fit.
         """
         spec = BundleSpec.read(name_or_path)
         assert spec.folder is not None
         target = usable_device(device)
         options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
-        # The coupling first: it is small, and what is wrong with it shows before the bases are read.
+        # The coupling comes first: it is small, so its errors show before the large bases are read.
         coupling = load_coupling(spec.folder / "coupling", dtype)
         places = {name: {"name": spec.folder / name, **spec.bases.get(name, {})} for name in MODALITIES}
         bases: AV[Any] = AV(
@@ -140,27 +140,26 @@ class Bundle:
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
     ) -> Self:
-        """Put two base models together.
+        """Combine two base models.
 
         Args:
             video: folder or Hub id of a video model (``UNetMotionModel``, ``UNet3DConditionModel``,
                 ``WanTransformer3DModel``), or of an image model that gets a motion adapter.
             audio: folder or Hub id of an AudioLDM or a Stable Audio.
-            coupling: folder or Hub id of a trained coupling; if not given a fresh one, which leaves both
-                bases as they are.
-            kind: of a fresh coupling, see :class:`Coupling`.
-            motion_adapter: folder or Hub id, for an image model; AnimateDiff's own if not given.
-            fps: frames per second the coupling was trained at; those that the video model was trained at if
-                not given.
-            frames: length in frames; those of 4 seconds, or as many as the video model makes, if not given.
+            coupling: a coupling, or folder or Hub id of a trained one; default: an untrained coupling, which
+                does not change the output of the bases.
+            kind: kind of an untrained coupling, see :class:`Coupling`.
+            motion_adapter: folder or Hub id, for an image model; default: that of AnimateDiff.
+            fps: frames per second the coupling was trained at; default: those the video model was trained at.
+            frames: length in frames; default: those of 4 seconds, or the most that the video model supports.
             size: height and width in pixels.
             sampling: "trailing", or "reference" for couplings trained with the published implementation.
-            device: "cpu", "cuda", "mps" …; the fastest that is there if not given.
-            dtype: of the networks; autoencoders and vocoder always run in float32.
-            allow_pickle: whether pickled weights may be fetched and read.
+            device: "cpu", "cuda", "mps" …; default: the fastest available.
+            dtype: dtype of the networks; autoencoders and vocoder always run in float32.
+            allow_pickle: download and read pickled weights, as tensors only.
 
         Raises:
-            RequestError: if something is missing, damaged or does not fit the rest.
+            RequestError: something is missing, damaged or does not fit the other parts.
         """
         try:
             asked = None if fps is None else as_fps(fps)
@@ -214,11 +213,16 @@ class Bundle:
         return cls(bases, ready, spec).to(target)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Write everything as a bundle: diffusers layout, weights in safetensors of ``dtype`` (their own)."""
+        """Write the bundle with its bases, in diffusers layout with safetensors weights.
+
+        Args:
+            folder: created if necessary.
+            dtype: dtype of the stored weights; default: that of the coupling.
+        """
         root = Path(folder)
         dtype = dtype or self.coupling.dtype
         offload = self._offload
-        if offload is not None:  # layers that wait have no weights of their own
+        if offload is not None:  # offloaded layers hold no weights
             self.to("cpu")
         self.bases.audio.save_pretrained(root / "audio", dtype)
         self.bases.video.save_pretrained(root / "video", dtype)
@@ -234,21 +238,21 @@ class Bundle:
             shutil.copytree(classifiers, root / "classifiers", dirs_exist_ok=True)
 
     def save_coupling(self, folder: str | os.PathLike[str]) -> None:
-        """Write a bundle without its bases: the coupling, and where the bases are (name and revision)."""
+        """Write a bundle without its bases: the coupling, and references to the bases (name and revision)."""
         root = Path(folder)
         save_component(self.coupling, root / "coupling", self.coupling.dtype)
         references = self.bases.map(lambda base: {k: v for k, v in base.reference.items() if v is not None})
         replace(self.spec, bases={"audio": references.audio, "video": references.video}).write(root)
 
     def preview(self, x0_hat: AV[Tensor], frames: int = 8) -> AV[np.ndarray]:
-        """What an estimate of clean latents looks like, quickly: for showing while sampling.
+        """A quick preview of an estimate of clean latents, for display during sampling.
 
         Args:
-            x0_hat: such as a sampler's callback is given: audio (B, C, L, M), video (B, C, T, H, W).
-            frames: of the clip, evenly spread.
+            x0_hat: estimate from a sampler's callback: audio (B, C, L, M), video (B, C, T, H, W).
+            frames: number of frames to decode, evenly spaced.
 
         Returns:
-            Of the first clip: audio its log-mel (time, 64), video uint8 (frames, H, W, 3).
+            For the first clip: audio as log-mel (time, 64), video as uint8 (frames, H, W, 3).
         """
         first = x0_hat.map(lambda x: x[:1])
         return AV(
@@ -258,14 +262,14 @@ class Bundle:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """The device on which the networks run."""
         return self._offload[1] if self._offload else torch.device(self.coupling.device)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move every network to ``device``; ends offloading.
+        """Move every network to ``device``; disables offloading.
 
         Raises:
-            RequestError: if there is no such device.
+            RequestError: the device is not available.
         """
         usable_device(device)
         if self._offload is not None:
@@ -283,22 +287,22 @@ class Bundle:
         return self
 
     def enable_model_cpu_offload(self, device: torch.device | str | None = None) -> None:
-        """Keep on ``device`` only what is computing: text models, then the joint model, then the decoders.
+        """Keep only the running part on ``device``: text encoders, then the joint model, then the decoders.
 
-        Saves the memory of the parts that wait, at the price of moving each once a batch.
+        This saves the memory of the other parts, but moves each part once per batch.
 
         Args:
-            device: where it computes; the fastest that is there if not given.
+            device: where the networks run; default: the fastest available.
 
         Raises:
-            RequestError: if there is no such device, or none but the CPU.
+            RequestError: the device is not available, or no device is given and there is only the CPU.
         """
         self._enable("model", offload_device(device))
 
     def enable_sequential_cpu_offload(self, device: torch.device | str | None = None) -> None:
-        """Keep on ``device`` only the coupling and the layer that computes: least memory, much slower.
+        """Keep only the coupling and the running layer on ``device``: least memory, but much slower.
 
-        Args and errors are those of :meth:`enable_model_cpu_offload`.
+        Arguments and errors are those of :meth:`enable_model_cpu_offload`.
         """
         self._enable("sequential", offload_device(device))
 
@@ -315,12 +319,12 @@ class Bundle:
                 "text_encoder", "projection_model", "unet", "transformer", "vae", "vocoder"
             ):
                 cpu_offload(network, device)
-            # Small, and its layers read one another's weights, which offloading layer by layer forbids.
+            # Small, and its layers access each other's weights, which rules out offloading it by layer.
             self.coupling.to(device)
         self._offload = (offload, device)
 
     def _around(self, *names: str) -> list[nn.Module]:
-        """Networks of both bases by name: what surrounds the joint model."""
+        """Networks of both bases with these names, in this order."""
         both = (self.bases.audio.networks, self.bases.video.networks)
         return [networks[name] for name in names for networks in both if name in networks]
 
@@ -332,15 +336,15 @@ def _usual_frames(rate: Fraction, most: int, step: int) -> int:
 
 
 def _keep_first_noise(denoiser: Denoiser, base: Any) -> None:
-    """The reference leaves the noise of its schedule's first timestep in; ours removes it."""
+    """End sampling at the noise of timestep 0, as the reference does; by default all noise is removed."""
     denoiser.process = Discrete.from_scheduler(base.scheduler, None)
 
 
 def load_coupling(name_or_path: str | os.PathLike[str], dtype: torch.dtype) -> Coupling:
-    """Load a trained coupling from a folder or the Hub (there or in its sub-folder "coupling").
+    """Load a trained coupling from a folder or the Hub, or from the sub-folder "coupling" there.
 
     Raises:
-        RequestError: if there is none, or its weights are damaged or incomplete.
+        RequestError: there is none, or its weights are damaged or incomplete.
     """
     source = locate(name_or_path, ["", "coupling"])
     inner = source.folder / "coupling"
@@ -352,7 +356,7 @@ def load_coupling(name_or_path: str | os.PathLike[str], dtype: torch.dtype) -> C
 
 
 def fastest_device() -> str:
-    """Where networks go if nothing else is asked for."""
+    """The default device: "cuda", "mps" or "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -362,7 +366,7 @@ def usable_device(device: torch.device | str | None) -> torch.device:
     """``device``, or the fastest one if None.
 
     Raises:
-        RequestError: if torch has no such device here.
+        RequestError: torch cannot use the device on this machine.
     """
     try:
         found = torch.device(device or fastest_device())
@@ -375,12 +379,12 @@ def usable_device(device: torch.device | str | None) -> torch.device:
 
 
 def offload_device(device: torch.device | str | None) -> torch.device:
-    """Where offloaded networks compute.
+    """The device on which offloaded networks run; the fastest one if None.
 
     Raises:
-        RequestError: if there is no such device, or none but the CPU and it was not named.
+        RequestError: the device is not available, or no device is given and there is only the CPU.
     """
     found = usable_device(device)
     if device is None and found.type == "cpu":
-        raise RequestError(["offloading needs a GPU to compute on, and torch finds none: leave it out"])
+        raise RequestError(["offloading needs a GPU, and torch finds none: omit it"])
     return found

@@ -1,4 +1,4 @@
-"""A bundle to the Hugging Face Hub: its parts, its model card, and nothing else that lies in the folder."""
+"""Upload a bundle to the Hugging Face Hub: its parts and its model card, but no other files in the folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _PARTS = ("audio", "video", "coupling", "classifiers")
 
 
 def bundle_files(name_or_path: str | os.PathLike[str]) -> tuple[Path, list[Path]]:
-    """The folder of a bundle, and what of it goes to the Hub, as paths within the folder.
+    """The folder of a bundle, and the files to upload as paths relative to that folder.
 
     Raises:
-        RequestError: It is no bundle, or has no coupling or no model card with metadata.
+        RequestError: It is not a bundle, or it lacks a coupling or a model card with metadata, or its bases
+            are local folders.
     """
     spec = BundleSpec.read(name_or_path)
     folder = spec.folder
@@ -28,7 +29,7 @@ def bundle_files(name_or_path: str | os.PathLike[str]) -> tuple[Path, list[Path]
     if not any(path.parts[0] == "coupling" and path.suffix == ".safetensors" for path in files):
         problems.append(f"'{folder}' has no coupling/*.safetensors")
     problems += [
-        f"the {name} base is a folder of this machine, '{base[key]}': train on one from the Hub, or write "
+        f"the {name} base is a local folder, '{base[key]}': train on one from the Hub, or write "
         "the bundle with its bases by 'kinetophone pack'"
         for name, base in spec.bases.items()
         for key in sorted(BASE_FOLDERS & base.keys())
@@ -46,15 +47,15 @@ def bundle_files(name_or_path: str | os.PathLike[str]) -> tuple[Path, list[Path]
 
 
 def push(name_or_path: str | os.PathLike[str], repository: str, *, private: bool = False) -> str:
-    """Upload a bundle as one commit; the repository is made where there is none.
+    """Upload a bundle as one commit; creates the repository if necessary.
 
     Args:
         name_or_path: the bundle.
-        repository: Hub id, "owner/name"; who is logged in must be allowed to write there.
+        repository: Hub id, "owner/name"; the logged-in user needs write access.
         private: make a new repository private.
 
     Returns:
-        The commit's address.
+        The URL of the commit.
 
     Raises:
         RequestError: The bundle is incomplete, the id malformed, or the Hub refuses or cannot be reached.
@@ -71,12 +72,12 @@ def push(name_or_path: str | os.PathLike[str], repository: str, *, private: bool
     except HFValidationError:
         raise RequestError([f"'{repository}' is not a Hub id like 'owner/name'"]) from None
     except LocalTokenNotFoundError:
-        raise RequestError(["nobody is logged in to the Hub: log in with 'hf auth login'"]) from None
+        raise RequestError(["not logged in to the Hub: log in with 'hf auth login'"]) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        cure = "; log in with 'hf auth login' as someone who may write there" if status in (401, 403) else ""
+        cure = "; log in with 'hf auth login' as a user with write access" if status in (401, 403) else ""
         raise RequestError([f"the Hub refuses '{repository}' (HTTP {status}){cure}"]) from error
-    except Exception as error:  # no answer: every layer below has exceptions of its own for it
+    except Exception as error:  # offline: each library underneath raises its own exception types
         raise RequestError([f"the Hub cannot be reached: {reason(error)}"]) from error
     return str(commit.commit_url)
 

@@ -1,16 +1,18 @@
-"""What a bundle says of itself, read before any model is loaded: this file needs no torch.
+"""The description of a bundle, read before any model is loaded. This module does not import torch.
 
-A bundle is a folder with a ``kinetophone.json``, which says among other things what its model was trained
-for::
+A bundle is a folder with a ``kinetophone.json``. It must have the values its model was trained with::
 
     {"fps": 8, "frames": 32, "size": 64, "sample_rate": 16000}
 
-and may widen it: ``"fps_choices": [8, 16]`` (default: ``fps`` only), and ``"min_frames"``, ``"max_frames"``
-(default: ``frames``) and ``"frame_step"`` (default: 1) for the lengths it can make. ``"sampling"`` is
-"trailing" (ours, the default) or "reference" (the published implementation's grids), ``"defaults"`` holds the
-settings used where a call names none, and ``"bases"`` says where the base models are if not in the folder:
-Hub ids with a revision, or folders, relative to the bundle's and (``"folders"``) absolute, as one or both may
-have moved.
+Optional keys:
+
+- ``"fps_choices"``, e.g. ``[8, 16]``: frame rates it can make; default: ``fps`` only;
+- ``"min_frames"``, ``"max_frames"`` (default: ``frames``), ``"frame_step"`` (default: 1): possible lengths;
+- ``"sampling"``: timestep grid, "trailing" (default) or "reference" (that of the published implementation);
+- ``"auto_gamma"``: the value of γ "auto";
+- ``"defaults"``: sampling options used if a call does not set them;
+- ``"bases"``: where the base models are if not in the folder. Either Hub ids with a revision, or folders.
+  Folders are stored relative to the bundle and (under ``"folders"``) absolute, since either may have moved.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ from kinetophone.text import parse_json, read_text
 
 BUNDLES = Path(kinetophone.__file__).parent / "bundles"
 CONFIG_NAME = "kinetophone.json"
-LONGEST_S = 600  # of a clip: both tracks are held in memory
-# Of a bundle's description.
+LONGEST_S = 600  # length of a clip; both tracks are held in memory
+# Limits for values in ``kinetophone.json``.
 _LEAST_FPS, _MOST_FPS = 0.1, 1000
 _MOST = {"size": 16_384, "sample_rate": 768_000}
 _MOST |= dict.fromkeys(("frames", "min_frames", "max_frames", "frame_step"), 1_000_000)
 
-BASE_FOLDERS = {"name", "motion_adapter"}  # arguments of a base that may be folders
+BASE_FOLDERS = {"name", "motion_adapter"}  # arguments of a base that can be folders
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-# What a bundle on the Hub may hold, apart from its bases.
+# Folders of a bundle on the Hub to download.
 _PARTS = (
     "", "coupling", "classifiers", "audio", "video",
     *(f"video/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
@@ -54,20 +56,20 @@ class BundleSpec:
     """Where a bundle is and what it can make.
 
     Attributes:
-        name: As the user names it.
-        folder: The bundle's files; None for a pair of bases that was put together in memory.
-        fps: Frame rate it was trained at, used where none is asked for.
-        frames: Length it was trained at, used where none is asked for.
-        size: Height and width of its frames.
-        sample_rate: Of its sound, in Hz.
+        name: Name, folder or Hub id as given by the user.
+        folder: The bundle's files; None for a pair of bases combined in memory.
+        fps: Frame rate it was trained at; the default.
+        frames: Length it was trained at, in frames; the default.
+        size: Height and width of its frames in pixels.
+        sample_rate: Sample rate of its audio in Hz.
         fps_choices: Frame rates it can make.
-        min_frames: Shortest length.
-        max_frames: Longest length.
+        min_frames: Shortest length in frames.
+        max_frames: Longest length in one window, in frames; longer clips use several windows.
         frame_step: Lengths are ``min_frames`` plus a multiple of this.
-        sampling: "trailing" or "reference": spacing of the timesteps and where sampling ends.
-        auto_gamma: What γ "auto" is, from ``kinetophone gamma``; None where that was not run.
-        defaults: ``steps``, ``gamma``, both guidance scales, ``negative_prompt`` and ``batch_size``.
-        bases: Arguments that load the "audio" and the "video" base; empty where they are in the folder.
+        sampling: "trailing" or "reference": spacing of the timesteps and the final noise level.
+        auto_gamma: The value of γ "auto", from ``kinetophone gamma``; None if that was not run.
+        defaults: Default sampling options, with the keys of ``PUBLISHED_DEFAULTS``.
+        bases: Arguments that load the "audio" and the "video" base; empty if they are in the folder.
     """
 
     name: str
@@ -87,10 +89,10 @@ class BundleSpec:
 
     @classmethod
     def read(cls, name_or_path: str | os.PathLike[str]) -> BundleSpec:
-        """The spec of a bundle that ships, by name, or of any other, by its folder.
+        """Read the spec of an included bundle by name, or of any other by its folder or Hub id.
 
         Raises:
-            RequestError: There is no such bundle, or its ``kinetophone.json`` is not as described above.
+            RequestError: There is no such bundle, or its ``kinetophone.json`` is invalid.
         """
         name = os.fspath(name_or_path)
         folder = find_bundle(name)
@@ -98,7 +100,7 @@ class BundleSpec:
         try:
             config = parse_json(read_text(file), "it")
             if not isinstance(config, dict):
-                raise ValueError("it holds no keys and values")
+                raise ValueError("it is not a mapping")
             fps, frames = _rate(config["fps"]), _whole(config, "frames")
             spec = cls(
                 name=name,
@@ -129,7 +131,7 @@ class BundleSpec:
         return spec
 
     def write(self, folder: Path) -> None:
-        """Write the description into a bundle's folder."""
+        """Write ``kinetophone.json`` into a bundle's folder."""
         settings = asdict(self)
         for key in ("name", "folder"):
             del settings[key]
@@ -142,10 +144,10 @@ class BundleSpec:
         (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def gamma(self, asked: float | Literal["auto"]) -> float:
-        """The γ that is meant: a number as it is, "auto" as this bundle's own.
+        """γ as a number; "auto" gives this bundle's own value.
 
         Raises:
-            RequestError: "auto" is asked for and the bundle has none.
+            RequestError: "auto" was given, but the bundle has no such value.
         """
         if asked != "auto":
             return float(asked)
@@ -156,15 +158,15 @@ class BundleSpec:
         return self.auto_gamma
 
     def settings(self, options: Mapping[str, Any]) -> Settings:
-        """``options`` of a call, and this bundle's own for the rest."""
+        """Settings from the ``options`` of a call, with this bundle's defaults for the rest."""
         values = {**self.defaults, **{k: v for k, v in options.items() if v is not None}}
         return Settings.of({**values, "gamma": self.gamma(values["gamma"])})
 
     def time(self, seconds: float | Fraction | None = None, fps: float | Fraction | None = None) -> ClipTime:
-        """The time of a clip of ``seconds`` at ``fps``; the trained length and rate where not given.
+        """Length and rates of a clip of ``seconds`` at ``fps``; by default those of training.
 
         Raises:
-            RequestError: The model cannot make it; the message says what it can.
+            RequestError: The model cannot make such a clip; the message says what it can make.
         """
         try:
             rate = self.fps if fps is None else as_fps(fps)
@@ -179,7 +181,7 @@ class BundleSpec:
             time = ClipTime.from_seconds(seconds, rate, self.sample_rate)
         except ValueError as error:
             raise RequestError([str(error)]) from None
-        # Anything longer is made of overlapping windows.
+        # Longer clips are generated in overlapping windows.
         fits = time.frames > self.max_frames or (
             time.frames >= self.min_frames and (time.frames - self.min_frames) % self.frame_step == 0
         )
@@ -188,7 +190,7 @@ class BundleSpec:
         return time
 
     def window(self, frames: int) -> int:
-        """The length in frames that the model is given for a clip of ``frames``: its own nearest above."""
+        """Length in frames of one window for a clip of ``frames``: the next supported length."""
         steps = -(-(frames - self.min_frames) // self.frame_step)
         return min(max(self.min_frames, self.min_frames + steps * self.frame_step), self.max_frames)
 
@@ -201,18 +203,18 @@ class BundleSpec:
 
 
 def _portable(base: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Arguments that load a base, with its folders relative to the bundle's ``folder`` and absolute, too."""
+    """Arguments that load a base, with its folders both relative to the bundle's ``folder`` and absolute."""
     relative, absolute = dict(base), {}
     for key in BASE_FOLDERS & base.keys():
         if (path := Path(base[key])).is_dir():
             absolute[key] = str(path.resolve())
-            with contextlib.suppress(ValueError):  # on Windows there is no way from one drive to another
+            with contextlib.suppress(ValueError):  # no relative path between two drives on Windows
                 relative[key] = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     return {**relative, "folders": absolute} if absolute else relative
 
 
 def _found(base: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Undo :func:`_portable`: by the folder that is there, the one relative to the bundle's first."""
+    """Undo :func:`_portable`: the relative folder if it exists, otherwise the absolute one."""
     found = {key: value for key, value in base.items() if key != "folders"}
     for key, absolute in base.get("folders", {}).items():
         here = folder / base[key]
@@ -221,7 +223,7 @@ def _found(base: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def same_bases(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> bool:
-    """Whether two bundles are on the same bases, by the arguments that load them."""
+    """Whether two bundles use the same bases, judged by the arguments that load them."""
 
     def whole(bases: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return {
@@ -237,7 +239,7 @@ def _plain(rate: Fraction) -> int | str:
 
 
 def _whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
-    """A number of a bundle's description, between 1 and what any model makes."""
+    """A whole number in the description, between 1 and its limit in ``_MOST``."""
     value = config[key] if default is None else config.get(key, default)
     if not isinstance(value, int | float) or not 1 <= value <= _MOST[key] or value != int(value):
         raise ValueError(f"{key} is {value!r:.40}; it must be a whole number, 1 to {_MOST[key]}")
@@ -258,15 +260,17 @@ def _one_of(value: Any, allowed: tuple[str, ...]) -> Any:
 
 
 def available_bundles() -> list[str]:
-    """Names of the bundles that ship."""
+    """Names of the bundles included in the package."""
     return sorted(config.parent.name for config in BUNDLES.glob(f"*/{CONFIG_NAME}"))
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle that ships, by name, or of any other, by its path or its id on the Hub.
+    """The folder of an included bundle by name, or of any other by its path or Hub id.
+
+    A bundle on the Hub is downloaded.
 
     Raises:
-        RequestError: There is none; the message names those there are.
+        RequestError: There is no such bundle; the message lists the included ones.
     """
     name = os.fspath(name_or_path)
     if name in available_bundles():

@@ -1,6 +1,6 @@
-"""The command line: parses, checks, calls, shows. What it does is done elsewhere.
+"""The command line. Commands parse and check their input, call the library and print results.
 
-No heavy import at the top, so that ``kinetophone --help`` and every error about the input come at once.
+Heavy packages are not imported at the top, so that ``--help`` and input errors appear at once.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from kinetophone.cli.study import experiment, gamma, limits
 
 app = typer.Typer(
     cls=Commands,
-    help="Sounding video: picture and sound generated together, in sync.",
+    help="Generate video with sound: audio and video are sampled together, in sync.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data")
-convert = typer.Typer(help="Bring weights from elsewhere into our layout.", no_args_is_help=True)
+convert = typer.Typer(help="Convert weights from other projects.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
 for name, command in commands():
     app.command(name)(command)
@@ -48,10 +48,10 @@ def _main(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; before the command's name.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; goes before the command's name.")
     ] = False,
 ) -> None:
-    """Sounding video: picture and sound generated together, in sync."""
+    """Generate video with sound: audio and video are sampled together, in sync."""
 
 
 @app.command()
@@ -59,17 +59,19 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for checkpoints, logs and samples; the recipe's where not given."),
+        typer.Option(help="Folder for checkpoints, logs and samples; default: that of the recipe."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start again.")
+        bool, typer.Option("--resume/--fresh", help="Resume from the last checkpoint, or start over.")
     ] = True,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only show how many parameters, how much memory and how many steps."),
+        typer.Option(
+            "--dry-run", help="Only show the number of parameters, the memory and the number of steps."
+        ),
     ] = False,
 ) -> None:
-    """Train what a recipe says."""
+    """Train the stage that a recipe describes."""
     if not recipe.is_file():
         known = ", ".join(str(path) for path in sorted(Path("recipes").glob("*.yaml")))
         cure = f"; there are {known}" if known else ""
@@ -86,7 +88,7 @@ def train(
 
 @app.command()
 def doctor(
-    bundle: Annotated[str, typer.Option(help="Bundle to look at.")] = "hits",
+    bundle: Annotated[str, typer.Option(help="Bundle to check.")] = "hits",
     audio_base: AudioBase = None,
     video_base: VideoBase = None,
     motion_adapter: MotionAdapter = None,
@@ -94,10 +96,10 @@ def doctor(
     dtype: Dtype = "float32",
     allow_pickle: AllowPickle = False,
     fetch: Annotated[
-        bool, typer.Option("--fetch", help="Download what is missing; without it nothing large is.")
+        bool, typer.Option("--fetch", help="Download missing files; by default no weights are downloaded.")
     ] = False,
 ) -> None:
-    """Check this machine and the models, before hours are spent: exit status 1 if something will fail."""
+    """Check this machine and the models before a long job; exit status 1 if something will fail."""
     from kinetophone.doctor import Question, examine
 
     question = Question(
@@ -111,19 +113,19 @@ def doctor(
             typer.echo(f"{'':<34} -> {row.remedy}")
         failed += row.state == "FAIL"
     if failed:
-        typer.echo(f"{failed} of these will fail", err=True)
+        typer.echo(f"{failed} of these checks failed", err=True)
         raise typer.Exit(1)
 
 
 @app.command()
 def pack(
     folder: Annotated[
-        Path, typer.Argument(help="Trained components, such as runs/hits.", show_default=False)
+        Path, typer.Argument(help="Folder of trained components, such as runs/hits.", show_default=False)
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Pack trained components into a bundle in half precision."""
+    """Pack trained components into a bundle with half-precision weights."""
     from kinetophone.bundle.spec import BundleSpec
     from kinetophone.tasks.request import check_writable
 
@@ -162,7 +164,8 @@ def reference(
     source: Annotated[Path, typer.Argument(help="The authors' pipeline folder.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
     audio_base: Annotated[
-        str | None, typer.Option(help="Folder or Hub id, for parts of the audio base that the folder lacks.")
+        str | None,
+        typer.Option(help="Folder or Hub id, for parts of the audio base missing from the folder."),
     ] = None,
     video_base: Annotated[str | None, typer.Option(help="The same for the video base.")] = None,
     motion_adapter: Annotated[
@@ -170,7 +173,7 @@ def reference(
     ] = None,
     allow_pickle: AllowPickle = False,
     ema: Annotated[
-        bool, typer.Option("--ema", help="Take a checkpoint's moving average, not its last weights.")
+        bool, typer.Option("--ema", help="Use the moving average (EMA) of the weights, not the last ones.")
     ] = False,
 ) -> None:
     """Convert the checkpoint published with arXiv 2409.17550 to a bundle."""
@@ -197,7 +200,7 @@ def metric(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .safetensors.")],
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Convert the weights of a measure's network, for evaluate."""
+    """Convert the weights of a network for a metric of evaluate."""
     from kinetophone.tasks.request import check_writable
 
     check_writable(output)

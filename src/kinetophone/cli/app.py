@@ -1,4 +1,4 @@
-"""The command that serves the app."""
+"""The command ``app``."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from kinetophone.errors import RequestError
 
 def app(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 allows access from other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 7860,
     bundle: Bundle = "hits",
     device: Device = None,
-    upload_mb: Annotated[int, typer.Option(help="Largest file that may be uploaded.")] = 50,
-    longest: Annotated[float, typer.Option(help="Longest file, and longest clip made, in seconds.")] = 30,
-    job_limit: Annotated[float, typer.Option(help="Longest time a job may compute, in seconds.")] = 300,
+    upload_mb: Annotated[int, typer.Option(help="Largest file that can be uploaded, in MB.")] = 50,
+    longest: Annotated[
+        float, typer.Option(help="Longest upload and longest generated clip, in seconds.")
+    ] = 30,
+    job_limit: Annotated[float, typer.Option(help="Longest run time of a job, in seconds.")] = 300,
     wait_limit: Annotated[
-        float, typer.Option(help="Longest time a job may wait for its turn, in seconds.")
+        float, typer.Option(help="Longest time a job waits in the queue, in seconds.")
     ] = 1800,
     keep_files: Annotated[
-        float, typer.Option(help="Delete what users upload and make after so many seconds.")
+        float, typer.Option(help="Delete uploads and results after this many seconds.")
     ] = 3600,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Serve a page where all of this can be tried, and an HTTP interface; needs the extra "app"."""
+    """Serve a web page and an HTTP interface for all tasks; needs the extra "app"."""
     from kinetophone.app.serve import check_installed, serve
     from kinetophone.app.uploads import Limits
 

@@ -1,7 +1,7 @@
 """The commands under ``kinetophone data``.
 
-``hits`` and ``bows`` write clips of the procedural domains; ``prepare`` and ``encode`` lead from a folder of
-videos to what a coupling trains on.
+``hits`` and ``bows`` write clips of the procedural domains. ``prepare`` and ``encode`` turn a folder of
+videos into training data for a coupling.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Size = Annotated[int, typer.Option(help="Height and width in pixels.")]
 
 
 def hits(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
-    """Write clips of the procedural data set: a tool strikes things, with exact strike times."""
+    """Write clips of the procedural data set hits: a tool strikes objects at known times."""
     _write("hits", out, split, count, size)
 
 
 def bows(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
-    """Write clips of the second one: a bow is drawn over a string, with the exact curve of its speed."""
+    """Write clips of the procedural data set bows: a bow moves on a string with a known speed curve."""
     _write("bows", out, split, count, size)
 
 
@@ -56,15 +56,17 @@ def prepare(
     layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")] = "folder",
     captions: Annotated[
         Path | None,
-        typer.Option(help="Table of files and captions, with or without a header; or VGGSound's own."),
+        typer.Option(help="Table of files and captions, with or without a header; or that of VGGSound."),
     ] = None,
-    caption: Annotated[str | None, typer.Option(help="One caption for all.")] = None,
+    caption: Annotated[str | None, typer.Option(help="One caption for all clips.")] = None,
     split: Annotated[
-        PrepareSplit | None, typer.Option(help="The data set's own part; all if not given. Not for folder.")
+        PrepareSplit | None, typer.Option(help="Split of the data set; default: all. Not for layout folder.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores if not given.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes; default: number of cores.")
+    ] = None,
 ) -> None:
-    """Cut videos into clips of one kind, with a reason for every file that is rejected."""
+    """Cut videos into clips of equal length, size and rate; gives a reason for every rejected file."""
     if size < 8 or size % 8:
         raise RequestError([f"size is {size}; it must be a multiple of 8, such as 256"])
     if workers is not None and workers < 1:
@@ -82,7 +84,7 @@ def prepare(
     for note in sources.notes:
         typer.echo(note, err=True)
     rows = cut_all(sources, out, cut, workers)
-    known = {source.name for source in sources if source.problem}  # of which the notes speak
+    known = {source.name for source in sources if source.problem}  # already reported by the notes
     for row in rows:
         if row["reason"] and row["source"] not in known:
             typer.echo(f"rejected: {row['source']}: {row['reason']}")
@@ -93,15 +95,15 @@ def prepare(
 
 def encode(
     source: Annotated[Path, typer.Argument(help="Folder of prepared clips.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Folder for latents and text states.", show_default=False)],
-    bundle: Annotated[str, typer.Option(help="Bundle whose bases encode.")] = "hits",
+    out: Annotated[Path, typer.Argument(help="Folder for latents and text embeddings.", show_default=False)],
+    bundle: Annotated[str, typer.Option(help="Bundle whose bases are used for encoding.")] = "hits",
     audio_base: AudioBase = None,
     video_base: VideoBase = None,
     motion_adapter: MotionAdapter = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Encode prepared clips once, so that training reads latents and not files."""
+    """Encode prepared clips to latents, so that training does not decode files."""
     from kinetophone.av import AV
     from kinetophone.bases.load import load_audio_base, load_video_base
     from kinetophone.bundle.spec import find_bundle

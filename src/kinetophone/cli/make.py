@@ -1,4 +1,4 @@
-"""The commands that make clips: ``generate`` and ``sound``, and one for each other task."""
+"""The commands that generate clips: ``generate``, ``sound``, and one for each other task."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from kinetophone.tasks.request import Script
 
 _MOST_GAIN = 4
-_MOST_CLIPS = 10_000  # of one command
+_MOST_CLIPS = 10_000  # per command
 
 
 def commands() -> list[tuple[str, Callable[..., None]]]:
-    """A command for every task, by its name."""
+    """Names and functions of the commands, one per task."""
     written = {"generate": generate, "sound": sound}
     return [(name, written.get(name) or command_of(task)) for name, task in all_tasks().items()]
 
@@ -48,35 +48,34 @@ def generate(
     output: Output,
     sampling: dict[str, Any],
     model: dict[str, Any],
-    prompt: Annotated[
-        str | None, typer.Argument(help="What is to be seen and heard.", show_default=False)
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Description of the clip.", show_default=False)] = None,
     script: Annotated[
         Path | None,
-        typer.Option(help="Instead of a prompt: a file with lines such as '4.5 a drum is hit'."),
+        typer.Option(
+            help="Instead of a prompt: a file of timed prompts, with lines such as '4.5 a drum is hit'."
+        ),
     ] = None,
     seed: Seed = 0,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames per second; the bundle's where not given.")
-    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second; default: that of the bundle.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Length, up to ten minutes; the bundle's where not given.")
+        float | None, typer.Option(help="Length, up to ten minutes; default: that of the bundle.")
     ] = None,
-    count: Annotated[int, typer.Option(help="Number of clips; more than one are numbered.")] = 1,
+    count: Annotated[int, typer.Option(help="Number of clips; several files are numbered.")] = 1,
     batch_size: Annotated[
-        int | None, typer.Option(help="Clips made at once; the bundle's where not given.", metavar="INTEGER")
+        int | None,
+        typer.Option(help="Clips sampled at once; default: that of the bundle.", metavar="INTEGER"),
     ] = None,
     only: Annotated[
         Literal["audio"] | None,
-        typer.Option(help="audio: no video, which is not computed; writes a .wav."),
+        typer.Option(help="audio: generate audio alone, without the video networks; writes a .wav."),
     ] = None,
     stream: Annotated[
         bool,
-        typer.Option("--stream", help="Make a long clip window by window, each written as it is done."),
+        typer.Option("--stream", help="Generate a long clip window by window, and write each at once."),
     ] = False,
     sheet: Sheet = False,
 ) -> None:
-    """Make sounding clips from a text."""
+    """Make clips with audio and video from a text."""
     if not 1 <= count <= _MOST_CLIPS:
         raise RequestError([f"count is {count}; it must be 1 to {_MOST_CLIPS}"])
     text = _text(prompt, script)
@@ -88,9 +87,9 @@ def generate(
 
     if stream and (count > 1 or sheet or only or output.suffix.lower() not in VIDEO_SUFFIXES):
         suffixes = ", ".join(VIDEO_SUFFIXES)
-        raise RequestError([f"--stream writes one video ({suffixes}); leave --count, --only and --sheet out"])
+        raise RequestError([f"--stream writes one video ({suffixes}); omit --count, --only and --sheet"])
     if only and (sheet or output.suffix.lower() != ".wav"):
-        raise RequestError(["--only audio writes a .wav, of which there is no sheet"])
+        raise RequestError(["--only audio writes a .wav and no sheet"])
     pipe = load_pipeline(**model)
     more: dict[str, Any] = {"seconds": time.duration_s, **options}
     if only:
@@ -106,7 +105,7 @@ def generate(
         typer.echo(output)
         return
     at_once = batch_size or BundleSpec.read(model["bundle"]).defaults["batch_size"]
-    for first in range(0, count, at_once):  # written as they are made: an interrupt loses no more than these
+    for first in range(0, count, at_once):  # write each batch at once, so that an interrupt loses only one
         some = paths[first : first + at_once]
         clips = pipe([text] * len(some), progress=True, seed=seed + first, **more)
         for clip, path in zip(clips, some, strict=True):
@@ -124,7 +123,7 @@ def sound(
     videos: Annotated[
         list[Path],
         typer.Argument(
-            help="Video, or several; their own sound, if any, is not heard.",
+            help="One or more videos; their own audio, if any, is ignored.",
             show_default=False,
             metavar="VIDEO...",
         ),
@@ -135,27 +134,27 @@ def sound(
         typer.Option(
             "--output",
             "-o",
-            help="File to write, as for generate; for several videos a folder.",
+            help="File to write, as for generate; a folder for several videos.",
         ),
     ],
     sampling: dict[str, Any],
     model: dict[str, Any],
     seed: Seed = 0,
-    start: Annotated[float, typer.Option("--from", help="Begin at this second of the video.")] = 0,
+    start: Annotated[float, typer.Option("--from", help="Start at this second of the video.")] = 0,
     end: Annotated[
-        float | None, typer.Option("--to", help="End at this second; at the video's end if not given.")
+        float | None, typer.Option("--to", help="End at this second; default: the end of the video.")
     ] = None,
     keep_original: Annotated[
         float | None,
         typer.Option(
             metavar="GAIN",
-            help="Mix the video's own sound in, this loud: 1 as it is, 0.3 softer.",
+            help="Mix in the video's own audio with this gain: 1 is unchanged, 0.3 is quieter.",
         ),
     ] = None,
     audio_track: AudioTrack = None,
     sheet: Sheet = False,
 ) -> None:
-    """Make the sound of a silent video, of any length, size and frame rate."""
+    """Make the audio for a video of any length, size and frame rate."""
     targets = _targets(videos, output)
     for path in targets:
         _check(prompt, model, path, seed, sampling)
@@ -163,7 +162,7 @@ def sound(
     if keep_original is not None and not 0 <= keep_original <= _MOST_GAIN:
         raise RequestError([f"keep-original is {keep_original:g}; it must be 0 to {_MOST_GAIN}"])
     if audio_track is not None and keep_original is None:
-        raise RequestError(["--audio-track chooses what --keep-original keeps; give both"])
+        raise RequestError(["--audio-track selects the track for --keep-original; give both"])
     from kinetophone.bundle.spec import LONGEST_S
     from kinetophone.media.container import audio_stream, open_media
     from kinetophone.media.mix import mixed
@@ -178,7 +177,7 @@ def sound(
         check_rate(target, video.fps)
         return video
 
-    ready = [read(videos[0], targets[0])]  # before a model is loaded
+    ready = [read(videos[0], targets[0])]  # so that errors show before a model is loaded
     pipe = load_pipeline(**model)
     failures = []
     for path, target in zip(videos, targets, strict=True):
@@ -193,13 +192,14 @@ def sound(
             if len(videos) == 1:
                 raise
             named = str(path) in str(error)
-            failures.append(str(error) if named else f"'{path}': {error}")  # the others are made
+            # Continue with the other videos.
+            failures.append(str(error) if named else f"'{path}': {error}")
     if failures:
         raise RequestError(failures)
 
 
 def _targets(videos: list[Path], output: Path) -> list[Path]:
-    """The file that is written of each video."""
+    """The file to write for each video."""
     if len(videos) == 1 and not output.is_dir():
         return [output]
     if output.suffix and not output.is_dir():
@@ -209,7 +209,7 @@ def _targets(videos: list[Path], output: Path) -> list[Path]:
         if targets.count(target) > 1:
             raise RequestError([f"'{video}' and another video would both be written to '{target}'"])
         if target.exists() and target.samefile(video):
-            raise RequestError([f"'{video}' would be written over; name another folder"])
+            raise RequestError([f"'{video}' would be overwritten; name another folder"])
     return targets
 
 
@@ -221,7 +221,7 @@ def _check_between(start: float, end: float | None) -> None:
 
 
 def command_of(task: Task) -> Callable[..., None]:
-    """The command of a task: its media, a prompt, and the options that its values say it has."""
+    """Build the command of a task, with the arguments and options that the task declares."""
 
     def run(
         prompt: str,
@@ -259,14 +259,14 @@ def command_of(task: Task) -> Callable[..., None]:
         kinds["seconds"] = (
             Seconds
             if task.seconds == "optional"
-            else Annotated[float, typer.Option(help="Length of the result, from the clip's start.")]
+            else Annotated[
+                float, typer.Option(help="Length of the result, counted from the start of the clip.")
+            ]
         )
     if task.keeps:
         kinds["keep"] = Annotated[
             list[str] | None,
-            typer.Option(
-                help="Stretch of the clip to keep, such as 0-1.5; may be given again. All, if not given."
-            ),
+            typer.Option(help="Interval of the clip to keep, such as 0-1.5; can be repeated. Default: all."),
         ]
     if task.takes in ("audio", "clip"):
         kinds["audio_track"] = AudioTrack
@@ -311,7 +311,7 @@ def _check(
     options: dict[str, Any],
     **more: Any,
 ) -> Any:
-    """Everything that can be checked before a model is loaded; returns the time of a clip."""
+    """Run all checks that need no model; returns the length and rates of a clip."""
     from kinetophone.tasks.request import GenerateRequest
 
     return GenerateRequest(
@@ -326,7 +326,7 @@ def load_pipeline(
     offload: str = "none",
     allow_pickle: bool = False,
 ) -> Kinetophone:
-    """Load a bundle as the options of the command line say."""
+    """Load a bundle with the values of the command-line options."""
     import torch
 
     from kinetophone.bundle.load import offload_device
@@ -335,8 +335,8 @@ def load_pipeline(
 
     quiet_libraries()
     if offload != "none":
-        offload_device(device)  # before anything is read
-    # Offloaded networks start on the CPU and visit the device.
+        offload_device(device)  # raises errors before weights are read
+    # Offloaded networks are loaded on the CPU and moved to the device when they run.
     pipe = Kinetophone.from_pretrained(
         bundle,
         dtype=getattr(torch, dtype),
@@ -360,7 +360,7 @@ def _write(
     video = path.suffix.lower() in VIDEO_SUFFIXES
     if channels is not None and video and channel_layout(path, channels.shape[1], layout) is None:
         count = channels.shape[1]
-        typer.echo(f"{path.suffix} has no place for {count} channels: they are written as one", err=True)
+        typer.echo(f"{path.suffix} cannot store {count} channels: they are written as mono", err=True)
     typer.echo(clip.save(path, channels, layout))
     if sheet and path.suffix.lower() != ".png":
         typer.echo(clip.sheet(path.with_suffix(".png"), title=title))

@@ -1,4 +1,4 @@
-"""The commands that measure: ``evaluate`` and ``compare``."""
+"""The commands ``evaluate`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kinetophone.metrics.features import Extractor
 
 
-# The option of each measure that says where its network is.
+# One option per metric for the weights of its network.
 NETWORKS = Group(
     {
         metric.source: (Annotated[str | None, typer.Option(help=metric.source_help)], None)
@@ -42,19 +42,20 @@ def evaluate(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of sounding clips, or of films and .wav of the same names.", show_default=False
+            help="Folder of clips with audio, or of videos and .wav files with the same names.",
+            show_default=False,
         ),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Folder of clips to measure the distance from.")
+        Path | None, typer.Option(help="Folder of reference clips for distances such as FVD.")
     ] = None,
     captions: Annotated[
-        Path | None, typer.Option(help="CSV with the columns file and caption, to compare clips with.")
+        Path | None, typer.Option(help="CSV with the columns file and caption, for text similarity.")
     ] = None,
     metrics: Annotated[
         str,
         typer.Option(
-            help=f"What to measure beside alignment, separated by commas: {', '.join(all_metrics())}."
+            help=f"Metrics in addition to alignment, separated by commas: {', '.join(all_metrics())}."
         ),
     ] = "",
     allow_torchscript: Annotated[
@@ -62,47 +63,52 @@ def evaluate(
         typer.Option("--allow-torchscript", help="Load networks that are TorchScript, which can run code."),
     ] = False,
     allow_pickle: AllowPickle = False,
-    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="JSON file for all results.")] = None,
     html_path: Annotated[
-        Path | None, typer.Option("--report", help="File for a page with every clip, .html.")
+        Path | None, typer.Option("--report", help="HTML file for a report with every clip.")
     ] = None,
     events: Annotated[
         Path | None,
         typer.Option(
-            help="True event times: events.json, or a folder of *_times.txt; DIR's where not given."
+            help="Ground-truth event times: events.json, or a folder of *_times.txt; default: from FOLDER."
         ),
     ] = None,
     generate_count: Annotated[
-        int | None, typer.Option("--generate", help="Instead, generate clips from this many hits prompts.")
+        int | None,
+        typer.Option("--generate", help="Instead of a folder: generate this many clips from hits prompts."),
     ] = None,
     task: Annotated[
         str,
         typer.Option(
-            help="With --generate: the task to pose for each true clip: generate (its caption alone), sound "
-            "(its video), picture (its audio), animate (its first frame), extend (its first 1.5 s)."
+            help="With --generate: the task, with input from true clips: generate (caption only), sound "
+            "(video), picture (audio), animate (first frame), extend (first 1.5 s)."
         ),
     ] = "generate",
     split: Annotated[
-        str, typer.Option(help="Prompts of --generate: val to choose by, test to report.")
+        str, typer.Option(help="Split of the prompts for --generate: val for tuning, test for reporting.")
     ] = "test",
-    bundle: Annotated[str, typer.Option(help="Model for --generate and classifiers for hits.")] = "hits",
+    bundle: Annotated[
+        str, typer.Option(help="Bundle for --generate, and for the classifiers of metric hits.")
+    ] = "hits",
     device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
     uncoupled: Annotated[
         bool,
-        typer.Option("--uncoupled", help="With --generate: the same again with the coupling switched off."),
+        typer.Option("--uncoupled", help="With --generate: also evaluate with the coupling switched off."),
     ] = False,
     replacement: Annotated[
         bool,
         typer.Option(
             "--replacement",
-            help="With --task sound or picture, for comparison: noise the given track to the clock's level.",
+            help="With --task sound or picture, as a baseline: noise the given track in each step.",
         ),
     ] = False,
-    keep: Annotated[Path | None, typer.Option(help="Folder to keep the generated clips in.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the generation, the shuffles and the bootstrap.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder for the generated clips.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of sampling, shuffling and bootstrap.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes; default: number of cores.")
+    ] = None,
 ) -> None:
-    """Measure the synchrony of clips, each number beside that of shuffled pairs."""
+    """Measure the synchrony of clips, with shuffled pairs as a baseline."""
     if (folder is None) == (generate_count is None):
         raise RequestError(["give either a folder of clips or --generate with a number"])
     if folder is None and (reference or captions or metrics or html_path):
@@ -146,13 +152,17 @@ def evaluate(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of clips, or the JSON of evaluate.")],
-    second: Annotated[Path, typer.Argument(help="The same prompts by another system, names alike.")],
-    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; as many as cores where not given.")] = None,
+    first: Annotated[Path, typer.Argument(help="Folder of clips, or a JSON file of evaluate.")],
+    second: Annotated[
+        Path, typer.Argument(help="Clips of another system for the same prompts, with the same names.")
+    ],
+    json_path: Annotated[Path | None, typer.Option("--json", help="JSON file for all results.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes; default: number of cores.")
+    ] = None,
 ) -> None:
-    """Compare two sets of clips of the same prompts, clip by clip."""
+    """Compare two sets of clips for the same prompts, paired by clip."""
     if workers is not None:
         check_at_least_one("workers", workers)
     if json_path is not None:
@@ -161,7 +171,9 @@ def compare(
         check_writable(json_path)
     for path in (first, second):
         if not path.exists():
-            raise RequestError([f"'{path}' does not exist; give a folder of clips or a JSON of evaluate"])
+            raise RequestError(
+                [f"'{path}' does not exist; give a folder of clips or a JSON file of evaluate"]
+            )
     from kinetophone.metrics.compare import compare as compare_rows
     from kinetophone.metrics.compare import read_rows
     from kinetophone.metrics.evaluate import evaluate as score_clips
@@ -198,7 +210,7 @@ def _extractor(
     networks: dict[str, str],
     consent: dict[str, bool],
 ) -> Extractor | None:
-    """The networks asked for, checked before a clip is read."""
+    """The networks of the requested metrics, checked before clips are read; None without metrics."""
     wanted = [name.strip() for name in metrics.split(",") if name.strip()]
     there = all_metrics()
     known = [there[name] for name in wanted if name in there]
@@ -256,7 +268,7 @@ def _evaluate_folder(
     events = find_truth(folder) if events is None else events
     truth = None if events is None else read_truth(events)
     if names := unread(folder):
-        typer.echo(f"{len(names)} files are of no kind that is measured: {few(names)}", err=True)
+        typer.echo(f"{len(names)} files have an unsupported type: {few(names)}", err=True)
     texts = None if captions is None else read_captions(captions)
     for line in unmatched([file.name for file in files], texts) if texts is not None else ():
         typer.echo(line, err=True)
@@ -299,7 +311,7 @@ def _evaluate_generated(
     allow_pickle: bool,
     options: dict[str, Any],
 ) -> dict[str, GeneratedReport]:
-    """Generated clips of a split's prompts, beside the true clips those prompts describe."""
+    """Reports on clips generated from a split's prompts, and on the ground-truth clips."""
     from kinetophone.bundle.spec import BundleSpec
     from kinetophone.hits import SPLITS
     from kinetophone.tasks.request import GenerateRequest
@@ -339,7 +351,7 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 
 
 def json_text(content: Any, margin: str = "") -> str:
-    """JSON that is easy to read and to compare: an entry of a list in a line, and what is short, too."""
+    """JSON that is easy to read and to diff: one line per list entry, and short values on one line."""
     line = json.dumps(content)
     if len(line) <= 100 or not isinstance(content, dict | list | tuple):
         return line

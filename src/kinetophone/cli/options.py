@@ -1,4 +1,4 @@
-"""The options that commands share, declared once: a command takes a group of them as one argument."""
+"""Options shared by commands. A command takes a group of them as one dictionary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 from kinetophone.errors import RequestError
 
-Prompt = Annotated[str, typer.Argument(help="What is to be seen and heard.", show_default=False)]
+Prompt = Annotated[str, typer.Argument(help="Description of the result.", show_default=False)]
 Output = Annotated[
     Path,
     typer.Option(
@@ -22,17 +22,17 @@ Output = Annotated[
     ),
 ]
 Bundle = Annotated[str, typer.Option(help="Model: a bundle's name, folder or Hub id.")]
-Seconds = Annotated[float | None, typer.Option(help="Length; the bundle's where not given.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same clip.")]
+Seconds = Annotated[float | None, typer.Option(help="Length; default: that of the bundle.")]
+Seed = Annotated[int, typer.Option(help="Seed of the noise; the same seed gives the same clip.")]
 AudioTrack = Annotated[
     int | None,
-    typer.Option(help="Which of a file's audio tracks, counted from 1; its default one if not given."),
+    typer.Option(help="Number of the audio track in a file, from 1; default: the file's default track."),
 ]
-Sheet = Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet beside each clip.")]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; the best there is if not given.")]
+Sheet = Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet for each clip.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; default: the fastest available.")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="Of the networks; decoders always use float32."),
+    typer.Option(help="Dtype of the networks; decoders always use float32."),
 ]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights, as tensors only.")]
 
@@ -54,21 +54,21 @@ def _scales(text: str) -> Any:
 
 @dataclass(frozen=True)
 class Group:
-    """Options by name: their annotation, and what they are where not given."""
+    """Options by name: annotation and default."""
 
     options: dict[str, tuple[Any, Any]]
 
 
-# How to sample; those that are given, as the pipeline takes them.
+# Sampling options, with the names that the pipeline uses.
 SAMPLING = Group(
     {
         "steps": (
-            Annotated[int | None, typer.Option(help="Sampling steps; more is slower and finer.")], None
+            Annotated[int | None, typer.Option(help="Sampling steps; more are slower but finer.")], None
         ),
         "stepper": (
             Annotated[
                 Literal["ddim", "dpmpp_2m"] | None,
-                typer.Option(help="Solver: ddim, or dpmpp_2m, of second order, which needs fewer steps."),
+                typer.Option(help="Solver: ddim, or dpmpp_2m (second order), which needs fewer steps."),
             ],
             None,
         ),
@@ -78,7 +78,7 @@ SAMPLING = Group(
                 typer.Option(
                     parser=_scales,
                     metavar="NUMBER[,NUMBER]",
-                    help="How closely both follow the prompt, or audio and video each; 1 is no guidance.",
+                    help="Guidance scale, for both modalities or for audio and video each; 1 is off.",
                 ),
             ],
             None,
@@ -89,15 +89,15 @@ SAMPLING = Group(
                 typer.Option(
                     parser=_scales,
                     metavar="NUMBER[,NUMBER]",
-                    help="How closely audio and video follow each other, or each of them; 1 is no guidance.",
+                    help="Cross-modal guidance scale, for both or for audio and video each; 1 is off.",
                 ),
             ],
             None,
         ),
-        "negative_prompt": (Annotated[str | None, typer.Option(help="What is not wanted.")], None),
+        "negative_prompt": (Annotated[str | None, typer.Option(help="Description of what to avoid.")], None),
     }
 )  # fmt: skip
-# The clocks; of no use where one modality is given as a whole.
+# Timestep adjustment; it has no effect if one modality is given completely.
 CLOCKS = Group(
     {
         "gamma": (
@@ -106,14 +106,14 @@ CLOCKS = Group(
                 typer.Option(
                     parser=_gamma,
                     metavar="FLOAT|auto",
-                    help="Timestep adjustment between audio and video; 1 is none, auto the bundle's own.",
+                    help="Timestep adjustment of audio and video; 1 is off, auto is the bundle's value.",
                 ),
             ],
             None,
         )
     }
 )
-# The model, and where it computes; as ``load_pipeline`` takes them.
+# The model and its device, with the names that ``load_pipeline`` uses.
 MODEL = Group(
     {
         "bundle": (Bundle, "hits"),
@@ -122,7 +122,7 @@ MODEL = Group(
         "offload": (
             Annotated[
                 Literal["none", "model", "sequential"],
-                typer.Option(help="Keep on the device only the model or the layer that is computing."),
+                typer.Option(help="Keep only the running model or layer on the device, to save memory."),
             ],
             "none",
         ),
@@ -132,9 +132,9 @@ MODEL = Group(
 
 
 def takes(**groups: Group | tuple[Group, ...]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of ``groups``: it gets each group as a dictionary, by the group's name.
+    """Add the options of ``groups`` to a command, which receives each group as a dictionary.
 
-    Options that were not given and have no default are left out of the dictionary.
+    Options that were not given and have no default are missing from the dictionary.
     """
     merged = {
         name: {

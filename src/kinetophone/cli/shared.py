@@ -1,4 +1,4 @@
-"""What all commands share: how they refuse, and how they pass options on."""
+"""Code shared by all commands: error output and passing on options."""
 
 from __future__ import annotations
 
@@ -16,31 +16,39 @@ from typer.core import TyperGroup
 from kinetophone.errors import RequestError, UnknownWordsWarning, UserError, reason
 
 USER_ERROR, UNEXPECTED = 2, 1
-AudioBase = Annotated[str | None, typer.Option(help="Instead: folder or Hub id of an audio base.")]
-VideoBase = Annotated[str | None, typer.Option(help="Instead: folder or Hub id of a video base.")]
-MotionAdapter = Annotated[str | None, typer.Option(help="For a video base that is an image model.")]
+AudioBase = Annotated[
+    str | None, typer.Option(help="Folder or Hub id of an audio base, instead of that of the bundle.")
+]
+VideoBase = Annotated[
+    str | None, typer.Option(help="Folder or Hub id of a video base, instead of that of the bundle.")
+]
+MotionAdapter = Annotated[
+    str | None,
+    typer.Option(help="Folder or Hub id of a motion adapter, for a video base that is an image model."),
+]
 
 
 class Commands(TyperGroup):
-    """The commands. Here, and nowhere else, errors become lines and an exit status.
+    """The group of commands, which turns errors into messages and an exit status.
 
-    2: what the user can cure, one line per cause. 1: anything else, in one line; with ``--debug`` as it is.
+    Status 2: errors that the user can fix, one line per problem. Status 1: any other error, in one line. With
+    ``--debug`` the traceback is shown instead.
     """
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+                stream.reconfigure(errors="backslashreplace")  # file names need not be valid Unicode
         try:
             with _warnings_as_lines():
                 return super().invoke(ctx)
         except BrokenPipeError:
-            # Whoever read the output has enough. Nothing may be written at the end, either.
+            # The reader closed the pipe. Redirect stdout, so that the flush at exit does not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(UNEXPECTED) from None
         except Exception as error:
-            # Errors that know their exit status are the command line's own.
+            # Errors with an exit status come from click itself.
             if ctx.params.get("debug") or isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise
             _fail(error)
@@ -48,7 +56,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Our own warnings are one line each, said once by a command; those of the libraries stay as they are."""
+    """Print our own warnings once per command, as one line; those of libraries are unchanged."""
     said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -79,8 +87,8 @@ def _fail(error: Exception) -> NoReturn:
     elif not isinstance(error, OSError | FloatingPointError):
         status = UNEXPECTED
         lines = [
-            f"unexpected {type(error).__name__}: {reason(error)}; kinetophone --debug with the same command "
-            "shows where, which belongs in a report"
+            f"unexpected {type(error).__name__}: {reason(error)}; run kinetophone --debug with the same "
+            "command for a traceback, and include it in a bug report"
         ]
     for line in lines:
         typer.echo(f"error: {line}", err=True)
@@ -88,7 +96,7 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def quiet_libraries() -> None:
-    """No bar for each of a dozen small weight files; warnings of the libraries stay."""
+    """Disable the progress bars of diffusers and transformers for each weight file; keep their warnings."""
     import diffusers
     import transformers
 
@@ -102,5 +110,5 @@ def check_at_least_one(name: str, value: int) -> None:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given; the others are left to the defaults of what is called."""
+    """The options that are not None, so that the callee's defaults apply to the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -17,20 +17,20 @@ def gamma(
     count: Annotated[int, typer.Option(help="Number of clips to measure on, from 2.")] = 32,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of kinetophone data encode; val clips of a domain where not given."),
+        typer.Option(help="Folder written by kinetophone data encode; default: val clips of --domain."),
     ] = None,
     domain: Annotated[
-        Literal["hits", "bows"], typer.Option(help="Procedural clips to measure on, without --data.")
+        Literal["hits", "bows"], typer.Option(help="Procedural data set to measure on, without --data.")
     ] = "hits",
     keep: Annotated[
-        bool, typer.Option("--store", help="Write it into the bundle's kinetophone.json, for γ auto.")
+        bool, typer.Option("--store", help="Store the result in the bundle's kinetophone.json, for γ auto.")
     ] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", help="File for all the numbers.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture of the map to write, .png.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="JSON file for all results.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a plot of the map.")] = None,
     device: Device = None,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Choose γ: measure how much sound and picture tell of each other at all pairs of noise levels."""
+    """Choose γ from the information that audio and video share at all pairs of noise levels."""
     if count < 2:
         raise RequestError([f"count is {count}; it must be at least 2"])
     from kinetophone.bundle.spec import BundleSpec
@@ -48,12 +48,12 @@ def gamma(
     quiet_libraries()
     loaded = Loaded.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
     choice, _, results = find_gamma(loaded, count, data, domain)
-    typer.echo(f"{choice.clips} clips; nats gained by sound, by picture, and behind the best")
+    typer.echo(f"{choice.clips} clips; gain of audio, gain of video, and difference to the best γ, in nats")
     for row in zip(choice.gammas, choice.nats.audio, choice.nats.video, choice.behind,
                    choice.behind_error, strict=True):  # fmt: skip
         typer.echo("γ {:5.2f}  {:7.2f}  {:7.2f}  {:6.2f} ± {:.2f}".format(*row))
     typer.echo(
-        f"sound first {choice.limits[0]:.2f}, picture first {choice.limits[1]:.2f} nats; "
+        f"audio first {choice.limits[0]:.2f}, video first {choice.limits[1]:.2f} nats; "
         f"best γ {choice.best:.2f}; auto {choice.gamma:.2f}"
     )
     if json_path is not None:
@@ -69,22 +69,23 @@ def gamma(
 
 
 def experiment(
-    paths: Annotated[list[Path], typer.Argument(help="Experiments, YAML files.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(help="YAML files of experiments.", show_default=False)],
     prompts: Annotated[
-        int | None, typer.Option(help="Number of prompts instead of the file's; kept apart.")
+        int | None,
+        typer.Option(help="Number of prompts, instead of that in the file; results are stored separately."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be given again.")] = None,
-    row: Annotated[list[str] | None, typer.Option(help="Only this row; may be given again.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; can be repeated.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only this row; can be repeated.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin no cell later than this; what is done stays.")
+        float | None, typer.Option(help="Start no new cell after this time; finished cells are kept.")
     ] = None,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option(help="Processes of the detectors.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes for event detection.")] = None,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Make nothing new, only the tables of what is there.")
+        bool, typer.Option("--collect", help="Only write the tables of existing results.")
     ] = False,
 ) -> None:
-    """Train, sample and measure a grid of couplings, settings and seeds; go on where it stopped."""
+    """Train, sample and evaluate a grid of couplings, settings and seeds; resumes where it stopped."""
     import time
 
     from kinetophone.study.experiment import load_experiment
@@ -118,12 +119,12 @@ def experiment(
     for cell in [] if collect else cells:
         where = f"{cell.experiment.name}: {cell.row}, seed {cell.seed}"
         if cell.result() is not None:
-            typer.echo(f"{where}: there already")
+            typer.echo(f"{where}: already done")
             continue
         if ends is not None and time.monotonic() > ends:
-            typer.echo(f"{where}: left for another time")
+            typer.echo(f"{where}: skipped, out of time")
             continue
-        typer.echo(f"{where}: making it")
+        typer.echo(f"{where}: running")
         measure = MAIN[cell.experiment.domain]
         found = make(cell, device=device, workers=workers)["synchrony"][measure]
         typer.echo(f"{where}: {measure} {found['value']:.3f}, shuffled {found['shuffled']:.3f}")
@@ -137,15 +138,15 @@ def limits(
     bundle: Annotated[str, typer.Argument(help="A bundle's name or folder.", show_default=False)] = "hits",
     count: Annotated[int, typer.Option(help="Number of prompts, from 4.")] = 256,
     out: Annotated[
-        Path, typer.Option(help="Folder for NAME-COUNT.json and .md; sets it holds are not made again.")
+        Path, typer.Option(help="Folder for NAME-COUNT.json and .md; existing results are reused.")
     ] = Path("docs/results/limits"),
-    split: Annotated[str, typer.Option(help="Of hits: test to report, val to look.")] = "test",
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; the bundle's where not given.")] = None,
+    split: Annotated[str, typer.Option(help="Split of hits: val for tuning, test for reporting.")] = "test",
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: that of the bundle.")] = None,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option(help="Processes of the detectors.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes for event detection.")] = None,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Say which part of a bundle limits it: put the truth in for one part at a time."""
+    """Find the part of a bundle that limits its quality: replace one part at a time with ground truth."""
     from kinetophone.bundle.spec import BundleSpec
     from kinetophone.hits.scene import SPLITS
     from kinetophone.tasks.request import GenerateRequest, check_writable

@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``compare`` print."""
+"""Tables printed by ``evaluate`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def print_report(name: str, report: Report) -> None:
-    """The measures of a set of clips, and the clips that could not be scored."""
+    """Print the metrics of a set of clips, and the clips that could not be scored."""
     from rich.table import Table
 
     rates = ", ".join(f"{number} at {rate} fps" for rate, number in report.fps.items()) or "none"
@@ -34,14 +34,14 @@ def print_report(name: str, report: Report) -> None:
         table.add_row(measure, *map(_cell, cells))
     if report.lag is not None:
         cells = (report.lag.value, report.lag.interval, None, None, None, None, report.lag.n)
-        table.add_row("lag of the sound, s", *map(_cell, cells))
+        table.add_row("lag of the audio, s", *map(_cell, cells))
     _show(table)
     for clip in report.unscored:
         typer.echo(f"not scored: {clip.name}: {clip.reason}")
 
 
 def print_comparison(found: Comparison) -> None:
-    """The differences of two sets, and the names only one of them has."""
+    """Print the differences between two sets, and the names that only one set has."""
     from rich.table import Table
 
     n = next(iter(found.metrics.values())).n
@@ -58,12 +58,12 @@ def print_comparison(found: Comparison) -> None:
 
 
 def print_quality(quality: Scores) -> None:
-    """Distances, agreements and the offset."""
+    """Print distances, semantic agreement and DeSync."""
     from rich.table import Table
 
     if quality.distances:
         table = Table(
-            title="distance from the reference; the Fréchet distance is biased upwards by few clips"
+            title="distance to the reference; with few clips the Fréchet distance is biased upwards"
         )
         for column in ("measure", "Fréchet", "kernel", "its spread", "n", "n reference", "dimension"):
             table.add_column(column, justify="left" if column == "measure" else "right")
@@ -85,13 +85,13 @@ def print_quality(quality: Scores) -> None:
 def _show(table: Table) -> None:
     from rich.console import Console
 
-    # A pipe has no width; a table cut to 80 columns would lose numbers.
+    # A pipe has no width, and rich's default of 80 columns would truncate numbers.
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(table)
 
 
 def print_agreements(agreements: Mapping[str, Control]) -> None:
-    """Agreements, a line for each, with that of shuffled pairs."""
+    """Print one line per agreement, with the value for shuffled pairs."""
     for name, agreed in agreements.items():
         chance = "" if agreed.shuffled is None else f", shuffled {agreed.shuffled:.3f}"
         typer.echo(f"{name}: {agreed.value:.3f} ({_cell(agreed.interval)}){chance}, n {agreed.n}")
@@ -108,6 +108,6 @@ def _cell(value: Any) -> str:
 
 
 def print_seams(seams: dict[str, Agreement]) -> None:
-    """A line for each step measured where a new part begins."""
+    """Print one line per measure of the seams between kept and generated parts."""
     for measure, mean in seams.items():
         typer.echo(f"seam, {measure}: {mean.value:.2f} ({_cell(mean.interval)}), n {mean.n}")

@@ -1,1 +1,1 @@
-"""Sampling on two clocks: pure functions over a noise prediction."""
+"""Diffusion: noise processes, timestep adjustment, guidance and the joint sampler, free of any network."""

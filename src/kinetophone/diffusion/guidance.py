@@ -1,6 +1,6 @@
-"""Guidance: away from the negative text, and away from what each base would do without the other.
+"""Classifier-free guidance by text, and cross-modal guidance by the other modality.
 
-Guidance is linear in what the networks predict, so it is the same for noise, v and flow.
+Guidance is linear in the output of the networks, so it is the same for noise, v and flow prediction.
 
 Shape legend: B batch; latents (B, C, time, …), levels (B,) in [0, 1] on the CPU.
 """
@@ -18,21 +18,21 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.diffusion.sample import Predict
 
 Conditioning = Tensor | Mapping[str, Tensor]
-"""What a base is told of a text: a tensor (B, …), or several by name."""
+"""The text conditioning of a base: a tensor (B, …), or several by name."""
 
 
 class Denoiser(Protocol):
-    """What guidance needs of a joint model."""
+    """The part of the joint model's interface that guidance uses."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its latents."""
+        """The dtype of its latents."""
 
     def features(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        """What each modality tells the other."""
+        """The connector features that each modality passes to the other."""
 
     def __call__(self, *inputs: Any) -> AV[Tensor]:
-        """Both networks' outputs, see ``JointModel.forward``."""
+        """The outputs of both networks, see ``JointModel.forward``."""
 
 
 def guided(
@@ -47,34 +47,35 @@ def guided(
     times: AV[Any] | None = None,
     sync_from: float = 0.0,
 ) -> Predict:
-    """A ``predict`` with classifier-free guidance (arXiv 2207.12598) and cross-modal guidance per modality.
+    """A ``predict`` function with classifier-free guidance (arXiv 2207.12598) and cross-modal guidance.
 
-    With outputs u for the negative, c for the text, and a for the text with the coupling off:
+    Let u be the output for the negative prompt, c that for the prompt, and a that for the prompt with the
+    coupling off. Then:
 
         output = u + guidance · (c - u) + (sync - 1) · (c - a)
 
-    A modality's branches go through its network in one batch; a scale of 1 skips the branch that it would
-    need, and a is skipped below the level ``sync_from``. The connectors run once a step: their features
-    depend on no text, so the branches share them.
+    The branches u, c and a of a modality form one batch. A scale of 1 skips the branch it would need, and a
+    is skipped below the level ``sync_from``. The connectors run once per step: their features do not depend
+    on the text, so all branches share them.
 
     Args:
         model: the joint model.
-        text_cond: what is wanted, as the bases encode it.
-        text_uncond: the negative, in the same shapes; may be None if no guidance needs it.
+        text_cond: the prompt as encoded by each base.
+        text_uncond: the negative prompt, in the same shapes; None if no guidance needs it.
         guidance: scale per modality; 1 is the conditional prediction, 0 the unconditional one.
-        sync: scale of cross-modal guidance per modality; 1, the default, is none. Above 1 a modality is led
-            by the other more than it was trained to be.
-        coupled: False leaves the connectors out: each base by itself, whatever ``sync`` is.
-        only: "audio" or "video": predict that modality alone, the other being given.
-        times: of each modality's latents, see ``JointModel.forward``.
-        sync_from: cross-modal guidance acts at this level and above. Near the clean end the other modality
-            takes little off the error, and a pass with the coupling off costs as much there as anywhere.
+        sync: scale of cross-modal guidance per modality; 1, the default, disables it. Above 1, a modality
+            follows the other more closely than in training.
+        coupled: False disables the coupling and ``sync``, so each base predicts on its own.
+        only: "audio" or "video": predict only that modality, because the other one is given.
+        times: times of each modality's latents, see ``JointModel.forward``.
+        sync_from: cross-modal guidance applies at this level and above. At low noise the other modality
+            reduces the error only a little, but a forward pass with the coupling off costs the same.
 
     Returns:
         The prediction for :func:`kinetophone.diffusion.sample.sample_joint`, in the model's dtype.
 
     Raises:
-        ValueError: if guidance needs a ``text_uncond`` that is missing or of another shape.
+        ValueError: guidance needs a ``text_uncond``, which is missing or has another shape.
     """
     _check_texts(text_cond, text_uncond, guidance)
     sync = sync or AV.both(1.0)
@@ -96,7 +97,7 @@ def guided(
         features, masks = None, None
         if coupled:
             features = model.features(latents, levels, x0_hat)
-            # The audio feature goes to the video U-Net and must have its batch, and the other way round.
+            # Audio features go to the video network and need its batch size, and vice versa.
             features = features.map(_tiled, branches.swap())
             masks = latents.map(_coupled_branches, branches)
         tiled = (x.map(_tiled, branches) for x in (latents, levels))
@@ -121,7 +122,7 @@ def _check_texts(
         if cond != uncond:
             raise ValueError(
                 f"{modality} text_uncond has shape {', '.join(map(str, uncond))}, text_cond "
-                f"{', '.join(map(str, cond))}: encode one negative per sample, to the same length"
+                f"{', '.join(map(str, cond))}: encode one negative prompt per sample, to the same length"
             )
 
 
@@ -134,7 +135,7 @@ def _tiled(x: Tensor, branches: list[str]) -> Tensor:
 
 
 def _coupled_branches(x: Tensor, branches: list[str]) -> Tensor | None:
-    """For each sample of each branch, whether it sees the other modality; None if all do."""
+    """Mask over the samples of all branches: whether the coupling is on; None if it is on for all."""
     if "apart" not in branches:
         return None
     flags = torch.tensor([name != "apart" for name in branches], device=x.device)

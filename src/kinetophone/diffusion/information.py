@@ -1,22 +1,26 @@
-"""How much sound and picture tell about each other, and the timestep adjustment γ that follows from it.
+"""Choose the timestep adjustment γ from the information that audio and video have about each other.
 
-The *map*: the error of each modality's noise prediction at every pair of noise levels, with the coupling on,
-and off. The *rule*: a path of sampling, u_video = u_audio^γ in levels u, crosses that map; what each
-modality gains from the other being cleaner than pure noise adds up along it to nats,
+The *map* is the error of each modality's noise prediction at every pair of noise levels, with the coupling on
+and off. A sampling path u_video = u_audio^γ in levels u crosses this map. Along the path, each modality m
+gains information from the other one being cleaner than pure noise. The total gain in nats is
 
-    I(γ) = Σ_m ½ D_m ∫ (mse_m, the other pure noise - mse_m) d log SNR_m,    D_m: numbers in a latent,
+    I(γ) = Σ_m ½ D_m ∫ (mse_m with the other as pure noise - mse_m) d log SNR_m,
 
-mse the mean squared error of ε. Up to a constant, minus I(γ) is the bound on -log p(sound, picture) that a
-diffusion model gives (arXiv 2107.00630) where its two noises fade along that path: the first term depends on
-a modality's own level alone, so its integral is the same for every γ. The γ of the largest I(γ) has the
-tightest bound. With an exact model I(γ) is the mutual information of sound and picture for *every* γ (the
-errors are then a gradient: arXiv cs/0412108), so the difference between two γ is how much more of that
-information a coupling gets across on the one path.
+where mse is the mean squared error of ε and D_m the number of values in a latent. The *rule* takes a γ with a
+large I(γ).
 
-Why not gain over the coupling switched off: inserted blocks also improve their U-Net by themselves, whatever
-the other modality is (on the map: alone against coupled to pure noise). That says nothing about γ.
+Up to a constant, -I(γ) is the variational bound of a diffusion model on -log p(audio, video) (arXiv
+2107.00630), with the noise of both modalities decreasing along the path. The first term depends only on a
+modality's own level, so its integral is the same for every γ. The γ with the largest I(γ) therefore has the
+tightest bound. For an exact model, I(γ) is the mutual information of audio and video for *every* γ, because
+its errors form a gradient (arXiv cs/0412108). The difference of I between two γ is thus the additional
+information that the coupling transfers on the better path.
 
-Shape legend: N clips, n noise levels; index ``[clip, own level, level of the other]``.
+The gain is not measured against the coupling switched off, because inserted blocks also improve their base
+independently of the other modality (compare "alone" with "coupled to pure noise"). This part says nothing
+about γ.
+
+Shape legend: N clips, n noise levels; index ``[clip, own level, level of the other modality]``.
 """
 
 from __future__ import annotations
@@ -35,13 +39,14 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.diffusion.process import Process
 from kinetophone.diffusion.sample import Predict, initial_noise
 
-# Evenly from where noise is nearly half of a latent's deviation. Below, a latent's content is settled, and
-# what is left is neither seen nor heard; but log SNR changes fastest there, and small errors of a coupling,
-# of either sign, would outweigh all else. Eight suffice: integrals of a Gaussian world are exact to 3 %.
+# Evenly spaced, from the level where noise is nearly half of a latent's standard deviation. Below it, the
+# content is settled, and the rest is neither visible nor audible. But log SNR changes fastest there, so small
+# errors of a coupling, of either sign, would dominate the integral. Eight levels suffice: the integrals of a
+# Gaussian model are exact to 3 %.
 LEVELS = tuple((128 + round(872 * k / 7)) / 1000 for k in range(8))
-_FINE = 1000  # levels in a unit, for integrals
+_FINE = 1000  # grid points per unit of the level, for integrals
 GAMMAS = tuple(2 ** (k / 4) for k in range(-8, 9))
-ENOUGH = 0.95  # of the largest gain
+ENOUGH = 0.95  # fraction of the largest gain that suffices
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,10 @@ class InformationMap:
     """Errors of both modalities' noise predictions at all pairs of levels.
 
     Attributes:
-        levels: Rising, at which both modalities were measured.
-        alone: Mean squared error of ε with the coupling off, (N, n): the level of the other does not matter.
-        coupled: The same with it on, (N, n, n).
-        sizes: Numbers in a latent.
+        levels: Levels at which both modalities were measured, rising.
+        alone: Mean squared error of ε with the coupling off, (N, n).
+        coupled: The same with the coupling on, (N, n, n).
+        sizes: Number of values in a clip's latents.
     """
 
     levels: tuple[float, ...]
@@ -62,11 +67,11 @@ class InformationMap:
 
     @property
     def gain(self) -> AV[np.ndarray]:
-        """Error that knowing the other takes away, against its being pure noise, (N, n, n)."""
+        """Error reduction compared with the other modality being pure noise, (N, n, n)."""
         return self.coupled.map(lambda coupled: coupled[:, :, -1:] - coupled)
 
     def to_dict(self) -> dict[str, Any]:
-        """Means over clips, ready for JSON."""
+        """Means over clips, as plain values for JSON."""
         return {
             "levels": list(self.levels),
             "clips": len(self.alone.audio),
@@ -82,7 +87,7 @@ class InformationMap:
 
     @classmethod
     def joined(cls, parts: Sequence[InformationMap]) -> InformationMap:
-        """One map of the clips of several."""
+        """Concatenate maps of different clips."""
         first = parts[0]
         alone, coupled = (
             AV(*(np.concatenate([getattr(getattr(p, name), m) for p in parts]) for m in MODALITIES))
@@ -102,18 +107,19 @@ def measure(
     levels: Sequence[float] = LEVELS,
     self_conditioning: bool = True,
 ) -> InformationMap:
-    """The map of a batch of clips.
+    """Measure the map on a batch of clips.
 
-    A clip's noise is the same at all levels, with the coupling on and off, so that differences are paired.
+    The noise of a clip is the same at all levels, with the coupling on and off, so that differences are
+    paired.
 
     Args:
         coupled: prediction for the captions of these clips.
         alone: the same with the coupling off.
         clean: clean latents (N, …).
-        processes: of both modalities.
-        seeds: of the noise of each clip.
-        levels: rising.
-        self_conditioning: let the connectors see an estimate of the clean latents, made at the same levels.
+        processes: noise processes of both modalities.
+        seeds: seed of the noise of each clip.
+        levels: levels to measure at, rising.
+        self_conditioning: give the connectors an estimate of the clean latents, made at the same levels.
     """
     batch = len(seeds)
     noise = initial_noise(clean.map(lambda x: x.shape[1:]), seeds, device=clean.audio.device)
@@ -127,7 +133,7 @@ def measure(
         return processes.map(lambda process, *of: process.split(*of), noisy, output, each)
 
     def errors(estimates: AV[Any]) -> AV[np.ndarray]:
-        # On the CPU: a device may have no float64.
+        # On the CPU, because some devices have no float64.
         squared = estimates.map(lambda e, n: (e[1].cpu().double() - n.cpu().double()).square(), noise)
         return squared.map(lambda x: x.flatten(1).mean(1).numpy())
 
@@ -150,21 +156,21 @@ def measure(
 
 
 def gained_nats(found: InformationMap, processes: AV[Process], gamma: float) -> AV[np.ndarray]:
-    """Nats that each modality gains from the other along the path of γ, clip by clip, (N,).
+    """Information in nats that each modality gains from the other on the path of γ, per clip: (N,).
 
-    γ = 0 is the limit in which the sound is there before the picture begins (so that only the picture
-    gains), γ = ∞ that in which the picture is. Between the levels measured the gains are interpolated by
-    cubic splines over the level; beyond the first and the last level nothing is counted. So an exact
-    model gains, on every path, the mutual information of sound and picture as noisy as at the first level.
+    In the limit γ = 0 the audio is finished before the video starts, so only the video gains; γ = ∞ is the
+    opposite. Gains are interpolated by cubic splines between the measured levels, and not extrapolated beyond
+    them. An exact model thus gains, on every path, the mutual information of audio and video with the noise
+    of the first level.
     """
     measured = np.array(found.levels)
     u = np.arange(round(_FINE * measured[0]), round(_FINE * measured[-1]) + 1) / _FINE
-    # u_video = u_audio^γ. The first to be done is clean, the other still pure noise, at the limits.
+    # u_video = u_audio^γ. In the limits, one modality is clean while the other is still pure noise.
     with np.errstate(divide="ignore"):
         others = AV(audio=u**gamma, video=u ** np.float64(1 / gamma if gamma else np.inf))
     others = others.map(lambda other: np.where(u < 1, other, 1.0).clip(measured[0], measured[-1]))
 
-    spline = CubicSpline(measured, np.eye(len(measured)))  # each level's share in a value between them
+    spline = CubicSpline(measured, np.eye(len(measured)))  # interpolation weights of the measured levels
 
     def of_one(gain: np.ndarray, size: int, process: Process, other: np.ndarray) -> np.ndarray:
         shares = spline(u)[:, :, None] * spline(other)[:, None, :]  # (steps, n, n)
@@ -177,16 +183,16 @@ def gained_nats(found: InformationMap, processes: AV[Process], gamma: float) -> 
 
 @dataclass(frozen=True, slots=True)
 class GammaChoice:
-    """What the rule says.
+    """The result of :func:`choose_gamma`.
 
     Attributes:
-        gamma: Its choice: of the γ that gain enough, the one nearest to 1.
-        best: γ of the largest gain.
-        gammas: All that were compared.
-        nats: Mean over clips of what each modality gains, by γ.
-        behind: How many nats each γ is behind the best, mean over clips.
-        behind_error: Its standard error, clip by clip.
-        limits: Total gains at γ = 0 (sound first) and γ = ∞ (picture first).
+        gamma: The chosen γ: of those that gain enough, the one nearest to 1.
+        best: γ with the largest gain.
+        gammas: All γ that were compared.
+        nats: Gain of each modality by γ, mean over clips.
+        behind: Nats that each γ gains less than the best, mean over clips.
+        behind_error: Standard error of ``behind`` over clips.
+        limits: Total gains at γ = 0 (audio first) and γ = ∞ (video first).
         clips: Number of clips.
     """
 
@@ -203,19 +209,19 @@ class GammaChoice:
 def choose_gamma(
     found: InformationMap, processes: AV[Process], gammas: Sequence[float] = GAMMAS
 ) -> GammaChoice:
-    """The γ on whose path the coupling gets enough across, adjusting no more than that needs.
+    """The γ nearest to 1 on whose path the coupling transfers enough information.
 
-    Enough is 95 % of the largest gain, or what is behind it by no more than one standard error (paired by
-    clip). Of the γ that gain enough the one nearest to 1 is taken: the integral is that of infinitely many
-    steps, and the more a path is bent, the less evenly each modality's own steps are spaced, and the more is
-    lost with few of them (``tests/diffusion/test_information.py`` has a world where that can be computed).
+    Enough is 95 % of the largest gain, or a difference to it of at most one standard error (paired by clip).
+    The integral assumes infinitely many steps. With few steps, a strongly curved path spaces the steps of
+    each modality unevenly and loses quality, hence the preference for γ near 1.
+    ``tests/diffusion/test_information.py`` has an example where this can be computed.
 
     Raises:
-        ValueError: if the map has fewer than 2 clips, which give no standard error.
+        ValueError: the map has fewer than 2 clips, which give no standard error.
     """
     clips = len(found.alone.audio)
     if clips < 2:
-        raise ValueError(f"the map is of {clips} clip; choosing γ needs at least 2")
+        raise ValueError(f"the map has {clips} clip; choosing γ needs at least 2")
     by_gamma = [gained_nats(found, processes, gamma) for gamma in gammas]
     totals = np.array([nats.audio + nats.video for nats in by_gamma])  # (γ, N)
     best = int(totals.mean(1).argmax())

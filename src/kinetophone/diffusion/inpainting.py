@@ -1,4 +1,4 @@
-"""What is already there: a whole track, or a stretch of it, that sampling must keep.
+"""Known latents of a modality, complete or in part, that sampling must keep.
 
 Shape legend: B batch; audio latents (B, C, L, M), video latents (B, C, T, H, W).
 """
@@ -15,12 +15,12 @@ from kinetophone.diffusion.process import Level, Process
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Given:
-    """Clean latents of one modality, and where along time they hold.
+    """Known clean latents of one modality, and a mask along time.
 
     Args:
-        latents: clean latents of the whole clip; what lies outside of ``keep`` is ignored.
-        keep: bool, (L,) or (T,).
-        clean: False for a track that never enters clean, but always at the clock's noise level.
+        latents: clean latents of the entire clip; values outside ``keep`` are ignored.
+        keep: bool mask, (L,) or (T,).
+        clean: whether a complete track enters clean; if False, it is noised to the level of each step.
     """
 
     latents: Tensor
@@ -29,20 +29,20 @@ class Given:
 
     @classmethod
     def all_of(cls, latents: Tensor) -> Given:
-        """The whole track."""
+        """Keep the entire track."""
         return cls(latents, torch.ones(latents.shape[2], dtype=torch.bool))
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to sample: the modality then enters clean, at its cleanest level."""
+        """Whether the modality needs no sampling: it then enters clean, at its lowest trained noise level."""
         return self.clean and bool(self.keep.all())
 
     def hold(self, x: Tensor, noise: Tensor, process: Process, level: Level) -> Tensor:
-        """``x`` at a noise level with the kept part put in, noised to that level with its own ``noise``."""
+        """Replace the kept part of ``x`` by the known latents, noised with ``noise`` to ``level``."""
         return self._where(process.noised(self.latents.to(x), noise, level), x)
 
     def settle(self, x: Tensor) -> Tensor:
-        """``x``, an estimate of the clean latents, with the kept part put in."""
+        """Replace the kept part of ``x``, an estimate of the clean latents, by the known latents."""
         return self._where(self.latents.to(x), x)
 
     def _where(self, kept: Tensor, x: Tensor) -> Tensor:

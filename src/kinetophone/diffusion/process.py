@@ -1,8 +1,8 @@
-"""Noise processes: what a noise level is, and what a network's output says, whatever model it is of.
+"""Noise processes: one interface for DDPM, cosine and rectified-flow models.
 
-Every process is x = a·x0 + b·ε. Its *level* u in [0, 1] is the clock of sampling: 0 is clean, 1 the noisiest.
-A process maps u to a and b and to the time its network is told, and splits the network's output into
-estimates of x0 and ε:
+Every process is x = a·x0 + b·ε. Its noise *level* u in [0, 1] is 0 for clean and 1 for the noisiest latents.
+A process maps u to a, b and the time input of its network, and converts the network's output into estimates
+of x0 and ε:
 
 | process | a, b | output | network time |
 |---|---|---|---|
@@ -10,8 +10,8 @@ estimates of x0 and ε:
 | cosine (Stable Audio Open) | cos(π·u/2), sin(π·u/2) | v | u |
 | rectified flow (Wan, LTX, Stable Audio 3) | 1 - σ, σ | ε - x0 | σ times a scale |
 
-With these one step serves all: x' = a'·x0 + b'·ε is DDIM with η = 0 (arXiv 2010.02502) for the first two and
-Euler's step for the third. Levels are float64: a number for a whole batch or a tensor (B,).
+One sampling step then works for all: x' = a'·x0 + b'·ε is DDIM with η = 0 (arXiv 2010.02502) for the first
+two and an Euler step for the third. Levels are float64: one number for the batch or a tensor (B,).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor
 Level = float | Tensor
 Output = Literal["epsilon", "v", "flow"]
 CLEAN = 0.0  # the level after the last step
-_TABLE = 2000  # points at which a continuous process is inverted
+_TABLE = 2000  # points of the log SNR table of a continuous process
 
 
 class Process(ABC):
@@ -37,7 +37,7 @@ class Process(ABC):
 
     Attributes:
         output: What the network predicts.
-        least, most: The range of levels that it was trained on; sampling starts at ``most``.
+        least, most: The range of trained levels; sampling starts at ``most``.
     """
 
     output: Output
@@ -46,40 +46,40 @@ class Process(ABC):
 
     @abstractmethod
     def coefficients(self, level: Level) -> tuple[Tensor, Tensor]:
-        """a and b at a level, float64 in its shape."""
+        """a and b at a level, float64 with its shape."""
 
     @abstractmethod
     def network_time(self, level: Tensor) -> Tensor:
-        """What the network is told as time at levels (B,)."""
+        """The time input of the network at levels (B,)."""
 
     @abstractmethod
     def snapped(self, rising: np.ndarray) -> np.ndarray:
-        """The levels nearest to rising ones that the process has, strictly falling: a path of sampling."""
+        """Convert rising levels to a sampling path: the nearest levels of the process, falling."""
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator, power: float = 1.0) -> Tensor:
-        """Levels (count,) for training, drawn as the base was trained, stratified over the batch.
+        """Draw levels (count,) for training from the base's own distribution, stratified over the batch.
 
-        ``power`` above 1 draws more of the cleaner ones.
+        A ``power`` above 1 shifts the distribution towards clean levels.
         """
 
     def log_snr(self, level: Level) -> Tensor:
-        """λ = ln(a² / b²), float64; infinite where there is no noise or no signal."""
+        """λ = ln(a² / b²), float64; infinite without noise or without signal."""
         a, b = self.coefficients(level)
         return 2 * (a.log() - b.log())
 
     def log_snr_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rising levels over the trained range, and λ at each, falling."""
+        """Rising levels over the trained range, and the falling λ at each."""
         levels = np.linspace(max(self.least, 1 / _TABLE), min(self.most, 1 - 1 / _TABLE), _TABLE)
         return levels, self.log_snr(torch.from_numpy(levels)).numpy()
 
     def noised(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
-        """x at a level, in the shape (B, …) of ``x0``."""
+        """x = a·x0 + b·ε at a level, with the shape (B, …) of ``x0``."""
         a, b = self._broadcast(level, x0)
         return a * x0 + b * noise
 
     def split(self, x: Tensor, output: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """Estimates of x0 and ε from the network's output for ``x`` at a level, in the shape of ``x``."""
+        """Estimates of x0 and ε from the network's output for ``x`` at a level, with the shape of ``x``."""
         a, b = self._broadcast(level, x)
         if self.output == "epsilon":
             return (x - b * output) / a, output
@@ -88,7 +88,7 @@ class Process(ABC):
         return x - b * output, x + a * output
 
     def target(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
-        """What the network's output for the noised ``x0`` should be."""
+        """The training target of the network for ``x0`` noised to a level."""
         if self.output == "epsilon":
             return noise
         if self.output == "flow":
@@ -97,9 +97,9 @@ class Process(ABC):
         return a * noise - b * x0
 
     def _broadcast(self, level: Level, x: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b as ``x`` is, shaped to broadcast over (B, …).
+        """a and b with dtype and device of ``x``, shaped to broadcast over (B, …).
 
-        Made in float64, so that b keeps its digits near 0, and not on the device, which may not have it.
+        Computed in float64, so that b is precise near 0, and on the CPU: some devices have no float64.
         """
         a, b = self.coefficients(level)
         if a.dim():
@@ -117,9 +117,9 @@ class Discrete(Process):
 
     Args:
         alphas_cumprod: ᾱ_t, float64 (T,), falling.
-        final_alpha_cumprod: ᾱ at the level 0.
+        final_alpha_cumprod: ᾱ at level 0.
         output: "epsilon" or "v".
-        config: of the scheduler, for :meth:`native_timesteps`.
+        config: configuration of the scheduler, for :meth:`native_timesteps`.
     """
 
     alphas_cumprod: Tensor
@@ -133,14 +133,14 @@ class Discrete(Process):
 
         Args:
             scheduler: any scheduler whose configuration DDIMScheduler understands.
-            final_alpha_cumprod: ᾱ at the end; 1 removes all the noise. None keeps to the scheduler's
-                ``set_alpha_to_one``: where that is false, as in the published setting, ᾱ_0 (the noise of
-                timestep 0 stays).
+            final_alpha_cumprod: ᾱ after the last step; 1 removes all noise. None follows the scheduler's
+                ``set_alpha_to_one``: if that is false, as in the published setting, it is ᾱ_0, and the noise
+                of timestep 0 remains.
 
         Raises:
-            ValueError: if the scheduler predicts neither noise nor v, or clips its clean estimate.
+            ValueError: the scheduler predicts neither noise nor v, or clips its clean estimate.
         """
-        # Only DDIM's own default is to clip: a scheduler that does not know the option does not.
+        # DDIMScheduler clips by default, but a scheduler without this option does not.
         clip = scheduler.config.get("clip_sample", False)
         config = DDIMScheduler.from_config(scheduler.config, clip_sample=clip).config
         outputs: dict[str, Output] = {"epsilon": "epsilon", "v_prediction": "v"}
@@ -151,7 +151,7 @@ class Discrete(Process):
         for option in ("clip_sample", "thresholding"):
             if config[option]:
                 raise ValueError(
-                    f"{option} is set in the scheduler, which latents do not allow: set it to false"
+                    f"{option} is set in the scheduler, but latents must not be clipped: set it to false"
                 )
         ddim = DDIMScheduler.from_config(config)
         final = float(ddim.final_alpha_cumprod) if final_alpha_cumprod is None else final_alpha_cumprod
@@ -159,7 +159,7 @@ class Discrete(Process):
 
     @property
     def steps(self) -> int:
-        """T, the number of trained timesteps."""
+        """T, the number of training timesteps."""
         return len(self.alphas_cumprod)
 
     @property
@@ -168,13 +168,13 @@ class Discrete(Process):
         return 1 / self.steps
 
     def level(self, timestep: Any) -> Any:
-        """The level of a timestep, or of an array or tensor of them; -1 is clean."""
+        """The level of a timestep, or of an array or tensor of timesteps; -1 is clean."""
         if isinstance(timestep, Tensor):
             timestep = timestep.double()
         return (timestep + 1) / self.steps
 
     def timestep(self, level: Level) -> Tensor:
-        """The trained timestep nearest to a level, int64 on the CPU; -1 where it is clean."""
+        """The timestep nearest to a level, int64 on the CPU; -1 is clean."""
         return (torch.as_tensor(level, dtype=torch.float64) * self.steps).round().long() - 1
 
     def coefficients(self, level: Level) -> tuple[Tensor, Tensor]:
@@ -191,10 +191,10 @@ class Discrete(Process):
         return (np.arange(self.steps) + 1) / self.steps, np.log(alpha) - np.log1p(-alpha)
 
     def snapped(self, rising: np.ndarray) -> np.ndarray:
-        """Levels of trained timesteps, no two alike.
+        """Levels of distinct timesteps, falling.
 
-        Where a clock crowds, neighbours round to one timestep: they are pushed apart, up from 0 (the excess
-        of each over its index must not fall), then down from T - 1.
+        Close levels may round to the same timestep. Such timesteps are pushed apart: first upwards from 0 (by
+        a running maximum of timestep minus index), then downwards from T - 1.
         """
         count = len(rising)
         k = np.arange(1, count + 1)
@@ -207,8 +207,8 @@ class Discrete(Process):
         return self.level((u**power * self.steps).long().clamp(max=self.steps - 1))
 
     def native_timesteps(self, steps: int) -> np.ndarray:
-        """Timesteps that a scheduler of this configuration would step through by itself."""
-        fresh = DDIMScheduler.from_config(self.config)  # a copy: set_timesteps changes its scheduler
+        """The timesteps that a scheduler with this configuration uses for ``steps`` steps."""
+        fresh = DDIMScheduler.from_config(self.config)  # a copy, because set_timesteps modifies the scheduler
         fresh.set_timesteps(steps)
         return fresh.timesteps.numpy()
 
@@ -219,15 +219,15 @@ class _Continuous(Process):
     most: float = 1.0
 
     def snapped(self, rising: np.ndarray) -> np.ndarray:
-        # Sampling starts at the noisiest level that was trained; below the cleanest there is only the end.
+        # Start at the noisiest trained level, and do not go below the cleanest trained level before the end.
         return np.maximum(self.least, self.most * np.asarray(rising, np.float64))[::-1].copy()
 
 
 @dataclass(frozen=True)
 class Cosine(_Continuous):
-    """Variance-preserving v prediction on an angle: a = cos(π·u/2), b = sin(π·u/2).
+    """Variance-preserving v prediction: a = cos(π·u/2), b = sin(π·u/2).
 
-    Stable Audio Open is exactly this on t = (2/π)·atan σ of its EDM noise σ 0.3…500.
+    Stable Audio Open is exactly this process with u = (2/π)·atan σ, where σ is its EDM noise, 0.3…500.
     """
 
     output: Output = "v"
@@ -249,9 +249,9 @@ class Flow(_Continuous):
     """Rectified flow (arXiv 2209.03003): x = (1 - σ)·x0 + σ·ε, σ = s·u / (1 + (s - 1)·u) with the shift s.
 
     Args:
-        shift: s; above 1 more of the clock is spent at high noise.
-        time_scale: the network is told σ times this.
-        mean, deviation: of the logit of u that the base was trained with.
+        shift: s; above 1, more steps are spent at high noise.
+        time_scale: the time input of the network is σ times this.
+        mean, deviation: mean and standard deviation of logit(u) in the training of the base.
     """
 
     output: Output = "flow"

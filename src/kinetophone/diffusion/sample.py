@@ -1,7 +1,7 @@
-"""Sampling sound and picture together, on two clocks.
+"""The joint sampler of audio and video latents, with separate noise levels for the two modalities.
 
-The sampler is a pure function over a callable, so that it can be tested with a known distribution's exact
-noise; :func:`kinetophone.diffusion.guidance.guided` makes that callable of a joint model.
+The sampler takes the prediction as a function, so that tests can use the exact prediction for a known
+distribution. :func:`kinetophone.diffusion.guidance.guided` builds that function from a joint model.
 
 Shape legend: B batch; latents (B, C, time, …), levels (B,) in [0, 1] on the CPU.
 """
@@ -22,19 +22,19 @@ from kinetophone.diffusion.settings import Stepper
 from kinetophone.diffusion.steppers import STEPPERS
 
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Tensor] | None], AV[Tensor]]
-"""``predict(latents, levels, x0_hat)`` -> both networks' outputs; x0_hat is None at the first step."""
+"""``predict(latents, levels, x0_hat)`` -> outputs of both networks; x0_hat is None in the first step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a sampling run is: ``step`` of ``steps`` is done.
+    """The state of a sampling run after a step.
 
     Args:
-        step: steps done, from 1.
-        steps: steps of the run.
-        levels: noise levels that the step started from.
+        step: number of finished steps, from 1.
+        steps: total number of steps.
+        levels: noise levels at the start of the step.
         latents: latents after the step.
-        x0_hat: estimates of the clean latents made in the step.
+        x0_hat: estimates of the clean latents in the step.
     """
 
     step: int
@@ -55,29 +55,29 @@ def sample_joint(
     leak: AV[Tensor | None] | None = None,
     stepper: Stepper = "ddim",
 ) -> AV[Tensor]:
-    """Denoise both modalities in lockstep, each on its own clock (arXiv 2409.17550, section 3.3).
+    """Denoise both modalities together, each with its own noise levels (arXiv 2409.17550, section 3.3).
 
-    Each step hands ``predict`` the clean estimates of the step before (self-conditioning), made from the
-    same, guided noise that the step itself used.
+    ``predict`` gets the clean estimates of the previous step (self-conditioning), made from its guided
+    prediction.
 
     Args:
-        predict: the networks' outputs, e.g. from :func:`kinetophone.diffusion.guidance.guided`.
+        predict: the prediction, e.g. from :func:`kinetophone.diffusion.guidance.guided`.
         noise: unit Gaussian latents, e.g. from :func:`initial_noise`.
-        path: levels from noisy to clean, of equal length, e.g. from ``clocks.power_path``.
-        processes: of each modality.
+        path: levels (steps,) of each modality, from noisy to clean, e.g. from ``clocks.power_path``.
+        processes: noise process of each modality.
         callback: called after each step.
-        given: of each modality, what is known already and must be kept. A complete track enters clean, at
-            the cleanest level; a stretch is put into the latents at each step, noised to their level.
-        leak: of each modality, clean latents of which the first level still shows a trace, in shapes that
-            broadcast to those of ``noise``; see :mod:`kinetophone.diffusion.signal_leak`. None: pure noise.
-        stepper: how a step is made of the estimate; see :mod:`kinetophone.diffusion.steppers`.
+        given: known latents of each modality, which are kept. A complete track enters clean, at its lowest
+            trained level; a part of a track replaces the latents in each step, noised to their level.
+        leak: clean latents of each modality that are mixed into the initial noise; they must broadcast to
+            ``noise``. See :mod:`kinetophone.diffusion.signal_leak`. None: pure noise.
+        stepper: the update rule of a step; see :mod:`kinetophone.diffusion.steppers`.
 
     Returns:
-        The clean latents, in the shapes and dtypes of ``noise``.
+        The clean latents, with the shapes and dtypes of ``noise``.
 
     Raises:
-        ValueError: if the paths differ in length or are empty.
-        FloatingPointError: if a latent becomes infinite or NaN; says at which step.
+        ValueError: the paths differ in length or are empty.
+        FloatingPointError: latents became infinite or NaN; names the step.
     """
     steps = len(path.audio)
     if steps != len(path.video) or not steps:
@@ -124,21 +124,21 @@ def initial_noise(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> AV[Tensor]:
-    """Unit Gaussian noise with one generator per sample, so that sample i does not depend on the batch.
+    """Unit Gaussian noise with one generator per sample, so that a sample does not depend on the batch.
 
-    Drawn on the CPU in float32 whatever the device and dtype, so a seed means the same everywhere.
+    It is always drawn on the CPU in float32, so a seed gives the same noise for every device and dtype.
 
     Args:
         shapes: latent shapes without the batch, audio (C, L, M), video (C, T, H, W).
         seeds: one seed per sample.
-        device: where the noise goes.
-        dtype: what it is cast to.
+        device: device of the result.
+        dtype: dtype of the result.
 
     Returns:
         Noise (B, …) for :func:`sample_joint`, B = len(seeds).
 
     Raises:
-        ValueError: if there is no seed.
+        ValueError: there is no seed.
     """
     if not seeds:
         raise ValueError("seeds is empty: give one seed per sample")
@@ -151,7 +151,7 @@ def initial_noise(
 
 
 def _waiting(levels: Tensor, given: Given | None, process: Process) -> Tensor:
-    """A track that is all there waits at the cleanest level that its network was trained on."""
+    """The levels, or for a complete given track the lowest trained level in every step."""
     return torch.full_like(levels, process.least) if given is not None and given.complete else levels
 
 

@@ -1,6 +1,6 @@
-"""How clips are sampled, apart from what they show: the options of every call, and what is wrong with them.
+"""Sampling options and their validation.
 
-This file needs no torch: options are checked before anything heavy is imported.
+This module does not import torch, so that options are checked before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kinetophone.av import AV
 Stepper = Literal["ddim", "dpmpp_2m"]
 STEPPER_NAMES: tuple[Stepper, ...] = get_args(Stepper)
 
-MOST_STEPS = 1000  # what the noise schedules of the bases were trained with
+MOST_STEPS = 1000  # number of training timesteps of the published bases
 _MOST_GUIDANCE = 1000
 _MOST_GAMMA = 1000
 _MOST_BATCH = 10_000
 
-# Settings of the published experiments (arXiv 2409.17550), for pairs of bases that bring none of their own.
+# Settings of the published experiments (arXiv 2409.17550), for pairs of bases without their own defaults.
 PUBLISHED_DEFAULTS: dict[str, Any] = {
     "steps": 50,
     "gamma": 1.5,
@@ -33,27 +33,27 @@ PUBLISHED_DEFAULTS: dict[str, Any] = {
 
 
 class SamplingOptions(TypedDict, total=False):
-    """What a call may set; the bundle's own value is used for the rest.
+    """Sampling options of a call; the bundle's defaults apply to the rest.
 
     Attributes:
         steps: Denoising steps, 1 to 1000.
         stepper: "ddim", or "dpmpp_2m", a second-order solver that needs fewer steps; see
             :mod:`kinetophone.diffusion.steppers`.
-        gamma: Timestep adjustment γ > 0; above 1 the video is denoised ahead of the audio. "auto" is the
-            bundle's own, from ``kinetophone gamma``.
-        snr_offset: Instead of gamma: how much the video's log SNR lies above the audio's at every step.
-        clock_table: Instead of either: pairs of noise levels of audio and video, from (1, 1) to (0, 0), which
-            the global clock passes evenly.
+        gamma: Timestep adjustment γ > 0; above 1, the video is denoised ahead of the audio. "auto" is the
+            bundle's own value, from ``kinetophone gamma``.
+        snr_offset: Instead of gamma: log SNR of the video minus that of the audio, in every step.
+        clock_table: Instead of either: pairs of noise levels (audio, video) from (1, 1) to (0, 0), evenly
+            spaced in the global clock.
         guidance: Classifier-free guidance scale, one number for both modalities or an ``AV`` with one for
-            each; 1 is none.
-        guidance_sync: Cross-modal guidance scale, for both or for each; 1 is none. Above 1 a modality follows
-            the other more closely.
-        sync_from: Noise level, 0 to 1, below which cross-modal guidance stops.
-        negative_prompt: What guidance leads away from.
-        batch_size: Clips denoised at once, which costs memory and changes nothing else.
-        coupled: False samples each base by itself, without the connectors: for comparison.
-        replacement: True noises a given track to the clock's level in each step, as for a model that was
-            never trained with a clean one: for comparison.
+            each; 1 disables it.
+        guidance_sync: Cross-modal guidance scale, for both or for each; 1 disables it. Above 1, a modality
+            follows the other more closely.
+        sync_from: Noise level, 0 to 1, below which cross-modal guidance is off.
+        negative_prompt: Text that guidance steers away from.
+        batch_size: Clips denoised at once; affects memory only.
+        coupled: False samples each base on its own, without the coupling; for comparison.
+        replacement: True noises a given track to the level of each step instead of keeping it clean; for
+            comparison with models that were not trained with clean tracks.
     """
 
     steps: int
@@ -72,7 +72,7 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A value for every option; ``gamma`` is a number."""
+    """Values of all sampling options; ``gamma`` is a number."""
 
     steps: int
     stepper: Stepper
@@ -89,7 +89,7 @@ class Settings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
-        """Settings from options, of which those that a bundle's description holds are all there."""
+        """Settings from options; those in ``PUBLISHED_DEFAULTS`` are required."""
         return cls(
             steps=int(options["steps"]),
             stepper=options.get("stepper", "ddim"),
@@ -106,33 +106,33 @@ class Settings:
         )
 
 
-# What other pipelines call it, and what to write here.
+# Option names of other pipelines, and their equivalents here.
 _ELSEWHERE = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance, a number or AV(audio=…, video=…)",
-    "guidance_audio": "guidance=AV(audio=…, video=…)",
-    "guidance_video": "guidance=AV(audio=…, video=…)",
-    "generator": "seed, a number",
-    "num_videos_per_prompt": "a list of prompts, one for each clip",
-    "num_waveforms_per_prompt": "a list of prompts, one for each clip",
-    "num_frames": "seconds",
-    "audio_length_in_s": "seconds",
-    "audio_end_in_s": "seconds",
-    "frame_rate": "fps",
-    "scheduler": "stepper",
-    "callback_on_step_end": "callback",
-    "height": "nothing: the bundle has one size",
-    "width": "nothing: the bundle has one size",
-    "output_type": "nothing: the clip has arrays, and frames for PIL images",
-    "return_dict": "nothing: a list of clips is returned",
+    "num_inference_steps": "use steps",
+    "guidance_scale": "use guidance, a number or AV(audio=…, video=…)",
+    "guidance_audio": "use guidance=AV(audio=…, video=…)",
+    "guidance_video": "use guidance=AV(audio=…, video=…)",
+    "generator": "use seed, a number",
+    "num_videos_per_prompt": "use a list of prompts, one for each clip",
+    "num_waveforms_per_prompt": "use a list of prompts, one for each clip",
+    "num_frames": "use seconds",
+    "audio_length_in_s": "use seconds",
+    "audio_end_in_s": "use seconds",
+    "frame_rate": "use fps",
+    "scheduler": "use stepper",
+    "callback_on_step_end": "use callback",
+    "height": "omit it: the bundle has one size",
+    "width": "omit it: the bundle has one size",
+    "output_type": "omit it: the clip has arrays, and frames for PIL images",
+    "return_dict": "omit it: a list of clips is returned",
 }
 
 
 def option_problems(options: Mapping[str, Any]) -> list[str]:
-    """What is wrong with options of sampling, of which any may be left out or None: one line for each."""
+    """Problems with sampling options, one line each; options may be missing or None."""
     known = ", ".join(SamplingOptions.__annotations__)
     problems = [
-        f"there is no option {name}; write {_ELSEWHERE[name]}"
+        f"there is no option {name}; {_ELSEWHERE[name]}"
         if name in _ELSEWHERE
         else f"there is no option {name}; there are {known}"
         for name in options
@@ -152,7 +152,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
             f"{1 / _MOST_GAMMA:g} to {_MOST_GAMMA}"
         )
     if offset is not None and not math.isfinite(offset):
-        problems.append(f"snr-offset is {offset:g}; it must be finite (0 matches both)")
+        problems.append(f"snr-offset is {offset:g}; it must be finite (0 gives both the same SNR)")
     clocks = [name for name in ("gamma", "snr_offset", "clock_table") if given.get(name) is not None]
     if len(clocks) > 1:
         problems.append(f"give {' or '.join(clocks).replace('_', '-')}, not both")
@@ -179,9 +179,9 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
 
 
 def default_problems(settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the ``defaults`` of a bundle, of which any may be left out."""
+    """Problems with the ``defaults`` of a bundle, one line each; options may be missing."""
     names = ", ".join(PUBLISHED_DEFAULTS)
-    problems = [f"'{key}' is none of {names}" for key in settings if key not in PUBLISHED_DEFAULTS]
+    problems = [f"'{key}' is not one of {names}" for key in settings if key not in PUBLISHED_DEFAULTS]
     known = {key: value for key, value in settings.items() if key in PUBLISHED_DEFAULTS}
     try:
         return problems + option_problems(known)
@@ -190,7 +190,7 @@ def default_problems(settings: Mapping[str, Any]) -> list[str]:
 
 
 def renamed(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """``defaults`` of a bundle by the names of today: older ones have a guidance scale for each modality."""
+    """``defaults`` of a bundle with current names; older bundles have one guidance key per modality."""
     new = dict(defaults)
     old = {name: new.pop(f"guidance_{name}") for name in ("audio", "video") if f"guidance_{name}" in new}
     if old:
@@ -199,7 +199,7 @@ def renamed(defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def each(scale: Any) -> AV[float]:
-    """One scale for both modalities, or one for each: an ``AV``, or as JSON and YAML have it, a mapping."""
+    """Convert a scale to an ``AV``: one number for both, an ``AV``, or a mapping from JSON or YAML."""
     if isinstance(scale, Mapping):
         scale = AV(**scale)
     return scale.map(float) if isinstance(scale, AV) else AV.both(float(scale))

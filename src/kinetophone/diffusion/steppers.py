@@ -1,8 +1,9 @@
-"""How one step of sampling is made from the estimates, on any path of levels: one entry a stepper.
+"""Update rules of a sampling step, for any path of levels.
 
-All go from x = a x0 + b ε to x' = a' x0 + b' ε. "ddim" takes the estimates of this step alone: first order,
-DDIM with η = 0 (arXiv 2010.02502), for a flow Euler's step. DPM-Solver++(2M) (arXiv 2211.01095) carries on
-the change from the estimate before, in half the log SNR: second order, at the same cost.
+All of them go from x = a x0 + b ε to x' = a' x0 + b' ε. "ddim" is first order and uses only the estimates of
+this step: DDIM with η = 0 (arXiv 2010.02502), which is an Euler step for rectified flow. "dpmpp_2m" is
+DPM-Solver++(2M) (arXiv 2211.01095): it extrapolates linearly from the previous estimate in half the log SNR,
+which is second order at the same cost.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from torch import Tensor
 from kinetophone.diffusion.process import Process
 
 Step = Callable[[Process, Tensor, Tensor, Tensor, float, float], Tensor]
-"""``step(process, x, x0_hat, noise, level, next_level)`` -> the sample at the next level, shaped as ``x``."""
+"""``step(process, x, x0_hat, noise, level, next_level)`` -> latents at the next level, shaped like ``x``."""
 
 
 def ddim(
     process: Process, x: Tensor, x0_hat: Tensor, noise: Tensor, level: float, next_level: float
 ) -> Tensor:
-    """The noise is kept, not drawn anew."""
+    """DDIM with η = 0: the estimated noise is kept, and no new noise is drawn."""
     return process.noised(x0_hat, noise, next_level)
 
 
 class DPMSolver2M:
-    """Of one modality in one run: it remembers the estimate of the step before."""
+    """DPM-Solver++(2M) for one modality in one run; stores the estimate of the previous step."""
 
     def __init__(self) -> None:
-        self._before: tuple[Tensor, float] | None = None  # the clean estimate, and how far that step went
+        self._before: tuple[Tensor, float] | None = None  # clean estimate and step size
 
     def __call__(
         self, process: Process, x: Tensor, x0_hat: Tensor, noise: Tensor, level: float, next_level: float
     ) -> Tensor:
         before, self._before = self._before, None
         (a, b), (a_next, b_next) = (tuple(map(float, process.coefficients(u))) for u in (level, next_level))
-        # From pure noise and to the clean end it is infinite; a clock that stands still goes none.
+        # Steps from pure noise or to level 0 are infinite; a clock that stands still has step size 0.
         finite = min(a, b, a_next, b_next) > 0
         distance = float(process.log_snr(next_level) - process.log_snr(level)) / 2 if finite else 0.0
         if distance <= 0:

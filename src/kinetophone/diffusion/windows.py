@@ -1,9 +1,9 @@
-"""Clips longer than the model was trained for: overlapping windows, fused in every step.
+"""Clips longer than the model was trained for, generated in overlapping windows.
 
-The noise of each window is predicted as if it were a clip of its own; where windows overlap the predictions
-are averaged (arXiv 2302.08113), with weights that fade each window in and out, so that no frame is a seam.
-Both tracks are cut at the same moments, so what is seen and heard together stays together. Or the windows are
-made one after the other, each from the second half of the one before (:func:`carried`).
+Each window is predicted like a separate clip. Predictions are averaged where windows overlap (MultiDiffusion,
+arXiv 2302.08113), with weights that fade each window in and out to avoid seams. Both modalities are cut at
+the same times, so they stay in sync. Alternatively, windows are generated one after the other, each
+continuing the second half of the previous one (:func:`carried`).
 
 Shape legend: audio latents (B, C, L, M), video latents (B, C, T, H, W).
 """
@@ -27,14 +27,14 @@ TIME_AXIS = AV(audio=2, video=2)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of both tracks: first position and length along time, in latents."""
+    """A window over both modalities: first position and length along time, in latents."""
 
     start: AV[int]
     length: AV[int]
 
     @property
     def end(self) -> AV[int]:
-        """The position behind its last one."""
+        """The position after the last one."""
         return self.start.map(lambda start, length: start + length, self.length)
 
     def cut(self, latents: AV[Tensor]) -> AV[Tensor]:
@@ -43,19 +43,19 @@ class Window:
 
 
 def plan_windows(frames: int, window: AV[int], latents_per_frame: Fraction) -> list[Window]:
-    """Windows that cover ``frames`` frames, each overlapping the next by half or a little more.
+    """Windows that cover ``frames`` frames, each overlapping the next by half or slightly more.
 
     Args:
         frames: length of the clip.
-        window: length of a window: audio latents, with the padding its U-Net needs, and frames.
+        window: length of a window: audio latents, including the padding of the network, and frames.
         latents_per_frame: audio latents per frame.
 
     Returns:
-        One window or more. They start where a frame and an audio latent start together, so the last may reach
-        beyond the clip; what it makes there is to be cut off.
+        One or more windows. Each starts where a frame and an audio latent start at the same time. The last
+        one may extend beyond the clip; the caller cuts off the excess.
     """
     hop = max(1, window.video // 2)
-    # Windows may only start at whole latents: every so many frames both tracks have one.
+    # Windows start at whole latents of both modalities, which coincide every ``denominator`` frames.
     aligned = hop - hop % latents_per_frame.denominator
     hop = aligned or hop
     count = 1 + max(0, -(-(frames - window.video) // hop))
@@ -63,34 +63,34 @@ def plan_windows(frames: int, window: AV[int], latents_per_frame: Fraction) -> l
 
 
 def whole(windows: Sequence[Window]) -> AV[int]:
-    """The length of both tracks that ``windows`` cover together."""
+    """The length of both modalities that ``windows`` cover together, in latents."""
     return windows[-1].end
 
 
 def window_seed(seed: int, number: int) -> int:
-    """Seed of the noise of a clip's window; of the first one it is the clip's own."""
+    """Seed of the noise of window ``number``; the first window uses the seed of the clip."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0]) if number else seed
 
 
 def carried(latents: Tensor, by: int) -> Given:
-    """What the next window, ``by`` positions later, has of this one already: its beginning.
+    """The known start of the next window: the overlap with this one.
 
     Args:
         latents: clean latents of one modality in this window.
-        by: how far the next one starts behind this one's start.
+        by: distance between the starts of the two windows, in latents.
     """
     held = torch.cat([latents[:, :, by:], torch.zeros_like(latents[:, :, :by])], dim=2)
     return Given(held, torch.arange(latents.shape[2]) < latents.shape[2] - by)
 
 
 def windowed(windows: Sequence[Window], predicts: Sequence[Predict]) -> Predict:
-    """A ``predict`` of the whole clip from one for each window.
+    """Combine the predictions of windows into one ``predict`` function for the entire clip.
 
-    Windows are computed one after the other: memory does not grow with their number.
+    Windows are computed one after the other, so memory does not grow with their number.
 
     Args:
         windows: from :func:`plan_windows`.
-        predicts: noise prediction of each window, such as one with a text of its own.
+        predicts: one prediction per window, for example with different texts.
     """
     if len(windows) == 1:
         return predicts[0]
@@ -109,7 +109,7 @@ def windowed(windows: Sequence[Window], predicts: Sequence[Predict]) -> Predict:
 
 
 def _fade(weight: Tensor) -> Tensor:
-    """Weights of a window along time: most in its middle, little at its ends, nowhere none."""
+    """Triangular weights of a window along time, above 0 everywhere."""
     length = weight.shape[2]
     ramp = torch.arange(1, length + 1, device=weight.device, dtype=weight.dtype)
     return torch.minimum(ramp, ramp.flip(0)).view_as(weight)

@@ -1,1 +1,1 @@
-"""Folders and repositories in diffusers layout: finding them, reading their weights."""
+"""Folders and Hub repositories in diffusers layout: locating them and reading their weights."""

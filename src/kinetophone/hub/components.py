@@ -1,4 +1,4 @@
-"""Reading the components of a diffusers folder, and what every base does with an autoencoder or a text."""
+"""Loading and saving the components of a folder in diffusers layout."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ from kinetophone.errors import RequestError, reason
 from kinetophone.hub.weights import find_weights, read_folder, refusal
 from kinetophone.text import read_json
 
-# The classes that a component's configuration may name where a base does not say. Nothing else is looked up:
-# a name in a file must not choose what is called.
+# The classes that a component's configuration may name, unless its base restricts them further. No other name
+# is looked up, so that a downloaded file cannot choose which code runs.
 CLASSES: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel", "UNetMotionModel", "UNet3DConditionModel", "MotionAdapter"),
     "vae": ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny"),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "ClapTextModelWithProjection"),
     "vocoder": ("SpeechT5HifiGan",),
 }
-# Among the classes that a scheduler may have: any that describes a DDPM process.
+# In a list of allowed classes: any scheduler that describes a DDPM process.
 DDPM = "a DDPM schedule"
-# These run in float32 whatever the rest is in: decoders overflow in half precision, and cost little.
+# These always run in float32: they overflow in half precision, and float32 costs little here.
 FLOAT32_ALWAYS = ("vae", "vocoder")
 CONFIGS = ("config.json", "scheduler_config.json")
 
 
 def component_class(path: Path) -> str | None:
-    """The class that a component's configuration names; None where there is no configuration."""
+    """The class named by a component's configuration; None if it has no configuration.
+
+    Raises:
+        RequestError: the configuration is not a JSON mapping.
+    """
     config = next((path / name for name in CONFIGS if (path / name).is_file()), None)
     if config is None:
         return None
     settings = read_json(config)
     if not isinstance(settings, dict):
-        raise RequestError([f"'{config}' is not a component's configuration: it holds no keys and values"])
+        raise RequestError([f"'{config}' is not a component's configuration: it is not a mapping"])
     return settings.get("_class_name") or (settings.get("architectures") or [""])[0]
 
 
@@ -54,18 +58,18 @@ def load_component(
     dtype: torch.dtype = torch.float32,
     allow_pickle: bool = False,
 ) -> Any:
-    """Load ``folder/name``, a component of a base, as the class its configuration names, in ``dtype``.
+    """Load the component ``folder/name`` of a base as the class named by its configuration.
 
     Args:
-        folder: of the base.
-        name: of the component.
-        allowed: the classes it may have; those in :data:`CLASSES` if none are given.
-        dtype: of a network.
+        folder: folder of the base.
+        name: name of the component, such as "unet".
+        allowed: the classes it may have; default: those in :data:`CLASSES`.
+        dtype: dtype of a network.
         allow_pickle: whether the user agreed to pickled weights.
 
     Raises:
-        RequestError: if it is not there, is of a class its library does not have, or its weights are damaged,
-            incomplete or pickled.
+        RequestError: it is missing, has a class that is not allowed, or its weights are damaged, incomplete
+            or pickled.
     """
     path = folder / name
     if name == "tokenizer":
@@ -79,7 +83,7 @@ def load_component(
     if found not in known:
         raise RequestError(
             [
-                f"{path} names the class {found!r:.60}, which is none of those that a {name} may be: "
+                f"{path} names the class {found!r:.60}, which is not allowed for a {name}; allowed: "
                 f"{', '.join(known)}"
             ]
         )
@@ -90,25 +94,25 @@ def load_component(
 
 
 class StoredScheduler:
-    """The configuration of a scheduler that diffusers cannot make here, for want of another package.
+    """The configuration of a scheduler whose class needs a package that is not installed.
 
-    Sampling needs no more of it.
+    Sampling needs only the configuration.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write it as it was."""
+        """Write the configuration unchanged."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "scheduler_config.json").write_text(json.dumps(self.config, indent=2) + "\n")
 
 
 def _load_scheduler(path: Path, name: str, ddpm: bool) -> Any:
-    """A scheduler whose noise schedule sampling can follow, whatever its own steps are.
+    """Load a scheduler for its noise schedule; its own stepping is not used.
 
     Raises:
-        RequestError: if it is not one.
+        RequestError: it is not a scheduler of diffusers, or its noise schedule is not supported.
     """
     kind: Any = (
         getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
@@ -117,14 +121,14 @@ def _load_scheduler(path: Path, name: str, ddpm: bool) -> Any:
         return StoredScheduler(read_json(path / "scheduler_config.json"))
     is_scheduler = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
     if not is_scheduler:
-        raise RequestError([f"{path} names the class {name!r:.60}, which is no scheduler of diffusers"])
+        raise RequestError([f"{path} names the class {name!r:.60}, which is not a scheduler of diffusers"])
     try:
         with quiet():
             scheduler = kind.from_pretrained(path)
             if ddpm:
                 Discrete.from_scheduler(scheduler)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
-        raise RequestError([f"{path} holds no scheduler that can be used: {reason(error)}"]) from None
+        raise RequestError([f"{path} has no usable scheduler: {reason(error)}"]) from None
     return scheduler
 
 
@@ -135,16 +139,16 @@ def _load_tokenizer(path: Path) -> Any:
         with quiet():
             return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise RequestError([f"{path} holds no tokenizer that can be loaded ({reason(error)})"]) from error
+        raise RequestError([f"{path} has no tokenizer that can be loaded ({reason(error)})"]) from error
 
 
 def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: bool = False) -> Any:
     """Load a network of class ``kind`` from its folder, in evaluation mode.
 
-    A folder with half-precision weights alone is loaded from those.
+    Half-precision weights are used if the folder has no others.
 
     Raises:
-        RequestError: if the weights are damaged, incomplete or pickled.
+        RequestError: the weights are damaged, incomplete, not finite, or pickled without consent.
     """
     problems = list(_weight_problems(path))
     weights = find_weights(path)
@@ -153,9 +157,9 @@ def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: boo
     if problems:
         raise RequestError(problems)
     assert weights is not None
-    # Bundles are stored in half precision and run in another: nothing is guessed from the files.
+    # The dtype is always given: bundles are stored in half precision, but may run in another dtype.
     options: dict[str, Any] = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
-    options["use_safetensors"] = not weights.pickled  # and both libraries read pickles as tensors only
+    options["use_safetensors"] = not weights.pickled  # both libraries read pickles as tensors only
     if weights.variant is not None:
         options["variant"] = weights.variant
     try:
@@ -171,25 +175,25 @@ def load_network(path: Path, kind: Any, *, dtype: torch.dtype, allow_pickle: boo
         pickle.UnpicklingError,
     ) as error:
         if weights.pickled:
-            read_folder(path, allow_pickle)  # says what is wrong with a pickle
+            read_folder(path, allow_pickle)  # raises a more precise error for pickles
         raise RequestError([f"{path} cannot be loaded as a {kind.__name__}: {reason(error)}"]) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise RequestError([f"the weights in {path} lack {len(missing)} tensors, first {missing[0]}"])
-    # One number a tensor, which is NaN or infinite where any of its numbers is: cheap beside the reading.
+    # The sum of a tensor is NaN or infinite if any element is; summing is cheap compared with loading.
     broken = [name for name, x in network.named_parameters() if not torch.isfinite(x.float().sum())]
     if broken:
         many = f"{len(broken)} tensors, first {broken[0]}"
         raise RequestError([f"the weights in {path} are not finite in {many}: they are damaged"])
     for name, buffer in network.named_buffers():
-        if name.endswith("token_type_ids"):  # a constant, though files hold it: text here is of one type, 0
+        if name.endswith("token_type_ids"):  # a constant although it is stored: all tokens have type 0
             buffer.zero_()
     return network.eval()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and bars of diffusers and transformers: what matters of them is checked here."""
+    """Silence warnings and progress bars of diffusers and transformers; errors are checked in this module."""
     import diffusers
     import transformers
 
@@ -217,14 +221,17 @@ def load_components(
     """Load the components of a base; networks are in evaluation mode.
 
     Args:
-        folder: in diffusers layout.
-        classes: the classes each component may have, by name; none for the tokenizer and the scheduler, whose
-            own files say.
-        dtype: of the networks; autoencoder and vocoder are always in float32.
+        folder: a folder in diffusers layout.
+        classes: allowed classes of each component, by name; empty for the tokenizer and the scheduler, which
+            take any supported class.
+        dtype: dtype of the networks; autoencoder and vocoder are always in float32.
         allow_pickle: whether the user agreed to pickled weights, see :mod:`kinetophone.hub.weights`.
 
+    Returns:
+        The components by name.
+
     Raises:
-        RequestError: if components are missing, of another class or damaged; lists all, before any is loaded.
+        RequestError: components are missing, of another class or damaged; lists all before any is loaded.
     """
     root = Path(folder)
     problems = component_problems(root, classes, allow_pickle)
@@ -245,7 +252,10 @@ def load_components(
 def component_problems(
     folder: Path, classes: Mapping[str, Sequence[str]], allow_pickle: bool = False
 ) -> list[str]:
-    """What keeps the components of a base from being loaded, found without loading any; see above."""
+    """Problems that prevent loading the components of a base, found without loading any.
+
+    The arguments are those of :func:`load_components`.
+    """
     problems: list[str] = []
     pickled: list[str] = []
     for name, allowed in classes.items():
@@ -288,12 +298,12 @@ def _weight_problems(path: Path) -> Iterator[str]:
 
 
 def cast(network: Any, dtype: torch.dtype) -> Any:
-    """``network`` with its floating-point tensors in ``dtype``, without the warning that diffusers gives."""
+    """Convert the floating-point tensors of ``network`` to ``dtype``, without the warning of diffusers."""
     return nn.Module.to(network, dtype)
 
 
 def save_component(component: Any, path: Path, dtype: torch.dtype) -> None:
-    """Save ``component`` as ``dtype`` where it is a network; it keeps its own dtype and values itself."""
+    """Save ``component``, a network as ``dtype``; the component in memory stays unchanged."""
     if not isinstance(component, nn.Module) or next(component.parameters()).dtype == dtype:
         with quiet():
             component.save_pretrained(path)

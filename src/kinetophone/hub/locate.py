@@ -1,6 +1,6 @@
-"""Where a base's components, or a single network, come from: a folder, or the Hugging Face Hub.
+"""Locating models in a local folder or on the Hugging Face Hub.
 
-Only the files that are needed are fetched, and pickled weights only when they are asked for by name.
+Only the required files are downloaded. Pickled weights are downloaded only with the user's consent.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FILE = re.compile(r"(?P<model>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?/(?P<file
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder with components, and how to find it again.
+    """A local folder with components, and where it came from.
 
     Attributes:
         folder: Where the files are.
-        name: The folder or Hub id as the user gave it.
+        name: The folder or Hub id as given by the user.
         revision: Commit of the Hub repository; None for a folder.
     """
 
@@ -42,17 +42,17 @@ def locate(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> Source:
-    """The folder of ``name_or_path``; from the Hub the named components are downloaded first.
+    """The local folder of a model; downloads the named components from the Hub if necessary.
 
     Args:
         name_or_path: a folder, or a Hub id such as "cvssp/audioldm-m-full".
-        components: sub-folders that are needed; "" is the repository's own top folder.
-        revision: branch, tag or commit on the Hub; its default branch if not given.
-        allow_pickle: fetch pickled weights of a component that has no safetensors.
+        components: required sub-folders; "" is the top folder of the repository.
+        revision: branch, tag or commit on the Hub; default: the default branch.
+        allow_pickle: download pickled weights of components that have no safetensors.
 
     Raises:
-        RequestError: if it is neither, or the Hub does not have it or cannot be reached and it was not
-            downloaded before.
+        RequestError: it is neither a folder nor a Hub id, the Hub does not have it, or the Hub cannot be
+            reached and it was not downloaded before.
     """
     name = os.fspath(name_or_path)
     if Path(name).is_dir():
@@ -65,7 +65,7 @@ def locate(
 def pickled_parts(
     name_or_path: str | os.PathLike[str], components: Iterable[str], revision: str | None = None
 ) -> list[str]:
-    """The pickled weights that loading these components would read; nothing is downloaded.
+    """Pickled weight files that loading these components would read; nothing is downloaded.
 
     Raises:
         RequestError: it is neither a folder nor on the Hub.
@@ -83,7 +83,7 @@ def pickled_parts(
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on the Hub that loading would read: path in the repository, and its size in bytes."""
+    """A file on the Hub: its path in the repository, its size in bytes, and whether it is already cached."""
 
     path: str
     size: int
@@ -92,10 +92,10 @@ class RemoteFile:
 
 
 def remote_files(name: str, components: Iterable[str], revision: str | None = None) -> list[RemoteFile]:
-    """What loading these components of a Hub repository would read; nothing is downloaded.
+    """Files that loading these components of a Hub repository would read; nothing is downloaded.
 
     Raises:
-        RequestError: there is no such repository or revision, it is gated, or ``name`` is no Hub id.
+        RequestError: there is no such repository or revision, it is gated, or ``name`` is not a Hub id.
         ConnectionError: the Hub cannot be reached.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
@@ -103,7 +103,7 @@ def remote_files(name: str, components: Iterable[str], revision: str | None = No
     if not _is_id(name):
         raise RequestError([f"'{name}' is neither a folder nor a Hub id like 'owner/name'"])
     sizes = _sizes(name, revision)
-    with _permitted(name):  # a gated repository is described to anybody
+    with _permitted(name):  # metadata of a gated repository is public, so check access too
         HfApi().auth_check(name)
     chosen = list(components)
     pickled = {file for component in chosen for file in _weights(sizes, component)[1]}
@@ -119,15 +119,17 @@ def remote_files(name: str, components: Iterable[str], revision: str | None = No
 
 
 def small_file(name: str, path: str, revision: str | None = None) -> Path | None:
-    """A file such as a configuration, the only one that is fetched; None where there is none.
+    """The local path of one small file, such as a configuration; None if it does not exist.
+
+    Only this file is downloaded.
 
     Args:
         name: a folder, or a Hub id.
-        path: within it.
-        revision: on the Hub.
+        path: path of the file in it.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
-        RequestError: there is no such repository or revision, it is gated, or ``name`` is no Hub id.
+        RequestError: there is no such repository or revision, it is gated, or ``name`` is not a Hub id.
         ConnectionError: the Hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -146,7 +148,7 @@ def small_file(name: str, path: str, revision: str | None = None) -> Path | None
 
 
 def _weights(files: Iterable[str], component: str) -> tuple[list[str], list[str]]:
-    """The weights of a component among ``files`` of a repository, and those of them that are pickles."""
+    """The weight files of a component among ``files`` of a repository, and which of these are pickles."""
     inside = {PurePosixPath(f).name: f for f in files if str(PurePosixPath(f).parent) == (component or ".")}
     weights = choose_weights(inside)
     chosen = [inside[name] for name in weights.names] if weights else []
@@ -159,7 +161,7 @@ class HubFile:
 
     Attributes:
         model: Hub id of the repository.
-        revision: What stands after "@" in "owner/name@revision/network.pt"; None for the default branch.
+        revision: The part after "@" in "owner/name@revision/network.pt"; None for the default branch.
         file: Path of the file in the repository.
     """
 
@@ -169,7 +171,7 @@ class HubFile:
 
     @classmethod
     def read(cls, name: str) -> HubFile | None:
-        """The file of that name; None where it cannot be one on the Hub."""
+        """Parse a name; None if it cannot be a file on the Hub."""
         match = _FILE.fullmatch(name)
         return cls(**match.groupdict()) if match and _is_id(match["model"]) else None
 
@@ -180,11 +182,11 @@ class HubFile:
 
 
 def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
-    """A file, or one of a Hub repository (see :class:`HubFile`), which is downloaded first.
+    """The local path of a file; one on the Hub (see :class:`HubFile`) is downloaded if necessary.
 
     Raises:
-        RequestError: if there is no such file here or there, or the Hub cannot be reached and it was not
-            downloaded before.
+        RequestError: there is no such file locally or on the Hub, or the Hub cannot be reached and the file
+            was not downloaded before.
     """
     name = os.fspath(name_or_path)
     if Path(name).is_file():
@@ -192,7 +194,7 @@ def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
     found = HubFile.read(name)
     if found is None:
         raise RequestError(
-            [f"there is no file '{name}', nor is it one on the Hub like 'owner/name/network.pt'"]
+            [f"there is no file '{name}', and it is not a Hub file like 'owner/name/network.pt'"]
         )
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -204,19 +206,19 @@ def locate_file(name_or_path: str | os.PathLike[str]) -> Path:
     except ConnectionError as error:
         if isinstance(cached, str):
             return Path(cached)
-        raise RequestError([_unreachable(name, error, "a file that is here")]) from error
+        raise RequestError([_unreachable(name, error, "a local file")]) from error
     except RequestError as error:
-        raise RequestError([f"there is no file '{name}' here, and {error}"]) from error
+        raise RequestError([f"there is no local file '{name}', and {error}"]) from error
     if found.file not in files:
         raise RequestError(
-            [f"there is no file '{name}' here, nor a '{found.file}' in '{found.model}' on the Hub"]
+            [f"there is no local file '{name}', and no '{found.file}' in '{found.model}' on the Hub"]
         )
     with _permitted(found.model):
         return Path(hf_hub_download(found.model, found.file, revision=found.revision))
 
 
 def _is_id(name: str) -> bool:
-    """Whether it is like "owner/name", and no path that is not there."""
+    """Whether ``name`` is a valid Hub id "owner/name", and not meant as a path."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -237,10 +239,10 @@ def _ask(model: str, revision: str | None = None) -> list[str]:
 def _sizes(model: str, revision: str | None = None) -> dict[str, int]:
     """The files of a Hub repository, and their sizes in bytes.
 
-    Asked before a download: it fails at once where the Hub is away, a download only after many tries.
+    Called before a download, because it fails at once if the Hub is offline; a download retries for long.
 
     Raises:
-        RequestError: there is no such repository, or it has no such revision.
+        RequestError: there is no such repository or revision, or it is gated.
         ConnectionError: the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
@@ -249,7 +251,7 @@ def _sizes(model: str, revision: str | None = None) -> dict[str, int]:
     with _permitted(model):
         try:
             info = HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S, files_metadata=True)
-        except GatedRepoError:  # which is a RepositoryNotFoundError, too
+        except GatedRepoError:  # a subclass of RepositoryNotFoundError
             raise
         except RepositoryNotFoundError:
             raise RequestError(
@@ -257,14 +259,14 @@ def _sizes(model: str, revision: str | None = None) -> dict[str, int]:
             ) from None
         except RevisionNotFoundError:
             raise RequestError([f"'{model}' has no revision '{revision}' on the Hub"]) from None
-        except Exception as error:  # offline: every layer below has exceptions of its own for it
+        except Exception as error:  # offline: each library underneath raises its own exception types
             raise ConnectionError(str(error) or type(error).__name__) from error
     return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
 @contextmanager
 def _permitted(model: str) -> Iterator[None]:
-    """Say what to do about terms not accepted, of which most repositories tell when a file is fetched."""
+    """Turn errors of gated repositories into a message that says what to do."""
     from huggingface_hub.errors import GatedRepoError
 
     try:
@@ -283,14 +285,14 @@ def _download(name: str, components: tuple[str, ...], revision: str | None, allo
     except ConnectionError as error:
         return _cached(name, components, revision, error)
     wanted = _wanted(name, files, components, allow_pickle)
-    # By the name of the revision, not by its commit: the name is then known without the Hub, too.
+    # By the revision's name and not its commit, so that the cache can resolve the name offline.
     with _permitted(name):
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     return Source(folder, name, folder.name)
 
 
 def _cached(name: str, components: tuple[str, ...], revision: str | None, error: ConnectionError) -> Source:
-    """What an earlier run has downloaded; what it lacks is found when it is read."""
+    """The cached copy of an earlier download; missing files show up when it is read."""
     from huggingface_hub import try_to_load_from_cache
 
     for component in components:
@@ -311,7 +313,7 @@ def _unreachable(name: str, error: ConnectionError, instead: str) -> str:
 
 
 def _wanted(name: str, files: list[str], components: tuple[str, ...], allow_pickle: bool) -> list[str]:
-    """The files to fetch: settings, and of each component one set of weights."""
+    """The files to download: configurations, and one set of weights per component."""
     wanted, pickled = [], []
     for component in components:
         inside = [f for f in files if str(PurePosixPath(f).parent) == (component or ".")]

@@ -1,6 +1,6 @@
-"""Weight files: which of a folder's are read, and the one place that decides whether pickled ones may be.
+"""Weight files: which file of a folder to read, and whether pickled ones are allowed.
 
-A pickle can run code. It is read only where the user agreed (``allow_pickle``), and then as tensors only, by
+A pickle can run code. It is read only if the user agreed (``allow_pickle``), and then as tensors only, with
 ``torch.load(weights_only=True)``.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SAFE = (".safetensors",)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-# What diffusers and transformers call weight files; "-00001-of-00002" is one of several, "fp16" a variant.
+# Names of weight files in diffusers and transformers; "-00001-of-00002" marks a shard, "fp16" a variant.
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?"
     r"(?:\.(?P<after>\w+))?\.(?P<format>safetensors|bin)"
@@ -29,10 +29,10 @@ _INDEX = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)\.(?P<format>safetensors|bin)\.index"
     r"(?:\.(?P<after>\w+))?\.json"
 )
-_VARIANTS = (None, "fp32", "fp16", "bf16")  # in the order of preference; any other comes last
-# Where a training script puts the weights among what else it saves.
+_VARIANTS = (None, "fp32", "fp16", "bf16")  # in order of preference; any other comes last
+# Keys under which training scripts store the state dict in a checkpoint.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-_LISTED = 5  # differing tensors named in an error
+_LISTED = 5  # tensors named in an error message
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class WeightFiles:
     """One set of weights of a network.
 
     Attributes:
-        names: The files, with the index of several.
+        names: The files, including the index of shards.
         pickled: Whether they are pickles.
-        variant: Such as "fp16"; None for the plain set.
+        variant: Such as "fp16"; None for the default set.
     """
 
     names: tuple[str, ...]
@@ -51,9 +51,9 @@ class WeightFiles:
 
 
 def choose_weights(names: Iterable[str]) -> WeightFiles | None:
-    """The set of weights to read of a folder with files of these names; None where there is none.
+    """Choose the set of weights to read among file names of a folder; None if there is none.
 
-    safetensors come before pickles, the plain set before its variants.
+    safetensors are preferred to pickles, and the default set to its variants.
     """
     sets: dict[tuple[bool, str | None], list[str]] = {}
     for name in sorted(names):
@@ -75,17 +75,17 @@ def choose_weights(names: Iterable[str]) -> WeightFiles | None:
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file of this name holds weights, or is the index of several that do."""
+    """Whether a file of this name has weights, or is the index of sharded weights."""
     return bool(_WEIGHTS.fullmatch(name) or _INDEX.fullmatch(name))
 
 
 def find_weights(folder: Path) -> WeightFiles | None:
-    """The set of weights to read of ``folder``; see :func:`choose_weights`."""
+    """The set of weights to read in ``folder``; see :func:`choose_weights`."""
     return choose_weights(path.name for path in folder.iterdir()) if folder.is_dir() else None
 
 
 def file_format(file: Path) -> Literal["safetensors", "torchscript", "pickle"] | None:
-    """What a file of weights is by its content, without reading a tensor; None for anything else."""
+    """Detect the format of a weight file by its content, without reading tensors; None if unknown."""
     with file.open("rb") as opened:
         start = opened.read(9)
     if zipfile.is_zipfile(file):
@@ -94,7 +94,7 @@ def file_format(file: Path) -> Literal["safetensors", "torchscript", "pickle"] |
                 inside = {PurePosixPath(name).name for name in archive.namelist()}
         except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
             return None
-        if "constants.pkl" in inside:  # by which torch.load, too, knows TorchScript
+        if "constants.pkl" in inside:  # torch.load recognises TorchScript the same way
             return "torchscript"
         return "pickle" if "data.pkl" in inside else None
     if start[8:] == b"{":  # after the length of the header
@@ -103,23 +103,23 @@ def file_format(file: Path) -> Literal["safetensors", "torchscript", "pickle"] |
 
 
 def refusal(where: str, names: Sequence[str]) -> str:
-    """What to tell a user who has not agreed to pickles; ``names`` are the files."""
+    """The error message for pickled weight files ``names`` without the user's consent."""
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
     return (
-        f"{where} has only pickled weights ({listed}), which can run code: to read them as tensors only, say "
+        f"{where} has only pickled weights ({listed}), which can run code: to read them as tensors only, use "
         "--allow-pickle, in Python allow_pickle=True, in a recipe 'bases: {allow_pickle: true}'"
     )
 
 
 def read_tensors(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    """All tensors of a weight file by name, on the CPU.
+    """Read all tensors of a weight file by name, on the CPU.
 
     Args:
-        file: safetensors, or a pickled state dict, also one that a training script wrapped.
+        file: safetensors, or a pickled state dict, also one inside a training checkpoint.
         allow_pickle: whether the user agreed to pickles.
 
     Raises:
-        RequestError: if it is missing, damaged, holds more than tensors, or is pickled without consent.
+        RequestError: it is missing, damaged, has more than tensors, or is pickled without consent.
     """
     import torch
     from safetensors.torch import load_file
@@ -131,7 +131,7 @@ def read_tensors(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
         raise RequestError([refusal(f"'{file.parent}'", [file.name])])
     try:
         found: Any = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged pickles fail in every way there is
+    except Exception as error:  # damaged pickles raise all kinds of exceptions
         raise RequestError([f"'{file}' is damaged or holds more than tensors ({reason(error)})"]) from None
     wrapper = next(
         (key for key in _WRAPPERS if isinstance(found, dict) and isinstance(found.get(key), dict)), None
@@ -143,15 +143,15 @@ def read_tensors(file: Path, allow_pickle: bool) -> dict[str, Tensor]:
         or not found
         or not all(isinstance(x, torch.Tensor) for x in found.values())
     ):
-        raise RequestError([f"'{file}' holds no weights by name"])
+        raise RequestError([f"'{file}' is not a state dict"])
     return found
 
 
 def read_folder(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    """All tensors of a folder's weights by name, on the CPU; see :func:`read_tensors`.
+    """Read all tensors of a folder's weights by name, on the CPU; see :func:`read_tensors`.
 
     Raises:
-        RequestError: if there are none, or one of the files cannot be read.
+        RequestError: there are no weights, or a file cannot be read.
     """
     weights = find_weights(folder)
     if weights is None:
@@ -164,13 +164,13 @@ def read_folder(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
 
 
 def differences(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> list[str]:
-    """How ``tensors`` differ from the weights of ``module`` in names and shapes, a line a kind."""
+    """Differences in names and shapes between ``tensors`` and the state dict of ``module``, by kind."""
     wanted = {name: tuple(x.shape) for name, x in module.state_dict().items()}
     given = {name: tuple(x.shape) for name, x in tensors.items()}
     both = wanted.keys() & given.keys()
     different = {
         "lacks": sorted(wanted.keys() - both),
-        "has, without a place for them,": sorted(given.keys() - both),
+        "has in addition": sorted(given.keys() - both),
         "has in another shape": [
             f"{name} {given[name]}, expected {wanted[name]}"
             for name in sorted(both)

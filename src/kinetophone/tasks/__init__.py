@@ -1,1 +1,1 @@
-"""What can be asked of a bundle, one file a task."""
+"""The tasks that a bundle can do, one file per task."""

@@ -1,4 +1,4 @@
-"""A sounding clip that begins with an image: the first frame is given, the rest of both is sampled."""
+"""Task "animate": the first frame is given; all other frames and the audio are sampled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
-    """The first latent of the video is given; the middle of the image is brought to the model's size."""
+    """Fix the first video latent; the image is center-cropped and resized to the model's size."""
     import numpy as np
     import torch
 
@@ -45,10 +45,10 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
 TASK = Task(
     name="animate",
     title="Animate an image",
-    help="Make a sounding clip that begins with an image.",
+    help="Make a clip with audio and video that starts with an image.",
     plan=plan,
     takes="image",
-    takes_help="Image, or a video whose first frame to take.",
+    takes_help="An image, or a video whose first frame is used.",
     seconds="optional",
     of_truth=lambda clip: TaskInput(media=clip.video[0]),
 )

@@ -1,4 +1,4 @@
-"""A clip continued, or what is not kept of it filled in: stretches of both modalities are given."""
+"""Task "extend": intervals of a clip are kept; the rest of both modalities is sampled."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from kinetophone.media.timing import ClipTime
     from kinetophone.tasks.task import Stretches
 
-KEPT_S = 1.5  # of a true clip, where what follows is measured
+KEPT_S = 1.5  # seconds kept of a ground-truth clip in evaluation; the rest is scored
 
 
 def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
-    """The latents of what is kept are given; kept frames and samples are those of the clip."""
+    """Fix the latents of the kept intervals; their frames and samples are copied from the clip."""
     from kinetophone.diffusion.inpainting import Given
     from kinetophone.diffusion.windows import whole
     from kinetophone.media.clip import Clip
@@ -70,10 +70,10 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
 TASK = Task(
     name="extend",
     title="Extend",
-    help="Continue a clip, or fill in what is not kept of it, picture and sound together.",
+    help="Continue a clip, or regenerate parts of it, audio and video together.",
     plan=plan,
     takes="clip",
-    takes_help="Sounding clip.",
+    takes_help="A clip with audio and video.",
     seconds="required",
     keeps=True,
     of_truth=lambda clip: TaskInput(media=clip, seconds=clip.duration_s, keep=[(0, KEPT_S)]),

@@ -1,4 +1,4 @@
-"""A sounding clip from a text: both modalities are sampled."""
+"""Task "generate": both modalities are sampled from a prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
-    """Nothing is given."""
+    """Sample everything; no latents are fixed."""
     from kinetophone.media.clip import Clip
     from kinetophone.tasks.common.sampling import decode
 
@@ -30,7 +30,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
 TASK = Task(
     name="generate",
     title="Generate",
-    help="Make sounding clips from a text.",
+    help="Make clips with audio and video from a text.",
     plan=plan,
     seconds="optional",
     of_truth=lambda clip: TaskInput(),

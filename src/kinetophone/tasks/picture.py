@@ -1,4 +1,4 @@
-"""The picture of a sound: the audio is given as a whole, clean from the first step; video is sampled."""
+"""Task "picture": the video is sampled for given audio, which is clean in every step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
-    """The audio's latents are given; the sound itself is that of the result."""
+    """Fix all audio latents; the result has the original audio, not a decoded one."""
     from kinetophone.diffusion.inpainting import Given
     from kinetophone.media.clip import Clip, fit_audio
     from kinetophone.media.read import resample_audio
@@ -54,11 +54,11 @@ def _of_truth(clip: Clip) -> TaskInput:
 
 TASK = Task(
     name="picture",
-    title="Picture for a sound",
-    help="Make the picture of a sound, of any length and sample rate; the sound is kept.",
+    title="Video for audio",
+    help="Make the video for audio of any length and sample rate; the audio is kept.",
     plan=plan,
     takes="audio",
-    takes_help="Sound, or a file with one.",
+    takes_help="An audio file, or any file with an audio track.",
     clocks=False,
     of_truth=_of_truth,
     given_modality="audio",

@@ -1,4 +1,4 @@
-"""What a user may ask for, checked before any model is loaded: this file needs no torch."""
+"""Requests and their validation, before any model is loaded. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -20,32 +20,39 @@ from kinetophone.media.write import check_rate, check_suffix
 from kinetophone.text import read_text
 
 _MOST_SEED = 2**63 - 1
-_MOST_NAME, _MOST_PATH = 255, 4000  # bytes that file systems take; the path leaves room for another name
-_MOST_PROMPT = 2000  # characters: text encoders read far fewer
+_MOST_NAME, _MOST_PATH = 255, 4000  # bytes; the path limit leaves room for one more name
+_MOST_PROMPT = 2000  # characters; text encoders use far fewer
 _EXAMPLE = "a drumstick hits a bowl"
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A prompt that changes: texts with the second from which each holds, the first from 0."""
+    """A prompt that changes over time: pairs of a start in seconds and a text, sorted by start.
+
+    The first text also holds before its start.
+    """
 
     lines: tuple[tuple[float, str], ...]
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Script:
-        """Read a text file, as :meth:`parse` takes it; a RequestError where there is none."""
+        """Read a script from a text file in the format of :meth:`parse`.
+
+        Raises:
+            RequestError: The file cannot be read, or is not in this format.
+        """
         return cls.parse(read_text(path), str(path))
 
     @classmethod
     def parse(cls, text: str, path: str) -> Script:
-        """A script from a text: on each line a second and a text, such as "4.5 a mallet hits a drum".
+        """Parse a script: each line has a time in seconds and a text, such as "4.5 a mallet hits a drum".
 
         Args:
             text: the lines.
-            path: what errors call it.
+            path: name of the script in error messages.
 
         Raises:
-            RequestError: Lines are not of this form or not in order.
+            RequestError: Lines have another format or are not in order.
         """
         rows = text.split("\n")
         lines: list[tuple[float, str]] = []
@@ -59,13 +66,15 @@ class Script:
             if not row.strip():
                 continue
             if not math.isfinite(second) or not text.strip():
-                problems.append(f"{path}, line {number}: give a second and a text, such as '4.5 {_EXAMPLE}'")
+                problems.append(
+                    f"{path}, line {number}: give a time in seconds and a text, such as '4.5 {_EXAMPLE}'"
+                )
             elif second < 0 or (lines and second <= lines[-1][0]):
-                problems.append(f"{path}, line {number}: {second:g} s is not after the line before")
+                problems.append(f"{path}, line {number}: {second:g} s is not later than the line before")
             else:
                 lines.append((second, text.strip()))
         if not lines and not problems:
-            problems.append(f"'{path}' has no lines: give a second and a text on each")
+            problems.append(f"'{path}' is empty: give a time in seconds and a text on each line")
         if problems:
             more = [f"and {len(problems) - 5} more lines of '{path}'"] if len(problems) > 5 else []
             raise RequestError(problems[:5] + more)
@@ -78,16 +87,16 @@ class Script:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """A request for sounding clips; None leaves a value to the bundle.
+    """A request for clips; None means the bundle's default.
 
     Attributes:
         prompts: One text or script per clip.
-        bundle: Name, folder or Hub id of the bundle, or the spec of one that is loaded.
+        bundle: Name, folder or Hub id of the bundle, or the spec of a loaded one.
         seconds: Length in seconds.
         fps: Frames per second.
-        seed: Of the first clip, at least 0.
+        seed: Seed of the first clip, 0 to 2^63 - 1.
         output: File to write.
-        options: How to sample, see :class:`kinetophone.diffusion.settings.SamplingOptions`.
+        options: Sampling options, see :class:`kinetophone.diffusion.settings.SamplingOptions`.
     """
 
     prompts: tuple[str | Script, ...]
@@ -99,13 +108,13 @@ class GenerateRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def validate(self) -> ClipTime:
-        """Check everything.
+        """Check all values.
 
         Returns:
-            The time of the clips.
+            Length and rates of the clips.
 
         Raises:
-            RequestError: Something cannot be done; it lists all that was found.
+            RequestError: Values are invalid; it lists every problem.
         """
         problems = [*self._bad_prompts(), *option_problems(self.options)]
         if not 0 <= self.seed <= _MOST_SEED:
@@ -131,13 +140,13 @@ class GenerateRequest:
 
     def _bad_prompts(self) -> list[str]:
         if not self.prompts:
-            return ["there is no prompt; say what is to be seen and heard"]
+            return ["there is no prompt; describe what to generate"]
         problems = []
         for number, prompt in enumerate(self.prompts, start=1):
             which = f"prompt {number}" if len(self.prompts) > 1 else "the prompt"
             texts = [text for _, text in prompt.lines] if isinstance(prompt, Script) else [prompt]
             if not all(text.strip() for text in texts):
-                problems.append(f"{which} is empty; say what is to be seen and heard, such as '{_EXAMPLE}'")
+                problems.append(f"{which} is empty; describe what to generate, such as '{_EXAMPLE}'")
             longest = max(map(len, texts))
             if longest > _MOST_PROMPT:
                 problems.append(f"{which} has {longest} characters; at most {_MOST_PROMPT} can be used")
@@ -145,7 +154,7 @@ class GenerateRequest:
 
 
 def read_gamma(text: str) -> Any:
-    """A γ from a text: a number as one, anything else as it is, for the request to take or to refuse."""
+    """Parse γ: a number if possible, otherwise the text itself, such as "auto"; validation comes later."""
     try:
         return float(text)
     except ValueError:
@@ -153,25 +162,25 @@ def read_gamma(text: str) -> Any:
 
 
 def read_scales(text: str) -> float | AV[float]:
-    """A scale of both modalities from a text such as "4", or one of the sound and one of the picture: "3,5".
+    """Parse one guidance scale for both modalities, such as "4", or one for audio and one for video: "3,5".
 
     Raises:
-        RequestError: It is not of this form.
+        RequestError: The text has another format.
     """
     try:
         scales = [float(part) for part in text.split(",")]
     except ValueError:
         scales = []
     if len(scales) not in (1, 2):
-        raise RequestError([f"'{text}' must be a number, or two for sound and picture such as 3,5"])
+        raise RequestError([f"'{text}' must be a number, or two for audio and video such as 3,5"])
     return scales[0] if len(scales) == 1 else AV(*scales)
 
 
 def read_stretch(text: str) -> tuple[float, float]:
-    """A stretch of a clip in seconds, from a text such as "0-1.5".
+    """Parse an interval of a clip in seconds, such as "0-1.5".
 
     Raises:
-        RequestError: It is not of this form.
+        RequestError: The text has another format.
     """
     start, _, end = text.partition("-")
     try:
@@ -181,36 +190,37 @@ def read_stretch(text: str) -> tuple[float, float]:
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
-    """Raise unless a clip can be written to ``path``; folders that do not exist yet may be made on writing.
+    """Check that a clip can be written to ``path``; missing folders are created on writing.
 
     Raises:
         MediaError: The suffix is unknown.
-        OSError: It is a folder, or nothing can be written there.
+        OSError: It is a folder, or cannot be written.
     """
     check_suffix(path)
     check_writable(path)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise unless a file can be written to ``path``.
+    """Check that a file can be written to ``path``; missing folders are created on writing.
 
     Raises:
-        OSError: It is a folder, or nothing can be written there.
+        OSError: It is a folder, or cannot be written.
+        ValueError: The path has a zero byte.
     """
     target = Path(path).absolute()
     if "\0" in str(path):
-        raise ValueError(f"'{path!s:.40}' holds a zero byte; name another file".replace("\0", "?"))
+        raise ValueError(f"'{path!s:.40}' contains a zero byte; choose another name".replace("\0", "?"))
     for name, most in [(part, _MOST_NAME) for part in target.parts] + [(str(target), _MOST_PATH)]:
         if len(os.fsencode(name)) > most:
-            raise OSError(f"'{name:.40}…' has more than the {most} bytes that names may have; shorten it")
+            raise OSError(f"'{name:.40}…' is longer than the {most} bytes that a name may have; shorten it")
     if target.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; name a file in it")
     parent = next(folder for folder in target.parents if folder.exists())
     if not parent.is_dir():
         raise NotADirectoryError(f"'{path}' cannot be written: '{parent}' is a file, not a folder")
-    # Trying is the only true test: permissions, read-only mounts and full disks answer alike.
+    # Writing a file is the only reliable test: permissions, read-only mounts and full disks all fail.
     try:
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
-        reason = f"'{path}' cannot be written: nothing can be written in '{parent}' ({error.strerror})"
+        reason = f"'{path}' cannot be written: '{parent}' is not writable ({error.strerror})"
         raise PermissionError(f"{reason}; choose another folder") from None

@@ -1,7 +1,7 @@
-"""The sound of a silent video: the video is given as a whole, the audio is sampled.
+"""Task "sound": the audio is sampled for a given video.
 
-The model sees the video at its own rate and size (the middle of it, where the shape differs), clean from the
-first step to the last.
+The video is resampled to the model's frame rate and size, center-cropped if the shape differs. It is clean in
+every step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
-    """The video's latents are given; its own frames are those of the result."""
+    """Fix all video latents; the result has the original frames, not decoded ones."""
     from kinetophone.diffusion.inpainting import Given
     from kinetophone.media.clip import Clip, fit_audio
     from kinetophone.media.read import resample_frames
@@ -56,11 +56,11 @@ def _of_truth(clip: Clip) -> TaskInput:
 
 TASK = Task(
     name="sound",
-    title="Sound for a video",
-    help="Make the sound of a silent video, of any length, size and frame rate.",
+    title="Audio for a video",
+    help="Make the audio for a video of any length, size and frame rate.",
     plan=plan,
     takes="video",
-    takes_help="Video; its own sound, if any, is not heard.",
+    takes_help="A video; its own audio, if any, is ignored.",
     clocks=False,
     of_truth=_of_truth,
     given_modality="video",

@@ -1,7 +1,7 @@
-"""What a task is: what it is given, what is sampled, and how its clip is finished.
+"""The definition of a task: its input, what is sampled, and how the result is built.
 
 Each task is a file of this package with a :data:`TASK`. The command line, the app, its HTTP interface and the
-evaluation take their tasks from :func:`all_tasks`: a new file is a new command and a new tab.
+evaluation get their tasks from :func:`all_tasks`, so a new file adds a command and a tab.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Stretches = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInput:
-    """What a task is given beside its prompt.
+    """The input of a task in addition to its prompt.
 
     Attributes:
-        media: Of the task's kind, as it is read: a ``Video``, an ``Audio``, an image (H, W, 3) or a ``Clip``.
+        media: By the task's kind: a ``Video``, an ``Audio``, an image (H, W, 3) or a ``Clip``.
         seconds: Length of the result.
-        keep: Stretches of the clip to keep, (from, to) in seconds, of both modalities or of each.
+        keep: Intervals of the clip to keep, (from, to) in seconds, for both modalities or for each.
     """
 
     media: Any = None
@@ -45,12 +45,12 @@ class TaskInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is sampled, and what is made of it.
+    """What to sample, and how to build the result.
 
     Attributes:
-        time: Of the clip that is sampled.
-        given: Latents that are known, of each modality; None where nothing is.
-        finish: Makes the clip of the sampled latents.
+        time: Length and rates of the clip that is sampled.
+        given: Known latents of each modality; None where nothing is known.
+        finish: Builds the clip from the sampled latents.
     """
 
     time: ClipTime
@@ -63,18 +63,18 @@ class Task:
     """A task.
 
     Attributes:
-        name: Of the command, the tab and the HTTP endpoint.
-        title: In the app.
+        name: Name of the command, the tab and the HTTP endpoint.
+        title: Title in the app.
         help: What it does, in one line.
-        plan: ``plan(bundle, time, given)`` -> the plan. ``time`` is that of the clip asked for.
-        takes: Kind of media it is made for; None if there is none.
-        takes_help: What the command line says of that argument.
-        seconds: Whether the length can be asked for.
-        keeps: Whether stretches of the clip may be kept.
-        clocks: Whether γ matters: not where one modality is given as a whole.
-        of_truth: How to pose the task for a true clip, to measure what is made; None: it is not measured.
-        scored_from_s: From which second on the result is scored.
-        given_modality: The modality that is the true clip's own, whose events the result is scored against.
+        plan: ``plan(bundle, time, given)`` -> :class:`Plan`. ``time`` is that of the requested clip.
+        takes: Kind of the input media; None if there is none.
+        takes_help: Help text of that argument on the command line.
+        seconds: Whether the caller chooses the length.
+        keeps: Whether intervals of the clip can be kept.
+        clocks: Whether γ has an effect; False if one modality is given completely.
+        of_truth: Builds the input from a ground-truth clip, for evaluation; None: not evaluated.
+        scored_from_s: The result is scored from this second on.
+        given_modality: The modality taken from the ground-truth clip; its events are the reference.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Task:
 
 @cache
 def all_tasks() -> dict[str, Task]:
-    """Every task by name, ``generate`` first, then as their files are named."""
+    """All tasks by name: ``generate`` first, then in alphabetical order."""
     import kinetophone.tasks as package
 
     found = pkgutil.iter_modules(package.__path__)
@@ -103,10 +103,10 @@ def all_tasks() -> dict[str, Task]:
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
+    """The task with this name.
 
     Raises:
-        RequestError: there is none.
+        RequestError: there is no such task.
     """
     tasks = all_tasks()
     if name not in tasks:
@@ -115,15 +115,18 @@ def find_task(name: str) -> Task:
 
 
 def read_media(kind: Kind, media: Any, audio_track: int | None = None) -> Any:
-    """``media`` as tasks take it: files are read, clips are taken apart, images are brought to one form.
+    """Convert ``media`` to what a task of this kind takes; reads files and splits clips.
 
     Args:
-        kind: what it shall be.
-        media: a file; or a ``Clip``, ``Video``, ``Audio``, PIL image or array, as the kind allows.
-        audio_track: number of a file's audio stream, from 1; its default one if not given.
+        kind: kind of the result.
+        media: a file; or a ``Clip``, ``Video``, ``Audio``, PIL image or array that fits the kind.
+        audio_track: number of the audio stream in a file, from 1; default: the file's default stream.
+
+    Returns:
+        A ``Video``, an ``Audio``, an image (H, W, 3) or a ``Clip``, by ``kind``.
 
     Raises:
-        MediaError: the file can't be read.
+        MediaError: the file cannot be read.
         RequestError: it is of another kind.
     """
     from kinetophone.bundle.spec import LONGEST_S

@@ -1,1 +1,1 @@
-"""What tasks share: stretches that are kept, sampling from a bundle."""
+"""Code shared by the tasks: kept intervals, and sampling from a bundle."""

@@ -1,6 +1,6 @@
-"""Stretches of a clip that are kept when the rest is made anew: which frames, which latents, which samples.
+"""Keeping intervals of a clip while the rest is regenerated: frames, latents and audio samples.
 
-A stretch is (from, to) in seconds.
+An interval ("stretch") is (from, to) in seconds.
 """
 
 from __future__ import annotations
@@ -22,43 +22,44 @@ if TYPE_CHECKING:
     from kinetophone.bases.protocol import Times
 
 Stretches = Sequence[tuple[float, float]]
-# Rounding of the decimal numbers that people give, in seconds.
+# Tolerance for rounded decimal input, in seconds.
 _SLACK_S = 1e-6
-# How much of the picture on either side of a border tells what stands still there, and how long a made one
-# takes to come to its own colours.
+# Seconds of video on either side of a border from which static content is estimated, and seconds over which
+# a correction of generated frames fades out.
 _STILL_S, _LEAD_S = 1.0, 4.0
-# Levels of 0 to 255: how far apart two pictures are that show the same, and two frames where nothing moves.
+# Pixel levels, 0 to 255: scale of the difference between images of the same content, and between frames
+# without motion.
 _SAME, _UNMOVED = 12.0, 20.0
-# Where the sound made anew does not meet the kept sound, the difference dies away over this time: no click.
+# Seconds over which a jump between kept and generated audio decays, which avoids a click.
 MEETING_S = 0.005
-# A kept sound rings on for so long at most; what it is predicted from, by how many values; and over what its
-# power is compared with that of the sound made anew.
+# Kept audio is extrapolated for at most _RING_S seconds, by linear prediction of order _ORDER from its last
+# _HEARD_S seconds. Its power is compared with that of the generated audio over _LEVEL_S seconds.
 _RING_S, _HEARD_S, _ORDER, _LEVEL_S = 0.5, 0.2, 128, 0.05
 
 
 def check_stretches(stretches: AV[Stretches], clip_s: float, total_s: float) -> None:
-    """Raise unless each is a stretch of the clip, and something is left to be made.
+    """Check that all intervals lie in the clip, are in order, and leave something to generate.
 
     Raises:
-        RequestError: with all that is wrong.
+        RequestError: lists every problem.
     """
     problems = []
     for modality in ("audio", "video"):
         last = 0.0
         for start, end in getattr(stretches, modality):
             if not 0 <= start < end <= clip_s + _SLACK_S:
-                problems.append(f"keep {start:g} to {end:g} s is not a stretch of the clip's {clip_s:g} s")
+                problems.append(f"keep {start:g} to {end:g} s is not an interval of the clip's {clip_s:g} s")
             elif start < last:
-                problems.append(f"keep {start:g} to {end:g} s is not after the stretch before")
+                problems.append(f"keep {start:g} to {end:g} s is not after the previous interval")
             last = end
     if not problems and all(_length(s) >= total_s - _SLACK_S for s in (stretches.audio, stretches.video)):
-        problems.append(f"all of the {total_s:g} s is kept: ask for more seconds, or keep less")
+        problems.append(f"all {total_s:g} s are kept: increase seconds, or keep less")
     if problems:
         raise RequestError(dict.fromkeys(problems))
 
 
 def kept_frames(stretches: Stretches, count: int, fps: Fraction) -> Tensor:
-    """bool (count,): the frames that lie in a stretch as a whole."""
+    """bool (count,): frames that lie completely in an interval."""
     keep = torch.zeros(count, dtype=torch.bool)
     for start, end in stretches:
         first, last = math.ceil((start - _SLACK_S) * fps), math.floor((end + _SLACK_S) * fps)
@@ -67,16 +68,16 @@ def kept_frames(stretches: Stretches, count: int, fps: Fraction) -> Tensor:
 
 
 def whole_latents(frames: Tensor, times: Times, fps: Fraction) -> Tensor:
-    """bool (T',): the video latents all of whose frames are kept, ``frames`` bool (T,)."""
+    """bool (T',): video latents whose frames are all kept; ``frames`` is bool (T,)."""
     edges = torch.cat([times.starts, times.ends[-1:]]).mul(float(fps)).round().long().tolist()
     return torch.tensor([bool(frames[first:last].all()) for first, last in pairwise(edges)])
 
 
 def kept_latents(stretches: Stretches, count: int, per_second: Fraction) -> Tensor:
-    """bool (count,): the audio latents of which half or more lies in a stretch.
+    """bool (count,): audio latents of which half or more lies in an interval.
 
-    Fewer would leave a gap at the border in which the model may strike: what is heard of it there is replaced
-    by the kept sound, and the rest would begin out of nothing behind it.
+    A stricter rule would leave a gap at the border in which the model may start a sound. Its onset would then
+    be overwritten by the kept audio, and its remainder would start abruptly.
     """
     middles = (torch.arange(count, dtype=torch.float64) + 0.5) / float(per_second)
     keep = torch.zeros(count, dtype=torch.bool)
@@ -86,10 +87,10 @@ def kept_latents(stretches: Stretches, count: int, per_second: Fraction) -> Tens
 
 
 def mirrored(original: np.ndarray, stretches: Stretches, sample_rate: int, length: int) -> np.ndarray:
-    """``original`` in the stretches, and around each what is in it, mirrored: float32 (length,).
+    """``original`` in the intervals, and mirrored copies of them elsewhere: float32 (length,).
 
-    For encoding. A latent at a border has seen what lies beyond: neither what is to be replaced nor silence
-    belongs there, but sound that is as loud as that before.
+    This is the input of the encoder. Its receptive field extends beyond the border of an interval, where it
+    should see neither the audio to be replaced nor silence, but audio of similar level.
     """
     result = np.zeros(length, np.float32)
     ends = [(round(start * sample_rate), round(end * sample_rate)) for start, end in stretches]
@@ -98,17 +99,17 @@ def mirrored(original: np.ndarray, stretches: Stretches, sample_rate: int, lengt
         return result
     middles = [(end + start) // 2 for (_, end), (start, _) in pairwise(spans)]
     for (start, end), (first, last) in zip(spans, pairwise([0, *middles, length]), strict=True):
-        # To and fro through the stretch, which lies where it was.
+        # Reflects back and forth; the interval itself stays in place.
         place = (np.arange(first, last) - start) % (2 * (end - start))
         result[first:last] = original[start + np.minimum(place, 2 * (end - start) - 1 - place)]
     return result
 
 
 def spliced(made: np.ndarray, original: np.ndarray, stretches: Stretches, sample_rate: int) -> np.ndarray:
-    """``made`` (N,) with the samples of ``original`` in the stretches, unchanged, and no seam beside them.
+    """``made`` (N,) with the samples of ``original`` in the intervals, without audible seams at the borders.
 
-    What is kept is led over into what is made, on either side; behind it, it rings on as far as what is made
-    there is weaker.
+    At both borders a short fade removes the jump. After the interval, its extrapolated decay is added as far
+    as the generated audio is quieter than that.
     """
     result = made.copy()
     fade = np.exp(-np.arange(1, round(10 * MEETING_S * sample_rate)) / (MEETING_S * sample_rate))
@@ -129,7 +130,7 @@ def spliced(made: np.ndarray, original: np.ndarray, stretches: Stretches, sample
 
 
 def _rung_on(kept: np.ndarray, length: int, sample_rate: int) -> np.ndarray:
-    """How ``kept`` (N,) would die away if nothing new happened, by linear prediction: float32 (length,)."""
+    """The decay of ``kept`` (N,) extrapolated by linear prediction: float32 (length,)."""
     from scipy.signal import lfilter, lfiltic
 
     past = kept[-round(_HEARD_S * sample_rate) :].astype(np.float64)
@@ -143,7 +144,7 @@ def _rung_on(kept: np.ndarray, length: int, sample_rate: int) -> np.ndarray:
 
 
 def _burg(x: np.ndarray, order: int) -> np.ndarray:
-    """Coefficients (order + 1,) of the prediction-error filter of ``x`` by Burg's method: always stable."""
+    """Coefficients (order + 1,) of the prediction-error filter of ``x`` by Burg's method, which is stable."""
     ahead, behind = x[1:], x[:-1]
     coefficients = np.ones(1)
     for _ in range(order):
@@ -156,7 +157,7 @@ def _burg(x: np.ndarray, order: int) -> np.ndarray:
 
 
 def _lacking_level(made: np.ndarray, ring: np.ndarray, samples: int) -> float:
-    """Share of ``ring`` that ``made`` lacks over the first ``samples`` to be as loud; 0 if it is louder."""
+    """Gain of ``ring`` that brings ``made`` to its power over the first ``samples``; 0 if it is louder."""
     if not len(ring):
         return 0.0
     there, wanted = (float(np.mean(np.square(x[:samples], dtype=np.float64))) for x in (made, ring))
@@ -164,18 +165,21 @@ def _lacking_level(made: np.ndarray, ring: np.ndarray, samples: int) -> float:
 
 
 def joined(made: np.ndarray, original: np.ndarray, kept: np.ndarray, fps: Fraction) -> np.ndarray:
-    """``made`` with the kept frames of ``original``, unchanged, and no other colours or focus beside them.
+    """``made`` with the kept frames of ``original``, and with matched colours and sharpness next to them.
 
-    Guidance leads the colours of made frames away from those of the kept ones, and the autoencoder takes
-    detail. What stands still on both sides of a border tells how much: what is smooth of it is added to the
-    made frames as a whole, the rest where both sides show the same and nothing moves. It dies away from the
-    border on, or turns into what the gap's other border tells.
+    Guidance shifts the colours of generated frames, and the autoencoder loses detail. The correction is
+    estimated from static content on both sides of a border. Its smooth part is added to entire generated
+    frames; the remaining detail is added only where both sides agree and nothing moves. The correction fades
+    out with distance from the border, or blends into that of the next border.
 
     Args:
-        made: uint8 (T, H, W, 3), with the kept frames as they are decoded.
+        made: uint8 (T, H, W, 3), with the kept frames as decoded from their latents.
         original: uint8 (N, H, W, 3).
         kept: bool (T,).
-        fps: of all.
+        fps: frame rate of both.
+
+    Returns:
+        uint8 (T, H, W, 3).
     """
     kept = kept & (np.arange(len(made)) < len(original))
     result = made.copy()
@@ -194,7 +198,7 @@ def joined(made: np.ndarray, original: np.ndarray, kept: np.ndarray, fps: Fracti
             total += _led(original[kept_too], made[kept_too], gap, near, weights)
         if k + 1 < len(runs):
             kept_too = slice(end, min(runs[k + 1][1], end + near))
-            # The same, seen from behind.
+            # The same, with time reversed.
             total += _led(original[kept_too], made[kept_too], gap[::-1], near, weights)[::-1]
         result[start:end] = np.clip(np.rint(gap + total), 0, 255)
     return result
@@ -203,7 +207,7 @@ def joined(made: np.ndarray, original: np.ndarray, kept: np.ndarray, fps: Fracti
 def _led(
     original: np.ndarray, decoded: np.ndarray, gap: np.ndarray, near: int, weights: np.ndarray
 ) -> np.ndarray:
-    """What to add to ``gap``, made frames (T, H, W, 3), beside kept ones; the first lies at the border."""
+    """The correction of ``gap``, generated frames (T, H, W, 3), of which the first lies at the border."""
     still = np.median(gap[:near], axis=0)
     tint, detail = _lacking(original, decoded, still)
     parts = [
@@ -214,25 +218,25 @@ def _led(
 
 
 def _lacking(original: np.ndarray, decoded: np.ndarray, still: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What ``still`` (H, W, 3), the standing part of made frames, lacks of kept ones (N, H, W, 3).
+    """Difference of kept frames (N, H, W, 3) and ``still`` (H, W, 3), the static part of generated ones.
 
     Returns:
-        Its smooth part, and the rest where the kept frames, decoded, show the same.
+        Its smooth part, and the remaining detail where the decoded kept frames show the same content.
     """
     lacks = np.median(decoded, axis=0) - still
     sigma = still.shape[0] / 8
     tint = np.median(lacks, axis=(0, 1))
-    for _ in range(2):  # things that were moved are no tint
+    for _ in range(2):  # moved objects do not belong to the tint
         weight = np.exp(-((np.abs(lacks - tint).mean(-1, keepdims=True) / (2 * _SAME)) ** 2)) + 1e-3
         tint = _smooth(weight * lacks, sigma) / _smooth(weight, sigma)
     return tint, _alike(lacks - tint, _SAME) * (np.median(original, axis=0) - still - tint)
 
 
 def _alike(difference: np.ndarray, levels: float) -> np.ndarray:
-    """(H, W, 1): 1 where ``difference`` (H, W, 3) is none all around, falling to 0 over ``levels``.
+    """Weights (H, W, 1): 1 where ``difference`` (H, W, 3) is 0 in a neighbourhood, down to 0 over ``levels``.
 
-    All around: beside something that was moved, the decoded pictures may agree where the sharp one shows its
-    edge, which would stay behind as a ghost.
+    The neighbourhood matters: next to a moved object, the blurred decoded images may agree where the sharp
+    one has its edge, which would remain as a ghost.
     """
     from scipy.ndimage import maximum_filter
 
@@ -248,7 +252,7 @@ def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def crossfaded(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """``after`` (N,), led in from ``before``, another sound of its first moments."""
+    """``after`` (N,), cross-faded at its start from ``before``, which covers the same time."""
     result = after.copy()
     n = min(len(before), len(after))
     ramp = np.arange(1, n + 1, dtype=np.float32) / (n + 1)

@@ -1,4 +1,4 @@
-"""What all tasks do with a bundle: windows, latents of what is given, sampling, and decoding."""
+"""Steps that all tasks share: windows, encoding given media, sampling, and decoding."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from kinetophone.tasks.request import Script
 
 
 def fitting_time(bundle: Bundle, frames: int) -> ClipTime:
-    """The time of a clip of ``frames`` frames at the bundle's rate, however short.
+    """Length and rates of a clip of ``frames`` frames at the bundle's frame rate.
 
     Raises:
-        RequestError: if it is too long.
+        RequestError: the clip is too long.
     """
     time = ClipTime(fps=bundle.spec.fps, frames=frames, sample_rate=bundle.spec.sample_rate)
     if time.duration_s > LONGEST_S:
@@ -38,24 +38,24 @@ def fitting_time(bundle: Bundle, frames: int) -> ClipTime:
 
 
 def windows_of(bundle: Bundle, time: ClipTime) -> list[Window]:
-    """The windows that cover a clip; one if the model makes it as a whole."""
+    """The windows that cover a clip; one if the model can generate it in a single pass."""
     one = replace(time, frames=bundle.spec.window(time.frames))
     audio, video = bundle.bases.audio, bundle.bases.video
     window = AV(audio=audio.latent_length(one.samples), video=video.latent_length(one.frames))
-    if video.frame_step > 1:  # a causal autoencoder's first latent is not like the others
+    if video.frame_step > 1:  # a causal autoencoder encodes its first latent differently
         return [Window(AV.both(0), window)]
     return plan_windows(time.frames, window, audio.latents_per_second / time.fps)
 
 
 def encode_frames(bundle: Bundle, frames: np.ndarray, windows: Sequence[Window]) -> Tensor:
-    """Latents of frames (T, H, W, 3), the last one held to the end of the windows."""
+    """Encode frames (T, H, W, 3); the last frame is repeated to the end of the windows."""
     missing = max(0, bundle.bases.video.frame_length(whole(windows).video) - len(frames))
     frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
     return bundle.bases.video.encode(torch.from_numpy(frames)[None])
 
 
 def encode_waveform(bundle: Bundle, waveform: np.ndarray, windows: Sequence[Window]) -> Tensor:
-    """Latents of a waveform (N,), silent from its end to the end of the windows."""
+    """Encode a waveform (N,), padded with silence to the end of the windows."""
     length = whole(windows).audio
     padded = fit_audio(waveform, bundle.bases.audio.sample_length(length))
     return bundle.bases.audio.encode(torch.from_numpy(padded)[None])[:, :, :length]
@@ -70,7 +70,7 @@ def sample(
     callback: Callable[[Progress], None] | None,
     given: AV[Given | None] | None = None,
 ) -> AV[Tensor]:
-    """Clean latents of one clip per prompt, up to the end of the windows that cover ``time``."""
+    """Sample clean latents, one clip per prompt, up to the end of the windows that cover ``time``."""
     windows = windows_of(bundle, time)
     total = whole(windows)
     shapes: AV[Sequence[int]] = AV(
@@ -80,7 +80,7 @@ def sample(
     if given is not None and settings.replacement:
         given = given.map(lambda track: None if track is None else replace(track, clean=False))
     complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
-    only = complete[0] if complete else None  # the modality whose other one is all there
+    only = complete[0] if complete else None  # the modality to sample if the other one is given completely
     times = bundle.latent_times(windows[0].length, time.fps)
     negative = _text(bundle, [settings.negative_prompt] * len(prompts), time)
     predicts = [
@@ -107,7 +107,7 @@ def sample(
 
 
 def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (B, T, H, W, 3) and waveforms (B, N) of ``time``: what windows reached beyond it is cut."""
+    """Decode frames (B, T, H, W, 3) and waveforms (B, N), cut to the length of ``time``."""
     video = bundle.bases.video
     return (
         video.decode(latents.video[:, :, : video.latent_length(time.frames)])[:, : time.frames],
@@ -116,7 +116,7 @@ def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndar
 
 
 def text_at(prompt: str | Script, window: Window, time: ClipTime) -> str:
-    """The text that holds in the middle of ``window``."""
+    """The text of ``prompt`` that holds in the middle of ``window``."""
     if isinstance(prompt, str):
         return prompt
     return prompt.at((window.start.video + window.length.video / 2) * time.frame_s)
@@ -127,5 +127,5 @@ def _text(bundle: Bundle, texts: list[str], time: ClipTime) -> AV[Any]:
 
 
 def _of_length(shape: Sequence[int], length: int) -> tuple[int, ...]:
-    """The shape (C, T, …) of latents, of another length along time."""
+    """The latent shape (C, T, …) with another length along time."""
     return (shape[0], length, *shape[2:])
