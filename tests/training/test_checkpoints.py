@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there: after kill -9, and with a full disk."""
+"""Checkpoints are complete or absent: after kill -9, and with a full disk."""
 
 import contextlib
 import os
@@ -80,7 +80,7 @@ def test_a_write_that_fails_leaves_the_older_ones(tmp_path):
             checkpoints.save(state(2, 1_000_000), tmp_path, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "those of earlier steps are whole" in str(error.value)
+    assert "earlier checkpoints are intact" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001.pt"]
     assert checkpoints.load(tmp_path / "checkpoint-00000001.pt")["step"] == 1
 

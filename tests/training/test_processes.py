@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_out(tmp_path):
-    with pytest.raises(UserError, match=r"8 can't be shared out to 3 processes .* make it a multiple of 3"):
+    with pytest.raises(UserError, match=r"8 can't be divided among 3 processes .* make it a multiple of 3"):
         train(Toy(), config(), tmp_path, processes=Processes(count=3))
 
 
