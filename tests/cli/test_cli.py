@@ -261,7 +261,7 @@ def test_evaluate_generated_beside_the_true_clips(
         ([], "give either a folder of clips or --generate with a number"),
         (["bundle", "--generate", 3], "give either a folder"),
         (["nowhere"], "'nowhere' is not a folder"),
-        (["bundle"], "'bundle' holds no clip; looked for"),
+        (["bundle"], "'bundle' has no clips; looked for"),
         (["--generate", 0], "generate is 0; it must be at least 1"),
         (["--generate", 3, "--split", "all"], "split is 'all'; it must be one of train, val, test"),
         (["--generate", 3, "--bundle", "nonesuch"], "unknown bundle 'nonesuch'"),

@@ -228,21 +228,21 @@ def test_any_image_or_film_begins_a_clip(
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("sound", "mono_8k.wav", "has no video stream; give a file with a picture"),
+        ("sound", "mono_8k.wav", "has no video stream; give a file with video"),
         ("sound", "empty.mp4", r"is empty \(0 bytes\)"),
         ("sound", "text.mp4", "it is corrupt or not media"),
         ("sound", "cut_off.mp4", "it is corrupt or not media"),
         ("sound", "gone.mp4", "does not exist"),
         ("sound", ".", "is a folder; name a media file"),
-        ("picture", "no_sound.mp4", "has no audio stream; give a file with sound"),
-        ("picture", "first.png", "has no audio stream; give a file with sound"),
-        ("picture", "nothing.wav", "has an audio stream without a sample"),
+        ("picture", "no_sound.mp4", "has no audio stream; give a file with audio"),
+        ("picture", "first.png", "has no audio stream; give a file with audio"),
+        ("picture", "nothing.wav", "has an audio stream without samples"),
         ("picture", "text.mp4", "it is corrupt or not media"),
-        ("extend", "no_sound.mp4", "has no audio stream; give a file with sound"),
-        ("extend", "mono_8k.wav", "has no video stream; give a file with a picture"),
+        ("extend", "no_sound.mp4", "has no audio stream; give a file with audio"),
+        ("extend", "mono_8k.wav", "has no video stream; give a file with video"),
         ("extend", "cut_off.mp4", "it is corrupt or not media"),
         ("animate", "text.png", "it is corrupt or not media"),
-        ("animate", "mono_8k.wav", "has no video stream; give a file with a picture"),
+        ("animate", "mono_8k.wav", "has no video stream; give a file with video"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line_before_a_model_is_loaded(

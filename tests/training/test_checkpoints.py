@@ -55,7 +55,7 @@ def test_what_is_no_checkpoint_is_named_in_a_line_and_runs_nothing(tmp_path, cap
 def test_a_damaged_one_is_named_with_the_cure(tmp_path):
     path = checkpoints.save(state(5, 10_000), tmp_path, keep=1)
     path.write_bytes(path.read_bytes()[:20_000])
-    with pytest.raises(UserError, match=r"checkpoint-00000005\.pt is damaged .* delete it to go on"):
+    with pytest.raises(UserError, match=r"checkpoint-00000005\.pt is damaged .* delete it to resume"):
         checkpoints.load(path)
 
 

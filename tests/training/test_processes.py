@@ -138,7 +138,7 @@ def test_deepspeed_leaves_out_a_step_that_is_not_finite(tmp_path):
     ("changes", "stage", "message"),
     [
         ({}, 3, "ZeRO stage 3 is not supported: launch with --zero_stage 1 or 2"),
-        ({"precision": "float16"}, 2, "'loop.precision' is float32 or bfloat16"),
+        ({"precision": "float16"}, 2, "'loop.precision' must be float32 or bfloat16"),
     ],
 )
 def test_what_deepspeed_cannot_do_is_said(tmp_path, changes, stage, message):

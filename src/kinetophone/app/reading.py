@@ -95,7 +95,7 @@ def _serve(here: Connection, limits: Limits) -> None:
         except UserError as error:
             result = (False, str(error))
         except MemoryError:
-            result = (False, f"'{Path(path).name}' needs more memory to decode than there is")
+            result = (False, f"'{Path(path).name}' needs more memory to decode than is available")
         except Exception as error:
             result = (False, f"'{Path(path).name}' cannot be read ({reason(error).replace(path, 'it')})")
         here.send(result)
