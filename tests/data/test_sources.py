@@ -159,7 +159,7 @@ def test_many_rows_are_matched_once_each(tmp_path):
     ("text", "message"),
     [
         (b"", "is empty"),
-        (b"other.mp4,one\n", r"matches no file in .*its first row is 'other\.mp4', the first file is 'a\.mp4'"),
+        (b"other.mp4,one\n", r"matches no file in .*first row is 'other\.mp4', the first file is 'a\.mp4'"),
         (b"a.mp4\n", "has no captions"),
         (b"a.mp4,\n", "has no captions"),
         (b"file,label\na.mp4,one\n", "has the columns file, label; it needs file and caption"),
@@ -242,8 +242,8 @@ def test_preparing_no_clip_is_an_error_that_says_why(tmp_path):
     done = data("prepare", folder, out, *options)
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == (
-        "error: no clip was made from 2 files: a.mp4, b.mp4: no caption (name a table, put a .txt file next to "
-        f"it, or give one for all); all reasons are in '{out / 'manifest.jsonl'}'"
+        "error: no clip was made from 2 files: a.mp4, b.mp4: no caption (name a table, put a .txt file next "
+        f"to it, or give one for all); all reasons are in '{out / 'manifest.jsonl'}'"
     )
     touch(folder, "c.mp4")
     done = data("prepare", folder, out, *options, "--caption", "a tone")
