@@ -187,7 +187,7 @@ def test_train_without_recipe_names_those_there_are(run: Callable[..., Result], 
 
 def test_train_with_a_bad_recipe_is_one_line(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("- not\n- keys\n")
-    assert_refused(run("train", "recipe.yaml"), r"recipe\.yaml must hold keys and values")
+    assert_refused(run("train", "recipe.yaml"), r"recipe\.yaml must contain keys and values")
 
 
 def test_data_hits_writes_a_split(run: Callable[..., Result], tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
         (HEAD.format("audio") + "options: {train: all}", r"unknown key 'options\.train'"),
         (HEAD.format("clip-text") + "options: {length: 20}", r"'options\.vocabulary' is missing"),
         (HEAD.format("clip-text"), r"'options\.length' is missing"),
-        (HEAD.format("audio") + "options: [a]", "'options' must hold keys and values"),
+        (HEAD.format("audio") + "options: [a]", "'options' must contain keys and values"),
         (HEAD.format("audoi"), "did you mean 'audio'"),
         (
             HEAD.format("coupling").replace("4}", "4, materials: [stone]}", 1),
@@ -77,7 +77,7 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
         (LOOP.format("audio", "warmup: -1"), r"'loop\.warmup' must be 0 or more, got -1"),
         (LOOP.format("audio", "grad_clip: .nan"), r"'loop\.grad_clip' must be positive"),
         (LOOP.format("audio", "optimizer: adamw8bit"), "pip install bitsandbytes"),
-        ("- a", "must hold keys and values"),
+        ("- a", "must contain keys and values"),
         ("stage: [", "not valid YAML"),
     ],
 )

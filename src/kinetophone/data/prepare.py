@@ -116,7 +116,7 @@ def _prepare(sources: Sources, out: Path, cut: Cut, workers: int | None) -> list
             _part(out, g).unlink()
             (out / f"clips-{g:05d}.tar").unlink()
         described.unlink()
-        raise RequestError([_nothing(manifest, out)])
+        raise RequestError([_no_clip_message(manifest, out)])
     return manifest
 
 
@@ -131,7 +131,7 @@ def _row(source: Source) -> dict[str, Any]:
     }
 
 
-def _nothing(manifest: list[dict[str, Any]], out: Path) -> str:
+def _no_clip_message(manifest: list[dict[str, Any]], out: Path) -> str:
     """Error message with the most frequent reasons why no clip was made."""
     alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in manifest:

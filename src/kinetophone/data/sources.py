@@ -160,7 +160,7 @@ def find_sources(
     elif layout == "landscape":
         found = _landscape(folder, videos, split)
     else:
-        found = [_beside(folder, video) for video in videos]
+        found = [_plain_source(folder, video) for video in videos]
     if not found:
         part = f" in its split {split}" if split else ""
         raise RequestError([f"'{folder}' has no videos of the layout {layout}{part}"])
@@ -263,7 +263,7 @@ def _digest(sources: list[Source]) -> str:
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
-def _beside(folder: Path, video: Path) -> Source:
+def _plain_source(folder: Path, video: Path) -> Source:
     name, text = video.relative_to(folder).as_posix(), sibling(video, ".txt")
     if text is not None:
         try:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _UNKNOWN_FPS = 25  # for still images and files without a frame rate
 _MOMENT = Fraction(1, 1_000_000)  # tolerance for comparing times, in seconds
 _JITTER_S = Fraction(15, 1000)  # shorter than a packet of any codec; containers round times to milliseconds
-_MOST_HURRY = 4  # frames may come at most this many times faster than the frame rate
+_MAX_SPEEDUP = 4  # frames may come at most this many times faster than the frame rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,7 +196,7 @@ class _Shown:
         for frame, time in self._times(rate):
             self._repeat(before, target, until=time)
             before, last = frame, time
-        count = self._whole(last + 1 / rate, target)
+        count = self._frame_count(last + 1 / rate, target)
         self._repeat(before, target, until=count / target)
 
     def add_one_for_one(self, rate: Fraction) -> None:
@@ -207,14 +207,14 @@ class _Shown:
             times.append(time)
         if all(abs(time * rate - index) < Fraction(1, 2) for index, time in enumerate(times)):
             return
-        count = self._whole(times[-1] + 1 / rate, rate)
+        count = self._frame_count(times[-1] + 1 / rate, rate)
         self.budget.keep(count * self._array[0].nbytes)
         wanted = np.arange(count) / float(rate)
         starts = np.array([float(time) for time in times])
         latest = np.searchsorted(starts, wanted + float(_MOMENT), side="right") - 1
         self._array, self._count = self.frames[np.clip(latest, 0, None)], count
 
-    def _whole(self, end: Fraction, rate: Fraction) -> int:
+    def _frame_count(self, end: Fraction, rate: Fraction) -> int:
         """Number of frames at ``rate`` up to ``end``, or up to the end of the section."""
         return max(1, round((end if self._end is None else min(end, self._end)) * rate))
 
@@ -235,7 +235,7 @@ class _Shown:
                 before = frame  # the last of these is visible at the start of the section
                 continue
             inside = max(Fraction(0), shown_at - self.first)
-            self.budget.check_length(max(inside, (index / rate - self.first) / _MOST_HURRY))
+            self.budget.check_length(max(inside, (index / rate - self.first) / _MAX_SPEEDUP))
             if before is not None:
                 yield before, Fraction(0)
                 before = None

@@ -374,7 +374,7 @@ def _detect_job(job: tuple[Clip | str | os.PathLike[str], str, Features | None])
     return detect_one(*job)
 
 
-def _one_of(workers: int) -> None:
+def _init_worker(workers: int) -> None:
     """Set up a worker. OpenCV gets one thread, because the workers already use all cores."""
     import cv2
 
@@ -390,7 +390,7 @@ def _run(jobs: list, workers: int) -> Iterator[ClipEvents | Unscored]:
         return
     # Forking a process in which torch or OpenCV has started threads can hang; spawning cannot.
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_one_of, initargs=(workers,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_init_worker, initargs=(workers,)) as pool:
         yield from pool.map(_detect_job, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
 
 

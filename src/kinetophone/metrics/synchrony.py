@@ -114,7 +114,7 @@ def _curves(
         return np.zeros(0), np.zeros(0)
     times_s = np.arange(steps) / CURVE_RATE
     picture = np.interp(times_s, (np.arange(len(contact)) + late_frames) / float(fps), contact)
-    picture, sound = _standing_out(picture), _standing_out(np.asarray(strength, np.float64)[:steps])
+    picture, sound = _above_median(picture), _above_median(np.asarray(strength, np.float64)[:steps])
     # The square root, because the video curve is heavy-tailed: one wild gesture would outweigh ten contacts.
     blur = _BLUR_S * CURVE_RATE
     return gaussian_filter1d(np.sqrt(picture), blur), gaussian_filter1d(sound, blur)
@@ -143,7 +143,7 @@ def _independent_samples(picture: NDArray[np.float64], sound: NDArray[np.float64
     return len(picture) / max(alike, 1.0)
 
 
-def _standing_out(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+def _above_median(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.maximum(curve - np.median(curve), 0.0)
 
 

@@ -261,7 +261,7 @@ def load_experiment(path: Path, prompts: int | None = None) -> Experiment:
         raise RequestError([f"there is no experiment at {path}: experiments are in recipes/experiments/"])
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise RequestError([f"{path} must have keys and values, such as 'question: …'"])
+        raise RequestError([f"{path} must contain keys and values, such as 'question: …'"])
     if prompts is not None:
         raw["prompts"] = prompts
     problems: list[str] = []
@@ -343,7 +343,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def fingerprint(folder: Path, *, coupling: bool) -> str:
     """Hash of a bundle's weights, with those of its coupling only if ``coupling`` is True."""
     parts = (*MODALITIES, "coupling") if coupling else MODALITIES
-    return _of_weights(folder, parts)
+    return _hash_weights(folder, parts)
 
 
 def training_fingerprint(folder: Path) -> str:
@@ -351,10 +351,10 @@ def training_fingerprint(folder: Path) -> str:
     from kinetophone.data.latents import DECODER
 
     parts = [f"{base}/{part}" for base in MODALITIES for part in ("unet", "text_encoder", "vae")]
-    return _of_weights(folder, parts, but=DECODER)
+    return _hash_weights(folder, parts, but=DECODER)
 
 
-def _of_weights(folder: Path, parts: Sequence[str], but: tuple[str, ...] = ()) -> str:
+def _hash_weights(folder: Path, parts: Sequence[str], but: tuple[str, ...] = ()) -> str:
     """Hash of the tensors in folders of a bundle, except those whose names start with one of ``but``.
 
     They are hashed in half precision, as in shipped bundles, so that results of the original weights are
@@ -381,13 +381,13 @@ def auto_gamma_rule() -> str:
 
 
 def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(_whole(content), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_integral(content), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _whole(content: Any) -> Any:
+def _integral(content: Any) -> Any:
     """``content`` with integral floats converted to int, so that 4.0 and 4 are the same."""
     if isinstance(content, dict):
-        return {key: _whole(value) for key, value in content.items()}
+        return {key: _integral(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_whole(value) for value in content]
+        return [_integral(value) for value in content]
     return int(content) if isinstance(content, float) and content.is_integer() else content

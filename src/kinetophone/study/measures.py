@@ -104,7 +104,7 @@ def _of_hits(
         "unscored": len(report.unscored),
         "synchrony": {name: _plain(control) for name, control in report.metrics.items()},
         **{
-            name: _apart(scored, _reference(split, of, size, judges, workers))
+            name: _distances(scored, _reference(split, of, size, judges, workers))
             for name, of in references.items()
         },
         "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
@@ -124,7 +124,7 @@ def _of_hits(
     }
 
 
-def _apart(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
+def _distances(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
     found = distances(Sample(clips, reference, {}, "", Consent()), DISTANCES)
     return {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in found.items()}
 

@@ -251,14 +251,14 @@ class CouplingStage:
         seen_levels = seen_levels.map(
             lambda level, known, process: level.masked_fill(known.cpu(), process.least), given, self.processes
         )
-        seen = seen.map(_where, given, clean)
+        seen = seen.map(_replace_known, given, clean)
         text = self._text(texts)
         x0_hat = None
         if estimated:
             x, own = (seen, seen_levels) if options.estimate_at == "connector" else (noisy, levels)
             with torch.no_grad():
                 split = self._predict(x, own, text, self.model.features(seen, own, None), asked)
-                x0_hat = split.map(lambda estimates, *of: _where(estimates[0], *of), given, clean)
+                x0_hat = split.map(lambda estimates, *of: _replace_known(estimates[0], *of), given, clean)
         features = self.model.features(seen, seen_levels, x0_hat)
         # With a frozen U-Net, samples without coupling give no gradient, so they are skipped.
         counts = asked.map(lambda a, c, learns: a if learns else a & c, coupled, self.learns)
@@ -355,6 +355,6 @@ def _randomise(unet: nn.Module) -> None:
     unet.load_state_dict(type(unet).from_config(unet.config).state_dict())  # type: ignore[attr-defined]
 
 
-def _where(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:
+def _replace_known(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:
     """Take ``clean`` for the samples where ``known`` is True and ``x`` for the others."""
     return torch.where(known.view(-1, *[1] * (x.dim() - 1)), clean, x)

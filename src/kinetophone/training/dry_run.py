@@ -191,7 +191,7 @@ def _audio_unet(recipe: Recipe) -> Any:
     if recipe.bases.audio == _PUBLISHED_AUDIO:
         with torch.device("meta"):
             return UNet2DConditionModel(**AUDIO_UNET)
-    return _built(recipe.bases.audio or f"{recipe.bundle}/audio", "unet")
+    return _build_empty(recipe.bases.audio or f"{recipe.bundle}/audio", "unet")
 
 
 def _video_unet(recipe: Recipe) -> Any:
@@ -203,15 +203,15 @@ def _video_unet(recipe: Recipe) -> Any:
     if (recipe.bases.video, adapter) == _PUBLISHED_VIDEO:
         with torch.device("meta"):
             return UNetMotionModel(**MOTION_UNET)
-    unet = _built(recipe.bases.video or f"{recipe.bundle}/video", "unet")
+    unet = _build_empty(recipe.bases.video or f"{recipe.bundle}/video", "unet")
     if not isinstance(unet, UNet2DConditionModel):
         return unet
-    modules = _built(adapter, None)
+    modules = _build_empty(adapter, None)
     with quiet(), torch.device("meta"):
         return UNetMotionModel.from_unet2d(unet, modules, load_weights=False)
 
 
-def _built(source: str, subfolder: str | None) -> Any:
+def _build_empty(source: str, subfolder: str | None) -> Any:
     """Build the network configured at ``source``, a folder or Hub id, without weights."""
     import diffusers
 

@@ -76,8 +76,8 @@ class Processes:
         return cls(
             rank=state.process_index,
             count=state.num_processes,
-            sharded=_asked("ACCELERATE_USE_FSDP"),
-            zero_stage=int(stage) if _asked("ACCELERATE_USE_DEEPSPEED") else 0,
+            sharded=_is_set("ACCELERATE_USE_FSDP"),
+            zero_stage=int(stage) if _is_set("ACCELERATE_USE_DEEPSPEED") else 0,
             device=str(state.device),
         )
 
@@ -196,5 +196,5 @@ def gathered(stage: Any) -> Iterator[None]:
             module._parameters[name] = parameter
 
 
-def _asked(variable: str) -> bool:
+def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"

@@ -202,7 +202,7 @@ def load_recipe(path: Path | str) -> Recipe:
         raise UserError(f"there is no recipe at {path}: shipped recipes are in recipes/")
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold keys and values, such as 'stage: audio'")
+        raise UserError(f"{path} must contain keys and values, such as 'stage: audio'")
     problems: list[str] = []
     stage = str(raw.get("stage"))
     if "stage" in raw and stage not in STAGES:
@@ -214,7 +214,7 @@ def load_recipe(path: Path | str) -> Recipe:
         if isinstance(options, dict):
             raw = {**raw, "options": parse_fields(STAGES[stage].options, options, "options.", problems)}
         else:
-            problems.append("'options' must hold keys and values")
+            problems.append("'options' must contain keys and values")
     recipe = parse_fields(Recipe, {"name": path.stem, **raw}, "", problems)
     if recipe is not None and not problems:
         problems += _check(recipe)
@@ -228,14 +228,14 @@ def parse_fields(kind: type, raw: dict[str, Any], where: str, problems: list[str
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        problems += [_said(kind, found, where) for found in error.errors()]
+        problems += [_message(kind, found, where) for found in error.errors()]
         return None
 
 
 _TYPES = {"int": "int", "float": "float", "string": "str", "bool": "bool", "list": "list"}
 
 
-def _said(kind: type, found: Any, where: str) -> str:
+def _message(kind: type, found: Any, where: str) -> str:
     """Turn a pydantic error into a message that uses the recipe's keys."""
     *outer, name = map(str, found["loc"])
     key, what, given = where + ".".join((*outer, name)), found["type"], found["input"]
@@ -248,7 +248,7 @@ def _said(kind: type, found: Any, where: str) -> str:
     if what == "missing":
         return f"'{key}' is missing"
     if what in ("dict_type", "dataclass_type"):
-        return f"'{key}' must hold keys and values"
+        return f"'{key}' must contain keys and values"
     if what == "literal_error":
         choices = found["ctx"]["expected"].replace("'", "").replace(",", " or")
         return f"'{key}' must be {choices}, got {given!r}"

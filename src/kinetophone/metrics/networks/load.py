@@ -63,7 +63,7 @@ def _load(source: str, network: str, allow_torchscript: bool) -> Any:
         return _torchscript(source, file)
     if found == "safetensors" and network in DEFINED:
         return _defined(source, file, network)
-    raise RequestError([f"'{source}' {_otherwise(source, found, network)}"])
+    raise RequestError([f"'{source}' {_format_problem(source, found, network)}"])
 
 
 def _check_torchscript(source: str, verb: str, allowed: bool, *, fetched: bool = True) -> None:
@@ -114,7 +114,7 @@ def _defined(source: str, file: Path, network: str) -> nn.Module:
     return module.float()
 
 
-def _otherwise(source: str, found: str | None, network: str) -> str:
+def _format_problem(source: str, found: str | None, network: str) -> str:
     if found is None:
         return "is neither TorchScript nor safetensors" if network in DEFINED else "is not TorchScript"
     kind = "safetensors" if found == "safetensors" else "a pickled state dict"
