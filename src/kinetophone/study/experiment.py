@@ -134,6 +134,7 @@ class Experiment:
 
     @property
     def bundle_folder(self) -> Path:
+        """Folder of the bundle."""
         folder = BundleSpec.read(self.bundle).folder
         assert folder is not None
         return folder

@@ -253,6 +253,7 @@ def _from_best(table: dict[str, Any]) -> str:
 
 
 def with_interval(mean: dict[str, Any], sign: str = "") -> str:
+    """A mean with its interval as text; ``sign`` "+" shows plus signs."""
     if mean["value"] is None:
         return ""
     low, high = mean["interval"]
@@ -273,6 +274,7 @@ def _paired(gain: dict[str, Any]) -> str:
 
 
 def seed_range(values: list[float]) -> str:
+    """The range of the seeds' values as text."""
     low, high = f"{min(values):.3f}", f"{max(values):.3f}"
     return low if low == high else f"{low} to {high}"
 

@@ -89,6 +89,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Move the averages towards the current weights; ``step`` is counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(
             [own(s) for s in self.shadow], [own(p.detach()) for p in self.parameters], 1 - decay

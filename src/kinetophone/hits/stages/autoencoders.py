@@ -22,6 +22,7 @@ from kinetophone.training.samples import mel_image, save_strips
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbouring pixels of ``x`` (..., H, W), vertical and horizontal."""
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
