@@ -23,6 +23,7 @@ from kinetophone.coupling.coupling import BLOCKS
 from kinetophone.diffusion.settings import Settings
 from kinetophone.diffusion.steppers import STEPPERS
 from kinetophone.hits.write import write_split
+from kinetophone.metrics.registry import all_metrics
 from kinetophone.training.dry_run import estimate
 from kinetophone.training.recipe import load_recipe
 

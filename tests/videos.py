@@ -69,6 +69,6 @@ REJECTED = {
     "silent.mp4": "silent",
     "short.mp4": "0.50 s long, shorter than a clip of 1 s",
     "empty.mp4": "empty (0 bytes)",
-    "text.mp4": "corrupt or not media",
-    "cut_off.mp4": "corrupt or not media",
+    "text.mp4": "corrupt, not a media file",
+    "cut_off.mp4": "corrupt, not a media file",
 }

@@ -84,7 +84,7 @@ def test_the_python_client_makes_clips_and_is_refused(server: str, place: Path) 
         upload=handle_file(silent.save(place / "silent.wav")), prompt="a drum", steps=1, api_name="/picture"
     )
     assert read_clip(video_file).time.frames == 32
-    assert "cannot be measured: the sound is silent" in strip
+    assert "cannot be measured: the audio is silent" in strip
     assert scores is None
     with pytest.raises(AppError, match="the prompt is empty"):
         client.predict(prompt="", api_name="/generate")

@@ -148,5 +148,5 @@ def test_the_strip_of_a_clip_shows_its_matches(make_struck_clip: MakeClip) -> No
     assert "event F1 1.00" in page
     assert "2 matches within one frame of 2" in page
     silent = Clip(clip.video, clip.fps, np.zeros_like(clip.audio), clip.sample_rate)
-    with pytest.raises(RequestError, match=r"x\.mp4 cannot be measured: the sound is silent"):
+    with pytest.raises(RequestError, match=r"x\.mp4 cannot be measured: the audio is silent"):
         measure(silent, "x.mp4")

@@ -187,7 +187,7 @@ def test_train_without_recipe_names_those_there_are(run: Callable[..., Result], 
 
 def test_train_with_a_bad_recipe_is_one_line(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("- not\n- keys\n")
-    assert_refused(run("train", "recipe.yaml"), r"recipe\.yaml must hold keys and values")
+    assert_refused(run("train", "recipe.yaml"), r"recipe\.yaml must contain keys and values")
 
 
 def test_data_hits_writes_a_split(run: Callable[..., Result], tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_evaluate_generated_beside_the_true_clips(
         ([], "give either a folder of clips or --generate with a number"),
         (["bundle", "--generate", 3], "give either a folder"),
         (["nowhere"], "'nowhere' is not a folder"),
-        (["bundle"], "'bundle' holds no clip; looked for"),
+        (["bundle"], "'bundle' has no clips; looked for"),
         (["--generate", 0], "generate is 0; it must be at least 1"),
         (["--generate", 3, "--split", "all"], "split is 'all'; it must be one of train, val, test"),
         (["--generate", 3, "--bundle", "nonesuch"], "unknown bundle 'nonesuch'"),

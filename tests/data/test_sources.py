@@ -135,10 +135,10 @@ def test_names_of_several_files_and_rows_that_differ_are_named_and_not_used(tmp_
     sources = find_sources(tmp_path, captions=table)
     assert {s.name: s.caption for s in sources if not s.problem} == {"d.mp4": "same", "f.mp4": "first"}
     assert sources.notes == (
-        "1 file with several captions in list.csv, the first is used: f.mp4",
-        "line 1 of list.csv not used, 'x.mp4' may be any of these: a/x.mp4, b/x.mp4",
-        "2 files not used, a name in list.csv that other files have too: a/x.mp4, b/x.mp4",
-        "1 file not used, several rows in list.csv that differ: c.mp4",
+        "1 file with several captions in list.csv; the first one is used: f.mp4",
+        "line 1 of list.csv not used, 'x.mp4' matches several files: a/x.mp4, b/x.mp4",
+        "2 files not used, a name in list.csv that matches other files too: a/x.mp4, b/x.mp4",
+        "1 file not used, several different rows in list.csv: c.mp4",
         "1 file not used, no row in list.csv: e.mp4",
     )
 
@@ -159,13 +159,13 @@ def test_many_rows_are_matched_once_each(tmp_path):
     ("text", "message"),
     [
         (b"", "is empty"),
-        (b"other.mp4,one\n", r"names no file of .*its first row is 'other\.mp4', the first file 'a\.mp4'"),
+        (b"other.mp4,one\n", r"matches no file in .*first row is 'other\.mp4', the first file is 'a\.mp4'"),
         (b"a.mp4\n", "has no captions"),
         (b"a.mp4,\n", "has no captions"),
         (b"file,label\na.mp4,one\n", "has the columns file, label; it needs file and caption"),
-        (b'a.mp4,"one\n', "is no CSV file"),
+        (b'a.mp4,"one\n', "is not a CSV file"),
         (b"a.mp4,\xff\xfe\n", "is not UTF-8"),
-        (b"a" * 200_000 + b",one\n", "is no CSV file"),
+        (b"a" * 200_000 + b",one\n", "is not a CSV file"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, text, message):
@@ -242,20 +242,20 @@ def test_preparing_no_clip_is_an_error_that_says_why(tmp_path):
     done = data("prepare", folder, out, *options)
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == (
-        "error: no clip was made of 2 files: a.mp4, b.mp4: no caption (name a table, put a .txt file beside "
-        f"it, or give one for all); all reasons are in '{out / 'manifest.jsonl'}'"
+        "error: no clip was made from 2 files: a.mp4, b.mp4: no caption (name a table, put a .txt file next "
+        f"to it, or give one for all); all reasons are in '{out / 'manifest.jsonl'}'"
     )
     touch(folder, "c.mp4")
     done = data("prepare", folder, out, *options, "--caption", "a tone")
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith(
-        "error: no clip was made of 3 files: a.mp4, b.mp4: is 0.50 s long, shorter than a clip of 1 s; "
+        "error: no clip was made from 3 files: a.mp4, b.mp4: is 0.50 s long, shorter than a clip of 1 s; "
         "c.mp4: 'c.mp4' is empty (0 bytes); all reasons"
     )
     assert not list(out.rglob("*.tar"))
     done = data("encode", out, tmp_path / "latents")
     assert done.exit_code == 2
-    assert "holds no clip; its manifest.jsonl says why" in done.stderr
+    assert "has no clips; its manifest.jsonl says why" in done.stderr
     assert not (tmp_path / "latents").exists()
     video(folder / "d.mp4")  # the folder can be used again
     done = data("prepare", folder, out, *options, "--caption", "a tone")
@@ -269,10 +269,10 @@ def test_encoding_no_clip_is_an_error_and_leaves_no_cache(tmp_path):
     write(clips / "manifest.jsonl", json.dumps(row) + "\n")
     write(clips / "prepare.json", json.dumps({"fps": 8, "seconds": 1, "size": 32}))
     for text, message in (
-        (None, "holds no clip; its manifest.jsonl says why"),
-        ("", "holds no clip; its manifest.jsonl says why"),
+        (None, "has no clips; its manifest.jsonl says why"),
+        ("", "has no clips; its manifest.jsonl says why"),
         ("[]\n", "is damaged"),
-        ('{"clips": ["00000-000-0000"]}\n', "holds no clips-*.tar"),
+        ('{"clips": ["00000-000-0000"]}\n', "has no clips-*.tar"),
     ):
         if text is not None:
             write(clips / "manifest.jsonl", text)
@@ -303,7 +303,7 @@ def test_segments_of_greatest_hits_speak_of_their_own_events(tmp_path):
         (2, "a drumstick hits plastic bag", [0.0, 0.25]),
         (3, "a drumstick scratches leaf", [0.0]),
     ]
-    assert manifest["rejected"] == [{"start_s": 1.0, "reason": "no event, so nothing to say of it"}]
+    assert manifest["rejected"] == [{"start_s": 1.0, "reason": "no event, so no caption"}]
 
 
 def test_the_files_of_a_recording_of_greatest_hits(tmp_path):
@@ -323,9 +323,9 @@ def test_the_files_of_a_recording_of_greatest_hits(tmp_path):
     assert files["y_denoised.MP4"].caption_between(0, 4) == "a drumstick scratches something"
     assert files["videos/w_mic.mp4"].caption_between(0, 4) == "a drumstick hits wood"
     assert sources.notes == (
-        "1 list of events not used, no video of that name: gone_times.txt",
+        "1 list of events not used, no video with that name: gone_times.txt",
         "1 file not used, bad_times.txt, line 2, does not start with a time in seconds: bad_mic.mp4",
-        "1 file not used, no _times.txt, which holds its events: z_mic.mp4",
+        "1 file not used, no _times.txt with its events: z_mic.mp4",
     )
 
 
@@ -350,14 +350,14 @@ def test_splits_of_greatest_hits(tmp_path):
     for name in ("x", "y"):
         touch(folder, f"{name}_mic.mp4")
         write(folder / f"{name}_times.txt", "0.5 wood hit static\n")
-    with pytest.raises(RequestError, match=r"holds no test\.txt"):
+    with pytest.raises(RequestError, match=r"has no test\.txt"):
         find_sources(folder, "greatesthits", split="test")
     write(tmp_path / "test.txt", "y\r\n")
     assert set(found(folder, "greatesthits", split="test")) == {"y_mic.mp4"}
     write(folder / "lists" / "Test.txt", "vis/x_denoised.mp4\nz\n")
     sources = find_sources(folder, "greatesthits", split="test")
     assert [s.name for s in sources] == ["x_mic.mp4"]
-    assert sources.notes == ("1 recording in test.txt not used, no video of it: z",)
+    assert sources.notes == ("1 recording in test.txt not used, no such video: z",)
     write(folder / "train.txt", "nobody\n")
     with pytest.raises(RequestError, match="no videos of the layout greatesthits in its split train"):
         find_sources(folder, "greatesthits", split="train")
@@ -442,7 +442,7 @@ def test_names_of_vggsound(tmp_path):
     assert {s.name: s.caption for s in sources} == names
     assert sources.notes == (
         "1 row of vggsound.csv not used, no such file: missing_000000",
-        "5 files not used, no row of its id and start second in vggsound.csv: -abc_def_1_000031.mp4, "
+        "5 files not used, no row with its id and start second in vggsound.csv: -abc_def_1_000031.mp4, "
         "QWERTYUIOPA_130.mp4, qwertyuiopa.mp4 and 2 more",
     )
     one = found(folder, "vggsound", captions=table, split="train")
@@ -468,7 +468,7 @@ def test_tables_of_vggsound(tmp_path):
     touch(tmp_path, "a_000001.mp4", "b_000001.mp4")
     with pytest.raises(RequestError, match="needs its table"):
         find_sources(tmp_path, "vggsound")
-    with pytest.raises(RequestError, match="do not go together"):
+    with pytest.raises(RequestError, match="can't be combined"):
         find_sources(tmp_path, "vggsound", caption="a sound")
     listed = write(tmp_path / "list.csv", "./video/a_000001.mp4,a dog barks\n")
     assert found(tmp_path, "vggsound", captions=listed) == {
@@ -481,10 +481,10 @@ def test_tables_of_vggsound(tmp_path):
     for layout in ("folder", "landscape"):
         with pytest.raises(RequestError, match="name the layout vggsound"):
             find_sources(tmp_path, layout, captions=other)
-    with pytest.raises(RequestError, match=r"its first row is c at 2 s, the first file 'a_000001\.mp4'"):
+    with pytest.raises(RequestError, match=r"its first row is c at 2 s, the first file is 'a_000001\.mp4'"):
         find_sources(tmp_path, "vggsound", captions=other)
     broken = write(tmp_path / "broken.csv", "a,1,dog,train\nb,soon,dog,train\n")
-    with pytest.raises(RequestError, match=r"broken\.csv', line 2: a row is YouTube id, start second"):
+    with pytest.raises(RequestError, match=r"broken\.csv', line 2: expected YouTube id, start second"):
         find_sources(tmp_path, "vggsound", captions=broken)
 
 
@@ -522,9 +522,7 @@ def test_files_of_other_kinds_are_counted_and_named(tmp_path):
     touch(tmp_path, "a.mp4", "b.docx", "c.iso", "d.ISO", "captions.csv", "a.wav", ".DS_Store", "._a.mp4")
     sources = find_sources(tmp_path, caption="a drum")
     assert [source.name for source in sources] == ["a.mp4"]
-    assert sources.notes == (
-        "3 files not used, of no kind of film (endings .docx, .iso): b.docx, c.iso, d.ISO",
-    )
+    assert sources.notes == ("3 files not used, not a video (suffixes .docx, .iso): b.docx, c.iso, d.ISO",)
 
 
 def test_rows_without_a_caption_and_of_no_file_are_named(tmp_path):

@@ -138,7 +138,7 @@ def test_a_sample_rate_that_aac_lacks_becomes_the_next(
     assert (read.sample_rate, len(read.audio)) == (written, 4 * written)
     assert abs(int(np.argmax(np.abs(read.audio) > 0.05)) / written - 1.0) < 0.003
     with (
-        pytest.raises(MediaError, match=f"AAC has no sample rate {rate} Hz; there are"),
+        pytest.raises(MediaError, match=f"AAC has no sample rate {rate} Hz; it has"),
         video_writer(tmp_path / "parts.mp4") as add,
     ):
         add(clip)

@@ -77,5 +77,5 @@ def test_control_of_one_clip_is_none() -> None:
 def test_control_needs_enough_shuffles_and_pairs() -> None:
     with pytest.raises(ValueError, match="shuffles is 19; fewer than 20"):
         shuffled_control(lambda a, v: 1.0, [0, 1], [0, 1], 0, shuffles=19)
-    with pytest.raises(ValueError, match="1 sounds and 2 pictures"):
+    with pytest.raises(ValueError, match="1 audio and 2 video items"):
         shuffled_control(lambda a, v: 1.0, [0], [0, 1], 0)

@@ -67,7 +67,7 @@ def test_what_cannot_be_scored_is_listed_with_the_reason(
     assert [row["name"] for row in report.rows] == ["good.mp4"]
     reasons = {item.name: item.reason for item in report.unscored}
     assert "cannot be read as media" in reasons["broken.mp4"]
-    assert "neither an onset in the sound nor a strike" in reasons["2"]
+    assert "neither an onset in the audio nor a strike" in reasons["2"]
     assert "does not exist" in reasons["gone.mp4"]
 
 
@@ -82,7 +82,7 @@ def test_silence_and_single_frames_are_listed_and_not_scored_zero(make_struck_cl
     still = Clip(clip.video[:1], clip.fps, clip.audio[:2000], clip.sample_rate)
     report = evaluate([clip, mute, still])
     assert [item.name for item in report.unscored] == ["1", "2"]
-    assert "the sound is silent" in report.unscored[0].reason
+    assert "the audio is silent" in report.unscored[0].reason
     assert "a single frame" in report.unscored[1].reason
     assert report.metrics["event_f1"].n == 1
 
@@ -113,7 +113,7 @@ def test_workers_below_one() -> None:
 def test_find_clips(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="is not a folder"):
         find_clips(tmp_path / "nowhere")
-    with pytest.raises(MediaError, match=r"holds no clip; looked for \.mp4"):
+    with pytest.raises(MediaError, match=r"has no clips; looked for \.mp4"):
         find_clips(tmp_path)
     for name in ("b.mp4", "a.MOV", "captions.csv"):
         (tmp_path / name).touch()

@@ -43,7 +43,7 @@ from kinetophone.metrics.networks.load import empty_network, load
 from kinetophone.metrics.networks.transformer import _model_and_processor, text_features
 from standin_hub import Elsewhere
 
-CONSENT = r"TorchScript, which can run code: if you trust its source, say --allow-torchscript, in Python"
+CONSENT = r"TorchScript, which can run code: if you trust its source, add --allow-torchscript, in Python"
 CLIP = Clip(np.zeros((8, 32, 32, 3), np.uint8), 8, np.zeros(8000, np.float32), 8000)
 
 
@@ -477,7 +477,7 @@ def test_what_cannot_be_converted_is_refused_in_a_line(script: Path, tmp_path: P
             tmp_path / "i3d.pt",
             "-o",
             tmp_path / "o.pt",
-        ): "will hold safetensors: name it '.*/o.safetensors'",
+        ): "will be safetensors: name it '.*/o.safetensors'",
         ("i3d", script, "-o", out, "--allow-pickle"): "is TorchScript, .*--i3d .* --allow-torchscript",
         ("clap", script, "-o", out): "'clap' needs no conversion: give evaluate --clap",
         ("languagebind", script, "-o", out): "'languagebind' is not defined here: export it to TorchScript",
@@ -515,7 +515,7 @@ def test_a_state_dict_where_a_network_is_wanted_names_the_remedy(tmp_path: Path)
             Extractor(vggish=str(file)).check()
         assert len(str(caught.value).splitlines()) == 1
     save_file(small, safe, metadata={"network": "i3d"})
-    with pytest.raises(RequestError, match="has the weights of i3d, where vggish is wanted"):
+    with pytest.raises(RequestError, match="has the weights of i3d, but vggish is needed"):
         Extractor(vggish=str(safe)).check()
     save_file(small, safe, metadata={"network": "vggish"})
     with pytest.raises(RequestError, match="lacks 17 tensors"):

@@ -83,7 +83,7 @@ def test_event_lists_of_greatest_hits(tmp_path: Path) -> None:
 
 
 def test_bad_event_lists(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="holds no event list; looked for"):
+    with pytest.raises(MediaError, match="has no event list; looked for"):
         read_truth(tmp_path)
     (tmp_path / "a_times.txt").write_text("soon\n")
     with pytest.raises(MediaError, match=r"a_times\.txt' is not an event list .*starts with seconds"):
@@ -115,7 +115,7 @@ def test_a_wave_file_of_two_films_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert len(find_clips(tmp_path)) == 3
     (tmp_path / "a.wav").touch()
-    with pytest.raises(MediaError, match=r"a\.wav' may be the sound of 'a\.mov' or 'a\.mp4'"):
+    with pytest.raises(MediaError, match=r"a\.wav' may be the audio of 'a\.mov' or 'a\.mp4'"):
         find_clips(tmp_path)
 
 
@@ -126,12 +126,12 @@ def test_captions_that_do_not_fit_are_named(tmp_path: Path) -> None:
         read_captions(path)
     first, second = caught.value.problems
     assert "line 2, has no caption; fill it in" in first
-    assert "has two captions of 'b.mp4', in lines 3 and 4" in second
+    assert "has two captions for 'b.mp4', in lines 3 and 4" in second
     said = {"a.mov": "a drum", "b.mp4": "a bowl", "c.mp4": "a bell"}
     assert captions_of(["a.mp4", "b.mp4", "d.mp4"], said) == {"a.mp4": "a drum", "b.mp4": "a bowl"}
     assert unmatched(["a.mp4", "d.mp4"], said) == [
         "1 of 2 clips have no caption: d.mp4",
-        "2 captions are of no clip here: b.mp4, c.mp4",
+        "2 captions belong to no clip here: b.mp4, c.mp4",
     ]
 
 

@@ -280,7 +280,7 @@ def test_all_problems_are_told_at_once(here: Path) -> None:
         load_experiment(changed(here, rows=rows, prompts=2, groups={"x": ["stone"]}, split="tset"))
     text = str(raised.value)
     for part in (
-        "'baseline' is 'cmc_pe', which is no row",
+        "'baseline' is 'cmc_pe', which is not a row",
         "'rows.a': there is no option gama",
         "'rows.a': steps is 0",
         "'prompts' is 2; distances need at least 4",

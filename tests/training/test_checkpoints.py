@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there: after kill -9, and with a full disk."""
+"""Checkpoints are complete or absent: after kill -9, and with a full disk."""
 
 import contextlib
 import os
@@ -55,7 +55,7 @@ def test_what_is_no_checkpoint_is_named_in_a_line_and_runs_nothing(tmp_path, cap
 def test_a_damaged_one_is_named_with_the_cure(tmp_path):
     path = checkpoints.save(state(5, 10_000), tmp_path, keep=1)
     path.write_bytes(path.read_bytes()[:20_000])
-    with pytest.raises(UserError, match=r"checkpoint-00000005\.pt is damaged .* delete it to go on"):
+    with pytest.raises(UserError, match=r"checkpoint-00000005\.pt is damaged .* delete it to resume"):
         checkpoints.load(path)
 
 
@@ -80,7 +80,7 @@ def test_a_write_that_fails_leaves_the_older_ones(tmp_path):
             checkpoints.save(state(2, 1_000_000), tmp_path, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "those of earlier steps are whole" in str(error.value)
+    assert "earlier checkpoints are intact" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001.pt"]
     assert checkpoints.load(tmp_path / "checkpoint-00000001.pt")["step"] == 1
 

@@ -78,5 +78,5 @@ def test_connectors_learn_and_only_they_go_into_the_bundle(root):
 
 
 def test_a_single_token_can_foretell_nothing(root):
-    with pytest.raises(RequestError, match="one token for all times"):
+    with pytest.raises(RequestError, match="one token for the entire clip"):
         build_stage(recipe(root, model={**MODEL, "coupling": "cross_attention"}))

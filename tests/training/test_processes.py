@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_out(tmp_path):
-    with pytest.raises(UserError, match=r"8 can't be shared out to 3 processes .* make it a multiple of 3"):
+    with pytest.raises(UserError, match=r"8 can't be divided among 3 processes .* make it a multiple of 3"):
         train(Toy(), config(), tmp_path, processes=Processes(count=3))
 
 
@@ -137,7 +137,7 @@ def test_deepspeed_leaves_out_a_step_that_is_not_finite(tmp_path):
     ("changes", "stage", "message"),
     [
         ({}, 3, "ZeRO stage 3 is not supported: launch with --zero_stage 1 or 2"),
-        ({"precision": "float16"}, 2, "'loop.precision' is float32 or bfloat16"),
+        ({"precision": "float16"}, 2, "'loop.precision' must be float32 or bfloat16"),
     ],
 )
 def test_what_deepspeed_cannot_do_is_said(tmp_path, changes, stage, message):

@@ -57,11 +57,11 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
         (HEAD.format("audio") + "options: {train: all}", r"unknown key 'options\.train'"),
         (HEAD.format("clip-text") + "options: {length: 20}", r"'options\.vocabulary' is missing"),
         (HEAD.format("clip-text"), r"'options\.length' is missing"),
-        (HEAD.format("audio") + "options: [a]", "'options' must hold keys and values"),
+        (HEAD.format("audio") + "options: [a]", "'options' must contain keys and values"),
         (HEAD.format("audoi"), "did you mean 'audio'"),
         (
             HEAD.format("coupling").replace("4}", "4, materials: [stone]}", 1),
-            r"'data\.materials': stone is none of metal, wood, glass, drum, cloth",
+            r"'data\.materials': stone is not one of metal, wood, glass, drum, cloth",
         ),
         (HEAD.format("image") + "continued: true", "'continued' is for the stages video-autoencoder, audio"),
         (
@@ -72,12 +72,12 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
             LOOP.format("vocoder", "accumulate: 2"),
             "is for the stages image, motion, audio, connectors, coupling",
         ),
-        (LOOP.format("audio", "accumulate: 3"), "batch_size' 4 is no multiple of 'loop.accumulate' 3"),
+        (LOOP.format("audio", "accumulate: 3"), "batch_size' 4 is not a multiple of 'loop.accumulate' 3"),
         (LOOP.format("audio", "precision: half"), "must be float32 or bfloat16 or float16, got 'half'"),
         (LOOP.format("audio", "warmup: -1"), r"'loop\.warmup' must be 0 or more, got -1"),
         (LOOP.format("audio", "grad_clip: .nan"), r"'loop\.grad_clip' must be positive"),
         (LOOP.format("audio", "optimizer: adamw8bit"), "pip install bitsandbytes"),
-        ("- a", "must hold keys and values"),
+        ("- a", "must contain keys and values"),
         ("stage: [", "not valid YAML"),
     ],
 )
@@ -89,7 +89,7 @@ def test_bad_values(tmp_path, text, message):
 
 
 def test_a_missing_recipe_names_where_they_are(tmp_path):
-    with pytest.raises(ValueError, match="the shipped ones are in recipes/"):
+    with pytest.raises(ValueError, match="shipped recipes are in recipes/"):
         load_recipe(tmp_path / "none.yaml")
 
 

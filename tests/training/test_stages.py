@@ -228,5 +228,5 @@ def test_a_widened_decoder_gives_what_it_gave(bundle):
 
 def test_a_decoder_grows_to_twice_its_width_or_not_at_all(bundle):
     recipe = shrunk("video-decoder", bundle.parent)
-    with pytest.raises(UserError, match="the decoder there is, or twice as wide"):
+    with pytest.raises(UserError, match="must be those of the decoder or their double"):
         build_stage(dataclasses.replace(recipe, model={"decoder_block_out_channels": [16, 16, 32, 64, 96]}))

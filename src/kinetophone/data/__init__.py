@@ -1,1 +1,1 @@
-"""Clip data sets and the latent cache."""
+"""Datasets of clips, and the latent cache."""

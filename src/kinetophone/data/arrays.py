@@ -1,7 +1,7 @@
-"""Rendered clips of a procedural domain as memory-mapped arrays: what the base models' trainings read.
+"""Rendered clips of a procedural domain as memory-mapped arrays, for training the base models.
 
-A folder holds ``video.npy`` uint8 (N, 32, S, S, 3), ``mel.npy`` float16 (N, 400, 64), ``audio.npy`` int16
-(N, 64000) and ``scenes.json`` (captions, strike times, attributes). Rendering is resumed where it stopped.
+A folder has ``video.npy`` uint8 (N, 32, S, S, 3), ``mel.npy`` float16 (N, 400, 64), ``audio.npy`` int16
+(N, 64000) and ``scenes-*.json`` (captions, strike times, attributes). Interrupted rendering is resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNK = 50
 
 @dataclass(frozen=True)
 class ClipArrays:
-    """Clips of one split, index i being clip i of the domain."""
+    """Clips of one split; index i is clip i of the domain."""
 
     video: np.ndarray
     mel: np.ndarray
@@ -45,14 +45,26 @@ class ClipArrays:
         return float(domain_of(self.domain).FPS)
 
     def moments_s(self, index: int) -> list[float]:
-        """When something happens in a clip, which trainings look at more often."""
+        """Times of the events in a clip, in seconds; training samples these more often."""
         return moments_s(self.scenes[index])
 
 
 def load_rendered(
     domain: str, folder: Path, split: str, count: int, size: int = 64, workers: int | None = None
 ) -> ClipArrays:
-    """Render the first ``count`` clips of ``split`` into ``folder`` unless they are there, and map them."""
+    """Load the first ``count`` clips of ``split``, rendering those that are not in ``folder`` yet.
+
+    Args:
+        domain: Name of the procedural domain.
+        folder: Cache folder; the clips get a subfolder of it.
+        split: Split of the domain.
+        count: Number of clips.
+        size: Height and width of the frames in pixels.
+        workers: Number of processes; one per core if not given.
+
+    Returns:
+        The clips as memory-mapped arrays.
+    """
     root, world = Path(folder) / f"{domain}-{split}-{size}-{count}", domain_of(domain)
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "video": ((count, world.FRAMES, size, size, 3), np.uint8),
@@ -96,5 +108,5 @@ def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, st
         scenes.append(clip.events())
     for array in (video, mel, audio):
         array.flush()
-    # The scenes are written last and whole: their file says that the chunk is done.
+    # The scenes are written last and atomically: their file marks the chunk as complete.
     write_json(scenes, root / f"scenes-{start}.json")

@@ -1,7 +1,7 @@
-"""Tables of captions in the forms they are published in, and which file each of their rows speaks of.
+"""Caption tables in their published formats, and the matching of rows to files.
 
 - A CSV file with the columns ``file`` and ``caption`` (or ``path``, ``video``, ``file_name``; ``text``).
-- A file list without a header: a path, perhaps a .wav file's too, and the caption:
+- A file list without a header: a path, optionally the path of a .wav file, and the caption:
   ``./path/x.mp4,"a dog barks, far away"``.
 - VGGSound's own table, without a header: YouTube id, start second, class, split.
 """
@@ -28,8 +28,8 @@ VIDEOS = (
 _AUDIOS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 _FILE_COLUMNS = ("file", "path", "video", "file_name")
 _CAPTION_COLUMNS = ("caption", "text")
-# VGGSound: <id>_<start>, the start in seconds; <id>_<start>_<end>, in seconds or in milliseconds. An id may
-# itself end in such numbers, so a name is tried in every way.
+# VGGSound: <id>_<start> in seconds, or <id>_<start>_<end> in seconds or milliseconds. An id may itself end in
+# such numbers, so all interpretations of a name are tried.
 _START = re.compile(r"(.+)_(\d+)", re.DOTALL)
 _START_AND_END = re.compile(r"(.+)_(\d+)(?:\.0+)?_(\d+)(?:\.0+)?", re.DOTALL)
 VGGSOUND_SECONDS = 10
@@ -37,7 +37,7 @@ VGGSOUND_SECONDS = 10
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: what it calls its file, the caption, and where in the table it is."""
+    """A row of a table: the name of its file, the caption and the line number."""
 
     name: str
     caption: str
@@ -46,14 +46,14 @@ class Row:
 
 @dataclass
 class Matches:
-    """Which row speaks of which file.
+    """The result of matching rows to files.
 
     Attributes:
-        rows: The row of each file that has one.
-        unused: Rows whose file is not there.
-        unclear: Rows whose name more than one file has, with these files.
-        repeated: Files with several captions, of which the first is taken.
-        contradicted: Files that rows of different names may mean, with different captions.
+        rows: The row of each matched file.
+        unused: Rows without a matching file.
+        unclear: Rows that match more than one file, with these files.
+        repeated: Files with several captions; the first one is used.
+        contradicted: Files that match rows with different names and different captions.
     """
 
     rows: dict[Path, Row] = field(default_factory=dict)
@@ -64,13 +64,13 @@ class Matches:
 
 
 def read_cells(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file that are not empty, each with its line number.
+    """Read the rows of a CSV file that are not empty, each with its line number.
 
     Raises:
-        RequestError: There is no such file, or it is not CSV.
+        RequestError: There is no such file, it is not CSV, or it is empty.
     """
     if not path.is_file():
-        raise RequestError([f"'{path}' is no file; name a CSV file with the columns file and caption"])
+        raise RequestError([f"'{path}' is not a file; name a CSV file with the columns file and caption"])
     rows = []
     reader = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True, strict=True)
     try:
@@ -79,25 +79,25 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
             if any(cells):
                 rows.append((reader.line_num, cells))
     except csv.Error as error:
-        raise RequestError([f"'{path}' is no CSV file (line {reader.line_num}: {error})"]) from None
+        raise RequestError([f"'{path}' is not a CSV file (line {reader.line_num}: {error})"]) from None
     if not rows:
-        raise RequestError([f"'{path}' is empty; it needs a row for each file: path and caption"])
+        raise RequestError([f"'{path}' is empty; it needs a row with path and caption for each file"])
     return rows
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table or file list: its rows, and the lines of those without a caption or a file."""
+    """A table or file list: its rows, and the line numbers of rows without a caption or a file."""
 
     rows: list[Row]
     incomplete: list[int]
 
 
 def read_list(path: Path) -> Table:
-    """A table or file list; see the module.
+    """Read a table or file list in one of the formats described in this module.
 
     Raises:
-        RequestError: It cannot be read, or has no captions.
+        RequestError: The file cannot be read, has no captions, or is VGGSound's own table.
     """
     rows = read_cells(path)
     if any(_is_vggsound(cells) for _, cells in rows[:2]):
@@ -121,14 +121,14 @@ def read_list(path: Path) -> Table:
 
 
 def _cell(cells: list[str], column: int, header: list[str]) -> str:
-    """One cell; of the last column with what follows it, which an unquoted comma has cut off."""
+    """One cell. The last column includes all further cells, which unquoted commas have split off."""
     if column == len(header) - 1:
         return ", ".join(cells[column:])
     return cells[column] if column < len(cells) else ""
 
 
 def _caption(cells: list[str]) -> str:
-    """All that follows the files of a row: a caption that is not quoted is cut at its commas."""
+    """All cells after the files of a row, joined: an unquoted caption is split at its commas."""
     first = 2 if len(cells) > 2 and Path(cells[1]).suffix.lower() in _AUDIOS else 1
     return ", ".join(cells[first:])
 
@@ -139,18 +139,21 @@ def match(
     folders: Sequence[Path],
     stem: Callable[[str], str] = lambda name: name,
 ) -> Matches:
-    """Which of ``files`` each row speaks of.
+    """Match rows to files.
 
-    That is the file at the row's path, absolute or relative to one of ``folders``; else the one file of its
-    name, or of its name without the extension. Among several of one name it is the one whose folders agree
-    with the row's, counted from the file upwards. A path whose folder is there without the file is not
-    looked for elsewhere.
+    A row matches the file at its path, absolute or relative to one of ``folders``. Otherwise it matches the
+    only file with its name, or with its name without the extension. Among several files with that name, the
+    one whose parent folders agree best with the row's path is taken, counted from the file upwards. If the
+    folder of a row's path exists but the file does not, other folders are not searched.
 
     Args:
-        rows: As :func:`read_list` gives them.
+        rows: Rows from :func:`read_list`.
         files: Absolute paths.
-        folders: Absolute; the first one holds ``files``.
-        stem: What of a name without extension counts, of files and rows alike.
+        folders: Absolute paths; ``files`` are in the first one.
+        stem: Maps a name without extension, of a file or a row, to the part that is compared.
+
+    Returns:
+        The row of each file, and the rows and files that could not be matched.
     """
     index = _Index(files, folders, stem)
     result = Matches()
@@ -183,7 +186,7 @@ def match(
 
 
 class _Index:
-    """Files by path, by name and by stem."""
+    """Index of files by path, name and stem."""
 
     def __init__(self, files: Sequence[Path], folders: Sequence[Path], stem: Callable[[str], str]) -> None:
         self.folders, self.stem = folders, stem
@@ -198,7 +201,7 @@ class _Index:
             self.by_path[str(file.parent / stem(file.stem))].append(file)
 
     def find(self, name: str) -> tuple[int, list[Path]]:
-        """The files that a row may mean, and how well they fit: the larger the better."""
+        """The rank of the best kind of match (higher is better), and the files that match in that way."""
         name = name.replace("\\", "/")
         path = PurePosixPath(name)
         media = path.suffix.lower() in (*VIDEOS, *_AUDIOS)
@@ -226,17 +229,17 @@ class _Index:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name that is too long for one
+    except OSError:  # the name is too long
         return False
 
 
 def _of_suffix(files: list[Path], path: PurePosixPath) -> list[Path]:
-    """Those of ``files`` with the extension of ``path``, whatever its case, or all where there are none."""
+    """Those of ``files`` with the extension of ``path``, ignoring case; all of them if there are none."""
     return [file for file in files if file.suffix.lower() == path.suffix.lower()] or files
 
 
 def _agreement(file: Path, name: str) -> int:
-    """How many folders above the file have the names that those in ``name`` have."""
+    """Number of parent folders, from the file upwards, whose names are the same in ``name``."""
     pairs = zip(reversed(file.parent.parts), reversed(PurePosixPath(name).parent.parts), strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
@@ -253,7 +256,7 @@ class VGGSoundRow:
 
 
 def read_vggsound(path: Path) -> list[VGGSoundRow] | None:
-    """The rows of VGGSound's own table; None if ``path`` is a table of another form.
+    """Read the rows of VGGSound's own table; None if ``path`` is a table in another format.
 
     Raises:
         RequestError: A row has no start second or no split.
@@ -266,21 +269,21 @@ def read_vggsound(path: Path) -> list[VGGSoundRow] | None:
     found = []
     for line, cells in rows:
         if not _is_vggsound(cells):
-            raise RequestError([f"'{path}', line {line}: a row is YouTube id, start second, class, split"])
-        label = ", ".join(cells[2:-1])  # more than one cell where it is not quoted
+            raise RequestError([f"'{path}', line {line}: expected YouTube id, start second, class, split"])
+        label = ", ".join(cells[2:-1])  # several cells if it is not quoted
         found.append(VGGSoundRow(cells[0], int(float(cells[1])), label, cells[-1].lower(), line))
     return found
 
 
 def _is_vggsound(cells: list[str]) -> bool:
-    is_path = Path(cells[0]).suffix.lower() in VIDEOS  # of a list, its caption cut at commas
+    is_path = Path(cells[0]).suffix.lower() in VIDEOS  # a row of a file list with an unquoted caption
     return len(cells) >= 4 and not is_path and re.fullmatch(r"\d{1,9}(\.0+)?", cells[1]) is not None
 
 
 def vggsound_names(stem: str) -> set[tuple[str, int]]:
-    """The ids and start seconds that a file of this name may have.
+    """All possible (id, start second) of a file with this stem.
 
-    Names are ``id_000030``, ``id_30``, ``id_30_40`` and ``id_30000_40000``.
+    Stems have the form ``id_000030``, ``id_30``, ``id_30_40`` or ``id_30000_40000``.
     """
     found = set()
     if name := _START.fullmatch(stem):

@@ -16,10 +16,10 @@ DOMAINS = {"hits": "kinetophone.hits", "bows": "kinetophone.study.bows"}
 
 
 def domain(name: str) -> Any:
-    """The package of a domain.
+    """Import the package of a domain.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: There is no such domain.
     """
     if name not in DOMAINS:
         raise RequestError([f"there is no domain '{name}'; there are {', '.join(DOMAINS)}"])
@@ -27,7 +27,7 @@ def domain(name: str) -> Any:
 
 
 def moments_s(events: Mapping[str, Any]) -> list[float]:
-    """When something happens in a clip, from its ``events()``: strikes; a bow's starts and stops."""
+    """Times of a clip's events in seconds, from its ``events()``: strikes, or starts and stops of a bow."""
     if "strikes_s" in events:
         return list(events["strikes_s"])
     return sorted([*events["onsets_s"], *events["offsets_s"]])

@@ -1,8 +1,9 @@
-"""Prepared clips to what the coupling trains on: ``kinetophone data encode``.
+"""Encoding of prepared clips for coupling training: ``kinetophone data encode``.
 
-The bases' autoencoders and text models are frozen, so all they make is made once: a shard's latents in
-``latents-00000.safetensors``, ``video`` (n, C, T, h, w) and ``audio`` (n, C, L, M) in float16; the states of
-each caption and of the empty one in ``texts.safetensors``; and ``encoded.json``, which is written last.
+The bases' autoencoders and text models are frozen, so they are run only once per clip. The latents of a shard
+are written to ``latents-00000.safetensors``, with ``video`` (n, C, T, h, w) and ``audio`` (n, C, L, M) in
+float16. The text states of each caption and of the empty one are written to ``texts.safetensors``.
+``encoded.json`` is written last.
 """
 
 from __future__ import annotations
@@ -32,16 +33,24 @@ from kinetophone.progress import track
 from kinetophone.text import parse_json, read_json, read_text
 
 INDEX = "encoded.json"
-_CLIPS_AT_ONCE = 1  # 32 frames of 256 px at once are enough for any device
+_CLIPS_AT_ONCE = 1  # 32 frames of 256 px already use a device well
 
 
 def encode(source: Path, out: Path, bases: AV[Any]) -> int:
-    """Encode the clips that ``kinetophone data prepare`` wrote to ``source``; returns how many there are.
+    """Encode the clips that ``kinetophone data prepare`` wrote to ``source``.
 
-    Shards that are in ``out`` already, made by the same autoencoders of the same clips, are kept.
+    Shards that are already in ``out``, made from the same clips with the same autoencoders, are kept.
+
+    Args:
+        source: Folder of prepared clips.
+        out: Folder to write to.
+        bases: The base models that encode.
+
+    Returns:
+        Number of clips.
 
     Raises:
-        RequestError: ``source`` holds no prepared clips.
+        RequestError: ``source`` has no prepared clips.
     """
     check_prepared(source)
     with sole_writer(out):
@@ -83,54 +92,55 @@ def _encode(source: Path, out: Path, bases: AV[Any]) -> int:
 
 
 def check_prepared(source: Path) -> None:
-    """Make sure that ``source`` holds clips that ``kinetophone data prepare`` wrote.
+    """Check that ``source`` has clips written by ``kinetophone data prepare``.
 
     Raises:
-        RequestError: It does not.
+        RequestError: It has none, or is damaged.
     """
     manifest = source / "manifest.jsonl"
     if not manifest.is_file():
-        raise RequestError([f"'{source}' holds no manifest.jsonl; run kinetophone data prepare first"])
+        raise RequestError([f"'{source}' has no manifest.jsonl; run kinetophone data prepare first"])
     try:
         rows = [parse_json(line, f"'{manifest}'") for line in read_text(manifest).split("\n") if line]
         clips = sum(len(row["clips"]) for row in rows)
     except (ValueError, KeyError, TypeError):
         raise RequestError([f"'{manifest}' is damaged; run kinetophone data prepare again"]) from None
     if not clips:
-        raise RequestError([f"'{source}' holds no clip; its manifest.jsonl says why"])
+        raise RequestError([f"'{source}' has no clips; its manifest.jsonl says why"])
     if not any(source.glob("clips-*.tar")):
-        raise RequestError([f"'{source}' holds no clips-*.tar; run kinetophone data prepare again"])
+        raise RequestError([f"'{source}' has no clips-*.tar; run kinetophone data prepare again"])
 
 
 @dataclass(frozen=True)
 class EncodedClips(LatentArrays):
-    """Encoded clips of a folder, their latents read from the disk as they are drawn."""
+    """Encoded clips of a folder; latents are read from disk when they are drawn."""
 
     fps: float
     texts: dict[str, int]
     states: AV[Tensor]
 
     def text(self, captions: Sequence[str]) -> AV[Tensor]:
-        """The bases' states of captions of these clips, or empty ones."""
+        """Text states of each base for captions of these clips; "" is allowed too."""
         rows = [self.texts[caption] for caption in captions]
         return self.states.map(lambda states: states[rows])
 
 
 def load_encoded(folder: Path, count: int, vaes: AV[Any]) -> EncodedClips:
-    """The first ``count`` clips (0: all) of a folder that :func:`encode` wrote.
+    """Load the first ``count`` clips (0: all) of a folder written by :func:`encode`.
 
     Raises:
-        RequestError: The folder is not one, or other autoencoders than ``vaes`` made it.
+        RequestError: The folder has no encoded clips, or they were made with other autoencoders than
+            ``vaes``.
     """
     if not (folder / INDEX).is_file():
-        raise RequestError([f"'{folder}' holds no {INDEX}; run kinetophone data encode first"])
+        raise RequestError([f"'{folder}' has no {INDEX}; run kinetophone data encode first"])
     index = read_json(folder / INDEX)
     found = {"audio": fingerprint(vaes.audio), "video": fingerprint(vaes.video)}
     if index["made_by"] != found:
         raise RequestError([f"'{folder}' was encoded with other bases; run kinetophone data encode again"])
     clips = index["clips"][: count or None]
     if not clips:
-        raise RequestError([f"'{folder}' holds no clip; manifest.jsonl of its source says why"])
+        raise RequestError([f"'{folder}' has no clips; manifest.jsonl of its source says why"])
     where = [(folder / clip["shard"], clip["row"]) for clip in clips]
     states = load_file(folder / "texts.safetensors")
     return EncodedClips(
@@ -145,7 +155,7 @@ def load_encoded(folder: Path, count: int, vaes: AV[Any]) -> EncodedClips:
 
 
 class _Rows:
-    """Rows of one tensor of several files, mapped; ``rows[index]`` is an array, of a slice too."""
+    """Rows of a tensor spread over several memory-mapped files; index with an array or a slice."""
 
     def __init__(self, where: list[tuple[Path, int]], name: str) -> None:
         files: dict[Path, Any] = {

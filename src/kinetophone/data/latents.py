@@ -1,4 +1,4 @@
-"""The latent cache: clips encoded once by the frozen autoencoders, with several captions each.
+"""The latent cache: clips encoded once with the frozen autoencoders, with several captions each.
 
 ``video.npy`` float16 (N, C, T, h, w) and ``audio.npy`` float16 (N, C, L, M) are scaled latents.
 """
@@ -22,29 +22,29 @@ from kinetophone.data.shards import write_json, writing
 from kinetophone.progress import track
 
 CAPTIONS_PER_CLIP = 4
-DECODER = ("decoder.", "post_quant_conv.")  # what the names of an autoencoder's decoder begin with
+DECODER = ("decoder.", "post_quant_conv.")  # prefixes of the decoder's parameters
 
 
 @dataclass(frozen=True)
 class LatentArrays:
     """Encoded clips; ``captions[i]`` are alternative captions of clip i."""
 
-    video: Any  # NumPy arrays, or what gives such for an array of indices
+    video: Any  # a NumPy array, or an object that returns one when indexed with an array
     audio: Any
     captions: list[list[str]]
-    strikes_s: list[list[float]]  # or whatever else happens in a clip
+    strikes_s: list[list[float]]  # or times of other events
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, list[str]]:
-        """Indices of a batch and one caption for each."""
+        """Draw the indices of a batch, (batch,), and a caption for each."""
         index = rng.integers(len(self), size=batch)
         texts = [self.captions[i][int(rng.integers(len(self.captions[i])))] for i in index]
         return index, texts
 
     def only(self, index: list[int]) -> LatentArrays:
-        """The clips of ``index`` alone."""
+        """A subset: the clips with these indices."""
         return LatentArrays(
             self.video[index],
             self.audio[index],
@@ -54,7 +54,7 @@ class LatentArrays:
 
 
 def load_captions(clips: ClipArrays, split: str, folder: Path) -> list[list[str]]:
-    """Captions of each clip, its own first, kept in ``folder`` once they were made."""
+    """Captions of each clip, its own first; cached in ``folder``."""
     path = folder / f"{_prefix(clips)}captions-{split}-{len(clips)}.json"
     if not path.exists():
         captions_of = domain(clips.domain).captions_of
@@ -63,14 +63,14 @@ def load_captions(clips: ClipArrays, split: str, folder: Path) -> list[list[str]
 
 
 def _prefix(clips: ClipArrays) -> str:
-    """Of files in a cache that domains share."""
+    """Prefix of the clips' files in a cache shared by domains."""
     return "" if clips.domain == "hits" else f"{clips.domain}-"
 
 
 def fingerprint(vae: Any) -> str:
-    """Eight hex digits that change with the weights, so that a cache of another autoencoder is not used.
+    """Hash of an autoencoder's weights, eight hex digits, to detect a cache made with another autoencoder.
 
-    The decoder's are left out: it has no part in latents, and may be trained on.
+    The decoder is excluded, because it does not affect latents and may be trained further.
     """
     digest = hashlib.sha256()
     for name, tensor in vae.state_dict().items():
@@ -87,9 +87,12 @@ def load_latents(
     video_vae: torch.nn.Module | None,
     audio_vae: torch.nn.Module | None,
 ) -> LatentArrays:
-    """Encode ``clips`` with the given autoencoders unless ``folder`` holds the result already.
+    """Encode ``clips`` with the given autoencoders, or load the result if it is cached in ``folder``.
 
-    A modality whose autoencoder is None is left empty: the base models train alone.
+    A modality whose autoencoder is None is left empty, (N, 0), for training a base on its own.
+
+    Returns:
+        The latents, with the captions and event times of the clips.
     """
     folder.mkdir(parents=True, exist_ok=True)
     empty = np.zeros((len(clips), 0), np.float16)

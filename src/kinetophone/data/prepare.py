@@ -1,9 +1,9 @@
-"""Videos of any kind to clips of one kind: ``kinetophone data prepare``.
+"""Cutting of videos into uniform clips: ``kinetophone data prepare``.
 
-The output folder holds shards ``clips-00000.tar`` (a clip: ``jpg``, its frames one below the other;
-``wav``, 16 kHz mono; ``json``, caption, source and times of events), ``manifest.jsonl`` with a line for every
-source, and ``prepare.json``. A worker makes a whole shard, which gets its name when it is whole: a run that
-is killed goes on where it stopped.
+The output folder has shards ``clips-00000.tar``, ``manifest.jsonl`` with a line per source, and
+``prepare.json``. The members of a clip are ``jpg`` (its frames, stacked vertically), ``wav`` (16 kHz mono)
+and ``json`` (caption, source and times of events). Each worker writes entire shards, which are renamed when
+they are complete, so a killed run can resume.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from kinetophone.media import Clip
 
 SAMPLE_RATE = 16_000
-SILENCE_DB = -60.0  # root mean square of a clip, below full scale
+SILENCE_DB = -60.0  # RMS of a clip in dBFS; quieter clips are rejected
 _SOURCES_PER_SHARD = 16
 _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How videos are cut: frame rate, length and size of every clip."""
+    """Frame rate, length in seconds, and height and width in pixels of every clip."""
 
     fps: float = 8
     seconds: float = 4
@@ -53,16 +53,25 @@ class Cut:
 
     @property
     def time(self) -> ClipTime:
-        """Raises ValueError where the length is no whole number of frames."""
+        """Timing of a clip; raises ValueError if its length is not a whole number of frames."""
         return ClipTime.from_seconds(self.seconds, self.fps, SAMPLE_RATE)
 
 
 def prepare(sources: Sources, out: Path, cut: Cut, workers: int | None = None) -> list[dict[str, Any]]:
-    """Cut ``sources`` into clips; returns the manifest, a dict a source.
+    """Cut ``sources`` into clips.
+
+    Args:
+        sources: The files and their captions.
+        out: Folder to write to; an interrupted run in it is resumed.
+        cut: Format of the clips.
+        workers: Number of processes; one per core if not given.
+
+    Returns:
+        The manifest, with a dict for each source.
 
     Raises:
-        RequestError: Another run is writing to ``out``; it holds clips that were cut otherwise, or from other
-            sources or captions; or no clip at all could be made.
+        RequestError: Another run is writing to ``out``; it has clips with other settings, sources or
+            captions; or no clip could be made.
     """
     with sole_writer(out):
         return _prepare(sources, out, cut, workers)
@@ -78,7 +87,7 @@ def _prepare(sources: Sources, out: Path, cut: Cut, workers: int | None) -> list
         if any(settings.get(key) != value for key, value in before.items()):
             raise RequestError(
                 [
-                    f"'{out}' holds clips of other settings, sources or captions; name another folder, or "
+                    f"'{out}' has clips with other settings, sources or captions; name another folder, or "
                     "remove it"
                 ]
             )
@@ -103,16 +112,16 @@ def _prepare(sources: Sources, out: Path, cut: Cut, workers: int | None) -> list
     with writing(out / "manifest.jsonl") as file:
         file.write("".join(json.dumps(row) + "\n" for row in manifest).encode())
     if not any(row["clips"] for row in manifest):
-        for g in groups:  # so that the folder can be used again
+        for g in groups:  # clean up, so that the folder can be used again
             _part(out, g).unlink()
             (out / f"clips-{g:05d}.tar").unlink()
         described.unlink()
-        raise RequestError([_nothing(manifest, out)])
+        raise RequestError([_no_clip_message(manifest, out)])
     return manifest
 
 
 def _row(source: Source) -> dict[str, Any]:
-    """A source's line in the manifest before it is cut."""
+    """A source's row in the manifest, before it is cut."""
     return {
         "source": source.name,
         "caption_from": source.caption_from,
@@ -122,22 +131,22 @@ def _row(source: Source) -> dict[str, Any]:
     }
 
 
-def _nothing(manifest: list[dict[str, Any]], out: Path) -> str:
-    """What was not used and why, the most frequent reasons first."""
+def _no_clip_message(manifest: list[dict[str, Any]], out: Path) -> str:
+    """Error message with the most frequent reasons why no clip was made."""
     alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in manifest:
-        # Reasons that differ in a length or a level are one.
+        # Reasons that differ only in numbers are grouped.
         alike[re.sub(r"\d+", "", row["reason"].replace(row["source"], ""))].append(row)
     groups = sorted(alike.values(), key=len, reverse=True)
     most = [f"{few([row['source'] for row in group])}: {group[0]['reason']}" for group in groups[:3]]
     return (
-        f"no clip was made of {len(manifest)} files: {'; '.join(most)}; "
+        f"no clip was made from {len(manifest)} files: {'; '.join(most)}; "
         f"all reasons are in '{out / 'manifest.jsonl'}'"
     )
 
 
 def _part(out: Path, group: int) -> Path:
-    """A shard's part of the manifest; it is there once the shard is."""
+    """Path of a shard's part of the manifest; it exists once the shard is complete."""
     return out / "parts" / f"{group:05d}.jsonl"
 
 
@@ -153,7 +162,7 @@ def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
                 _cut_source(tar, f"{group:05d}-{number:03d}", source, cut, row)
             except (MediaError, OSError, ValueError) as error:
                 row["reason"] = str(error).replace(str(source.picture), source.name)
-            except Exception as error:  # one strange file must not stop the rest
+            except Exception as error:  # an unexpected error in one file must not stop the others
                 row["reason"] = f"{type(error).__name__}: {error}"
             if not row["clips"] and row["reason"] is None:
                 row["reason"] = "; ".join(f"{r['start_s']:g} s: {r['reason']}" for r in row["rejected"])
@@ -164,7 +173,7 @@ def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
 
 
 def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: dict[str, Any]) -> None:
-    """Add the clips of one file, cut end to end from its start, and note them in ``row``."""
+    """Cut one file into consecutive clips, add them to the shard and record them in ``row``."""
     clip, time = _read(source, cut), cut.time
     windows = len(clip.video) // time.frames
     if not windows:
@@ -180,7 +189,7 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
         stop_s = start_s + cut.seconds
         caption = source.caption_between(start_s, stop_s)
         if caption is None:
-            row["rejected"].append({"start_s": start_s, "reason": "no event, so nothing to say of it"})
+            row["rejected"].append({"start_s": start_s, "reason": "no event, so no caption"})
             continue
         about = {
             "caption": caption,
@@ -216,7 +225,7 @@ def _strip(frames: np.ndarray) -> bytes:
     strip = np.ascontiguousarray(frames.reshape(-1, *frames.shape[2:])[..., ::-1])
     done, encoded = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not done:
-        raise ValueError(f"{len(frames)} frames of {frames.shape[1]} px are too many for one picture")
+        raise ValueError(f"{len(frames)} frames of {frames.shape[1]} px are too many for one image")
     return encoded.tobytes()
 
 

@@ -1,4 +1,4 @@
-"""WebDataset shards: plain tar files, of which the members of one clip have one key and several suffixes."""
+"""WebDataset shards: tar files in which the members of a clip share a key and differ in suffix."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name once it is whole and on the disk."""
-    # A name of its own: two runs must not write into one file, each in its own place.
+    """Write a file atomically: it is renamed to ``path`` once it is complete and on disk."""
+    # A random name, so that two runs never write to the same temporary file.
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as file:
@@ -30,19 +30,19 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what :func:`writing` left of runs that were killed; only for the folder's sole writer."""
+    """Remove temporary files of :func:`writing` left by killed runs. Call it only as the sole writer."""
     for left in folder.glob(".*.part"):
         left.unlink()
 
 
 def write_json(content: Any, path: Path) -> None:
-    """Write it whole or not at all."""
+    """Write ``content`` as JSON, atomically."""
     with writing(path) as file:
         file.write(json.dumps(content, indent=1).encode())
 
 
 def add(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
-    """Add one clip's members, by suffix. Same content, same bytes: owner and time are left out."""
+    """Add a clip's members, by suffix. Owner and time are omitted, so equal content gives equal bytes."""
     for suffix, content in members.items():
         info = tarfile.TarInfo(f"{key}.{suffix}")
         info.size = len(content)
@@ -50,7 +50,7 @@ def add(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
 
 
 def read(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The clips of a shard in order: key, and members by suffix."""
+    """Iterate over the clips of a shard in order, as (key, members by suffix)."""
     key, members = None, {}
     with tarfile.open(path) as tar:
         for info in tar:

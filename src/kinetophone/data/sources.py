@@ -1,9 +1,9 @@
-"""Which files of a folder are clips, and what is said about each: plain folders and known data sets.
+"""Finding the videos of a folder and their captions: plain folders and known datasets.
 
-GreatestHits (``vis-data``, ``vis-data-256``) has ``X_times.txt`` for each recording X, a line for every
-contact: seconds, material, action, reaction, "None" where nobody could say; ``train.txt`` and ``test.txt``
-name the recordings of a split. Landscape has folders ``train`` and ``test``, in them a folder for each class,
-or files named by their class. VGGSound's files are named by YouTube id and start second. Tables are in
+GreatestHits (``vis-data``, ``vis-data-256``) has ``X_times.txt`` for each recording X, with a line for every
+contact: seconds, material, action, reaction, each "None" if it is unknown. Its ``train.txt`` and ``test.txt``
+list the recordings of a split. Landscape has folders ``train`` and ``test``, with a folder for each class or
+files named after their class. VGGSound's files are named by YouTube id and start second. Tables are read by
 :mod:`kinetophone.data.captions`.
 """
 
@@ -32,16 +32,16 @@ from kinetophone.text import read_text
 
 Layout = Literal["folder", "greatesthits", "landscape", "vggsound"]
 Split = Literal["train", "val", "test"]
-# Files of these kinds belong to films: their sound, captions and tables.
+# Files of these types accompany videos: their audio, captions and tables.
 BESIDE = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml")
-_NO_CAPTION = "no caption (name a table, put a .txt file beside it, or give one for all)"
-# A folder of one of these names, in any case, is a split.
+_NO_CAPTION = "no caption (name a table, put a .txt file next to it, or give one for all)"
+# A folder with one of these names, ignoring case, is a split.
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
-# GreatestHits names one recording's files alike; the first of these that is there is taken.
+# Suffixes of the files of one recording in GreatestHits; the first that exists is taken.
 _IMAGES = ("_denoised_thumb", "_denoised", "_mic", "")
 _RECORDING = re.compile(r"_denoised_thumb$|_denoised$|_mic$")
 _NUMBERS = re.compile(r"(?:^|[_\s-]+)\d+(?:[_\s-]+\d+)*$")
@@ -51,7 +51,7 @@ _DOES = {"hit": "hits", "scratch": "scratches"}
 
 @dataclass(frozen=True)
 class Event:
-    """A contact in a recording of GreatestHits; ``material`` is None where nobody could say."""
+    """A contact in a recording of GreatestHits; ``material`` is None if it is unknown."""
 
     time_s: float
     action: str
@@ -60,16 +60,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Source:
-    """One file.
+    """A video file and its caption.
 
     Attributes:
-        name: Its path within the folder: what the manifest calls it.
-        picture: The file.
-        caption: What is seen and heard all through; None where nothing says so, or where ``events`` do.
-        caption_from: Where the caption is from.
-        sound: File of its sound where that is another one.
-        events: Events in it, in the order of time, where they are known.
-        problem: Why it cannot be used, where that is known before it is opened.
+        name: Path within the folder, as in the manifest.
+        picture: Path of the video.
+        caption: Caption of the entire file; None if there is none, or if captions come from ``events``.
+        caption_from: Where the caption comes from.
+        sound: Separate audio file, if any.
+        events: Known events, in order of time.
+        problem: Why the file cannot be used, if that is known without opening it.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Source:
     problem: str | None = None
 
     def caption_between(self, start_s: float, stop_s: float) -> str | None:
-        """The caption of a stretch: that of the whole, or else of its own events; None where it has none."""
+        """Caption of a section: that of the file, else one made from the section's events, else None."""
         if self.caption is not None:
             return self.caption
         return _caption_of_events(event for event in self.events if start_s <= event.time_s < stop_s)
@@ -92,9 +92,9 @@ class Sources:
     """The files of a folder, sorted by name.
 
     Attributes:
-        files: Every file, also those that cannot be used.
-        notes: What of a folder or table is not used, and why; a line each.
-        settings: Layout, split, and where the captions are from, to be kept with the clips.
+        files: All files, including those that cannot be used.
+        notes: What is not used and why, one line each.
+        settings: Layout, split and origin of the captions, to be saved with the clips.
     """
 
     files: list[Source]
@@ -115,30 +115,35 @@ def find_sources(
     caption: str | None = None,
     split: Split | None = None,
 ) -> Sources:
-    """The sources in ``folder``.
+    """Find the videos in ``folder`` and their captions.
 
     Args:
-        folder: Where the files are, in sub-folders too.
-        layout: "folder": any videos, captions from ``captions``, or a ``.txt`` file beside each.
-            "greatesthits": recordings with ``_times.txt``. "landscape": one sub-folder a class, or files
-            named by it, ``fire_crackling_136_6_34.mp4``. "vggsound": files that the table ``captions`` names.
-        captions: A table or file list, see :mod:`kinetophone.data.captions`. It comes before what the layout
-            says; a file without a row is not used, but for a ``.txt`` file beside it.
-        caption: One caption for all instead.
-        split: The data set's own part; all if not given. Not for "folder".
+        folder: Folder of the files; subfolders are searched too.
+        layout: "folder": any videos, with captions from ``captions`` or from a ``.txt`` file next to each.
+            "greatesthits": recordings with ``_times.txt``. "landscape": one subfolder per class, or files
+            named after it, such as ``fire_crackling_136_6_34.mp4``. "vggsound": the files that the table
+            ``captions`` lists.
+        captions: A table or file list, see :mod:`kinetophone.data.captions`. It takes precedence over the
+            layout. A file without a row is not used, unless it has a ``.txt`` file next to it.
+        caption: A single caption for all files instead.
+        split: Split of the dataset; all splits if not given. Not for "folder".
+
+    Returns:
+        The files, with notes on what is not used.
 
     Raises:
-        RequestError: There is no such folder, table or split, nothing in it, or the table is of other files.
+        RequestError: There is no such folder, table or split, there are no videos, or the table does not
+            match the files.
     """
     if not folder.is_dir():
-        raise RequestError([f"'{folder}' is no folder; name one with videos in it"])
+        raise RequestError([f"'{folder}' is not a folder; name one with videos in it"])
     if split and layout == "folder":
         raise RequestError(
             ["the layout folder has no split: name the folder of one split, or another layout"]
         )
     if caption is not None and (captions is not None or layout == "vggsound"):
         what = "a table of captions" if captions is not None else "the layout vggsound, which has its table,"
-        raise RequestError([f"{what} and one caption for all do not go together: leave out one of them"])
+        raise RequestError([f"{what} and one caption for all can't be combined: leave out one of them"])
     if caption is not None and not caption.strip():
         raise RequestError(["the caption is empty; write what is seen and heard, or leave it out"])
     if layout == "vggsound" and captions is None:
@@ -149,16 +154,16 @@ def find_sources(
     if unread := sorted(path for path in below if path.suffix.lower() not in (*VIDEOS, *BESIDE)):
         kinds = ", ".join(sorted({path.suffix.lower() or "none" for path in unread})[:8])
         names = few([path.relative_to(folder).as_posix() for path in unread])
-        notes.append(f"{_number(unread, 'file')} not used, of no kind of film (endings {kinds}): {names}")
+        notes.append(f"{_number(unread, 'file')} not used, not a video (suffixes {kinds}): {names}")
     if layout == "greatesthits":
         found = _greatest_hits(folder, below, split, notes)
     elif layout == "landscape":
         found = _landscape(folder, videos, split)
     else:
-        found = [_beside(folder, video) for video in videos]
+        found = [_plain_source(folder, video) for video in videos]
     if not found:
         part = f" in its split {split}" if split else ""
-        raise RequestError([f"'{folder}' holds no videos of the layout {layout}{part}"])
+        raise RequestError([f"'{folder}' has no videos of the layout {layout}{part}"])
     if captions is not None:
         clips = read_vggsound(captions) if layout == "vggsound" else None
         if clips is not None:
@@ -189,22 +194,22 @@ def find_sources(
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files in a folder and in those in it, sorted; hidden ones are left out.
+    """All files in a folder and its subfolders, sorted, without hidden ones.
 
-    Links to folders are followed, each folder is gone through once: a loop has no end otherwise.
+    Links to folders are followed, but each folder is visited only once, so that loops end.
     """
     found: list[Path] = []
     seen: set[Path] = set()
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
-        here = folders.popleft() if folders else links.popleft()  # so that a folder has its own name first
+        here = folders.popleft() if folders else links.popleft()  # prefer a folder's real name to a link
         if (real := here.resolve()) in seen:
             continue
         seen.add(real)
         try:
             entries = [entry for entry in here.iterdir() if not entry.name.startswith(".")]
         except OSError:
-            continue  # not ours to read
+            continue  # no permission to read it
         for entry in sorted(entries):
             if entry.is_file():
                 found.append(entry)
@@ -214,7 +219,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def sibling(file: Path, suffix: str) -> Path | None:
-    """The file beside ``file`` of the same name with another ending, in any case of its letters."""
+    """The file next to ``file`` with the same stem and another suffix, ignoring case; None if missing."""
     plain = file.with_suffix(suffix)
     if plain.is_file():
         return plain
@@ -229,15 +234,15 @@ def _number(things: Sequence[object], what: str) -> str:
 
 
 def few(names: Sequence[str], at_most: int = 3) -> str:
-    """The first of ``names``, and how many more there are."""
+    """The first ``at_most`` names as text, and how many more there are."""
     more = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _caption_of_events(events: Iterable[Event]) -> str | None:
-    """What a drumstick does: every action with its materials, in the order in which they begin.
+    """A caption such as "a drumstick hits metal and wood", with actions in order of first occurrence.
 
-    A material that nobody could name is "something", where the action has no other.
+    An action whose materials are all unknown gets "something". None if there are no events.
     """
     does: dict[str, list[str]] = {}
     for event in events:
@@ -253,12 +258,12 @@ def _and(words: Sequence[str]) -> str:
 
 
 def _digest(sources: list[Source]) -> str:
-    """Changes with any caption or event, so that clips of other captions are not gone on with."""
+    """Hash of all captions and events, so that a run with other captions is not resumed."""
     said = [(s.name, s.caption, [(e.time_s, e.action, e.material) for e in s.events]) for s in sources]
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
-def _beside(folder: Path, video: Path) -> Source:
+def _plain_source(folder: Path, video: Path) -> Source:
     name, text = video.relative_to(folder).as_posix(), sibling(video, ".txt")
     if text is not None:
         try:
@@ -274,7 +279,7 @@ def _landscape(folder: Path, videos: list[Path], split: Split | None) -> list[So
     found = []
     for video in videos:
         name = video.relative_to(folder)
-        # The split is the folder's that lies deepest, whether the classes are in it or around it.
+        # The deepest folder with the name of a split counts, whether it is inside or outside the classes.
         at = max((i for i, part in enumerate(name.parts[:-1]) if part.lower() in _SPLITS), default=None)
         if split and (at is None or _SPLITS[name.parts[at].lower()] != split):
             continue
@@ -288,7 +293,7 @@ def _landscape(folder: Path, videos: list[Path], split: Split | None) -> list[So
 
 
 def _class_of(name: Path, split_at: int | None) -> tuple[str, str]:
-    """The class of a file of Landscape, and what says so: a folder, or the file's own name."""
+    """The class of a Landscape file, and where it comes from: a folder or the file's own name."""
     folders = name.parts[:-1]
     inner = [] if split_at is None else folders[split_at + 1 :]
     outer = [p for p in folders if p.lower() not in _SPLITS and "landscape" not in p.lower()]
@@ -319,13 +324,13 @@ def _greatest_hits(folder: Path, below: list[Path], split: Split | None, notes: 
     unseen = [name for name in times if name not in pictures]
     if unseen:
         names = few([times[name].name for name in unseen])
-        notes.append(f"{_number(unseen, 'list')} of events not used, no video of that name: {names}")
+        notes.append(f"{_number(unseen, 'list')} of events not used, no video with that name: {names}")
     if split:
         part = _recordings(folder, below, split)
         missing = sorted(part - pictures.keys())
         if missing:
             notes.append(
-                f"{_number(missing, 'recording')} in {split}.txt not used, no video of it: {few(missing)}"
+                f"{_number(missing, 'recording')} in {split}.txt not used, no such video: {few(missing)}"
             )
         pictures = {name: files for name, files in pictures.items() if name in part}
     found = []
@@ -337,7 +342,7 @@ def _greatest_hits(folder: Path, below: list[Path], split: Split | None, notes: 
         audio_file = sibling(picture.with_name(f"{name}_denoised.mp4"), ".wav")
         if of_time is None:
             one = Source(path, picture, None, sound=audio_file)
-            found.append(_without(one, "no _times.txt, which holds its events"))
+            found.append(_without(one, "no _times.txt with its events"))
             continue
         one = Source(path, picture, None, of_time.name, audio_file)
         try:
@@ -352,7 +357,7 @@ def _recording(stem: str) -> str:
 
 
 def _read_times(path: Path) -> tuple[Event, ...]:
-    """The contacts in a ``_times.txt``; those without an action, where nobody could say, are left out."""
+    """Read the contacts in a ``_times.txt``; those with an unknown action are left out."""
     events = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -371,13 +376,13 @@ def _read_times(path: Path) -> tuple[Event, ...]:
 
 
 def _recordings(folder: Path, below: list[Path], split: Split) -> set[str]:
-    """What ``train.txt`` names, or that of another split: in the folder, or beside it."""
+    """Names of the recordings of a split, from ``train.txt`` (or another) in the folder or next to it."""
     lists = sorted(
         (p for p in (*below, *folder.absolute().parent.glob("*")) if p.name.lower() == f"{split}.txt"),
         key=lambda p: (not p.is_relative_to(folder), len(p.parts), p),
     )
     if not lists:
-        raise RequestError([f"'{folder}' holds no {split}.txt, which names the recordings of that split"])
+        raise RequestError([f"'{folder}' has no {split}.txt, which lists the recordings of that split"])
     lines = read_text(lists[0]).split("\n")
     names = (Path(line.strip().replace("\\", "/")).name for line in lines)
     return {_recording(Path(n).stem if Path(n).suffix.lower() in VIDEOS else n) for n in names if n}
@@ -398,19 +403,19 @@ def _of_table(
     stem = _recording if layout == "greatesthits" else str
     matches = match(rows, files, (root, table.resolve().parent), stem)
     if not matches.rows:
-        which = "no file for certain" if matches.unclear or matches.contradicted else "no file"
-        first = f"its first row is '{rows[0].name}', the first file '{found[0].name}'"
-        raise RequestError([f"'{table}' names {which} of '{folder}': {first}"])
+        which = "no file unambiguously" if matches.unclear or matches.contradicted else "no file"
+        first = f"its first row is '{rows[0].name}', the first file is '{found[0].name}'"
+        raise RequestError([f"'{table}' matches {which} in '{folder}': {first}"])
     if matches.unused:
         names = few([row.name for row in matches.unused])
         notes.append(f"{_number(matches.unused, 'row')} of {table.name} not used, no such file: {names}")
     if matches.repeated:
         names = few([path.relative_to(root).as_posix() for path in matches.repeated])
         number = _number(matches.repeated, "file")
-        notes.append(f"{number} with several captions in {table.name}, the first is used: {names}")
+        notes.append(f"{number} with several captions in {table.name}; the first one is used: {names}")
     for row, several in matches.unclear[:3]:
         names = few([path.relative_to(root).as_posix() for path in several])
-        notes.append(f"line {row.line} of {table.name} not used, '{row.name}' may be any of these: {names}")
+        notes.append(f"line {row.line} of {table.name} not used, '{row.name}' matches several files: {names}")
     if len(matches.unclear) > 3:
         notes.append(f"{len(matches.unclear) - 3} more rows of {table.name} not used, for the same reason")
     unclear = {path for _, several in matches.unclear for path in several}
@@ -419,9 +424,9 @@ def _of_table(
         if path in matches.rows:
             captioned.append(_with_row(source, matches.rows[path], table))
         elif path in matches.contradicted:
-            captioned.append(_without(source, f"several rows in {table.name} that differ"))
+            captioned.append(_without(source, f"several different rows in {table.name}"))
         elif path in unclear:
-            captioned.append(_without(source, f"a name in {table.name} that other files have too"))
+            captioned.append(_without(source, f"a name in {table.name} that matches other files too"))
         elif layout != "folder" or source.caption is None:
             captioned.append(_without(source, f"no row in {table.name}"))
         else:
@@ -445,7 +450,7 @@ def _of_vggsound(
     split: Split | None,
     notes: list[str],
 ) -> list[Source]:
-    """``found`` with the classes of VGGSound's table, by id and start second; of one split if asked for."""
+    """``found`` with the classes from VGGSound's table, by id and start second; optionally of one split."""
     rows: dict[tuple[str, int], list[VGGSoundRow]] = defaultdict(list)
     for clip in clips:
         rows[clip.id, clip.start_s].append(clip)
@@ -459,20 +464,20 @@ def _of_vggsound(
             continue
         if not of_file:
             source = replace(
-                source, caption=None, problem=f"no row of its id and start second in {table.name}"
+                source, caption=None, problem=f"no row with its id and start second in {table.name}"
             )
         elif len({row.caption for row in of_file}) > 1:
-            source = replace(source, caption=None, problem=f"several rows in {table.name} that differ")
+            source = replace(source, caption=None, problem=f"several different rows in {table.name}")
         else:
             row = of_file[0]
             source = _with_row(source, Row(row.id, row.caption, row.line), table)
         captioned.append(source)
     if not used:
         row = clips[0]
-        first = f"its first row is {row.id} at {row.start_s} s, the first file '{found[0].name}'"
-        raise RequestError([f"'{table}' names no file of '{folder}': {first}"])
+        first = f"its first row is {row.id} at {row.start_s} s, the first file is '{found[0].name}'"
+        raise RequestError([f"'{table}' matches no file in '{folder}': {first}"])
     if split and len(captioned) == sum(source.problem is not None for source in captioned):
-        raise RequestError([f"'{folder}' holds no videos of the split {split} in '{table}'"])
+        raise RequestError([f"'{folder}' has no videos of the split {split} in '{table}'"])
     wanted = {key for key, of_key in rows.items() if split is None or _SPLITS.get(of_key[0].split) == split}
     missing = [f"{name}_{start_s:06d}" for name, start_s in sorted(wanted - used)]
     if missing:

@@ -1,8 +1,8 @@
-"""``hits``: the procedural twin of GreatestHits - a tool strikes things, seen and heard, with exact truth.
+"""``hits``: a procedural counterpart of GreatestHits. A tool strikes objects; the ground truth is exact.
 
 Every clip is a pure function of ``(split, index, size)``: 4 s, 8 fps, 16 kHz mono, with its caption and
-its event list. What makes clips needs NumPy, SciPy and OpenCV, and is imported when it is first used: the
-world's measures are listed without it.
+its event list. Rendering needs NumPy, SciPy and OpenCV, which are imported on first use, so that the domain's
+metrics can be listed without them.
 """
 
 from __future__ import annotations

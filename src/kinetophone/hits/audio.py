@@ -1,8 +1,8 @@
-"""The sound of a ``hits`` scene: modal synthesis, one bank of damped modes per material.
+"""The audio of a ``hits`` scene: modal synthesis with one bank of damped modes per material.
 
-A strike excites every mode of the object; how strongly depends on the force (louder *and* brighter)
-and on the hardness of the tool. A short noise burst is the contact itself, and a sparse exponential
-tail the room. NumPy and SciPy only.
+A strike excites all modes of the object. Their strength depends on the force (louder *and* brighter) and
+on the hardness of the tool. A short noise burst represents the contact, and a sparse exponential tail the
+room. This module needs NumPy and SciPy only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class ModeBank:
-    """Modes of a material: frequencies are ``ratios`` times a fundamental that falls with size."""
+    """Modes of a material, at ``ratios`` times a fundamental that decreases with the object's size."""
 
     fundamental_hz: tuple[float, float]  # smallest, largest object
     ratios: tuple[float, ...]
@@ -31,12 +31,12 @@ class ModeBank:
 
 
 BANKS = {
-    # A bowl's and a pot's partials are far from harmonic and ring long.
+    # The partials of bowls and pots are inharmonic and ring for a long time.
     "metal": ModeBank(
         fundamental_hz=(900, 420), ratios=(1, 1.58, 2.24, 2.92, 3.46, 4.6, 6.1), decay_s=1.1, damping=0.55,
         noise=0.25, noise_hz=6500, gain=0.55,
     ),
-    # A free bar: strongly damped, a dry knock.
+    # A free bar, strongly damped: a dry knock.
     "wood": ModeBank(
         fundamental_hz=(620, 280), ratios=(1, 2.57, 4.95, 7.9), decay_s=0.16, damping=0.5,
         noise=0.5, noise_hz=3500, gain=0.9,
@@ -45,7 +45,7 @@ BANKS = {
         fundamental_hz=(2300, 1300), ratios=(1, 1.34, 2.1, 2.75, 3.3), decay_s=0.45, damping=0.7,
         noise=0.3, noise_hz=7500, gain=0.55,
     ),
-    # Zeros of the Bessel functions: a round membrane.
+    # A round membrane: zeros of the Bessel functions.
     "drum": ModeBank(
         fundamental_hz=(190, 95), ratios=(1, 1.59, 2.14, 2.3, 2.65, 2.92, 3.5), decay_s=0.4, damping=0.8,
         noise=0.5, noise_hz=2200, gain=1.0,
@@ -59,7 +59,7 @@ HARDNESS = {"drumstick": 0.65, "mallet": 0.35, "hammer": 1.0}
 
 
 def strike_audio(scene: Scene, force: float, rng: np.random.Generator) -> np.ndarray:
-    """The dry sound of one strike, float64 ``(samples,)``, starting at the contact."""
+    """The sound of one strike without the room, float64 ``(samples,)``, starting at the contact."""
     bank = BANKS[scene.material]
     small, large = bank.fundamental_hz
     ratios = np.array(bank.ratios)
@@ -84,16 +84,16 @@ def strike_audio(scene: Scene, force: float, rng: np.random.Generator) -> np.nda
 
 
 def render_audio(scene: Scene) -> np.ndarray:
-    """Waveform of the whole scene: float32 ``(64000,)`` in [-1, 1] at 16 kHz.
+    """Waveform of a scene, float32 ``(64000,)`` in [-1, 1] at 16 kHz.
 
-    Loudness is not normalised per clip (it carries the force); a soft limiter keeps peaks below 1.
+    Loudness is not normalised per clip, because it carries the force. A soft limiter keeps peaks below 1.
     """
     rng = np.random.default_rng(scene.audio_seed)
     total = round(SECONDS * SAMPLE_RATE)
     dry = np.zeros(total)
     for strike in scene.strikes:
         start = round(strike.time_s * SAMPLE_RATE)
-        # The tool that touches the object again damps what still rings.
+        # When the tool touches the object again, it damps the sound that is still ringing.
         dry[start:] *= 0.6
         sound = strike_audio(scene, strike.force, rng)[: total - start]
         dry[start : start + len(sound)] += sound

@@ -1,4 +1,4 @@
-"""Captions of ``hits`` clips: material and tool always, the rest sometimes, in varied words."""
+"""Captions of ``hits`` clips, in varied words. Material and tool are always named, the rest sometimes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LOUD = {"soft": ("softly", "gently"), "even": ("evenly",), "hard": ("hard", "lo
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption of ``scene``; each call draws other words.
+    """Draw a caption of ``scene`` with random wording.
 
-    Count and tempo are named in about half of the captions (tempo only where there is more than
-    one strike), colour and loudness in fewer.
+    About half of the captions name the count and the tempo (the tempo only if there are several strikes).
+    Fewer name the colour and the loudness.
     """
 
     def pick(options: tuple[str, ...]) -> str:

@@ -1,8 +1,7 @@
-"""Small classifiers of the ``hits`` domain: which material is seen, which is heard.
+"""Small classifiers of the ``hits`` domain: the material in the video and the material in the audio.
 
-They ship with the bundle (``classifiers/``) and let a clip be compared with its prompt: the material of the
-picture, the material of the sound, the material asked for. Their accuracy on true clips is the ceiling and
-is printed beside every figure.
+They ship with the bundle (``classifiers/``), and are used to compare the materials in a clip with the
+material in its prompt. Their accuracy on real clips is the upper limit, and is printed next to every result.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FRAME_SIDE = 32
 
 
 class MaterialClassifier(nn.Module):
-    """Logits (B, materials) of images (B, C, H, W): three strided convolutions, pooled over all places."""
+    """Maps images (B, C, H, W) to logits (B, materials): three strided convolutions and global pooling."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -44,24 +43,24 @@ class MaterialClassifier(nn.Module):
         return self.head(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the decision is made of: (B, 128), mean and maximum of each channel over all places."""
+        """Features before the last layer, (B, 128): mean and maximum of each channel over all positions."""
         x = self.body(x)
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
 
 def video_input(frames: np.ndarray) -> Tensor:
-    """Frames uint8 (T, H, W, 3) of any size as (T, 3, 32, 32) in [-1, 1]."""
+    """Convert frames, uint8 (T, H, W, 3) of any size, to (T, 3, 32, 32) in [-1, 1]."""
     small = [cv2.resize(frame, (FRAME_SIDE, FRAME_SIDE), interpolation=cv2.INTER_AREA) for frame in frames]
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def audio_input(mel: Tensor) -> Tensor:
-    """Log-mel (B, frames, 64) as (B, 1, frames / 2, 64), about unit scale."""
+    """Convert a log-mel (B, frames, 64) to (B, 1, frames / 2, 64), scaled to about unit variance."""
     return F.avg_pool2d(mel[:, None].float(), (2, 1)).add(9.5).div(3)
 
 
 def material_named(prompt: str) -> str | None:
-    """The material a prompt asks for, by the words that only its objects have; None where it names none."""
+    """The material that a prompt names, by words that only its objects have; None if it names none."""
     words = set(prompt.lower().replace(",", " ").split())
     keys = {"metal": "metal", "wooden": "wood", "wood": "wood", "glass": "glass", "drum": "drum"}
     keys |= {"cushion": "cloth", "pillow": "cloth"}
@@ -70,7 +69,7 @@ def material_named(prompt: str) -> str | None:
 
 
 def count_named(prompt: str) -> int | None:
-    """How many strikes a prompt asks for; None where it does not say."""
+    """The number of strikes that a prompt names; None if it names none."""
     words = prompt.lower().replace(",", " ").split()
     single = {"once": 1, "twice": 2}
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -83,7 +82,7 @@ def count_named(prompt: str) -> int | None:
 
 
 def as_many(asked: int, *found: int) -> bool:
-    """Whether each of the numbers of strikes found is the one asked for, within one."""
+    """Whether all numbers of detected strikes differ from the requested number by at most one."""
     return all(abs(count - asked) <= 1 for count in found)
 
 
@@ -106,15 +105,15 @@ class MaterialJudge:
 
     @torch.no_grad()
     def picture(self, clip: Clip) -> str:
-        """The material seen: logits averaged over the frames."""
+        """The material in the video, from logits averaged over frames."""
         return NAMES[int(self.nets["picture"](video_input(clip.video)).mean(0).argmax())]
 
     @torch.no_grad()
     def sound(self, clip: Clip) -> str:
-        """The material heard."""
+        """The material in the audio."""
         if clip.sample_rate != SAMPLE_RATE:
             raise ValueError(
-                f"the sound is at {clip.sample_rate} Hz: resample the clip to {SAMPLE_RATE} Hz first"
+                f"the audio is at {clip.sample_rate} Hz: resample the clip to {SAMPLE_RATE} Hz first"
             )
         whole = len(clip.audio) // HOP * HOP
         return NAMES[

@@ -1,9 +1,9 @@
-"""Measuring the model itself: clips generated from ``hits`` prompts, beside what to compare them with.
+"""Evaluation of the model: clips generated from ``hits`` prompts, and baselines to compare them with.
 
-Three sets of the same prompts: samples of a task, samples with the coupling switched off (each base alone,
-same seeds), and the true clips. Synchrony of each, with its shuffled control; and how often the material
-seen, that heard and that asked for agree. In a task where one true modality is given, what is made
-is scored against the true strikes, too.
+Three sets are made from the same prompts: samples of a task, samples without coupling (each base on its own,
+same seeds), and the real clips. For each set, synchrony is measured with its shuffled control, and so is the
+agreement of the materials in the video, the audio and the prompt. If a task is given one real modality, the
+generated one is also scored against the ground-truth strikes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SEAMS = {
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """A mean over clips, such as a share, with its 95 % bootstrap interval and count."""
+    """A mean over clips, such as a fraction, with its 95 % bootstrap confidence interval and count."""
 
     value: float
     interval: Interval
@@ -46,12 +46,12 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedReport:
-    """A set of clips, measured.
+    """Scores of a set of clips.
 
     Attributes:
-        synchrony: Of sound and picture.
-        materials: How often the materials seen, heard and asked for agree.
-        seams: Of the task "extend": mean steps where the new part begins, by the names in ``SEAMS``.
+        synchrony: Synchrony of audio and video.
+        materials: How often the materials in the video, the audio and the prompt agree.
+        seams: For the task "extend": mean steps at the start of the new part, by the names in ``SEAMS``.
     """
 
     synchrony: Report
@@ -82,26 +82,26 @@ def evaluate_generated(
     progress: bool = False,
     **options: Any,
 ) -> dict[str, GeneratedReport]:
-    """Generate and measure.
+    """Generate clips and score them.
 
     Args:
-        pipe: the model.
-        folder: its bundle, with the classifiers; without them materials are not judged.
-        count: the first ``count`` clips of ``split`` give the prompts.
-        task: what is made for each true clip; from its caption alone if not given. Where the task keeps the
-            beginning of the true clip, only what follows is scored, of the true clips too.
-        split: "test" to report, "val" to choose settings by.
-        size: side of the true clips, in pixels.
-        uncoupled: measure samples with the coupling switched off, too.
-        seed: of the first clip, the shuffles and the bootstrap.
-        workers: processes of the detectors.
-        keep: folder for the generated clips as mp4, in a folder per set.
-        progress: show progress bars.
-        **options: passed to the pipeline, e.g. ``steps`` or ``gamma``.
+        pipe: The model.
+        folder: Its bundle with the classifiers; without it materials are not classified.
+        count: Number of prompts, from the first clips of ``split``.
+        task: What to generate for each real clip; from its caption only if not given. If the task keeps the
+            beginning of the real clip, only the rest is scored, in all sets.
+        split: "test" for reported results, "val" for choosing settings.
+        size: Height and width of the real clips in pixels.
+        uncoupled: Also score samples without coupling.
+        seed: Seed of the first clip, the shuffles and the bootstrap.
+        workers: Number of processes for the detectors.
+        keep: Folder to save the generated clips to as mp4, with a subfolder per set.
+        progress: Show progress bars.
+        **options: Passed to the pipeline, e.g. ``steps`` or ``gamma``.
 
     Returns:
-        Reports by set: "generated", "uncoupled" (if asked for) and "true"; of the task "extend" also "cut",
-        each true clip continued by another one, which shows what a seam without any care is.
+        Reports by set: "generated", "uncoupled" (if requested) and "true". The task "extend" also has "cut",
+        each real clip continued by another one, as a baseline with hard seams.
     """
     task = task or find_task("generate")
     true = [make_clip(split, i, size) for i in range(count)]
@@ -148,7 +148,7 @@ def _make(
     if task.name == "generate":
         return pipe(prompts, seed=seed, progress=progress, **options)
     if task.of_truth is None:
-        raise RequestError([f"task {task.name} has no true clips to be measured by"])
+        raise RequestError([f"task {task.name} has no true clips to compare with"])
     pairs = list(zip(true, prompts, strict=True))
     made = []
     for i, (clip, prompt) in enumerate(track(pairs, len(pairs), task.name) if progress else pairs):
@@ -165,7 +165,7 @@ def _after(clip: Clip, second: float) -> Clip:
 
 
 def _spliced(a: Clip, b: Clip, seam_s: float) -> Clip:
-    """``a`` up to the seam, ``b`` from there."""
+    """``a`` up to the seam, then ``b``."""
     frame, sample = round(seam_s * a.fps), round(seam_s * a.sample_rate)
     return replace(
         a,

@@ -1,4 +1,4 @@
-"""The measures of the ``hits`` world: distances on its classifiers' features, and the material they find."""
+"""The metrics of the ``hits`` domain: distances of its classifiers' features, and material agreement."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
     from kinetophone.metrics.control import Control
 
-# FVD and FAD are names of measures on I3D and VGGish: these have names of their own.
+# FVD and FAD are metrics on I3D and VGGish, so these metrics have other names.
 DISTANCES = {"hits_video": "hits-FVD", "hits_audio": "hits-FAD"}
 SEEN, HEARD = "material seen is the caption's", "material heard is the caption's"
 
 
 def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
-    """What the bundle's classifiers see before they decide.
+    """Features of the bundle's classifiers before their last layer.
 
-    ``hits_video`` is the mean over frames of the 128 pooled features, and the mean size of their change from
-    frame to frame: the first says what is there, the second how much moves. ``hits_audio`` has the
-    sound's 128.
+    Returns:
+        ``hits_video``, the mean over frames of the 128 pooled features (content), and the mean absolute
+        change of these features between frames (motion). ``hits_audio``, the 128 features of the audio.
     """
     import torch
 
@@ -52,9 +52,9 @@ def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
 
 
 def material_agreement(sample: Sample) -> dict[str, Control]:
-    """How often the classifiers see and hear the material the caption names, and the same one.
+    """How often the materials in the video, the audio and the caption agree, pairwise.
 
-    Clips whose caption names none of their five materials are left out.
+    Clips whose caption names none of the materials are left out.
     """
     from kinetophone.hits.classifiers import NAMES, material_named
     from kinetophone.metrics.control import shuffled_control

@@ -1,7 +1,7 @@
 """The script of a ``hits`` clip: what is struck, with what, when and how hard.
 
-Everything picture and sound have in common is decided here, once, so that the two renderers
-(:mod:`.picture`, :mod:`.sound`) cannot disagree about an event.
+Everything that video and audio have in common is decided here, so that the two renderers (:mod:`.video`,
+:mod:`.audio`) cannot disagree about an event.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ MATERIALS: dict[str, tuple[tuple[str, ...], dict[str, tuple[int, int, int]]]] = 
     ),
 }
 TOOLS = ("drumstick", "mallet", "hammer")
-# name -> range of the interval between strikes, in seconds. Three frames at 8 fps is the shortest
-# interval at which lift, swing and contact can all be seen.
+# name -> range of the interval between strikes, in seconds. Three frames at 8 fps are the shortest
+# interval that shows lift, swing and contact.
 TEMPI = {"slow": (0.85, 1.1), "medium": (0.62, 0.8), "fast": (0.48, 0.56)}
 _MAX_STRIKES = {"slow": 3, "medium": 4, "fast": 5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strike:
-    """One contact: ``time_s`` from the start of the clip, ``force`` in [0.3, 1]."""
+    """One contact, ``time_s`` seconds from the start of the clip, with ``force`` in [0.3, 1]."""
 
     time_s: float
     force: float
@@ -53,7 +53,7 @@ class Strike:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All that a clip is rendered from. Angles in radians, lengths in units of the picture's side."""
+    """Everything that a clip is rendered from. Angles in radians, lengths in units of the frame's side."""
 
     material: str
     noun: str
@@ -71,15 +71,15 @@ class Scene:
     wall_rgb: tuple[int, int, int]
     table_rgb: tuple[int, int, int]
     light: float  # overall brightness
-    light_x: float  # where the light falls on the wall
+    light_x: float  # position of the light on the wall
     zoom: float
-    shift_xy: tuple[float, float]  # where the camera looks, off centre
+    shift_xy: tuple[float, float]  # offset of the camera from the centre
     texture_seed: int
     audio_seed: int
 
 
 def scene_rng(split: str, index: int, seed: int = 0) -> np.random.Generator:
-    """The generator of clip ``index`` of ``split``: splits never share a stream."""
+    """The random generator of clip ``index`` of ``split``; splits never share a stream."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if index < 0:
@@ -88,8 +88,10 @@ def scene_rng(split: str, index: int, seed: int = 0) -> np.random.Generator:
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene. The first strike's time is uniform over at least one interval, so that a prompt
-    never gives the phase away: two modalities can agree on it only by hearing and seeing each other.
+    """Draw a scene.
+
+    The time of the first strike is uniform over at least one interval, so a prompt says nothing about the
+    phase. Two modalities can agree on it only through the coupling.
     """
     material = str(rng.choice(list(MATERIALS)))
     nouns, colours = MATERIALS[material]

@@ -1,9 +1,8 @@
-"""The picture of a ``hits`` scene, drawn with OpenCV at twice the size and averaged down.
+"""The video of a ``hits`` scene, drawn with OpenCV at twice the size and averaged down.
 
-Frame ``k`` shows the scene at ``k / fps``, or at the contact if one falls within half a frame of that:
-the flash of the contact exposes it. The swing accelerates into the contact, rebounds and slows down, so that
-at 8 fps the flow has one peak per strike; a flash at the contact, the object's recoil and a jolt of the
-camera mark it too.
+Frame ``k`` shows the scene at ``k / fps``, or at a contact if there is one within half a frame, as if its
+flash exposed the frame. The swing accelerates into the contact, rebounds and slows down, so that the flow at
+8 fps has one peak per strike. A flash, the object's recoil and a jolt of the camera also mark the contact.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from kinetophone.hits.scene import SECONDS, Scene
 FPS = 8
 FRAMES = round(SECONDS * FPS)
 SWING_S = 0.10  # from the top of the swing to the contact
-IMPACT_DECAY = 0.35  # of flash, recoil and jolt, per frame
-JOLT = 0.04  # of the camera at a contact of full force, in picture sides
-LIFT_S = 1.2  # from the contact back to the top, where there is time for it
+IMPACT_DECAY = 0.35  # decay of flash, recoil and jolt per frame
+JOLT = 0.04  # camera jolt at a contact of full force, in units of the frame's side
+LIFT_S = 1.2  # from the contact back to the top, if there is time for it
 _SUPERSAMPLE = 2
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 _TOOL_RGB = {"drumstick": (226, 190, 130), "mallet": (150, 100, 60), "hammer": (120, 76, 44)}
 
 
 def lift_angle(scene: Scene, time_s: float) -> float:
-    """How far the tool is lifted off the object at ``time_s``: 0 at contact, radians."""
+    """Angle of the tool above the object at ``time_s``, in radians; 0 at a contact."""
     times = [s.time_s for s in scene.strikes]
     gaps = [1.0, *np.diff(times)]
     heights = [
@@ -45,31 +44,33 @@ def lift_angle(scene: Scene, time_s: float) -> float:
 
 
 def _swing(before_s: float) -> float:
-    """Fraction of the lift left ``before_s`` ahead of the contact: a constant acceleration."""
+    """Fraction of the lift that is left ``before_s`` before the contact, at constant acceleration."""
     return 1.0 - max(0.0, 1.0 - before_s / SWING_S) ** 2
 
 
 def _rebound(u: float) -> float:
-    """Fraction of the lift regained: fastest right after the contact, slowing down evenly to rest."""
+    """Fraction of the lift regained: fastest right after the contact, with constant deceleration to rest."""
     return 1.0 - (1.0 - min(u, 1.0)) ** 2
 
 
 def exposed_time(scene: Scene, frame: int) -> float:
-    """The moment, in seconds, that frame ``frame`` shows: a contact within half a frame of the frame's
-    own time, as if its flash exposed the picture, else that time itself."""
+    """The time, in seconds, that a frame shows.
+
+    It is the time of a contact within half a frame, as if its flash exposed the frame, else the frame's own.
+    """
     time_s = frame / FPS
     contacts = [s.time_s for s in scene.strikes if abs(s.time_s - time_s) <= 0.5 / FPS]
     return contacts[0] if contacts else time_s
 
 
 def impact(scene: Scene, frame: int) -> float:
-    """What is left in ``frame`` of the last contact: its force, decaying evenly from frame to frame."""
+    """Remaining impact of the last contact in ``frame``: its force with a constant decay per frame."""
     past = [s for s in scene.strikes if round(s.time_s * FPS) <= frame]
     return past[-1].force * IMPACT_DECAY ** (frame - round(past[-1].time_s * FPS)) if past else 0.0
 
 
 def render_video(scene: Scene, size: int) -> np.ndarray:
-    """All frames, uint8 ``(32, size, size, 3)`` RGB. ``size`` is a multiple of 8, at least 32."""
+    """Render all frames, uint8 ``(32, size, size, 3)`` RGB. ``size`` is a multiple of 8, at least 32."""
     if size < 32 or size % 8:
         raise ValueError(f"size must be a multiple of 8, at least 32 pixels, got {size}")
     return np.stack(list(_frames(scene, size)))
@@ -156,7 +157,7 @@ def _draw_object(canvas: np.ndarray, scene: Scene, shock: float, side: int) -> f
             _polygon(
                 canvas, [(x - half, top), (x + half, top), (x + half, base), (x - half, base)], rgb, side
             )
-        # A bright streak is what makes metal look like metal.
+        # A bright streak makes the object look metallic.
         streak = [
             (x - half * 0.5, top),
             (x - half * 0.25, top),
@@ -279,7 +280,7 @@ def _draw_object(canvas: np.ndarray, scene: Scene, shock: float, side: int) -> f
 def _draw_tool(
     canvas: np.ndarray, scene: Scene, contact: tuple[float, float], angle: float, side: int
 ) -> None:
-    """The tool turns about the hand; at angle 0 its tip touches ``contact``."""
+    """Draw the tool, which rotates about the hand; at angle 0 its tip touches ``contact``."""
     length, slope, s = 0.52, 0.22, scene.side
     hand = (
         contact[0] + s * length * np.cos(slope),
@@ -304,7 +305,7 @@ def _draw_tool(
     elif scene.tool == "mallet":
         _ellipse(canvas, tuple(tip - (0, 0.045)), (0.07, 0.07), (206, 60, 48), side)
     else:
-        # A hammer's head stands across the shaft; its lower face is what strikes.
+        # A hammer's head is perpendicular to the shaft; its lower face strikes the object.
         down = across if across[1] > 0 else -across
         a, b = tip + down * 0.02 - along * 0.05, tip + down * 0.02 + along * 0.05
         head = [a, b, b - down * 0.17, a - down * 0.17]
@@ -315,7 +316,7 @@ def _draw_tool(
 def _draw_contact(
     canvas: np.ndarray, scene: Scene, contact: tuple[float, float], shock: float, side: int
 ) -> None:
-    """Light, dust or chips thrown up at the contact, fading with ``shock``."""
+    """Draw light, dust or chips at the contact, fading with ``shock``."""
     if shock < 0.05:
         return
     rgb = {

@@ -1,4 +1,4 @@
-"""The clips of the world: scenes drawn, rendered and captioned."""
+"""The clips of the ``hits`` domain: sampled scenes, rendered and captioned."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class HitsClip:
 
 
 def make_scene(split: str, index: int) -> tuple[Scene, str]:
-    """The scene and the caption of a clip, without rendering it."""
+    """Scene and caption of a clip, without rendering it."""
     rng = scene_rng(split, index)
     scene = sample_scene(rng)
     return scene, caption(scene, rng)
 
 
 def captions_of(split: str, index: int, count: int) -> list[str]:
-    """The clip's own caption, then others of the same scene."""
+    """``count`` captions of a clip: its own, then others of the same scene."""
     rng = scene_rng(split, index)
     scene = sample_scene(rng)
     return [caption(scene, rng) for _ in range(count)]

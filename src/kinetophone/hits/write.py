@@ -1,4 +1,4 @@
-"""A procedural domain's split as files any tool reads: mp4 clips, ``captions.csv``, ``events.json``."""
+"""Writing a split of a procedural domain as mp4 clips, ``captions.csv`` and ``events.json``."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def write_split(
 
     Args:
         split: "train", "val" or "test".
-        count: number of clips, at least 1.
-        out: folder, made where it is not there.
-        size: height and width in pixels, a multiple of 8, at least 32.
-        make: ``make_clip`` of the domain; that of ``hits`` where not given.
+        count: Number of clips, at least 1.
+        out: Folder; created if it does not exist.
+        size: Height and width in pixels, a multiple of 8, at least 32.
+        make: ``make_clip`` of the domain; that of ``hits`` by default.
 
     Returns:
         The folder: ``NNNNN.mp4`` files, ``captions.csv`` (file, caption) and ``events.json``
         (``{"clips": {file: {"strikes_s": [...], "force": [...], "material": …}}}`` for ``hits``).
 
     Raises:
-        ValueError: if ``split``, ``count`` or ``size`` can't be used.
+        ValueError: ``split``, ``count`` or ``size`` is invalid.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")

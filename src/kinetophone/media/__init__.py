@@ -1,7 +1,7 @@
-"""Clips: their time, the pair of picture and sound, and the files they are read from and written to.
+"""Clips in memory, their timing, and reading and writing media files.
 
-Importing this package needs NumPy only; the codecs (PyAV), the plots (matplotlib) and the resizer
-(OpenCV) are imported by the functions that use them, so training code stays light.
+Importing this package needs NumPy only. PyAV, matplotlib and OpenCV are imported by the functions that use
+them, so training code stays light.
 """
 
 from kinetophone.errors import MediaError

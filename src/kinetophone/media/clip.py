@@ -1,4 +1,4 @@
-"""One sounding clip in memory.
+"""An audio-video clip in memory.
 
 Shapes: T frames, H rows, W columns, 3 colours (red, green, blue); N audio samples.
 """
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Clip:
-    """Picture and sound of the same length.
+    """Video and audio of the same length.
 
     Attributes:
         video: Frames, uint8 (T, H, W, 3), red-green-blue, T >= 1.
         fps: Frames per second, a float such as ``diffusers.utils.export_to_video`` takes, which keeps the
             exact rate; anything ``as_fps`` takes is converted. ``clip.time.fps`` is the exact ``Fraction``.
-        audio: Waveform, float32 (N,), finite, in [-1, 1]. N is ``clip.time.samples``: the picture's length.
-            Use ``fit_audio`` to cut or pad a waveform of another length, knowingly.
+        audio: Waveform, float32 (N,), finite, in [-1, 1]. N must be ``clip.time.samples``, the length of the
+            video. Use ``fit_audio`` to cut or pad a waveform of another length.
         sample_rate: Audio samples per second.
 
     Raises:
@@ -48,7 +48,7 @@ class Clip:
     audio: Waveform
     sample_rate: int = DEFAULT_SAMPLE_RATE
 
-    if TYPE_CHECKING:  # what the generated initialiser takes is wider than what the field keeps
+    if TYPE_CHECKING:  # the initialiser accepts more types than the field has
 
         def __init__(
             self, video: Frames, fps: FrameRate, audio: Waveform, sample_rate: int = DEFAULT_SAMPLE_RATE
@@ -75,7 +75,7 @@ class Clip:
         )
 
     def _repr_html_(self) -> str:
-        """The clip to be played in a notebook."""
+        """HTML for a notebook, with a player for the clip."""
         import base64
         import tempfile
         from pathlib import Path
@@ -87,14 +87,14 @@ class Clip:
 
     @property
     def frames(self) -> list[Image]:
-        """The frames as PIL images, such as ``diffusers.utils.export_to_video`` takes."""
+        """The frames as PIL images, as expected by ``diffusers.utils.export_to_video``."""
         from PIL import Image
 
         return [Image.fromarray(frame) for frame in self.video]
 
     @property
     def time(self) -> ClipTime:
-        """Frame rate, number of frames and sample rate, and all lengths that follow."""
+        """Frame rate, number of frames, sample rate, and all lengths derived from them."""
         return ClipTime(fps=self.fps, frames=len(self.video), sample_rate=self.sample_rate)
 
     @property
@@ -110,20 +110,20 @@ class Clip:
     ) -> Path:
         """Write the clip to ``path``; the suffix chooses the format.
 
-        ``.mp4`` and ``.mov`` picture and sound (H.264 and AAC), ``.webm`` the same (VP9 and Opus), ``.wav``
-        the sound, ``.gif`` the picture, ``.png`` a contact sheet. See ``kinetophone.media.write`` for what
-        each format keeps exactly.
+        ``.mp4`` and ``.mov`` have video and audio (H.264 and AAC), and so has ``.webm`` (VP9 and Opus).
+        ``.wav`` has the audio only, ``.gif`` the video only, and ``.png`` is a contact sheet. See
+        ``kinetophone.media.write`` for what each format preserves.
 
         Args:
             path: File to write.
-            channels: float32 (N, C), the sound that ``audio`` is the mean of, to be written instead.
-            layout: Which channels these are, such as "stereo" or "5.1".
+            channels: Multichannel audio, float32 (N, C), to write instead of ``audio``, its mean.
+            layout: Layout of these channels, such as "stereo" or "5.1".
 
         Returns:
             The path written.
 
         Raises:
-            MediaError: The suffix is unknown, or the format cannot hold this clip.
+            MediaError: The suffix is unknown, or the format cannot store this clip.
             OSError: The file cannot be written.
         """
         from kinetophone.media.write import save
@@ -142,7 +142,7 @@ class Clip:
         Args:
             path: File to write, ``.png``.
             title: A line above the frames, such as the prompt.
-            onsets_s: Moments to mark, in seconds; the detected onsets of the sound where not given.
+            onsets_s: Times to mark, in seconds; the detected audio onsets if not given.
 
         Returns:
             The path written.
@@ -153,7 +153,7 @@ class Clip:
 
 
 def fit_audio(audio: Waveform, samples: int) -> Waveform:
-    """Cut ``audio`` (N,) to ``samples``, or pad it with silence at its end."""
+    """Cut ``audio`` (N,) to ``samples``, or pad its end with silence; returns (samples,)."""
     if len(audio) >= samples:
         return audio[:samples]
     return np.pad(audio, (0, samples - len(audio)))

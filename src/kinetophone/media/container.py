@@ -1,6 +1,6 @@
-"""Opening media files: which of their streams are meant, and how much of them is read at most.
+"""Opening media files, choosing their streams and limiting how much is decoded.
 
-What a file says of itself (length, rates, times) is never trusted with memory: limits count what was decoded.
+Metadata such as length, rates and times is not trusted: memory limits count what was actually decoded.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from kinetophone.errors import MediaError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MOST_GAP_S = 600  # between two packets of a stream; more is a wrong time
+MOST_GAP_S = 600  # between two packets of a stream; a longer gap means wrong timestamps
 MOST_PIXELS = 2**27  # of one frame or image: 16,384 x 8,192
-_readers = 1  # processes that read at once
+_readers = 1  # number of processes that read files at the same time
 
 
 def share_memory(readers: int) -> None:
-    """Say that so many processes like this one read files at once: each takes its part of the memory."""
-    global _readers  # of the process, as the memory is
+    """Set the number of processes that read files at the same time; each gets an equal part of the memory."""
+    global _readers
     _readers = readers
 
 
 @contextmanager
 def open_media(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """The opened container; every failure to open or decode becomes one clear error.
+    """Open a container as a context; failures to open or decode it become a MediaError.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -46,35 +46,35 @@ def open_media(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise MediaError(f"'{path}' is a device or pipe; name a media file")
     if file_path.stat().st_size == 0:
         raise MediaError(f"'{path}' is empty (0 bytes)")
-    # With the protocol said, "12:30.mp4" is a file. Tags in another encoding are nobody's reason to fail.
+    # The explicit protocol makes "12:30.mp4" a file name. Tags in an unknown encoding should not be an error.
     options: dict[str, Any] = {"metadata_errors": "replace", "options": {"max_pixels": str(MOST_PIXELS)}}
     try:
         with av.open(f"file:{file_path}", **options) as file:
             yield file
     except av.error.FFmpegError as error:
         cause = (
-            f"'{path}' cannot be read as media ({error.strerror}); it is corrupt or not media, or of a kind "
-            "that is not supported"
+            f"'{path}' cannot be read as media ({error.strerror}); it is corrupt, not a media file, or of an "
+            "unsupported format"
         )
         raise MediaError(cause) from error
     except MemoryError as error:
-        raise MediaError(f"'{path}' needs more memory to decode than there is") from error
+        raise MediaError(f"'{path}' needs more memory to decode than is available") from error
 
 
 def video_stream(path: str | os.PathLike[str], file: Any) -> Any:
-    """The default one of the video streams, or the largest; never a cover picture.
+    """The default video stream of a file, or the largest if there is no default; never cover art.
 
     Raises:
-        MediaError: There is none.
+        MediaError: The file has no video stream.
     """
     from av.stream import Disposition
 
     beside = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [stream for stream in file.streams.video if not stream.disposition & beside]
     if not streams and file.streams.video:
-        raise MediaError(f"'{path}' has a cover picture, but no video stream; give a file with a picture")
+        raise MediaError(f"'{path}' has cover art, but no video stream; give a file with video")
     if not streams:
-        raise MediaError(f"'{path}' has no video stream; give a file with a picture, such as an .mp4")
+        raise MediaError(f"'{path}' has no video stream; give a file with video, such as an .mp4")
     stream = _best(path, "video", streams, lambda stream: stream.width * stream.height)
     stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
     stream.thread_type = "AUTO"
@@ -82,14 +82,16 @@ def video_stream(path: str | os.PathLike[str], file: Any) -> Any:
 
 
 def audio_stream(path: str | os.PathLike[str], file: Any, track: int | None = None) -> Any:
-    """The audio stream of number ``track``, counted from 1; else the default one, or that of most channels.
+    """The audio stream with number ``track``, counted from 1.
+
+    If ``track`` is None: the default stream, or the one with the most channels.
 
     Raises:
-        MediaError: There is none.
+        MediaError: There is no such stream.
     """
     streams = file.streams.audio
     if not streams:
-        raise MediaError(f"'{path}' has no audio stream; give a file with sound")
+        raise MediaError(f"'{path}' has no audio stream; give a file with audio")
     if track is None:
         return _best(path, "audio", streams, lambda stream: stream.codec_context.channels)
     if not 1 <= track <= len(streams):
@@ -102,8 +104,8 @@ def _best(path: str | os.PathLike[str], kind: str, streams: Sequence[Any], size:
 
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        raise MediaError(f"'{path}' has {kind} of a codec that is not known here; convert it first")
-    # As ffmpeg chooses; the first of those that are alike.
+        raise MediaError(f"'{path}' has {kind} in an unknown codec; convert it first")
+    # The same choice as ffmpeg's; ties go to the first stream.
     return max(known, key=lambda stream: (bool(stream.disposition & Disposition.default), size(stream)))
 
 
@@ -111,7 +113,7 @@ def decoded(path: str | os.PathLike[str], file: Any, stream: Any) -> Iterator[An
     """The decoded frames of a stream.
 
     Raises:
-        MediaError: The file has a stream that it does not announce.
+        MediaError: A stream appears that the file's header does not list.
     """
     frames = file.decode(stream)
     while True:
@@ -119,7 +121,7 @@ def decoded(path: str | os.PathLike[str], file: Any, stream: Any) -> Iterator[An
             frame = next(frames, None)
         except IndexError as error:
             raise MediaError(
-                f"'{path}' has a stream that begins later than its others, or is corrupt; copy the streams "
+                f"'{path}' has a stream that starts later than the others, or is corrupt; copy the streams "
                 "you need into another file first"
             ) from error
         if frame is None:
@@ -128,11 +130,11 @@ def decoded(path: str | os.PathLike[str], file: Any, stream: Any) -> Iterator[An
 
 
 class Budget:
-    """How much of a file has been decoded, and may be.
+    """Limits on the length of a file and on the memory its decoded data may take.
 
     Args:
-        path: the file, for errors.
-        longest_s: most seconds; None for any length.
+        path: The file, for error messages.
+        longest_s: Maximum length in seconds; None for any length.
     """
 
     def __init__(self, path: str | os.PathLike[str], longest_s: float | None) -> None:
@@ -142,15 +144,15 @@ class Budget:
         self.left = psutil.virtual_memory().total // 2 // _readers
 
     def check_stated(self, file: Any, stream: Any) -> None:
-        """Refuse a file that itself says it is too long, before a frame of it is decoded."""
+        """Raise if the file's metadata says it is too long, before a frame is decoded."""
         if stream.duration and stream.time_base:
             self.check_length(stream.duration * stream.time_base)
         elif file.duration:
             self.check_length(Fraction(file.duration, 1_000_000))
 
     def check_length(self, seconds: Fraction) -> None:
-        """Refuse what lasts longer than it may."""
-        # A second more is nobody's memory: encoders pad, and who computes with it checks what it computes.
+        """Raise if ``seconds`` exceeds the maximum length."""
+        # Encoders pad, so a second more is allowed; it costs little memory.
         if self.longest_s is not None and seconds > self.longest_s + 1:
             raise MediaError(
                 f"'{self.path}' lasts {float(seconds):.0f} s or more; at most {self.longest_s:g} s can be "
@@ -158,20 +160,20 @@ class Budget:
             )
 
     def check_gap(self, seconds: float, after_s: float) -> None:
-        """Refuse a hole that no film has."""
+        """Raise if a gap is too long to be real."""
         if seconds > MOST_GAP_S:
             raise MediaError(
-                f"'{self.path}' has nothing for {seconds:.0f} s after {after_s:.1f} s: its times are wrong; "
-                "write it anew with another program"
+                f"'{self.path}' has nothing for {seconds:.0f} s after {after_s:.1f} s: its timestamps are "
+                "wrong; re-encode it with another program"
             )
 
     def keep(self, size: int) -> None:
-        """Count ``size`` bytes that are kept in memory."""
+        """Count ``size`` bytes as kept in memory; raises if they don't fit."""
         self.check_fits(size)
         self.left -= size
 
     def check_fits(self, size: int) -> None:
-        """Refuse what would need so many bytes more than are left."""
+        """Raise if ``size`` bytes are more than the memory that is left."""
         if size > self.left:
             raise MediaError(
                 f"'{self.path}' does not fit into half of this machine's memory when decoded"

@@ -1,4 +1,4 @@
-"""An image in whatever form it comes, as uint8 red, green and blue."""
+"""Conversion of images in any supported form to uint8 RGB."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from kinetophone.media.stills import EIGHT_BITS, over_black, pillow_pixels, read
 
 
 def as_image(image: Any) -> np.ndarray:
-    """Bring an image to uint8 (H, W, 3).
+    """Convert an image to RGB, uint8 (H, W, 3).
 
     Args:
-        image: A file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): of uint8, or of
-            floats from 0 to 1. What is transparent lies over black.
+        image: A file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or of
+            floats from 0 to 1. Transparency is blended with black.
+
+    Returns:
+        A contiguous uint8 array (H, W, 3).
 
     Raises:
         FileNotFoundError: There is no such file.
-        MediaError: The file is no picture.
+        MediaError: The file is not an image.
         RequestError: The array has another shape, type or range.
     """
     if isinstance(image, str | os.PathLike):
@@ -46,7 +49,7 @@ def as_image(image: Any) -> np.ndarray:
 def _from_floats(pixels: np.ndarray) -> np.ndarray:
     if not np.issubdtype(pixels.dtype, np.floating):
         raise RequestError([f"the image is {pixels.dtype}; it must be uint8, or floats from 0 to 1"])
-    # A NaN is in no range.
+    # "not (in range)" also catches NaN.
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise RequestError(
             [f"the image has values from {pixels.min():g} to {pixels.max():g}; floats must be 0 to 1"]

@@ -1,7 +1,7 @@
 """Log-mel spectrograms as AudioLDM's autoencoder and vocoder expect them.
 
-Shapes: waveform ``(B, N)`` in [-1, 1] at 16 kHz; log-mel ``(B, N // 160, 64)``, natural logarithm of the
-magnitude mel spectrogram clamped at 1e-5.
+Shapes: waveform ``(B, N)`` in [-1, 1] at 16 kHz; log-mel ``(B, N // 160, 64)``, the natural logarithm of the
+magnitude mel spectrogram, clamped below at 1e-5.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ def _filters() -> Tensor:
 
 
 def log_mel(waveform: Tensor) -> Tensor:
-    """Log-mel of ``waveform`` (B, N) float; returns (B, N // 160, 64). N must be a multiple of 160."""
+    """Log-mel spectrogram of ``waveform``, float (B, N), with N a multiple of 160.
+
+    Returns:
+        float32 (B, N // 160, 64).
+
+    Raises:
+        ValueError: The waveform has another shape.
+    """
     if waveform.ndim != 2 or waveform.shape[1] % HOP:
         raise ValueError(f"waveform must be (B, N) with N a multiple of {HOP}, got {tuple(waveform.shape)}")
     window = torch.hann_window(WINDOW, device=waveform.device)

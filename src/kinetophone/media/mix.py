@@ -1,4 +1,4 @@
-"""Sounds together: what was made, and what a film had."""
+"""Mixing generated audio with a video's original audio."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from kinetophone.media.timing import ClipTime
 def mixed(
     clip: Clip, picture: Video, video: str | os.PathLike[str], gain: float, audio_track: int | None = None
 ) -> tuple[Clip, np.ndarray | None, str | None]:
-    """A clip with a video's own sound under its own.
+    """Mix a video file's original audio into a clip's audio.
 
     Args:
-        clip: The clip.
-        picture: The stretch of the video that it was made for.
-        video: The file.
-        gain: What the video's sound is multiplied by.
-        audio_track: Number of its audio stream, from 1; the default one where not given.
+        clip: The clip with generated audio.
+        picture: The section of the video that the clip was made for.
+        video: The video file.
+        gain: Factor applied to the original audio.
+        audio_track: Number of its audio stream, from 1; the default stream if not given.
 
     Returns:
-        The clip at the higher of both sample rates, its channels (N, C) where there are several, and their
-        layout. What would exceed 1 is made softer as a whole.
+        The clip at the higher of the two sample rates; the channels (N, C), or None if there is only one; and
+        their layout. If the mix exceeds 1 it is scaled down as a whole.
     """
     between = (picture.start_s, picture.start_s + clip.duration_s)
     own = read_audio(video, audio_track=audio_track, between=between)

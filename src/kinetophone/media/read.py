@@ -1,8 +1,8 @@
 """Reading clips from files: any container, size, frame rate, sample rate and number of channels.
 
-A file's sound and picture may start at different times and have different lengths. The picture is the
-clock here: sample 0 is heard as frame 0 is shown, and the sound is cut, or padded with silence, to the
-picture's length.
+The audio and video of a file may start at different times and have different lengths. Here the video is the
+reference: audio sample 0 is aligned with frame 0, and the audio is cut or padded with silence to the length
+of the video.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
     from kinetophone.media.clip import Frames, Waveform
 
-_UNKNOWN_FPS = 25  # of a still image, or a file that does not say
-_MOMENT = Fraction(1, 1_000_000)  # times are compared to this
-_JITTER_S = Fraction(15, 1000)  # less than a packet of any codec: containers round times to milliseconds
-_MOST_HURRY = 4  # so many times its rate may a film's frames follow each other
+_UNKNOWN_FPS = 25  # for still images and files without a frame rate
+_MOMENT = Fraction(1, 1_000_000)  # tolerance for comparing times, in seconds
+_JITTER_S = Fraction(15, 1000)  # shorter than a packet of any codec; containers round times to milliseconds
+_MAX_SPEEDUP = 4  # frames may come at most this many times faster than the frame rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """Frames, uint8 (T, H, W, 3), their rate, and the time the first one is shown at in the file."""
+    """Frames, uint8 (T, H, W, 3), their rate, and the time of the first one in the file."""
 
     frames: Frames
     fps: Fraction
@@ -44,10 +44,10 @@ class Video:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
-    """A waveform, float32 (N,) in [-1, 1], its rate, and the time its first sample is heard at.
+    """A waveform, float32 (N,) in [-1, 1], its rate, and the time of its first sample in the file.
 
-    ``channels`` (N, C), where the file has more than one, are what the waveform is the mean of; ``layout``
-    says which they are, such as "stereo" or "5.1".
+    If the file has several channels, ``channels`` (N, C) has them and the waveform is their mean; ``layout``
+    is their layout, such as "stereo" or "5.1".
     """
 
     waveform: Waveform
@@ -67,30 +67,30 @@ def read_clip(
     longest_s: float | None = None,
     audio_track: int | None = None,
 ) -> Clip:
-    """Read a sounding clip.
+    """Read a clip with video and audio.
 
     Args:
-        path: A video file with sound.
-        fps: Frame rate to resample to: each new frame is the one shown at its time. The file's own where
+        path: A video file with audio.
+        fps: Frame rate to resample to; each new frame is the one shown at its time. The file's own rate if
             not given.
-        size: (height, width) to resize to, after cropping the middle to that aspect. The file's own where
-            not given, in square pixels.
-        sample_rate: Sample rate to resample to, in Hz. The file's own where not given.
-        sound: A file to take the sound from instead; it starts with the first frame.
-        longest_s: Refuse what lasts longer, in seconds: at once where the file says so, otherwise as soon as
-            so much is decoded.
-        audio_track: Number of the audio stream, from 1; the default one where not given.
+        size: (height, width) to resize to, after a centre crop to that aspect ratio. The file's own size in
+            square pixels if not given.
+        sample_rate: Sample rate to resample to, in Hz. The file's own rate if not given.
+        sound: A file to take the audio from instead; it starts with the first frame.
+        longest_s: Maximum length in seconds. A longer file is refused at once if its metadata says so,
+            otherwise as soon as the limit is exceeded while decoding.
+        audio_track: Number of the audio stream, from 1; the default stream if not given.
 
     Returns:
-        The clip. Its sound is the mean of the file's channels, divided by its peak where that exceeds 1. It
-        is heard when its times say so: what is missing is silence.
+        The clip. Its audio is the mean of the file's channels, divided by its peak if that exceeds 1, and
+        placed according to its timestamps. Gaps are silent.
 
     Raises:
         FileNotFoundError: There is no such file.
-        MediaError: The file is empty or corrupt, has no picture or no sound, or is too long.
+        MediaError: The file is empty or corrupt, has no video or no audio, or is too long.
     """
     heard_in = path if sound is None else sound
-    with open_media(heard_in) as file:  # before a film is decoded for nothing
+    with open_media(heard_in) as file:  # fail early, before the video is decoded
         audio_stream(heard_in, file, audio_track)
     picture = read_video(path, fps=fps, size=size, longest_s=longest_s)
     heard = read_audio(heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track)
@@ -105,7 +105,10 @@ def read_clip(
 
 
 def placed(samples: np.ndarray, late: int, count: int) -> np.ndarray:
-    """``count`` samples (N,) or (N, C), of which the first is at ``late``; what is before 0 is cut."""
+    """Place samples (N,) or (N, C) at index ``late`` of a silent array with ``count`` samples.
+
+    Samples that fall outside of it are cut.
+    """
     made = np.zeros((count, *samples.shape[1:]), np.float32)
     kept = samples[max(0, -late) :][: max(0, count - max(0, late))]
     made[max(0, late) :][: len(kept)] = kept
@@ -120,9 +123,9 @@ def read_video(
     longest_s: float | None = None,
     between: tuple[float, float | None] = (0, None),
 ) -> Video:
-    """Read a file's picture; arguments and errors as in ``read_clip``, but the file may be silent.
+    """Read the video of a file; arguments and errors as in ``read_clip``, but the file may have no audio.
 
-    ``between`` are the seconds to begin and to end at, from the first frame on; None is the file's end.
+    ``between`` are the start and end in seconds, counted from the first frame; None is the end of the file.
     """
     if Path(path).is_file() and is_tiled_still(path):
         return _still_video(read_image(path), fps, size)
@@ -142,7 +145,7 @@ def read_video(
 
 
 def _stated_frames(file: Any, stream: Any, rate: Fraction) -> int:
-    """How many frames at ``rate`` a file says that it has."""
+    """Number of frames at ``rate`` according to the file's metadata."""
     if stream.duration and stream.time_base:
         return max(0, math.ceil(stream.duration * stream.time_base * rate))
     return max(0, math.ceil(Fraction(file.duration or 0, 1_000_000) * rate))
@@ -154,14 +157,14 @@ def _still_video(image: np.ndarray, fps: float | Fraction | None, size: tuple[in
 
 
 class _Shown:
-    """What is shown when: the frames of a file, at times from its first one on, all of one size.
+    """Collects the frames of a file at a given rate and size.
 
     Args:
-        images: the file's.
-        budget: what it may take.
-        size: (height, width) of the frames; that of the first where not given.
-        between: seconds to begin and to end at, from the file's first frame on.
-        expected: how many there will be, or so.
+        images: The file's images.
+        budget: Limits on length and memory.
+        size: (height, width) of the frames; the size of the first frame if not given.
+        between: Start and end in seconds, counted from the file's first frame.
+        expected: Approximate number of frames.
     """
 
     def __init__(
@@ -174,8 +177,8 @@ class _Shown:
     ) -> None:
         self.images, self.budget, self.size, self.expected = images, budget, size, expected
         self.first, self.until = Fraction(between[0]), None if between[1] is None else Fraction(between[1])
-        self.start = Fraction(0)  # of what is read, in the file's own time
-        self._end: Fraction | None = None  # where it was cut
+        self.start = Fraction(0)  # start of the section that is read, in the file's time
+        self._end: Fraction | None = None  # end of the section, if it was cut
         self._array = np.empty((0, 0, 0, 3), np.uint8)
         self._count = 0
 
@@ -185,43 +188,43 @@ class _Shown:
         return self._array[: self._count]
 
     def add_at_rate(self, target: Fraction, rate: Fraction) -> None:
-        """Add the image shown at each moment of the rate ``target``: the last one that started by then.
+        """Add the image shown at each time step of the rate ``target``: the last one that started by then.
 
-        Only these are converted.
+        Only these images are converted.
         """
         before, last = None, Fraction(0)
         for frame, time in self._times(rate):
             self._repeat(before, target, until=time)
             before, last = frame, time
-        count = self._whole(last + 1 / rate, target)
+        count = self._frame_count(last + 1 / rate, target)
         self._repeat(before, target, until=count / target)
 
     def add_one_for_one(self, rate: Fraction) -> None:
-        """Add all images where the rate is steady, near enough; otherwise as in :meth:`add_at_rate`."""
+        """Add all images if their rate is constant enough; otherwise resample as :meth:`add_at_rate` does."""
         times = []
         for frame, time in self._times(rate):
             self._add(self._image(frame))
             times.append(time)
         if all(abs(time * rate - index) < Fraction(1, 2) for index, time in enumerate(times)):
             return
-        count = self._whole(times[-1] + 1 / rate, rate)
+        count = self._frame_count(times[-1] + 1 / rate, rate)
         self.budget.keep(count * self._array[0].nbytes)
         wanted = np.arange(count) / float(rate)
         starts = np.array([float(time) for time in times])
         latest = np.searchsorted(starts, wanted + float(_MOMENT), side="right") - 1
         self._array, self._count = self.frames[np.clip(latest, 0, None)], count
 
-    def _whole(self, end: Fraction, rate: Fraction) -> int:
-        """How many frames at ``rate`` last until ``end``, or until the cut."""
+    def _frame_count(self, end: Fraction, rate: Fraction) -> int:
+        """Number of frames at ``rate`` up to ``end``, or up to the end of the section."""
         return max(1, round((end if self._end is None else min(end, self._end)) * rate))
 
     def _times(self, rate: Fraction) -> Iterator[tuple[Any, Fraction]]:
-        """Frames with the time from where the stretch begins."""
+        """Frames with their times, counted from the start of the section."""
         last, before, begin = Fraction(0), None, Fraction(0)
         for index, (frame, time) in enumerate(self.images.frames()):
             if index == 0:
                 begin = time or Fraction(0)
-            # Times that go back are wrong: no frame is shown before the one that it follows.
+            # Decreasing timestamps are wrong: a frame is never shown before its predecessor.
             shown_at = max(last, index / rate if time is None else time - begin)
             self.budget.check_gap(float(shown_at - last), float(last))
             last = shown_at
@@ -229,10 +232,10 @@ class _Shown:
                 self._end = self.until - self.first
                 break
             if self.first and shown_at <= self.first + _MOMENT:
-                before = frame  # the last of these is seen as the stretch begins
+                before = frame  # the last of these is visible at the start of the section
                 continue
             inside = max(Fraction(0), shown_at - self.first)
-            self.budget.check_length(max(inside, (index / rate - self.first) / _MOST_HURRY))
+            self.budget.check_length(max(inside, (index / rate - self.first) / _MAX_SPEEDUP))
             if before is not None:
                 yield before, Fraction(0)
                 before = None
@@ -245,7 +248,7 @@ class _Shown:
         self.start = begin + self.first
 
     def _repeat(self, frame: Any, rate: Fraction, until: Fraction) -> None:
-        """Show a frame from where the others end, before ``until``."""
+        """Repeat a frame at ``rate`` until the time ``until``."""
         image = None
         while self._count / rate + _MOMENT < until:
             image = self._image(frame) if image is None else image
@@ -253,16 +256,16 @@ class _Shown:
 
     def _image(self, frame: Any) -> np.ndarray:
         if self.size is None:
-            self.size = self.images.size(frame)  # a film that changes its size later keeps the first
+            self.size = self.images.size(frame)  # if the size changes later, the first one is kept
         return resize(self.images.image(frame), self.size)
 
     def _add(self, image: np.ndarray) -> None:
-        if self._count == 0:  # what the file says it has may be refused now, rather than when it is decoded
+        if self._count == 0:  # fail now if the expected size is too large, not after decoding it
             self.budget.check_fits(self.expected * image.nbytes)
         self.budget.keep(image.nbytes)
         if self._count == len(self._array):
-            # Written where it stays, so that there is never a second copy of all; room that is not used takes
-            # no memory.
+            # Frames are written to their final place, so that there is never a second copy of all of them.
+            # Unused capacity takes no physical memory.
             most = self.budget.left // image.nbytes
             room = self._count + max(16, min(most, self._count // 2 or self.expected + 1))
             grown = np.empty((room, *image.shape), np.uint8)
@@ -281,9 +284,9 @@ def read_audio(
     audio_track: int | None = None,
     between: tuple[float, float] | None = None,
 ) -> Audio:
-    """Read a file's sound; arguments and errors as in ``read_clip``, but the file may have no picture.
+    """Read the audio of a file; arguments and errors as in ``read_clip``, but the file may have no video.
 
-    ``between`` are seconds in the file's own time: what is not needed for them is left out.
+    ``between`` are the start and end in seconds of the file's time; packets outside are skipped.
     """
     budget = Budget(path, longest_s)
     with open_media(path) as file:
@@ -291,13 +294,13 @@ def read_audio(
         if between is None:
             budget.check_stated(file, stream)
         runs = _runs(file, stream, budget, between)
-        # An .mp4 says where the sound ends within its last AAC frame; what follows is the encoder's padding.
+        # An .mp4 states where the audio ends within its last AAC frame; the rest is encoder padding.
         stated = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         container = set(file.format.name.split(","))
     if not any(run.length for run in runs) and between is not None:
         return Audio(np.zeros(1, np.float32), sample_rate or 48_000, between[0])  # silent there
     if not any(run.length for run in runs):
-        raise MediaError(f"'{path}' has an audio stream without a sample; it is cut short or corrupt")
+        raise MediaError(f"'{path}' has an audio stream without samples; it is truncated or corrupt")
     start, rate, layout = runs[0].start, runs[0].rate, runs[0].layout.name
     channels = _placed(runs, budget)
     if "mp4" in container and stated is not None and start == 0:
@@ -305,7 +308,7 @@ def read_audio(
         if 0 <= len(channels) - length < 1024:
             channels = channels[:length]
     if not np.isfinite(channels).all():
-        raise MediaError(f"'{path}' holds sound that is not finite; it is corrupt")
+        raise MediaError(f"'{path}' has audio that is not finite; it is corrupt")
     if sample_rate is not None:
         channels = resample_channels(channels, rate, sample_rate)
         rate = sample_rate
@@ -325,11 +328,11 @@ def read_audio(
 
 
 class _Run:
-    """Sound without a hole, in one format, from ``start`` on, in seconds.
+    """A section of audio without gaps and in one format.
 
     Args:
-        frame: the first of it.
-        start: when it is heard.
+        frame: Its first frame.
+        start: Its start time in seconds.
     """
 
     def __init__(self, frame: Any, start: Fraction) -> None:
@@ -342,27 +345,27 @@ class _Run:
 
     @property
     def end(self) -> Fraction:
-        """When what was added ends."""
+        """End time of the audio added so far, in seconds."""
         return self.start + self.length
 
     def add(self, frame: Any, budget: Budget) -> None:
-        """Add a decoded frame; None adds what the conversion still holds."""
+        """Add a decoded frame; None flushes the converter."""
         if frame is not None:
             self.length += Fraction(frame.samples, frame.sample_rate)
             frame.pts = None
         for part in self._converter.resample(frame):
             channels = part.layout.nb_channels
-            # Packed, and through the buffer: PyAV's arrays of planes end the process at 8 channels.
+            # Read the packed samples from the buffer: PyAV's planar arrays crash with 8 channels.
             samples = np.frombuffer(part.planes[0], np.float32, part.samples * channels)
             budget.keep(samples.nbytes)
             self._parts.append(samples.reshape(-1, channels).copy())
 
     def take(self, first: _Run) -> np.ndarray:
-        """The samples (N, C) with the rate and number of channels of the first run; this has them no more."""
+        """Hand over the samples (N, C), converted to the rate and number of channels of the first run."""
         parts, self._parts = self._parts, []
         samples = np.concatenate(parts) if parts else np.zeros((0, self.layout.nb_channels), np.float32)
         if samples.shape[1] != first.layout.nb_channels:
-            # Weights for loudspeakers would change how loud it is.
+            # A plain mean: downmix weights for loudspeakers would change the level.
             samples = samples.mean(axis=1, keepdims=True).repeat(first.layout.nb_channels, axis=1)
         return resample_channels(samples, self.rate, first.rate)
 
@@ -372,7 +375,7 @@ def _format(frame: Any) -> tuple[int, str, str]:
 
 
 def _runs(file: Any, stream: Any, budget: Budget, between: tuple[float, float] | None = None) -> list[_Run]:
-    """The stretches of a stream that have no hole and one format."""
+    """Split a stream into runs without gaps and in one format."""
     runs: list[_Run] = []
     decoded_s = Fraction(0)
     for frame in decoded(budget.path, file, stream):
@@ -398,7 +401,7 @@ def _runs(file: Any, stream: Any, budget: Budget, between: tuple[float, float] |
 
 
 def _placed(runs: list[_Run], budget: Budget) -> np.ndarray:
-    """The runs (N, C), each where it begins: holes are silence, what is there twice is cut."""
+    """Join the runs to (N, C), each at its start time. Gaps become silence and overlaps are cut."""
     rate, start = runs[0].rate, runs[0].start
     parts: list[np.ndarray] = []
     filled = 0
@@ -425,7 +428,7 @@ def resample_channels(channels: np.ndarray, source_rate: int, target_rate: int) 
 
 
 def resample_audio(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
-    """Resample (N,) float32 to round(N * target_rate / source_rate) samples, without delay."""
+    """Resample (N,) float32 to round(N * target_rate / source_rate) samples, without adding delay."""
     import soxr
 
     samples = round(Fraction(len(waveform) * target_rate, source_rate))
@@ -434,7 +437,7 @@ def resample_audio(waveform: Waveform, source_rate: int, target_rate: int) -> Wa
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Crop the middle of ``image`` (H, W, 3) to the aspect of ``size`` (height, width), then resize it."""
+    """Centre-crop ``image`` (H, W, 3) to the aspect ratio of ``size`` (height, width), then resize it."""
     import cv2
 
     (height, width), (new_height, new_width) = image.shape[:2], size
@@ -452,9 +455,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resample_frames(
     frames: np.ndarray, source_fps: Fraction, target_fps: Fraction, size: tuple[int, int]
 ) -> np.ndarray:
-    """Frames (T, H, W, 3) at another rate and size (height, width): of each moment, the one shown then.
+    """Resample frames (T, H, W, 3) to another rate and size (height, width).
 
-    The result lasts as long as the source, or up to a frame longer.
+    Each new frame is the one shown at its time. The result is as long as the source, or up to a frame longer.
     """
     count = math.ceil(len(frames) * target_fps / source_fps)
     shown = [min(math.floor(k * source_fps / target_fps), len(frames) - 1) for k in range(count)]

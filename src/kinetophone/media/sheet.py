@@ -1,4 +1,4 @@
-"""The contact sheet: a clip at a glance, picture above sound on one time axis."""
+"""Contact sheets: an overview of a clip with its frames above its audio."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
 
 _COLUMNS = 16  # frames in a row; a 4 s clip at 8 fps fills two
-_MAX_FRAMES = 64  # more than that are thinned out evenly
+_MAX_FRAMES = 64  # longer clips are subsampled evenly
 _WIDTH_IN, _DPI = 16.0, 100
 _AUDIO_IN = 5.0  # height of waveform and spectrogram
-_FRAME_IN = 3.0  # a clip of few frames shows them no higher
+_FRAME_IN = 3.0  # maximum height of a frame
 _MARK = "#d62728"
 
 
@@ -39,13 +39,13 @@ def write_sheet(
 ) -> Path:
     """Write the clip's frames in a grid, each with its time, above the waveform and a log-mel spectrogram.
 
-    Frames a marked moment falls in are framed in the colour of the marks.
+    Frames that contain a marked time get a border in the colour of the marks.
 
     Args:
         clip: The clip.
         path: File to write, ``.png``.
         title: A line above the frames, such as the prompt.
-        onsets_s: Moments to mark, in seconds; the detected onsets of the sound where not given.
+        onsets_s: Times to mark, in seconds; the detected audio onsets if not given.
 
     Returns:
         The path written.
@@ -66,7 +66,7 @@ def write_sheet(
 
 
 def _draw(clip: Clip, title: str | None, onsets_s: Sequence[float]) -> Figure:
-    # The object-oriented interface: pyplot would keep every figure alive and pick a screen to draw on.
+    # The object-oriented interface: pyplot would keep every figure alive and select a display backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -90,7 +90,7 @@ def _draw(clip: Clip, title: str | None, onsets_s: Sequence[float]) -> Figure:
 
 
 def _draw_frames(axes: Axes, clip: Clip, shown: np.ndarray, columns: int, onsets_s: Sequence[float]) -> None:
-    """All frames as one image, which draws ten times faster than one set of axes each."""
+    """Draw all frames as one image, which is ten times faster than one set of axes per frame."""
     from matplotlib.patches import Rectangle
 
     height, width = clip.video.shape[1:3]
@@ -98,7 +98,7 @@ def _draw_frames(axes: Axes, clip: Clip, shown: np.ndarray, columns: int, onsets
     rows = math.ceil(len(shown) / columns)
     mosaic = np.full((rows * (height + gap), columns * (width + gap), 3), 255, np.uint8)
     starts_s = [clip.time.frame_time_s(int(index)) for index in shown]
-    # The last shown frame that has started by then, where frames were thinned out.
+    # If frames were subsampled, mark the last shown frame that starts before the onset.
     marked = set(np.searchsorted(starts_s, np.asarray(onsets_s) + 1e-9, side="right") - 1)
     for place, index in enumerate(shown):
         top, left = place // columns * (height + gap), place % columns * (width + gap)
@@ -134,15 +134,16 @@ def _draw_audio(wave: Axes, mel: Axes, clip: Clip, onsets_s: Sequence[float]) ->
 
 
 def log_mel_db(audio: np.ndarray, sample_rate: int, *, bins: int = 80) -> tuple[np.ndarray, float]:
-    """Mel levels for looking at, in decibels below the loudest one.
+    """Mel spectrogram for display, in dB relative to its maximum.
 
     Args:
         audio: Waveform, float32 (N,).
-        sample_rate: Its rate in Hz.
+        sample_rate: Sample rate in Hz.
         bins: Number of mel bins.
 
     Returns:
-        Levels (bins, frames) in [-80, 0], and the top of the highest bin in Hz. Silence is -80 everywhere.
+        Levels (bins, frames) in [-80, 0], and the upper edge of the highest bin in Hz. Silence is -80
+        everywhere.
     """
     librosa = load_librosa()
 

@@ -1,4 +1,4 @@
-"""Frames of films and images as they are meant to be seen: upright, of square pixels, in SDR, over black."""
+"""Decoding frames and images for display: upright, in square pixels and SDR, transparency over black."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-# Pillow's names of the formats that it reads here. Others can run programs (EPS) or are not images.
+# Formats that Pillow may read here. Others can run programs (EPS) or are not images.
 _STILLS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000")
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
-# What an image of the ISO family calls itself; its parts can be tiles, which the film's decoder takes apart.
+# Brands of ISO still images. They can consist of tiles, which the video decoder would return separately.
 _TILED = (b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1")
 _PQ, _HLG = 16, 18  # transfer characteristics, ITU-T H.273
 _UNSPECIFIED = 2
 _HD_LINES, _HD_COLUMNS = 720, 1280
-_MOST_ASPECT = 10  # of a pixel; more is an error of the file
+_MOST_ASPECT = 10  # of a pixel; a larger ratio is an error in the file
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image, or the first frame of a film.
+    """Read an image, or the first frame of a video.
 
     Returns:
-        uint8 (H, W, 3), turned as its EXIF orientation says; what is transparent lies over black.
+        uint8 (H, W, 3), rotated by its EXIF orientation; transparency is blended with black.
 
     Raises:
         FileNotFoundError: There is no such file.
-        MediaError: It is empty or corrupt, or no picture.
+        MediaError: The file is empty, corrupt, or not an image.
     """
     if Path(path).is_file() and (image := _read_still(path)) is not None:
         return image
@@ -53,11 +53,11 @@ def is_tiled_still(path: str | os.PathLike[str]) -> bool:
 
 
 class Images:
-    """The frames of a film; iterate to get uint8 arrays (H, W, 3), each with its time in seconds or None.
+    """The frames of a video; iterate to get uint8 arrays (H, W, 3), each with its time in seconds or None.
 
     Args:
-        path: the file, for errors.
-        file: the opened container.
+        path: The file, for error messages.
+        file: The opened container.
     """
 
     def __init__(self, path: str | os.PathLike[str], file: Any) -> None:
@@ -73,22 +73,22 @@ class Images:
             yield self.image(frame), time
 
     def frames(self) -> Iterator[tuple[Any, Fraction | None]]:
-        """Frames as they are decoded, for :meth:`image`, each with its time."""
+        """Decoded frames, to pass to :meth:`image`, each with its time in seconds or None."""
         frame = None
         for frame in decoded(self.path, self.file, self.stream):
             if frame.width * frame.height > MOST_PIXELS:
                 raise MediaError(_too_large(self.path, frame.width, frame.height))
             yield frame, frame.pts * frame.time_base if frame.pts is not None else None
         if frame is None:
-            raise MediaError(f"'{self.path}' has a video stream without a frame; it is cut short or corrupt")
+            raise MediaError(f"'{self.path}' has a video stream without frames; it is truncated or corrupt")
 
     def size(self, frame: Any) -> tuple[int, int]:
-        """(height, width) of the picture as it is seen."""
+        """(height, width) of the frame as displayed."""
         width, height = self._square(frame)
         return (width, height) if self._turn(frame)[0] else (height, width)
 
     def image(self, frame: Any) -> np.ndarray:
-        """A decoded frame as it is meant to be seen, uint8 (H, W, 3)."""
+        """Convert a decoded frame for display, uint8 (H, W, 3)."""
         from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
 
         # Without accurate rounding every frame comes out a level darker.
@@ -104,20 +104,20 @@ class Images:
         if frame.colorspace == _UNSPECIFIED and large and not frame.format.is_rgb:
             options["src_colorspace"] = Colorspace.ITU709
         if frame.color_trc in (_PQ, _HLG):
-            # What the film is to be converted to; the library maps its tones.
+            # Convert HDR to SDR; FFmpeg does the tone mapping.
             options |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         image = self._reformatter.reformat(frame, **options).to_ndarray()
         return _turned(over_black(image) if alpha else image, self._turn(frame))
 
     def _turn(self, frame: Any) -> _Turn:
-        # Asked once: what PyAV gives of a frame's side data keeps the frame in memory until it is collected.
+        # Cached: PyAV's side data object keeps its frame in memory until it is garbage-collected.
         angle = frame.rotation
         if angle not in self._turns:
             self._turns[angle] = _read_turn(frame)
         return self._turns[angle]
 
     def _square(self, frame: Any) -> tuple[int, int]:
-        """(width, height) of the frame with square pixels, before it is turned."""
+        """(width, height) of the frame in square pixels, before rotation."""
         aspect = self.stream.sample_aspect_ratio or self.stream.codec_context.sample_aspect_ratio
         if not aspect or not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
             return frame.width, frame.height
@@ -129,17 +129,17 @@ def _too_large(path: str | os.PathLike[str], width: int, height: int) -> str:
     return f"'{path}' has frames of {width} x {height} pixels; at most {most:.0f} million can be used"
 
 
-# Whether rows and columns change places, then whether the columns and the rows are mirrored.
+# Whether to transpose, then whether to mirror the columns and the rows.
 _Turn = tuple[bool, bool, bool]
 
 
 def _read_turn(frame: Any) -> _Turn:
-    """How a frame is to be turned by its display matrix."""
+    """The rotation and mirroring that a frame's display matrix asks for."""
     from av.sidedata.sidedata import Type
 
     try:
         matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    except ValueError:  # beside it is something that PyAV does not know
+    except ValueError:  # the side data also has a type that PyAV does not know
         matrix = None
     if matrix is None:
         quarters = round(frame.rotation / 90) % 4  # counterclockwise
@@ -168,13 +168,16 @@ def _turned(image: np.ndarray, turn: _Turn) -> np.ndarray:
 
 
 def over_black(image: np.ndarray) -> np.ndarray:
-    """(H, W, 4) laid over black, uint8."""
+    """Blend RGBA, uint8 (H, W, 4), with black; returns uint8 (H, W, 3)."""
     alpha = image[..., 3:].astype(np.uint16)
     return ((image[..., :3] * alpha + 127) // 255).astype(np.uint8)
 
 
 def pillow_pixels(image: Image) -> np.ndarray:
-    """Pixels of an image in one of the modes ``EIGHT_BITS``: turned as EXIF says, transparency over black."""
+    """Pixels, uint8 (H, W, 3), of an image in one of the modes ``EIGHT_BITS``.
+
+    The image is rotated by its EXIF orientation, and transparency is blended with black.
+    """
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -184,7 +187,7 @@ def pillow_pixels(image: Image) -> np.ndarray:
 
 
 def _read_still(path: str | os.PathLike[str]) -> np.ndarray | None:
-    """An image by Pillow, which knows tiles, animations and orientations; None where it is no such image."""
+    """Read an image with Pillow, which handles tiles, animations and orientations; None if it can't."""
     import pillow_heif
     from PIL import Image, UnidentifiedImageError
 
@@ -192,16 +195,16 @@ def _read_still(path: str | os.PathLike[str]) -> np.ndarray | None:
     pillow_heif.register_heif_opener()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its size, which is checked below, or of odd tags
+            warnings.simplefilter("ignore")  # about the size, which is checked below, or about odd tags
             with Image.open(path, formats=_STILLS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise MediaError(_too_large(path, *image.size))
-                if image.mode not in EIGHT_BITS:  # more bits are for the film's decoder, which rounds them
+                if image.mode not in EIGHT_BITS:  # leave deeper images to the video decoder, which rounds
                     return None
                 return pillow_pixels(image)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         return None
     except MediaError:
         raise
-    except Exception as error:  # a plugin meets damage with errors of every kind
+    except Exception as error:  # on damaged files a plugin can raise any exception
         raise MediaError(f"'{path}' cannot be read as an image ({reason(error)}); it is corrupt") from error

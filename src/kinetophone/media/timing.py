@@ -1,8 +1,8 @@
-"""The time of one clip: one frozen value that yields every length.
+"""Timing of a clip: one frozen value from which all lengths are derived.
 
-Picture and sound of a clip have the same length because only the number of frames is ever chosen: the
-number of audio samples is derived from it, here and nowhere else, in exact rational arithmetic. That
-holds for every frame rate, 30000/1001 included.
+Video and audio always have the same length, because only the number of frames is chosen. The number of audio
+samples is derived from it, only here, in exact rational arithmetic. This works for every frame rate, also for
+30000/1001.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEFAULT_SAMPLE_RATE = 16_000
 
 FrameRate = float | Fraction | Rational | str
 
-# Broadcast rates are whole numbers over 1001 (29.97 is 30000/1001); none in use has a larger denominator.
+# Broadcast rates have the denominator 1001 (29.97 is 30000/1001); none in use has a larger one.
 _MAX_FPS_DENOMINATOR = 1001
 
 
@@ -75,11 +75,11 @@ Rational.register(ExactRate)  # so that fractions read and compare it exactly
 
 
 def as_fps(fps: FrameRate) -> Fraction:
-    """A frame rate as an exact fraction.
+    """Convert a frame rate to an exact fraction.
 
     Integers and fractions are kept. A float becomes the nearest fraction whose denominator is at most
-    1001, so ``29.97002997`` is ``30000/1001`` and ``21.5`` is ``43/2``. Strings such as ``"30000/1001"``
-    are parsed.
+    1001, so ``29.97002997`` becomes ``30000/1001`` and ``21.5`` becomes ``43/2``. Strings such as
+    ``"30000/1001"`` are parsed.
 
     Raises:
         ValueError: The rate is not a finite number above zero.
@@ -97,7 +97,7 @@ def as_fps(fps: FrameRate) -> Fraction:
 
 @dataclass(frozen=True, slots=True)
 class ClipTime:
-    """Frame rate, number of frames and sample rate of a clip; every other length follows.
+    """Frame rate, number of frames and sample rate of a clip; all other lengths are derived from these.
 
     Attributes:
         fps: Frames per second, exact. Anything ``as_fps`` takes is converted.
@@ -109,7 +109,7 @@ class ClipTime:
     frames: int
     sample_rate: int = DEFAULT_SAMPLE_RATE
 
-    if TYPE_CHECKING:  # what the generated initialiser takes is wider than what the field keeps
+    if TYPE_CHECKING:  # the initialiser accepts more types than the field has
 
         def __init__(self, fps: FrameRate, frames: int, sample_rate: int = DEFAULT_SAMPLE_RATE) -> None: ...
 
@@ -130,24 +130,24 @@ class ClipTime:
         *,
         nearest: bool = False,
     ) -> ClipTime:
-        """The time of a clip of ``seconds`` at ``fps``.
+        """The timing of a clip of ``seconds`` at ``fps``.
 
         Args:
             seconds: Length in seconds, above 0.
             fps: Frames per second, above 0.
             sample_rate: Audio samples per second.
-            nearest: Take the nearest whole number of frames (at least 1) where ``seconds`` holds none.
+            nearest: Round to the nearest whole number of frames (at least 1).
 
         Raises:
             ValueError: ``seconds`` is not a finite number above 0, or is not a whole number of frames and
-                ``nearest`` was not asked for.
+                ``nearest`` is False.
         """
         rate = as_fps(fps)
         if not math.isfinite(seconds) or seconds <= 0:
             raise ValueError(f"seconds is {float(seconds):g}; it must be a finite number above 0")
         exact = Fraction(seconds) * rate
         frames = max(1, math.floor(exact + Fraction(1, 2)))
-        # A float such as 0.1 is not the decimal it stands for: a millionth of a frame is no difference.
+        # Floats such as 0.1 are not exact decimals, so a millionth of a frame is tolerated.
         if not nearest and abs(exact - frames) > Fraction(1, 10**6):
             raise ValueError(
                 f"{float(seconds):g} s at {float(rate):g} fps is {float(exact):.3f} frames; "
@@ -157,12 +157,12 @@ class ClipTime:
 
     @property
     def duration(self) -> Fraction:
-        """Length of the picture in seconds, exact."""
+        """Length of the clip in seconds, exact."""
         return self.frames / self.fps
 
     @property
     def duration_s(self) -> float:
-        """Length of the picture in seconds."""
+        """Length of the clip in seconds."""
         return float(self.duration)
 
     @property
@@ -172,17 +172,17 @@ class ClipTime:
 
     @property
     def samples(self) -> int:
-        """Number of audio samples: the picture's length in samples, rounded once (halves up)."""
+        """Number of audio samples: the length of the video in samples, rounded once (halves up)."""
         return self.sample_at(self.frames)
 
     def sample_at(self, frame: int) -> int:
-        """The sample at which ``frame`` starts, rounded to the nearest one (halves up).
+        """Index of the audio sample at which ``frame`` starts, rounded to the nearest one (halves up).
 
-        Frame ``i`` owns the samples ``sample_at(i)`` up to ``sample_at(i + 1)``: the frames share the sound
-        out without gap or overlap, and each share differs from the exact one by less than a sample.
+        Frame ``i`` spans the samples ``sample_at(i)`` up to ``sample_at(i + 1)``, exclusive. Frames have no
+        gaps or overlaps, and each span differs from its exact length by less than a sample.
         """
         return math.floor(frame * self.sample_rate / self.fps + Fraction(1, 2))
 
     def frame_time_s(self, frame: int) -> float:
-        """The second at which ``frame`` starts."""
+        """Start time of ``frame`` in seconds."""
         return float(frame / self.fps)

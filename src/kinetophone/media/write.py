@@ -1,21 +1,20 @@
 """Writing clips to files.
 
-What each format keeps:
+What each format preserves:
 
-- ``.mp4``: H.264 (yuv420p, crf 16) at the exact frame rate, with as many frames as the clip; an odd width or
-  height gets one more column or row, a copy of the last, since yuv420p halves both for its colours. AAC with
-  an edit list that hides the encoder's priming, so that sound and picture start together. The track is
-  exactly as long as the clip's sound; ``kinetophone.media.read`` gives back that many samples, while players
-  that ignore the edit list's end play up to one AAC frame (1024 samples) of silence more.
-  Sound of a rate that AAC has no code for is brought to the next one.
+- ``.mp4``: H.264 (yuv420p, crf 16) at the exact frame rate and with all frames. An odd width or height is
+  padded by repeating the last column or row, because yuv420p subsamples colour by 2. AAC with an edit list
+  that hides the encoder's priming, so that audio and video start together. The track is exactly as long as
+  the clip's audio, and ``kinetophone.media.read`` returns that many samples. Players that ignore the end of
+  the edit list play up to one AAC frame (1024 samples) of extra silence. Audio with a sample rate that AAC
+  does not support is resampled to the next higher one.
 - ``.mov``: the same in a QuickTime file.
-- ``.webm``: VP9 and Opus, which knows rates up to 48 kHz; frame times are rounded to milliseconds.
-- ``.wav``: 16-bit, exact: what was read from such a file is written as it was.
-- ``.gif``: the picture, with frame times rounded to the hundredths of a second the format knows, without
-  drift.
+- ``.webm``: VP9 and Opus, with rates up to 48 kHz; frame times are rounded to milliseconds.
+- ``.wav``: 16-bit audio; a 16-bit file that was read is written back without change.
+- ``.gif``: the video only. Frame times are rounded to hundredths of a second, without drift.
 - ``.png``: a contact sheet.
 
-A file appears complete or not at all: it is written beside its destination under another name, then renamed.
+Writes are atomic: a file is written under a temporary name in its folder, then renamed.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
     from kinetophone.media.clip import Clip, Frames
 
-# Of a film: the container, and the codecs of picture and sound.
+# Container, video codec and audio codec of each suffix.
 _VIDEOS = {
     ".mp4": ("mp4", "libx264", "aac"),
     ".mov": ("mov", "libx264", "aac"),
@@ -57,16 +56,16 @@ _AAC_MAX_BITS_PER_SAMPLE = 6
 _AAC_MAX_BIT_RATE = 160_000
 _AAC_FRAME = 1024  # samples
 
-# The rates AAC has a code for.
+# The sample rates that AAC supports.
 AAC_SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _SAMPLE_RATES = {"aac": AAC_SAMPLE_RATES, "libopus": (48000, 24000, 16000, 12000, 8000)}
-# By number of channels, where the sound does not say, or says what a codec does not know.
+# Default layout by number of channels, if the audio has none or one that the codec does not support.
 _LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")
 
-# SMPTE 170M, one code for matrix, primaries and transfer: what the conversion below uses.
+# SMPTE 170M, the same code for matrix, primaries and transfer; used by the conversion below.
 _BT601 = 6
 
-# Browsers play GIF frames shorter than two hundredths of a second slower, at ten a second.
+# Browsers slow down GIF frames that are shorter than 0.02 s, to ten frames per second.
 _GIF_MAX_FPS = 50
 
 
@@ -76,12 +75,15 @@ def save(
     channels: np.ndarray | None = None,
     layout: str | None = None,
 ) -> Path:
-    """Write ``clip`` to ``path`` in the format its suffix names; missing folders are made.
+    """Write ``clip`` to ``path`` in the format of its suffix; missing folders are created.
 
-    ``channels`` and ``layout`` as in :func:`write_video`.
+    ``channels`` and ``layout`` are as in :func:`write_video`.
+
+    Returns:
+        The path written.
 
     Raises:
-        MediaError: The suffix is unknown, or the format cannot hold this clip.
+        MediaError: The suffix is unknown, or the format cannot store this clip.
         OSError: The file cannot be written.
     """
     writers: dict[str, Callable[[Clip, Path], Path]] = {
@@ -99,10 +101,10 @@ def save(
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
-    """The lower-case suffix of ``path``, where it is one that can be written.
+    """The lower-case suffix of ``path``, if its format can be written.
 
     Raises:
-        MediaError: It is not.
+        MediaError: The format is unknown.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -112,10 +114,10 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
 
 
 def check_rate(path: str | os.PathLike[str], fps: Fraction) -> None:
-    """Raise unless frames of this rate can be written to ``path``.
+    """Raise if frames at this rate cannot be written to ``path``.
 
     Raises:
-        MediaError: It is a GIF, and the rate is above 50, which browsers do not play.
+        MediaError: It is a GIF and the rate is above 50, which browsers do not support.
     """
     if os.fspath(path).lower().endswith(".gif") and fps > _GIF_MAX_FPS:
         raise MediaError(
@@ -124,9 +126,10 @@ def check_rate(path: str | os.PathLike[str], fps: Fraction) -> None:
 
 
 def channel_layout(path: str | os.PathLike[str], count: int, layout: str | None = None) -> str | None:
-    """How a film at ``path`` names ``count`` channels: as they are called, else as so many usually are.
+    """The layout under which ``count`` channels can be written to ``path``.
 
-    None where its codec has no place for them: they are then written as one, their mean.
+    It is ``layout`` if the codec supports it, else the usual layout for that number of channels. None means
+    that the codec supports neither; the mean of the channels is written in that case.
     """
     import av
 
@@ -155,15 +158,18 @@ def write_video(
     channels: np.ndarray | None = None,
     layout: str | None = None,
 ) -> Path:
-    """Write picture and sound, in the container and by the codecs of the suffix.
+    """Write video and audio, with the container and codecs of the suffix.
 
     Args:
         clip: The clip.
         path: File to write, ``.mp4``, ``.mov`` or ``.webm``.
         crf: H.264 quality, 0 (lossless) to 51; 16 is visually lossless.
-        channels: float32 (N, C), written in place of the clip's single channel: the sound that the clip's is
-            the mean of. Cut or padded to the picture; see :func:`channel_layout` for those that do not fit.
-        layout: Which channels they are, such as "5.1".
+        channels: Multichannel audio, float32 (N, C), to write instead of the clip's audio, its mean. It is
+            cut or padded to the length of the video; see :func:`channel_layout` for unsupported layouts.
+        layout: Layout of these channels, such as "5.1".
+
+    Returns:
+        The path written.
 
     Raises:
         OSError: The file cannot be written.
@@ -179,21 +185,22 @@ def write_video(
 def video_writer(
     path: str | os.PathLike[str], *, crf: int = 16, layout: str = "mono"
 ) -> Iterator[Callable[..., None]]:
-    """Write a film as its parts come: call what this gives with each part, in order.
+    """Write a video in parts: a context that returns a function to call with each part, in order.
 
-    Nothing but a few frames is held in memory; the file appears when all parts are in it.
+    Only a few frames are kept in memory. The file appears when the context ends without an error.
 
     Args:
         path: File to write, ``.mp4``, ``.mov`` or ``.webm``.
         crf: As for :func:`write_video`.
-        layout: Of the sound's channels.
+        layout: Layout of the audio channels.
 
     Returns:
-        ``add(part, sound)``: ``part`` is a clip of the same size and rates as the first one, ``sound`` its
-        channels (N, C), or None for the clip's own.
+        ``add(part, sound)``: ``part`` is a clip with the size and rates of the first one; ``sound`` is its
+        audio (N, C), or None for the clip's own.
 
     Raises:
-        MediaError: The codec has no such sample rate; parts cannot be resampled without a seam.
+        MediaError: The codec does not support the sample rate. Parts are not resampled, because that would
+            be audible at their boundaries.
         OSError: The file cannot be written.
     """
     import av
@@ -207,11 +214,11 @@ def video_writer(
                 if part.sample_rate not in _SAMPLE_RATES[audio_codec]:
                     rates = sorted(_SAMPLE_RATES[audio_codec])
                     codec = audio_codec.removeprefix("lib").upper()
-                    raise MediaError(f"{codec} has no sample rate {part.sample_rate} Hz; there are {rates}")
+                    raise MediaError(f"{codec} has no sample rate {part.sample_rate} Hz; it has {rates}")
                 options = {}
                 if container != "webm":
-                    # The edit list counts in units of the movie, by default milliseconds, and would round the
-                    # track's length.
+                    # The edit list counts in the movie's time scale. The default, milliseconds, would round
+                    # the track's length.
                     timescale = math.lcm(part.sample_rate, part.time.fps.numerator)
                     options = {
                         "movflags": "+faststart",
@@ -229,6 +236,9 @@ def video_writer(
 def write_wav(audio: np.ndarray, sample_rate: int, path: str | os.PathLike[str]) -> Path:
     """Write ``audio``, float32 (N,) or (N, channels) in [-1, 1], as 16-bit PCM.
 
+    Returns:
+        The path written.
+
     Raises:
         OSError: The file cannot be written.
     """
@@ -236,22 +246,25 @@ def write_wav(audio: np.ndarray, sample_rate: int, path: str | os.PathLike[str])
         file.setnchannels(1 if audio.ndim == 1 else audio.shape[1])
         file.setsampwidth(2)
         file.setframerate(sample_rate)
-        # Readers divide by 32768; 1.0 itself has no code.
+        # Readers divide by 32768; 1.0 itself is out of range.
         file.writeframes(np.minimum(np.round(audio * 32768.0), 32767.0).astype("<i2").tobytes())
     return Path(path)
 
 
 def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
-    """Write the picture, without sound, as an endless GIF.
+    """Write the video, without audio, as a looping GIF.
+
+    Returns:
+        The path written.
 
     Raises:
-        MediaError: The frame rate is above 50, which browsers do not play.
+        MediaError: The frame rate is above 50, which browsers do not support.
         OSError: The file cannot be written.
     """
     from PIL import Image
 
     check_rate(".gif", clip.time.fps)
-    # Rounding the frames' start times, not their durations, keeps the whole in time.
+    # Start times are rounded rather than durations, so that rounding errors do not add up.
     starts_cs = [round(100 * frame / clip.time.fps) for frame in range(len(clip.video) + 1)]
     durations_ms = [10 * (end - start) for start, end in pairwise(starts_cs)]
     first, *rest = (Image.fromarray(frame) for frame in clip.video)
@@ -262,16 +275,16 @@ def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A file name beside ``path`` to write to; it becomes ``path`` on success and vanishes on failure.
+    """A temporary file name in the folder of ``path``; renamed to ``path`` on success, deleted on failure.
 
     Raises:
-        OSError: It cannot get its name; what was written is then kept, and the error says where.
+        OSError: The file cannot be renamed. It is kept, and the error says where.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         raise IsADirectoryError(f"'{target}' is a folder; name a file in it")
-    # Short: a name may be as long as the file system takes.
+    # A short name, because the target's may already be as long as the file system allows.
     partial = target.with_name(f".{secrets.token_hex(6)}.part")
     try:
         yield str(partial)
@@ -285,7 +298,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _at_known_rate(clip: Clip, channels: np.ndarray | None, codec: str) -> tuple[Clip, np.ndarray | None]:
-    """Clip and channels (N, C) at a sample rate that the codec has: their own, or else the next."""
+    """Clip and channels (N, C) at a sample rate that the codec supports: their own or the next higher one."""
     rates = _SAMPLE_RATES[codec]
     if clip.sample_rate in rates:
         return clip, channels
@@ -302,7 +315,7 @@ def _at_known_rate(clip: Clip, channels: np.ndarray | None, codec: str) -> tuple
 
 
 class _Encoder:
-    """Both tracks of one film, side by side in the file, so that a player needs to read in one place only."""
+    """Encodes the video and audio of one file, interleaved so that players read it sequentially."""
 
     def __init__(
         self, file: Any, like: Clip, video_codec: str, audio_codec: str, crf: int, layout: str
@@ -311,14 +324,14 @@ class _Encoder:
 
         self.file = file
         options = {"crf": str(crf), "preset": "medium"}
-        if video_codec == "libvpx-vp9":  # its scale is another one, and it needs to be told to hurry
+        if video_codec == "libvpx-vp9":  # has another crf scale, and is slow by default
             options = {"crf": str(crf + 8), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
         self.video = file.add_stream(video_codec, rate=like.time.fps, options=options)
         height, width = like.video.shape[1:3]
         self.video.height, self.video.width = height + height % 2, width + width % 2
         self.video.pix_fmt = "yuv420p"
         self.video.codec_context.time_base = 1 / like.time.fps
-        # Untagged colours are guessed from the size, differently by each player.
+        # Without tags, players guess the colour space from the size, and disagree.
         self.video.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
         self.video.codec_context.colorspace = _BT601
         self.video.codec_context.color_primaries = _BT601
@@ -327,13 +340,13 @@ class _Encoder:
         channels = self.audio.layout.nb_channels
         most = _AAC_MAX_BIT_RATE if channels <= 2 else channels * _AAC_MAX_BIT_RATE // 2
         self.audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * like.sample_rate, most)
-        # Packed in, whatever the codec takes: PyAV cannot make frames of eight planes.
+        # Converts packed samples to the codec's format: PyAV cannot create frames with eight planes.
         self.resampler = av.AudioResampler(self.audio.format, layout, like.sample_rate)
         self.frames = self.samples = 0
         self.waiting = np.empty((0, channels), np.float32)
 
     def add(self, frames: Frames, sound: np.ndarray) -> None:
-        """Append frames and their sound (N, channels)."""
+        """Append frames and their audio (N, channels)."""
         for index, image in enumerate(frames):
             self._frame(image)
             start, end = (len(sound) * i // len(frames) for i in (index, index + 1))
@@ -343,7 +356,7 @@ class _Encoder:
                 self.waiting = self.waiting[_AAC_FRAME:]
 
     def finish(self) -> None:
-        """Write what the encoders still hold."""
+        """Flush the encoders."""
         if len(self.waiting):
             self._audio(self.waiting)
         for stream in (self.video, self.audio):
@@ -376,6 +389,6 @@ class _Encoder:
 
 
 def _fitted(channels: np.ndarray, clip: Clip) -> np.ndarray:
-    """(N, C), as long as the clip."""
+    """Cut or pad channels (N, C) to the length of the clip."""
     samples = clip.time.samples
     return np.pad(channels[:samples], ((0, max(0, samples - len(channels))), (0, 0)))

@@ -1,1 +1,1 @@
-"""Measures of sounding video: alignment in time, detectors, and what chance alone would give."""
+"""Metrics of audio-video clips: temporal alignment, event detectors and chance levels."""

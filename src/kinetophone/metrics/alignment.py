@@ -1,14 +1,14 @@
 """AV-Align, as published, and the event F1.
 
-AV-Align counts how many onsets of the sound fall near a peak of the picture's motion, and how many peaks
-near an onset. Two things to know before quoting it:
+AV-Align counts how many audio onsets are near a peak of the optical flow, and how many peaks are near an
+onset. It has two weaknesses:
 
-- Its detectors, with their default settings, find peaks everywhere: real clips in sync score 0.07 to 0.29
-  at their own frame rates.
-- Its chance level is high: with independent random onsets and flow peaks at 8 fps over 4 s it is 0.20, 0.33
-  and 0.46 for 1, 2 and 4 onsets a second.
+- Its detectors, with their default settings, find peaks everywhere. Real clips in sync score 0.07 to 0.29 at
+  their own frame rates.
+- Its chance level is high. With independent random onsets and flow peaks at 8 fps over 4 s it is 0.20, 0.33
+  and 0.46 for 1, 2 and 4 onsets per second.
 
-So it is reported with the score of shuffled pairs (``kinetophone.metrics.control``), and beside the event
+It is therefore reported with the score of shuffled pairs (``kinetophone.metrics.control``), next to the event
 F1 of detectors made for strikes (``kinetophone.metrics.detectors``).
 """
 
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 
     Times = Sequence[float] | NDArray[np.floating]
 
-# The rate at which the published measure looks for onsets: librosa's default.
+# The sample rate at which the published metric detects onsets, librosa's default.
 _ONSET_RATE = 22_050
 
-# librosa's default windows; a shorter sound is padded with silence to this many samples.
+# librosa's default window; shorter audio is padded with silence to this many samples.
 _SHORTEST_SAMPLES = 2048
 
-# Flow peaks that TempoTokens' later code ignores are lower than this, in pixels per frame.
+# TempoTokens' later code ignores flow peaks below this, in pixels per frame.
 LEAST_FLOW_2025 = 0.1
 
-# Two times that differ by exactly the tolerance match, whatever the rounding of their floats.
+# Makes two times that differ by exactly the tolerance match in spite of rounding.
 _EPSILON_S = 1e-9
 
 
 def audio_peaks(waveform: Waveform, sample_rate: int) -> NDArray[np.float64]:
-    """Onsets of the sound as the published measure finds them: librosa's detector with its defaults.
+    """Audio onsets as in the published metric: librosa's detector with its defaults.
 
     Args:
         waveform: float32 (N,) in [-1, 1].
-        sample_rate: Its rate in Hz; it is resampled to 22,050 Hz.
+        sample_rate: Sample rate in Hz; the waveform is resampled to 22,050 Hz.
 
     Returns:
-        Times in seconds, rising; empty for silence.
+        Times in seconds, ascending; empty for silence.
     """
     if not np.any(waveform):
         return np.zeros(0)
@@ -68,14 +68,14 @@ def audio_peaks(waveform: Waveform, sample_rate: int) -> NDArray[np.float64]:
 
 
 def flow_curve(frames: Frames) -> NDArray[np.float64]:
-    """Mean length of the Farneback optical flow into each frame.
+    """Mean magnitude of the Farneback optical flow into each frame.
 
     Args:
         frames: uint8 (T, H, W, 3), red-green-blue.
 
     Returns:
-        (T,) in pixels per frame. Nothing flows into the first frame: its value repeats the second's (0 for
-        a single frame).
+        (T,) in pixels per frame. The first frame has no flow; its value repeats the second's (0 for a
+        single frame).
     """
     import cv2
 
@@ -104,15 +104,15 @@ def flow_curve(frames: Frames) -> NDArray[np.float64]:
 def video_peaks(
     flow: Sequence[float] | NDArray[np.floating], fps: float | Fraction, *, least_flow: float = 0.0
 ) -> NDArray[np.float64]:
-    """Strict local maxima of the flow curve, as the published measure finds them.
+    """Strict local maxima of the flow curve, as in the published metric.
 
     Args:
         flow: (T,), see ``flow_curve``.
         fps: Frames per second.
-        least_flow: Lower peaks are left out, in pixels per frame.
+        least_flow: Minimum height of a peak, in pixels per frame.
 
     Returns:
-        Times in seconds, rising. The first and the last frame are never peaks.
+        Times in seconds, ascending. The first and the last frame are never peaks.
     """
     curve = np.asarray(flow, np.float64)
     if len(curve) < 3:
@@ -123,18 +123,18 @@ def video_peaks(
 
 
 def av_align_svg(audio_s: Times, video_s: Times, fps: float | Fraction) -> float:
-    """AV-Align in the formula of the sounding-video baseline (SVG).
+    """AV-Align with the formula of the sounding-video baseline (SVG).
 
-    With p the share of sound peaks that have a picture peak less than a frame away, and r the share of
-    picture peaks that have a sound peak less than a frame away, the score is p r / (p + r - p r).
+    Let p be the fraction of audio peaks with a video peak less than a frame away, and r the fraction of
+    video peaks with an audio peak less than a frame away. The score is p r / (p + r - p r).
 
     Args:
-        audio_s: Peaks of the sound, seconds.
-        video_s: Peaks of the picture, seconds.
+        audio_s: Audio peaks in seconds.
+        video_s: Video peaks in seconds.
         fps: Frames per second; the tolerance is one frame, exclusive.
 
     Returns:
-        The score in [0, 1]; 0 where nothing matches or either list is empty.
+        The score in [0, 1]; 0 if nothing matches or either list is empty.
     """
     audio, video = np.asarray(audio_s, np.float64), np.asarray(video_s, np.float64)
     if not len(audio) or not len(video):
@@ -147,31 +147,31 @@ def av_align_svg(audio_s: Times, video_s: Times, fps: float | Fraction) -> float
 
 
 def av_align_2023(audio_s: Times, video_s: Times, fps: float | Fraction) -> float:
-    """AV-Align in the formula of TempoTokens' first code (2023): intersection over union, many to one.
+    """AV-Align with the formula of TempoTokens' first code (2023): intersection over union, many to one.
 
-    Each sound peak that has a picture peak less than a frame away counts as an intersection, even where
-    several share one picture peak. The union is then too small, and the score can exceed 1: sound peaks at
-    1.00 and 1.01 s with one picture peak at 1.00 s score 2.
+    Each audio peak with a video peak less than a frame away counts as an intersection, even if several of
+    them share one video peak. The union is then too small and the score can exceed 1: audio peaks at 1.00 and
+    1.01 s with one video peak at 1.00 s score 2.
 
-    Arguments as in ``av_align_svg``; 0 where either list is empty or nothing matches.
+    Arguments are as in ``av_align_svg``. Returns 0 if either list is empty or nothing matches.
     """
     audio, video = np.asarray(audio_s, np.float64), np.asarray(video_s, np.float64)
     if not len(audio) or not len(video):
         return 0.0
     matched = int((np.abs(audio[:, None] - video[None, :]) < 1.0 / float(fps)).any(axis=1).sum())
     union = len(audio) + len(video) - matched
-    # With one picture peak and all of n >= 2 sound peaks on it the union is 1; it is never 0.
+    # The union is at least 1, because the number of matches is at most the number of audio peaks.
     return matched / union
 
 
 def av_align_2025(audio_s: Times, video_s: Times, fps: float | Fraction) -> float:
-    """AV-Align in the formula of TempoTokens' later code (2025): each peak is matched once.
+    """AV-Align with the formula of TempoTokens' later code (2025): each peak is matched once.
 
-    Sound peaks take, in order of time, the first picture peak less than a frame away that is still free;
-    the score is intersection over union. Picture peaks are those of ``video_peaks`` with
+    In order of time, each audio peak takes the first unmatched video peak less than a frame away. The score
+    is intersection over union. Video peaks should come from ``video_peaks`` with
     ``least_flow=LEAST_FLOW_2025``.
 
-    Arguments as in ``av_align_svg``; 0 where either list is empty or nothing matches.
+    Arguments are as in ``av_align_svg``. Returns 0 if either list is empty or nothing matches.
     """
     free = sorted(float(time) for time in video_s)
     matched = 0
@@ -186,12 +186,12 @@ def av_align_2025(audio_s: Times, video_s: Times, fps: float | Fraction) -> floa
 
 @dataclass(frozen=True, slots=True)
 class EventScore:
-    """How well predicted events agree with true ones.
+    """Counts of matched, predicted and ground-truth events.
 
     Attributes:
         hits: Number of pairs matched one to one.
         predicted: Number of predicted events.
-        true: Number of true events.
+        true: Number of ground-truth events.
     """
 
     hits: int
@@ -200,31 +200,31 @@ class EventScore:
 
     @property
     def precision(self) -> float:
-        """Share of predicted events that are true; 1 where none was predicted and none is true."""
+        """Fraction of predicted events that are true; 1 if there are no events at all."""
         return _share(self.hits, self.predicted, empty=self.true == 0)
 
     @property
     def recall(self) -> float:
-        """Share of true events that were predicted; 1 where none is true and none was predicted."""
+        """Fraction of true events that were predicted; 1 if there are no events at all."""
         return _share(self.hits, self.true, empty=self.predicted == 0)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 where there is nothing to find and nothing was found."""
+        """Harmonic mean of precision and recall; 1 if there are no events at all."""
         return _share(2 * self.hits, self.predicted + self.true, empty=True)
 
     def __add__(self, other: EventScore) -> EventScore:
-        """The score of both sets of events together (pooled counts)."""
+        """The score of both sets of events together, with pooled counts."""
         return EventScore(self.hits + other.hits, self.predicted + other.predicted, self.true + other.true)
 
 
 def event_f1(pred_s: Times, true_s: Times, tolerance_s: float) -> EventScore:
-    """Match predicted events to true ones, one to one and as many as possible.
+    """Match predicted events to ground-truth events, one to one and as many as possible.
 
     Args:
         pred_s: Predicted times in seconds, in any order.
-        true_s: True times in seconds, in any order.
-        tolerance_s: Largest difference that counts as a match, inclusive.
+        true_s: Ground-truth times in seconds, in any order.
+        tolerance_s: Maximum difference of a match in seconds, inclusive.
 
     Returns:
         The counts, with ``f1``, ``precision`` and ``recall``.
@@ -237,12 +237,11 @@ def event_f1(pred_s: Times, true_s: Times, tolerance_s: float) -> EventScore:
 
 
 def match_events(pred_s: Times, true_s: Times, tolerance_s: float) -> list[tuple[float, float]]:
-    """The pairs ``event_f1`` counts, (predicted, true) in seconds; arguments and errors as there."""
+    """The pairs that ``event_f1`` counts, (predicted, true) in seconds; arguments and errors as there."""
     if not (np.isfinite(tolerance_s) and tolerance_s >= 0):
         raise ValueError(f"tolerance_s is {tolerance_s}; it must be finite and at least 0")
     predicted, true = sorted(map(float, pred_s)), sorted(map(float, true_s))
-    # With one tolerance for all, matching the earliest two events that can match is optimal: it never
-    # costs a later pair.
+    # All pairs have the same tolerance, so greedy matching in order of time is optimal.
     matched = []
     i = j = 0
     while i < len(predicted) and j < len(true):

@@ -1,7 +1,7 @@
-"""Two systems on the same prompts: differences clip by clip.
+"""Paired comparison of two systems on the same prompts.
 
-The intervals of two means overlap easily where one system is plainly better, since most of their width is
-how much the prompts differ. Pairing by prompt takes that out.
+Confidence intervals of two means often overlap even if one system is clearly better, because most of their
+width comes from differences between prompts. Pairing by prompt removes that part of the variance.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from kinetophone.text import read_json
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One measure of two sets, paired.
+    """Paired difference of one metric between two sets.
 
     Attributes:
-        first: Mean over the pairs, first set.
-        second: The same, second set.
+        first: Mean of the first set, over pairs.
+        second: Mean of the second set, over pairs.
         difference: First minus second.
-        interval: Its 95 % bootstrap interval over pairs.
-        first_higher: Share of pairs in which the first set's value is higher; ties count half.
+        interval: 95 % bootstrap confidence interval of the difference, over pairs.
+        first_higher: Fraction of pairs in which the first set has the higher value; ties count half.
         n: Number of pairs.
     """
 
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Differences by measure, and the names that only one of the sets could be scored on."""
+    """Differences by metric, and the names of clips that were scored in one set only."""
 
     metrics: dict[str, Difference]
     only_first: tuple[str, ...]
@@ -56,20 +56,23 @@ class Comparison:
 def compare(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, seed: int = 0
 ) -> Comparison:
-    """Compare the rows of two reports, paired by the clips' names without suffix.
+    """Compare the rows of two reports, paired by clip name without suffix.
 
     Args:
-        first: ``Report.rows`` of one set, or the same from its JSON.
-        second: Those of the other set.
-        seed: Of the bootstrap.
+        first: ``Report.rows`` of the first set, or the same from its JSON.
+        second: The rows of the second set.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The differences of all metrics in ``METRICS``.
 
     Raises:
-        MediaError: No name is in both sets.
+        MediaError: The sets have no name in common.
     """
     one, other = ({Path(row["name"]).stem: row for row in rows} for rows in (first, second))
     names = sorted(one.keys() & other.keys())
     if not names:
-        raise MediaError("no clip of the first set has a partner of the same name in the second")
+        raise MediaError("no clip of the first set has a clip of the same name in the second")
     metrics = {}
     for metric in METRICS:
         pairs = np.array([(one[name][metric], other[name][metric]) for name in names], np.float64)
@@ -88,7 +91,7 @@ def compare(
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a report that ``kinetophone evaluate DIR --json`` wrote.
+    """Read the rows of a report written by ``kinetophone evaluate DIR --json``.
 
     Raises:
         MediaError: The file is not such a report.

@@ -1,26 +1,27 @@
-"""Contacts in the picture: where something that moved is stopped, turned back or knocked.
+"""Detection of contacts in video: moments at which moving objects stop, reverse or hit something.
 
-The published measures look for peaks of the mean flow's length. That is high on the approach, on the retreat
-and whenever the camera shakes, and says nothing of the contact, where motion *changes*. Here each frame is
-compared with the one before and the one after it, the camera's own motion taken out of both, and four
-things are measured that an impact does in one frame and a muscle does not:
+The published metrics look for peaks of the mean flow magnitude. That is high on the approach, on the retreat
+and whenever the camera shakes, but it does not mark the contact, where motion *changes*. Here each frame is
+compared with its two neighbours after camera motion is removed. Four cues are computed that an impact causes
+within one frame and muscles do not:
 
-- *stopping*: how much of a place's velocity is gone a frame later, counted in full where the change is
-  upwards, half where it is sideways and not at all where it is downwards. Things are mostly struck from
-  above, and the top of a swing is where a tool stops without a sound.
-- *change of velocity*, in any direction: recoil, a jolt, what is hit and begins to move.
-- *arriving*: brightness that changed with this frame and does not with the next. A thin stick that crosses
-  half the picture between two frames is beyond any optical flow, but it is seen to come and to stay.
-- *appearing*: brightness that changed with this frame, as the root of its mean square, so that something
-  small that flashes by counts for more than a slow change everywhere.
+- *stopping*: the velocity that a pixel loses in one frame. It has full weight for an upward change, half
+  weight for a sideways change and none for a downward change. Objects are mostly struck from above, and at
+  the top of a swing a tool stops silently.
+- *change of velocity* in any direction: recoil, jolts, and objects that start to move when they are hit.
+- *arriving*: brightness that changes into this frame but not into the next one. Optical flow cannot follow a
+  thin stick that crosses half the image between two frames, but its arrival is visible.
+- *appearing*: the root mean square of the brightness change into this frame, so that a small fast object
+  counts for more than a slow change everywhere.
 
-The first three are averaged over the picture. Each is divided by its mean over the clip, and the four are
-added: no weights are fitted. What follows a contact (the rebound, the recoil, a hand that goes on) is no new
-event: the curve is *adapted* as hearing is, each value counting only as far as it exceeds what was before.
+The first three are averaged over the image. Each cue is divided by its mean over the clip, and the four are
+added; no weights are fitted. What follows a contact (rebound, recoil, a hand that moves on) is not a new
+event. The curve is therefore *adapted*, as in hearing: each value counts only as far as it exceeds the
+previous ones.
 
-How far a peak must stand out, and how fast adaptation fades, were chosen on procedural clips with known
-strikes. Which cues to add was chosen on these too, but among candidates that had come from physics and from
-looking at a dozen real clips, so on those the detector is at its best.
+The required prominence of a peak and the decay of the adaptation were chosen on procedural clips with known
+strikes. So were the cues, but the candidates came from physics and from a dozen real clips. Results on those
+real clips are therefore optimistic.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ if TYPE_CHECKING:
 
     from kinetophone.media.clip import Frames
 
-# Frames are shrunk until their shorter side is this many pixels; the flow's unit below is this pixel.
+# Frames are resized so that their shorter side has this many pixels; flow is measured in these pixels.
 _SIDE_PX = 128
 
-# A cue whose mean over the clip is below this is divided by this instead: the noise of a still picture
-# must not be blown up into events. Pixels per frame, and grey levels of 255.
+# Lower limits of the means that cues are divided by, so that noise in a static video is not amplified into
+# events. In pixels per frame, and in grey levels from 0 to 255.
 _LEAST_FLOW_PX = 0.01
 _LEAST_CHANGE = 0.05
 
-# After this long the memory of a peak has faded to 1 / e.
+# Time constant of the adaptation's decay, in seconds.
 _FADING_S = 0.4
 
-# Of a contact between two frames the adapted curve keeps the first: on procedural clips it comes this much of
-# a frame before the strike. (To be expected: 0.19, for contacts evenly between frames and unfading memory.)
+# For a contact between two frames the adapted curve keeps the first. On procedural clips this is early by
+# this many frames. (Expected: 0.19, for contacts at uniformly distributed phases and no decay.)
 EARLY_FRAMES = 0.2
 
-# A frame that differs this little from the one before, between frames that do move, is a copy.
+# A frame between moving frames is a copy if its change is below this fraction of the median change.
 _COPY_CHANGE = 0.1
 
 
@@ -62,8 +63,8 @@ def contact_curve(frames: Frames) -> NDArray[np.float64]:
         frames: uint8 (T, H, W, 3), red-green-blue.
 
     Returns:
-        (T,), at least 0, without unit; 0 for the first and the last frame, whose motion is known on one side
-        only, and for copies of frames (30 frames made from 25). A clip's mean is at most 4.
+        (T,), at least 0, without a unit. The first and the last frame, which have one neighbour only, are 0,
+        and so are duplicated frames (as in 25 fps converted to 30). The mean over a clip is at most 4.
     """
     import cv2
 
@@ -80,16 +81,15 @@ def contact_curve(frames: Frames) -> NDArray[np.float64]:
 
 
 def adapted(curve: NDArray[np.floating], fps: float | Fraction) -> NDArray[np.float64]:
-    """What is new in each frame of a contact curve.
+    """Apply adaptation to a contact curve, so that only increases remain.
 
     Args:
         curve: (T,), see ``contact_curve``.
         fps: Frames per second.
 
     Returns:
-        (T,), at least 0: each value less the one before it, or less an earlier, higher one, faded with time;
-        the mean stands for what was before the clip. Its peaks come ``EARLY_FRAMES`` of a frame before the
-        contacts.
+        (T,), at least 0: each value minus the maximum of the previous values, which decay with time. The
+        mean of the curve is used as the value before the clip. Peaks are ``EARLY_FRAMES`` frames early.
     """
     fading = float(np.exp(-1.0 / (_FADING_S * float(fps))))
     new, memory = np.zeros(len(curve)), float(np.sum(curve)) / max(1, len(curve))
@@ -106,17 +106,17 @@ def contacts_from_curve(
     relative_prominence: float = 0.25,
     least_gap_s: float = 0.2,
 ) -> NDArray[np.float64]:
-    """Contacts: peaks of the adapted contact curve that stand out from their clip.
+    """Detect contacts: peaks of the adapted contact curve that stand out from their clip.
 
     Args:
         curve: (T,), see ``contact_curve``.
         fps: Frames per second.
-        relative_prominence: How far the adapted curve must fall on either side of a peak before it rises
-            higher, as a share of the range from its median to its 98 % quantile.
-        least_gap_s: Of peaks closer than this in seconds only the highest counts.
+        relative_prominence: Minimum prominence of a peak of the adapted curve, as a fraction of the range
+            from its median to its 98 % quantile.
+        least_gap_s: Of peaks closer together than this, in seconds, only the highest counts.
 
     Returns:
-        Times in seconds, rising: those of the frames, and ``EARLY_FRAMES`` of a frame.
+        Times in seconds, ascending: the times of the frames plus ``EARLY_FRAMES`` frames.
     """
     from scipy.signal import find_peaks
 
@@ -126,7 +126,7 @@ def contacts_from_curve(
     reach = float(np.quantile(new, 0.98) - np.median(new))
     peaks, _ = find_peaks(
         np.concatenate([[0.0], new, [0.0]]),
-        # One contact in a long clip moves no quantile: the average is the least a peak stands out by.
+        # A single contact in a long clip does not change the quantile, so the mean is a lower limit.
         prominence=max(relative_prominence * reach, float(np.mean(new))),
         distance=max(1, round(least_gap_s * float(fps))),
     )
@@ -144,7 +144,7 @@ def _small_grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _without_copies(greys: list[NDArray[np.uint8]]) -> NDArray[np.intp]:
-    """The frames left when single copies between moving frames are dropped."""
+    """Indices of the frames without single duplicates between moving frames."""
     import cv2
 
     change = np.array([float(cv2.absdiff(a, b).mean()) for a, b in pairwise(greys)])
@@ -176,9 +176,9 @@ def _cues(flow: Any, before: Any, here: Any, after: Any) -> tuple[float, float, 
 def _without_camera(
     flow: NDArray[np.float32], other: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Flow (H, W, 2) to another frame, and that frame, without what the camera did.
+    """Remove camera motion from the flow (H, W, 2) to another frame, and from that frame.
 
-    That is the shift, turn and zoom most of the picture agrees on.
+    Camera motion is the translation, rotation and zoom that fits most of the image (RANSAC).
     """
     import cv2
 

@@ -1,7 +1,7 @@
-"""What chance gives, and how sure a number is: shuffled pairs and bootstrap intervals.
+"""Chance levels from shuffled pairs, and bootstrap confidence intervals.
 
-A measure of synchrony means nothing alone: with many events, any sound fits any picture. Its control is the
-same measure over shuffled pairs, the sound of one clip with the picture of another.
+A synchrony metric means little on its own: with many events, any audio fits any video. Its control is the
+same metric on shuffled pairs, the audio of one clip with the video of another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval (or that of another level), ends included."""
+    """A confidence interval, at 95 % unless stated otherwise, ends included."""
 
     low: float
     high: float
@@ -29,17 +29,17 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A measure on true pairs beside the same measure on shuffled ones.
+    """A metric on true pairs, and its chance level on shuffled pairs.
 
     Attributes:
         value: Mean over the true pairs.
-        interval: Its bootstrap interval over clips.
+        interval: Bootstrap confidence interval of ``value`` over clips.
         n: Number of clips.
-        shuffled: Mean over all shuffled pairs; None for fewer than two clips, which cannot be shuffled.
-        shuffled_range: Range of the shuffles' means without the outermost 5 %: what one shuffled set scores.
-        above: True minus shuffled.
-        above_interval: Its bootstrap interval, clip by clip: each picture with its own sound, against the
-            same picture with others' sounds.
+        shuffled: Mean over all shuffled pairs, the chance level; None for fewer than two clips.
+        shuffled_range: Central 95 % of the means of single shuffles.
+        above: ``value`` minus ``shuffled``.
+        above_interval: Bootstrap confidence interval of ``above``, paired by clip: each video with its own
+            audio minus the same video with other audio.
     """
 
     value: float
@@ -57,15 +57,15 @@ def as_generator(rng: int | np.random.Generator) -> np.random.Generator:
 
 
 def derangement(n: int, rng: int | np.random.Generator) -> NDArray[np.int64]:
-    """A random permutation of 0 to n - 1 that leaves no element in place, all such equally likely.
+    """A uniformly random permutation of 0 to n - 1 that leaves no element in place.
 
     Raises:
-        ValueError: ``n`` is below 2: there is none.
+        ValueError: ``n`` is below 2, where no such permutation exists.
     """
     if n < 2:
         raise ValueError(f"n is {n}; shuffling without leaving one in place needs at least 2")
     generator = as_generator(rng)
-    while True:  # about e tries, whatever n is
+    while True:  # about e tries on average for any n
         order = generator.permutation(n)
         if not np.any(order == np.arange(n)):
             return order
@@ -78,12 +78,12 @@ def bootstrap_interval(
     level: float = 0.95,
     resamples: int = 2000,
 ) -> Interval:
-    """Percentile bootstrap interval of the mean.
+    """Percentile bootstrap confidence interval of the mean.
 
     Args:
         values: One finite value per independent unit (clip), (n,), n >= 1.
         rng: Seed or generator.
-        level: Share of the resampled means inside the interval.
+        level: Confidence level, the fraction of resampled means inside the interval.
         resamples: Number of resamples.
 
     Raises:
@@ -107,13 +107,13 @@ def bootstrap_statistic(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> Interval:
-    """Percentile bootstrap interval of any statistic of independent units.
+    """Percentile bootstrap confidence interval of any statistic of independent units.
 
     Args:
         values: One entry per unit along the first axis, at least one.
-        statistic: Of a resample, an array of the same shape.
+        statistic: Computes the statistic of a resample, an array of the same shape as ``values``.
         rng: Seed or generator.
-        level: Share of the resampled statistics inside the interval.
+        level: Confidence level, the fraction of resampled statistics inside the interval.
         resamples: Number of resamples.
     """
     sample, generator = np.asarray(values, np.float64), as_generator(rng)
@@ -130,17 +130,17 @@ def shuffled_scores(
     *,
     shuffles: int = 20,
 ) -> NDArray[np.float64]:
-    """Scores of pairs that do not belong together.
+    """Scores of mismatched pairs.
 
     Args:
-        score: Measure of one pair.
-        audio: Sounds, n of them, n >= 2.
-        video: Pictures, in the order of their sounds.
+        score: Metric of one pair.
+        audio: The audio of n clips, n >= 2.
+        video: The video of the same clips, in the same order.
         rng: Seed or generator.
         shuffles: Number of derangements, at least 1.
 
     Returns:
-        (shuffles, n): entry (k, i) is picture i with another's sound.
+        (shuffles, n): entry (k, i) scores video i with the audio of another clip.
     """
     generator = as_generator(rng)
     orders = [derangement(len(video), generator) for _ in range(shuffles)]
@@ -155,20 +155,23 @@ def shuffled_control(
     *,
     shuffles: int = 20,
 ) -> Control:
-    """A measure on pairs that belong together, beside its value on pairs that do not.
+    """A metric on true pairs, with its chance level on shuffled pairs.
 
     Args:
-        score: Measure of one pair, finite.
-        audio: Sounds, n of them, n >= 1.
-        video: Pictures, in the order of their sounds.
+        score: Metric of one pair, finite.
+        audio: The audio of n clips, n >= 1.
+        video: The video of the same clips, in the same order.
         rng: Seed or generator.
         shuffles: Number of derangements, at least 20.
+
+    Returns:
+        The means and their confidence intervals; without a chance level for a single clip.
 
     Raises:
         ValueError: The lists differ in length or are empty, or there are fewer than 20 shuffles.
     """
     if len(audio) != len(video) or not audio:
-        raise ValueError(f"{len(audio)} sounds and {len(video)} pictures; there must be one of each per clip")
+        raise ValueError(f"{len(audio)} audio and {len(video)} video items; each clip needs one of each")
     if shuffles < 20:
         raise ValueError(f"shuffles is {shuffles}; fewer than 20 make the control too noisy")
     generator = as_generator(rng)

@@ -1,8 +1,8 @@
-"""Our own detector of strikes in the picture; that of onsets in the sound is :mod:`kinetophone.media.onsets`.
+"""Our detector of strikes in video; our detector of audio onsets is :mod:`kinetophone.media.onsets`.
 
 It is not the published AV-Align detector (that is in ``kinetophone.metrics.alignment``) and is never reported
-under that name. The published one takes every local maximum; this one asks that a peak stand out from its
-clip, so that camera movement and noise are no events. All parameters are keyword defaults, chosen once on
+under that name. The published one takes every local maximum. This one requires a peak to stand out from its
+clip, so that camera motion and noise are not events. All parameters are keyword defaults, chosen once on
 procedural clips with known strikes.
 """
 
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 
 def strikes_from_video(frames: Frames, fps: float | Fraction, **parameters: float) -> NDArray[np.float64]:
-    """Strikes in the picture, in seconds; parameters as in ``strikes_from_flow``.
+    """Detect strikes in a video.
 
     Args:
         frames: uint8 (T, H, W, 3), red-green-blue.
         fps: Frames per second.
-        **parameters: Passed on by name; an unknown name is a TypeError.
+        **parameters: Keyword parameters of ``strikes_from_flow``.
+
+    Returns:
+        Times of the frames in seconds, ascending.
     """
     return strikes_from_flow(flow_curve(frames), fps, width_px=frames.shape[2], **parameters)
 
@@ -43,35 +46,35 @@ def strikes_from_flow(
     least_speed: float = 0.0005,
     least_gap_s: float = 0.15,
 ) -> NDArray[np.float64]:
-    """Strikes in a flow curve: its peaks that stand out from the rest of the clip.
+    """Detect strikes in a flow curve: peaks that stand out from the rest of the clip.
 
-    A strike is a burst: the fast stick, the flash or shake of the contact, then a slower lift. What stands
-    out is judged by prominence (how far one must descend from a peak to reach a higher one), so that a slow
-    pan, which lifts the whole curve, changes nothing. A burst may last two frames; its first is the strike.
+    A strike is a burst of motion: the fast stick, the flash or shake of the contact, then a slower lift.
+    Peaks are selected by prominence (how far one must descend from a peak to reach a higher one), so that a
+    slow pan, which raises the entire curve, has no effect. If a burst lasts two frames, the first is taken.
 
     Args:
         flow: (T,) mean flow into each frame, pixels per frame, see ``flow_curve``.
         fps: Frames per second.
-        width_px: Width of the frames, which makes the flow independent of the picture's size.
-        relative_prominence: Least prominence, as a share of the range from the curve's median to its
-            highest peaks.
-        own_prominence: Least prominence, as a share of the peak's own height; tells a burst from the ripples
-            of the movement that follows it.
-        attack: The frame before a peak is taken instead where the flow into it is at least this share of the
-            peak's: there the burst had begun.
-        least_speed: Least prominence in widths per frame; keeps a still clip's noise from counting.
-        least_gap_s: Of peaks closer than this in seconds only the highest counts.
+        width_px: Width of the frames, used to make the flow independent of their size.
+        relative_prominence: Minimum prominence, as a fraction of the range from the curve's median to its
+            98 % quantile.
+        own_prominence: Minimum prominence, as a fraction of the peak's own height. It separates a burst from
+            the ripples of the movement that follows.
+        attack: Take the frame before a peak instead if its flow is at least this fraction of the peak's,
+            because the burst has already begun there.
+        least_speed: Minimum prominence in widths per frame, so that noise in a static clip does not count.
+        least_gap_s: Of peaks closer together than this, in seconds, only the highest counts.
 
     Returns:
-        Times of the frames, in seconds, rising.
+        Times of the frames in seconds, ascending.
     """
     from scipy.signal import find_peaks
 
     speed = np.asarray(flow, np.float64)[1:] / width_px
     if len(speed) < 2:
         return np.zeros(0)
-    # The flow into the first frame is a copy and left out. The zero on either side lets the first and last
-    # real value be peaks.
+    # The first value repeats the second and is dropped. The zeros at both ends allow the first and last
+    # values to be peaks.
     padded = np.concatenate([[0.0], speed, [0.0]])
     reach = float(np.quantile(speed, 0.98) - np.median(speed))
     peaks, properties = find_peaks(

@@ -1,8 +1,8 @@
 """Distances between two sets of feature vectors: Fréchet and kernel.
 
-The Fréchet distance of N samples is biased upwards, the more the fewer there are against the dimension; two
-sets of one distribution do not score 0. The kernel distance is unbiased at every N. So both are reported,
-and a warning where N is below twice the dimension.
+The Fréchet distance is biased upwards if there are few samples relative to the dimension. Even two sets from
+the same distribution do not score 0. The kernel distance is unbiased for every number of samples. Both are
+reported, with a warning if the number of samples is below twice the dimension.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating]
 
-# More rows than this are thinned out for the kernel distance, whose matrices are N x N.
+# Larger sets are subsampled for the kernel distance, which computes N x N matrices.
 _MOST_KERNEL_ROWS = 4000
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Distance of a set from a reference.
+    """Distances of a set of feature vectors from a reference set.
 
     Attributes:
-        frechet: Fréchet distance of the Gaussians fitted to both, at least 0; biased upwards.
-        kernel: Unbiased squared maximum mean discrepancy; around 0, and so at times below it, for sets of one
-            distribution.
-        kernel_interval: 95 % of its values over random halves of both sets: its spread, on the generous side.
-        n: Vectors of the set.
-        n_reference: Vectors of the reference.
-        dimension: Of the features.
-        warning: What to beware of, or None.
+        frechet: Fréchet distance of the Gaussians fitted to both sets, at least 0; biased upwards.
+        kernel: Unbiased squared maximum mean discrepancy. For two sets from the same distribution it is
+            around 0 and can be negative.
+        kernel_interval: Central 95 % of the kernel distances of random halves of both sets. It overestimates
+            the spread, because halves are smaller than the sets.
+        n: Number of vectors in the set.
+        n_reference: Number of vectors in the reference.
+        dimension: Dimension of the features.
+        warning: A caveat about the numbers, or None.
     """
 
     frechet: float
@@ -49,7 +50,15 @@ class Distance:
 
 
 def distance(features: Array, reference: Array, *, seed: int = 0) -> Distance:
-    """Both distances between two sets of vectors, (N, D) and (M, D), N and M at least 4.
+    """Compute both distances between two sets of vectors, (N, D) and (M, D), with N and M at least 4.
+
+    Args:
+        features: The set, (N, D).
+        reference: The reference set, (M, D).
+        seed: Seed for subsampling and for the random halves.
+
+    Returns:
+        The distances, with the sizes of the sets.
 
     Raises:
         UserError: The dimensions differ, a set is too small, or a value is not finite.
@@ -98,10 +107,11 @@ def frechet_distance(features: Array, reference: Array) -> float:
 
 
 def gaussian_frechet(mean: Array, covariance: Array, other_mean: Array, other_covariance: Array) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), float64 (Dowson and Landau 1982).
+    """Fréchet distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two Gaussians (Dowson and Landau 1982).
 
-    The trace of the root is the sum of the roots of the eigenvalues of C^(1/2) C' C^(1/2), which is symmetric
-    and has no negative ones: no matrix root that fails, or turns complex, for singular covariances.
+    The trace of the root is computed as the sum of the square roots of the eigenvalues of C^(1/2) C' C^(1/2),
+    which is symmetric and positive semidefinite. This avoids a matrix square root, which can fail or become
+    complex for singular covariances. Computed in float64.
     """
     mean, other_mean = np.asarray(mean, np.float64), np.asarray(other_mean, np.float64)
     values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
@@ -119,6 +129,9 @@ def kernel_distance(features: Array, reference: Array) -> float:
     Args:
         features: (N, D), N >= 2.
         reference: (M, D), M >= 2.
+
+    Returns:
+        The distance; it can be slightly negative.
     """
     one, other = (np.asarray(rows, np.float64) for rows in (features, reference))
     within_one, within_other = _kernel(one, one), _kernel(other, other)

@@ -1,8 +1,8 @@
-"""Scores a set of sounding clips for synchrony: ours, someone else's, or true ones.
+"""Synchrony scores for a set of clips, generated or real.
 
-Two steps. ``detect`` reads each clip once and reduces it to its events and curves, in parallel; ``score``
-compares these, with all the shuffled pairs, which is cheap then. ``evaluate`` does both. What is kept of a
-clip is a few kilobytes, so memory does not grow with the clips.
+There are two steps. ``detect`` reads each clip once, in parallel, and reduces it to its events and curves.
+``score`` compares these, including all shuffled pairs, which is cheap. ``evaluate`` does both. Only a few
+kilobytes per clip are kept in memory.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ Features = Callable[[Clip], dict[str, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class ClipEvents:
-    """What is left of a clip for scoring it; all times in seconds.
+    """Events and curves of a clip, as needed for scoring. All times are in seconds.
 
     Attributes:
-        name: File name, or the number of a clip that is in memory only.
+        name: File name, or the index of a clip in memory.
         fps: Frames per second; its inverse is the tolerance.
-        audio_peaks_s: Onsets by the published detector.
-        video_peaks_s: Flow peaks by the published detector.
-        onsets_s: Onsets by our detector.
-        strikes_s: Strikes by our detector of the ``hits`` domain.
-        contacts_s: Contacts by our detector for any footage.
-        video_peaks_2025_s: Flow peaks that the 2025 formula takes.
+        audio_peaks_s: Audio onsets from the published detector.
+        video_peaks_s: Flow peaks from the published detector.
+        onsets_s: Audio onsets from our detector.
+        strikes_s: Strikes from our detector for the ``hits`` domain.
+        contacts_s: Contacts from our detector for any footage.
+        video_peaks_2025_s: Flow peaks for the 2025 formula.
         flow: Mean flow into each frame, pixels per frame.
-        contact: The contact curve, a value per frame.
-        strength: Onset strength of the sound, every 10 ms.
-        features: Features of networks, by name, (windows, dimension) each; not part of the report.
+        contact: The contact curve, one value per frame.
+        strength: Onset strength of the audio, every 10 ms.
+        features: Network features by name, each (windows, dimension); not part of the report.
     """
 
     name: str
@@ -86,7 +86,7 @@ class ClipEvents:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """A clip that could not be scored, and why."""
+    """A clip that could not be scored, and the reason."""
 
     name: str
     reason: str
@@ -94,11 +94,11 @@ class Unscored:
 
 @dataclass(frozen=True, slots=True)
 class SetLag:
-    """How late the sound of a set of clips is, by the evidence of all of them.
+    """Audio lag of a set of clips, estimated from all of them together.
 
     Attributes:
-        value: Seconds, positive where the sound comes after the picture.
-        interval: Its 95 % bootstrap interval over clips.
+        value: Lag in seconds, positive if the audio is later than the video.
+        interval: 95 % bootstrap confidence interval over clips.
         n: Number of clips.
     """
 
@@ -113,17 +113,17 @@ class Report:
 
     Attributes:
         clips: Number of clips given.
-        unscored: Those without a score, with the reason.
-        fps: Number of scored clips per frame rate; every tolerance is one frame.
-        seed: Of the shuffles and the bootstrap.
+        unscored: Clips without a score, with the reason.
+        fps: Number of scored clips per frame rate. The tolerance is one frame unless stated otherwise.
+        seed: Seed of the shuffles and the bootstrap.
         shuffles: Number of shuffled sets in each control.
-        metrics: Means over clips of everything in ``METRICS``, each with its control. Empty where no clip
-            could be scored.
-        detectors: F1, precision and recall of our detectors against the true events, where those are known:
-            ``audio_`` (onsets), ``video_`` (strikes of ``hits``) and ``contact_``, at one frame, and with
-            ``_50ms`` and ``_100ms``; the control is the truth of other clips.
-        lag: How late the sound is; None where nothing correlates.
-        rows: The scores of each clip, its events, and its picture's curves, rounded.
+        metrics: Means over clips of all metrics in ``METRICS``, with controls. Empty if no clip could be
+            scored.
+        detectors: F1, precision and recall of our detectors against the ground truth, if it is known:
+            ``audio_`` (onsets), ``video_`` (strikes of ``hits``) and ``contact_``, with a tolerance of one
+            frame, ``_50ms`` or ``_100ms``. The control uses the ground truth of other clips.
+        lag: Audio lag of the set; None if nothing correlates.
+        rows: Scores, events and rounded video curves of each clip.
     """
 
     clips: int
@@ -146,17 +146,17 @@ Counts = Callable[[ClipEvents, ClipEvents], EventScore]
 
 
 def _strikes(audio: ClipEvents, video: ClipEvents) -> EventScore:
-    """Onsets of one clip's sound against the strikes of one clip's picture, at one frame of the picture."""
+    """Match the onsets of one clip to the strikes of another, with a tolerance of one frame."""
     return event_f1(audio.onsets_s, video.strikes_s, 1.0 / video.fps)
 
 
 def _contacts(audio: ClipEvents, video: ClipEvents, tolerance_s: float | None = None) -> EventScore:
-    """The same with the contacts of the picture, at one frame or at a tolerance in seconds."""
+    """Match onsets to contacts, with a tolerance of one frame or in seconds."""
     return event_f1(audio.onsets_s, video.contacts_s, tolerance_s or 1.0 / video.fps)
 
 
 def _or_zero(counts_of: Counts, measure: Callable[[EventScore], float]) -> Pair:
-    # A shuffled pair can be a silent sound and a still picture: nothing in sync, so 0 and not 1.
+    # A shuffled pair can be silent audio with a static video. It is not in sync, so it scores 0 and not 1.
     def of_pair(audio: ClipEvents, video: ClipEvents) -> float:
         counts = counts_of(audio, video)
         return measure(counts) if counts.hits else 0.0
@@ -176,8 +176,8 @@ def _recall(counts: EventScore) -> float:
     return counts.recall
 
 
-# Every measure takes the sound of one clip and the picture of one clip. Precision is the share of onsets with
-# an event in the picture, recall the share of events with an onset.
+# Every metric takes the audio of one clip and the video of one clip. Precision is the fraction of onsets with
+# a video event, recall the fraction of video events with an onset.
 METRICS: dict[str, Pair] = {
     "event_f1": _or_zero(_strikes, _f1),
     "event_precision": _or_zero(_strikes, _precision),
@@ -205,15 +205,18 @@ def evaluate(
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
-    """Read, detect and score.
+    """Read and score a set of clips.
 
     Args:
         clips: Clips in memory, which are named ``"0"``, ``"1"`` and so on, or paths of files.
-        truth: True strike times in seconds, by name (for a file: its name without folders).
-        seed: Of the shuffles and the bootstrap.
+        truth: Ground-truth strike times in seconds, by name (for a file, its name without folders).
+        seed: Seed of the shuffles and the bootstrap.
         shuffles: Number of shuffled sets in each control, at least 20.
-        workers: Number of processes; as many as cores, but one for a few clips, where not given.
+        workers: Number of processes. By default one per core, or a single one for a few clips.
         progress: Show a progress bar on the standard error stream.
+
+    Returns:
+        The report. Clips that could not be scored are listed in it.
     """
     found = detect(clips, workers=workers, progress=progress)
     return score(found, truth=truth, seed=seed, shuffles=shuffles)
@@ -226,10 +229,17 @@ def detect(
     progress: bool = False,
     features: Features | None = None,
 ) -> list[ClipEvents | Unscored]:
-    """The events of each clip, in order; arguments as in ``evaluate``. A bad clip does not stop the rest.
+    """Detect the events of each clip; other arguments are as in ``evaluate``.
 
-    ``features`` is called in the worker with each clip that can be scored, so that a clip is decoded once; it
-    must be picklable.
+    Args:
+        clips: Clips or paths.
+        workers: Number of processes.
+        progress: Show a progress bar.
+        features: Called in the worker with each scorable clip, so that a clip is decoded only once. It must
+            be picklable.
+
+    Returns:
+        One entry per clip, in order. A clip that cannot be read becomes ``Unscored``.
     """
     if workers is None:
         workers = 1 if len(clips) < _FEWEST_CLIPS_FOR_WORKERS else (os.cpu_count() or 1)
@@ -243,7 +253,7 @@ def detect(
 def detect_one(
     clip: Clip | str | os.PathLike[str], name: str = "0", features: Features | None = None
 ) -> ClipEvents | Unscored:
-    """The events of one clip; of a file, the name is the file's."""
+    """Detect the events of one clip; a file's name replaces ``name``."""
     if not isinstance(clip, Clip):
         name = Path(clip).name
         try:
@@ -269,7 +279,7 @@ def detect_one(
         features={} if features is None else features(clip),
     )
     if not (events.onsets_s or events.strikes_s or events.contacts_s):
-        return Unscored(name, "neither an onset in the sound nor a strike in the picture was found")
+        return Unscored(name, "neither an onset in the audio nor a strike in the video was found")
     return events
 
 
@@ -280,9 +290,9 @@ def score(
     seed: int = 0,
     shuffles: int = 20,
 ) -> Report:
-    """Score detected events; arguments as in ``evaluate``."""
+    """Score the result of ``detect``; arguments are as in ``evaluate``."""
     events = [item for item in found if isinstance(item, ClipEvents)]
-    # Each measure gets the same shuffles, so that their controls can be compared.
+    # All metrics use the same shuffles, so that their controls are comparable.
     metrics = {
         name: shuffled_control(measure, events, events, np.random.default_rng(seed), shuffles=shuffles)
         for name, measure in METRICS.items()
@@ -330,7 +340,7 @@ def _agreement(
     true_s: Sequence[float],
     clip: ClipEvents,
 ) -> float:
-    """How well what a detector found in a clip agrees with true times, its own or another clip's."""
+    """Score a detector's events in ``clip`` against ground truth, its own or that of another clip."""
     return measure(event_f1(getattr(clip, events_of), true_s, tolerance_s or 1.0 / clip.fps))
 
 
@@ -349,7 +359,7 @@ def _lag_of_set(evidence: np.ndarray, seed: int) -> SetLag | None:
 def _row(clip: ClipEvents, evidence: np.ndarray) -> dict[str, Any]:
     lag = find_lag(evidence)
     row = {name: value for name, value in asdict(clip).items() if name not in ("features", "strength")}
-    # To be looked at; the scores were made from finer ones.
+    # Rounded for display; the scores use the exact curves.
     row |= {name: tuple(round(value, 3) for value in row[name]) for name in ("flow", "contact")}
     row |= {name: measure(clip, clip) for name, measure in METRICS.items()}
     return row | {
@@ -366,8 +376,8 @@ def _detect_job(job: tuple[Clip | str | os.PathLike[str], str, Features | None])
     return detect_one(*job)
 
 
-def _one_of(workers: int) -> None:
-    """Workers already fill the cores: OpenCV's own threads would only get in each other's way."""
+def _init_worker(workers: int) -> None:
+    """Set up a worker. OpenCV gets one thread, because the workers already use all cores."""
     import cv2
 
     from kinetophone.media.container import share_memory
@@ -382,5 +392,5 @@ def _run(jobs: list, workers: int) -> Iterator[ClipEvents | Unscored]:
         return
     # Forking a process in which torch or OpenCV has started threads can hang; spawning cannot.
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_one_of, initargs=(workers,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_init_worker, initargs=(workers,)) as pool:
         yield from pool.map(_detect_job, jobs, chunksize=max(1, len(jobs) // (8 * workers)))

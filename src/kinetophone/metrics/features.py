@@ -1,9 +1,9 @@
-"""Features of networks, for distances between sets and agreement with captions.
+"""Network features, for distances between sets and agreement with captions.
 
-Nothing is downloaded by itself: each network is named by the user, as a file, a folder or a Hub id. The one
-exception ships with the bundle: the classifiers of the ``hits`` world.
+Nothing is downloaded automatically: the user names each network as a file, a folder or a Hub id. The only
+exception are the classifiers of the ``hits`` domain, which ship with the bundle.
 
-A worker process calls ``Extractor`` on each clip it decodes, and loads each network once.
+Each worker process calls ``Extractor`` on the clips it decodes, and loads each network once.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 
 class Extractor:
-    """What to compute of each clip.
+    """Computes the features of clips that the selected metrics need.
 
     Args:
-        texts: Whether captions will be compared: tokenizers are then checked, too.
-        allow_torchscript: Load TorchScript, which can run code.
-        allow_pickle: Read pickled weights of CLAP and CLIP, as tensors only.
-        **sources: Where the network of each measure is, by the measure's ``source``: a bundle's folder for
-            ``hits``; ``i3d``, ``vggish``, ``synchformer``, safetensors or TorchScript; ``clap``, ``clip``,
-            folders or Hub ids; ``imagebind``, ``languagebind``, folders. None leaves a measure out.
+        texts: Whether captions will be compared; if so, tokenizers are checked too.
+        allow_torchscript: Allow TorchScript, which can run code.
+        allow_pickle: Allow pickled weights of CLAP and CLIP, read as tensors only.
+        **sources: Location of each metric's network, by the metric's ``source``: a bundle's folder for
+            ``hits``; safetensors or TorchScript files for ``i3d``, ``vggish`` and ``synchformer``; folders
+            or Hub ids for ``clap`` and ``clip``; folders for ``imagebind`` and ``languagebind``. None
+            leaves a metric out.
     """
 
     def __init__(
@@ -50,11 +51,15 @@ class Extractor:
 
     @property
     def metrics(self) -> list[Metric]:
-        """Those that have a source."""
+        """The metrics that have a source."""
         return [metric for metric in all_metrics().values() if metric.source in self.sources]
 
     def check(self) -> None:
-        """Raise a RequestError with every network that cannot be loaded, before any clip is read."""
+        """Load all networks, to find problems before any clip is read.
+
+        Raises:
+            RequestError: Networks cannot be loaded; the error lists all of them.
+        """
         problems: list[str] = []
         for metric in self.metrics:
             source = self.sources[metric.source]
@@ -71,7 +76,7 @@ class Extractor:
             raise RequestError(dict.fromkeys(problems))
 
     def __call__(self, clip: Clip) -> dict[str, np.ndarray]:
-        """Features by name, float32 (windows, dimension); a clip too short for a window has (0, 0)."""
+        """Features by name, float32 (windows, dimension); (0, 0) if the clip is shorter than a window."""
         found: dict[str, np.ndarray] = {}
         for metric in self.metrics:
             found |= metric.extract(clip, self.sources[metric.source], self.consent)
@@ -85,17 +90,17 @@ class Extractor:
         *,
         seed: int = 0,
     ) -> Scores:
-        """Everything that can be scored of clips whose features these are.
+        """Compute all scores that the given data allows.
 
         Args:
-            clips: With their features.
-            reference: Those that distances are from.
-            captions: By file name or stem.
-            seed: Of the shuffles and the bootstrap.
+            clips: Clips with their features.
+            reference: Reference clips for distances.
+            captions: Captions by file name or stem.
+            seed: Seed of the shuffles and the bootstrap.
 
         Raises:
             UserError: A set has fewer than 4 vectors.
-            MediaError: No clip has a caption, and there are captions.
+            MediaError: Captions were given, but none belongs to a clip.
         """
         return merged(
             [

@@ -1,4 +1,4 @@
-"""What measures that need networks share: distances from a reference, and agreement with captions."""
+"""Code shared by metrics that need networks: distances from a reference, and agreement with captions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from kinetophone.metrics.sources import captions_of
 
 
 def distances(sample: Sample, names: Mapping[str, str]) -> dict[str, Distance]:
-    """The distance from the reference on each kind of features that both sets have.
+    """Distances from the reference for each kind of features that both sets have.
 
     Args:
-        sample: Without a reference there is none.
-        names: Kind of features -> name of its distance.
+        sample: The clips and the reference.
+        names: Name of the distance for each kind of features.
+
+    Returns:
+        Distances by name; empty without a reference.
 
     Raises:
         UserError: A set has fewer than 4 vectors.
@@ -34,7 +37,9 @@ def distances(sample: Sample, names: Mapping[str, str]) -> dict[str, Distance]:
 
 
 def caption_agreement(sample: Sample, kind: str) -> Control:
-    """Mean cosine of each clip's embeddings of ``kind`` with its caption's, beside captions of other clips.
+    """Mean cosine similarity of each clip's embeddings of ``kind`` with those of its caption.
+
+    The control uses the captions of other clips.
 
     Raises:
         MediaError: No clip has a caption.
@@ -46,7 +51,7 @@ def caption_agreement(sample: Sample, kind: str) -> Control:
 
 
 def cosine(of_clip: np.ndarray, other: np.ndarray) -> float:
-    """Mean cosine of embeddings (windows, D) with one (D,), all of length 1."""
+    """Mean cosine similarity of unit embeddings (windows, D) with another one (D,)."""
     return float((of_clip @ other).mean())
 
 
@@ -54,12 +59,12 @@ def captioned(sample: Sample, kind: str) -> tuple[list[ClipEvents], list[str]]:
     """The clips that have a caption and features of ``kind``, and their captions.
 
     Raises:
-        MediaError: There is none.
+        MediaError: There is no such clip.
     """
     said = captions_of([clip.name for clip in sample.clips], sample.captions)
     known = [clip for clip in sample.clips if clip.name in said and len(clip.features[kind])]
     if not known:
-        raise MediaError("no clip has a caption; the column file holds the clips' names")
+        raise MediaError("no clip has a caption; the column file must have the clips' names")
     return known, [said[clip.name] for clip in known]
 
 

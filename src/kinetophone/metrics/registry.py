@@ -1,9 +1,11 @@
-"""The measures that need a network, as values: what each needs, extracts of a clip, and scores.
+"""Registry of metrics that need a network: what each one needs, extracts from a clip, and scores.
 
-A measure is a file with a ``METRIC`` (or several in ``METRICS``) in :mod:`kinetophone.metrics.kinds`; that of
-the ``hits`` world is with it. ``kinetophone evaluate`` takes their names and their options from here.
+A metric is a module in :mod:`kinetophone.metrics.kinds` with a ``METRIC`` (or several in ``METRICS``). The
+metric of the ``hits`` domain is in that domain's package. ``kinetophone evaluate`` takes the names and
+options from here.
 
-Files of measures import nothing heavy at their top: the command line reads them all for its help.
+These modules must not import anything heavy at the top, because the command line reads all of them for its
+help.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
     from kinetophone.metrics.evaluate import ClipEvents
     from kinetophone.metrics.kinds.desync import Desync
 
-ELSEWHERE = ("kinetophone.hits.metric",)  # measures that are not in ``metrics.kinds``
+ELSEWHERE = ("kinetophone.hits.metric",)  # metrics outside of ``metrics.kinds``
 
 
 @dataclass(frozen=True)
 class Consent:
-    """What the user agreed to: TorchScript, which can run code, and pickled weights, as tensors only."""
+    """What the user allows: TorchScript, which can run code, and pickled weights, read as tensors only."""
 
     torchscript: bool = False
     pickle: bool = False
@@ -37,15 +39,15 @@ class Consent:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a measure scores.
+    """The input of a metric.
 
     Attributes:
-        clips: With their features.
-        reference: Those that distances are from; None without any.
-        captions: By file name or stem.
-        source: Of the network.
-        consent: Of the user.
-        seed: Of the shuffles and the bootstrap.
+        clips: Clips with their features.
+        reference: Reference clips for distances, or None.
+        captions: Captions by file name or stem.
+        source: Location of the network.
+        consent: What the user allows.
+        seed: Seed of the shuffles and the bootstrap.
     """
 
     clips: Sequence[ClipEvents]
@@ -58,7 +60,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scores:
-    """What measures found: distances and agreements by the names they are reported under, and the offset."""
+    """Results of metrics: distances and agreements by reported name, and the audio-video offset."""
 
     distances: dict[str, Distance] = field(default_factory=dict)
     semantics: dict[str, Control] = field(default_factory=dict)
@@ -67,18 +69,19 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A measure.
+    """A metric that needs a network.
 
     Attributes:
-        name: As ``--metrics`` has it.
-        source: Name of the option, and of the argument of ``Extractor``, that says where its network is.
-        source_help: What the command line says of that option.
-        load: Loads the network, ``load(source, consent, texts)``, or raises; ``texts``: whether captions will
-            be compared.
-        extract: ``extract(clip, source, consent)`` -> features by name, float32 (windows, dimension).
-        score: What it finds of a set of clips.
-        needs: What else must be given: a reference, captions, or either of them.
-        of_bundle: Whether the network comes with a bundle, whose folder is the source: no option.
+        name: Name for ``--metrics``.
+        source: Name of the command-line option and ``Extractor`` argument for the network's location.
+        source_help: Help text of that option.
+        load: ``load(source, consent, texts)`` loads the network or raises. ``texts`` says whether captions
+            will be compared.
+        extract: ``extract(clip, source, consent)`` returns features by name, float32 (windows, dimension).
+        score: Computes the scores of a set of clips.
+        needs: Other required input: a reference, captions, or either of them.
+        of_bundle: Whether the network is part of a bundle. The source is then the bundle's folder, and there
+            is no option.
     """
 
     name: str
@@ -93,7 +96,7 @@ class Metric:
 
 @cache
 def all_metrics() -> dict[str, Metric]:
-    """Every measure by name."""
+    """All metrics by name."""
     import kinetophone.metrics.kinds as package
 
     names = [*ELSEWHERE, *(f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__))]
@@ -105,7 +108,7 @@ def all_metrics() -> dict[str, Metric]:
 
 
 def merged(parts: Sequence[Scores]) -> Scores:
-    """What several measures found, together."""
+    """Merge the scores of several metrics."""
     return Scores(
         distances={name: value for part in parts for name, value in part.distances.items()},
         semantics={name: value for part in parts for name, value in part.semantics.items()},

@@ -1,9 +1,9 @@
-"""A report to look at: one HTML file without links, scripts or fonts from elsewhere.
+"""HTML report: a single file without external links, scripts or fonts.
 
-A table of all measures, the clips that could not be scored, the best and the worst to play, and a strip for
-every clip: its frames, its waveform with onsets, the contact curve with contacts, lines where they match, and
-the flow with the peaks that AV-Align counts.
-Clips are read again one at a time as the file is written, so memory does not grow with their number.
+It has a table of all metrics, the clips that could not be scored, players for the best and the worst clips,
+and a strip for every clip. A strip shows the frames, the waveform with onsets, the contact curve with
+contacts, lines for matches, and the flow with the peaks that AV-Align counts.
+Clips are read again one at a time while the file is written, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from kinetophone.metrics.sources import AUDIO_SUFFIX, read
 from kinetophone.metrics.strip import EVENT, ONSET, PEAK, strip_svg
 
 _RANKED_BY = "synchrony"
-_PLAYABLE = 3  # clips at either end of the ranking
-_LARGEST_EMBEDDED = 8_000_000  # bytes; a larger film, or one browsers do not play, is written anew, small
+_PLAYABLE = 3  # number of clips at each end of the ranking
+_LARGEST_EMBEDDED = 8_000_000  # bytes; larger files, or files browsers do not play, are re-encoded
 _BROWSER_SUFFIXES = (".mp4", ".m4v", ".webm")
 _EMBEDDED_SIDE = 360
 
@@ -41,11 +41,12 @@ figure { margin: 0 0 1.4rem } figcaption { margin-bottom: .25rem } .players figu
 video { width: 320px; max-height: 320px; background: #000 } svg { display: block; width: 100%; height: auto }
 """
 
-_NOTE = f"""Every value stands beside that of shuffled pairs: one clip's sound with another's picture.
-Only what is above it is synchrony. In the strips: onsets heard <span style="color:{ONSET}">green</span>,
-contacts seen <span style="color:{EVENT}">red</span>, a grey line where the two match within one frame;
-below, the mean flow and its <span style="color:{PEAK}">peaks</span>, as AV-Align takes them.
-The best and the worst are ranked by {_RANKED_BY}, the correlation of the two curves."""
+_NOTE = f"""Every value is shown with that of shuffled pairs, the audio of one clip with the video of another.
+Only the difference is evidence of synchrony. In the strips, audio onsets are
+<span style="color:{ONSET}">green</span> and video contacts <span style="color:{EVENT}">red</span>; a grey
+line joins two that match within one frame. Below are the mean flow and its
+<span style="color:{PEAK}">peaks</span>, as used by AV-Align.
+The best and the worst clips are ranked by {_RANKED_BY}, the correlation of the two curves."""
 
 
 def write_report(
@@ -55,13 +56,13 @@ def write_report(
     *,
     captions: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the report.
+    """Write the HTML report.
 
     Args:
-        results: ``{"clips": Report.to_dict()}``, and ``"quality"`` where it was measured.
-        folder: Where the clips are.
+        results: ``{"clips": Report.to_dict()}``, and ``"quality"`` if it was measured.
+        folder: Folder of the clips.
         path: File to write, ``.html``.
-        captions: By file name, shown with the clips.
+        captions: Captions by file name, shown with the clips.
 
     Returns:
         The path written.
@@ -107,17 +108,17 @@ def _page(results: Mapping[str, Any], root: Path, captions: Mapping[str, str]) -
 
 def _summary(report: Mapping[str, Any]) -> str:
     head = "".join(
-        f"<th>{name}" for name in ("measure", "value", "interval", "shuffled", "above", "interval", "n")
+        f"<th>{name}" for name in ("metric", "value", "interval", "shuffled", "above", "interval", "n")
     )
-    lines = [f"<h2>Measures</h2><table><tr>{head}"]
-    against_truth = {f"{name}, against truth": row for name, row in report["detectors"].items()}
+    lines = [f"<h2>Metrics</h2><table><tr>{head}"]
+    against_truth = {f"{name}, against ground truth": row for name, row in report["detectors"].items()}
     for name, row in {**report["metrics"], **against_truth}.items():
         keys = ("value", "interval", "shuffled", "above", "above_interval", "n")
         lines.append(_table_row(name, [row[key] for key in keys]))
     lag = report["lag"]
     if lag is not None:
         cells = (lag["value"], lag["interval"], None, None, None, lag["n"])
-        lines.append(_table_row("lag of the sound, seconds", cells))
+        lines.append(_table_row("audio lag, seconds", cells))
     return "".join(lines) + "</table>"
 
 
@@ -145,7 +146,7 @@ def _quality(quality: Mapping[str, Any] | None) -> str:
     if quality.get("desync"):
         off = quality["desync"]
         lines.append(
-            f"<p>DeSync: {off['value']:.3f} s ({_cell(off['interval'])}), even guesses {off['chance']:.2f}; "
+            f"<p>DeSync: {off['value']:.3f} s ({_cell(off['interval'])}), chance level {off['chance']:.2f}; "
             f"n {off['n']}, {off['short']} of them shorter than the network's window.</p>"
         )
     return "".join(lines)
@@ -184,7 +185,7 @@ def _player(path: Path, row: Mapping[str, Any], captions: Mapping[str, str]) -> 
 
 
 def _video_file(path: Path) -> tuple[bytes, str]:
-    """A film a browser plays, with its sound, and its kind."""
+    """The content of a file that browsers can play, with its audio, and its MIME subtype."""
     paired = path.with_suffix(AUDIO_SUFFIX).is_file()
     known = path.suffix.lower() in _BROWSER_SUFFIXES and path.stat().st_size <= _LARGEST_EMBEDDED
     if known and not paired:

@@ -1,7 +1,8 @@
-"""Whether a continuation can be heard or seen to begin: the step at the seam, against the steps beside it.
+"""Visibility and audibility of the seam where a continuation begins.
 
-A strike that falls on the seam is a step of its own, so a single figure means little: compare the mean over
-clips with that of untouched clips (no seam) and of hard cuts (two clips that do not belong together).
+The step at the seam is compared with the steps around it. A strike at the seam also causes a step, so a
+single value means little. Compare the mean over clips with that of unedited clips (no seam) and of hard cuts
+(two unrelated clips).
 """
 
 from __future__ import annotations
@@ -10,19 +11,18 @@ import numpy as np
 
 from kinetophone.media.clip import Clip
 
-BESIDE_S = 0.1  # what the step is compared with, on either side
-LEVEL_S = 0.05  # over which a level is taken, on either side
-FLOOR = 1e-4  # of the waveform's steps: -80 dB
-# Of levels: 50 dB below the clip's loudest moment. Played so that this is as loud as a raised voice, 80 dB
-# at the ear, 30 dB are left there, the noise of a quiet room: what a recording's own noise or a vocoder's
-# silence do below that is not heard.
+BESIDE_S = 0.1  # seconds on each side that the step is compared with
+LEVEL_S = 0.05  # seconds on each side over which the level is measured
+FLOOR = 1e-4  # -80 dB, added to the steps of the waveform
+# 50 dB below the clip's loudest moment. If that is played as loud as a raised voice, 80 dB at the ear, this
+# is 30 dB, the noise of a quiet room. Recording noise or a vocoder's noise floor below it is inaudible.
 AUDIBLE = 10 ** (-50 / 20)
 
 
 def audio_jump(clip: Clip, second: float) -> float:
-    """The step of the waveform at ``second`` in units of the steps beside it, in dB.
+    """The step of the waveform at ``second`` relative to the RMS of the steps around it, in dB.
 
-    About 0 where nothing happens: a step there is like those around it. A click stands far above.
+    About 0 if nothing happens there; much higher for a click.
     """
     at, beside = round(second * clip.sample_rate), round(BESIDE_S * clip.sample_rate)
     steps = np.abs(np.diff(clip.audio[at - beside : at + beside].astype(np.float64)))
@@ -32,10 +32,10 @@ def audio_jump(clip: Clip, second: float) -> float:
 
 
 def level_step(clip: Clip, second: float) -> float:
-    """How much louder or quieter the sound is just after ``second`` than just before, in dB, unsigned.
+    """Absolute difference in audio level just before and just after ``second``, in dB.
 
-    Levels are taken down to what can be heard, ``AUDIBLE`` of the clip's loudest moment. A clip without any
-    sound has no step.
+    Inaudible differences, below ``AUDIBLE`` times the clip's loudest level, are suppressed. It is 0 for a
+    silent clip.
     """
     at, length = round(second * clip.sample_rate), round(LEVEL_S * clip.sample_rate)
     moments = [clip.audio[i : i + length] for i in range(0, len(clip.audio), length)]
@@ -51,6 +51,6 @@ def _level(sound: np.ndarray) -> float:
 
 
 def video_jump(clip: Clip, second: float) -> float:
-    """Mean change of the pixels into the frame at ``second``, levels of 0 to 255."""
+    """Mean absolute change of pixel values, 0 to 255, into the frame at ``second``."""
     frame = round(second * clip.fps)
     return float(np.abs(clip.video[frame].astype(np.int16) - clip.video[frame - 1]).mean())

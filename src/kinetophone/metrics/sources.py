@@ -1,4 +1,4 @@
-"""Where clips to be measured come from: films, films with a sound file beside them, event lists, captions."""
+"""Input for metrics: videos, videos with a separate audio file, event lists and captions."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from kinetophone.text import read_json, read_text
 MEDIA_SUFFIXES = VIDEOS
 AUDIO_SUFFIX = ".wav"
 
-# Below this (-80 dBFS) a sound is silence: lossy codecs leave a little noise in it.
+# Audio below this (-80 dBFS) counts as silence, because lossy codecs leave a little noise.
 _SILENCE = 1e-4
 
 
 def find_clips(folder: str | os.PathLike[str]) -> list[Path]:
-    """The media files of a folder, not of those in it, by name.
+    """The media files of a folder, sorted by name; subfolders are ignored.
 
-    A ``.wav`` of the same name as a film is its sound (see ``read``) and not listed; one alone is listed,
-    since it is a clip without a picture, which the report shall say.
+    A ``.wav`` with the same name as a video is its audio (see ``read``) and is not listed. A ``.wav``
+    without a video is listed, so that the report mentions it.
 
     Raises:
-        MediaError: There is no such folder, no media file in it, or a ``.wav`` that may be of two films.
+        MediaError: There is no such folder or no media file in it, or a ``.wav`` matches two videos.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise MediaError(f"'{folder}' is not a folder; name one that holds clips")
+        raise MediaError(f"'{folder}' is not a folder; name one with clips")
     every = sorted(root.iterdir())
     video_files = [path for path in every if path.suffix.lower() in MEDIA_SUFFIXES]
     stems = Counter(path.stem for path in video_files)
@@ -43,25 +43,25 @@ def find_clips(folder: str | os.PathLike[str]) -> list[Path]:
             of = " or ".join(
                 f"'{video_file.name}'" for video_file in video_files if video_file.stem == path.stem
             )
-            raise MediaError(f"'{path}' may be the sound of {of}; give them different names")
+            raise MediaError(f"'{path}' may be the audio of {of}; give them different names")
     if not video_files and not sounds:
-        raise MediaError(f"'{folder}' holds no clip; looked for {', '.join(MEDIA_SUFFIXES)}")
+        raise MediaError(f"'{folder}' has no clips; looked for {', '.join(MEDIA_SUFFIXES)}")
     return sorted(video_files + sounds)
 
 
 def unread(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of the files of a folder that are of no kind that is measured, nor belong to one that is."""
+    """Names of the files in a folder that are neither media files nor belong to one."""
     beside = (*MEDIA_SUFFIXES, AUDIO_SUFFIX, *BESIDE, ".html", ".png")
     files = (path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path.name for path in files if path.suffix.lower() not in beside)
 
 
 def read(path: str | os.PathLike[str]) -> Clip:
-    """Read a film with its own sound, or with that of the ``.wav`` of the same name beside it.
+    """Read a video with its own audio, or with the ``.wav`` of the same name in its folder.
 
     Raises:
         OSError: A file cannot be read.
-        MediaError: It holds no picture, no sound, or is corrupt.
+        MediaError: The file has no video, no audio, or is corrupt.
     """
     from kinetophone.media.read import read_clip
 
@@ -70,16 +70,16 @@ def read(path: str | os.PathLike[str]) -> Clip:
 
 
 def why_unscorable(clip: Clip) -> str | None:
-    """Why a clip has nothing to align, or None."""
+    """Why a clip cannot be scored, or None if it can."""
     if len(clip.video) < 2:
-        return "the picture is a single frame"
+        return "the video is a single frame"
     if float(np.abs(clip.audio).max(initial=0.0)) < _SILENCE:
-        return "the sound is silent (nothing above -80 dBFS)"
+        return "the audio is silent (nothing above -80 dBFS)"
     return None
 
 
 def find_truth(folder: str | os.PathLike[str]) -> Path | None:
-    """The event lists of a folder: its ``events.json``, else itself where it holds ``*_times.txt``."""
+    """The event list of a folder: its ``events.json``, else the folder itself if it has ``*_times.txt``."""
     root = Path(folder)
     if (root / "events.json").is_file():
         return root / "events.json"
@@ -87,48 +87,51 @@ def find_truth(folder: str | os.PathLike[str]) -> Path | None:
 
 
 def read_truth(path: str | os.PathLike[str]) -> dict[str, list[float]]:
-    """True event times in seconds, by file name, or by stem where the list does not name the file.
+    """Read ground-truth event times.
 
     Args:
         path: An ``events.json``, ``{"clips": {name: {"strikes_s": [...]}}}``, or a folder of GreatestHits'
-            ``<stem>_times.txt``: a line per event, its time first, what it was after that.
+            ``<stem>_times.txt``, whose lines start with the time of an event.
+
+    Returns:
+        Times in seconds, by file name, or by stem for ``_times.txt``.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        MediaError: It is not of that form.
+        MediaError: The file is not in that format.
     """
     source = Path(path)
     if source.is_dir():
         files = sorted(source.glob("*_times.txt"))
         if not files:
-            raise MediaError(f"'{path}' holds no event list; looked for *_times.txt")
+            raise MediaError(f"'{path}' has no event list; looked for *_times.txt")
         return {file.name.removesuffix("_times.txt"): _read_times(file) for file in files}
     if not source.is_file():
         raise FileNotFoundError(f"'{path}' does not exist")
     try:
         clips = read_json(source)["clips"]
-        # Of bows the starts of strokes are the events.
+        # For bows the events are the starts of strokes.
         times = {
             name: clip["onsets_s" if "onsets_s" in clip else "strikes_s"] for name, clip in clips.items()
         }
         return {str(name): [float(time) for time in of_clip] for name, of_clip in times.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         form = '{"clips": {"<file name>": {"strikes_s": [0.5, 1.25]}}}'
-        raise MediaError(f"'{path}' is not an event list ({reason(error)}); its form is {form}") from error
+        raise MediaError(f"'{path}' is not an event list ({reason(error)}); expected {form}") from error
 
 
 def truth_of(name: str, truth: Mapping[str, Sequence[float]]) -> Sequence[float] | None:
-    """The events of a clip by its file name, its stem, or its stem without GreatestHits' ``_denoised``."""
+    """Look up a clip's events by file name, stem, or stem without GreatestHits' ``_denoised`` or ``_mic``."""
     stem = Path(name).stem
     keys: Iterable[str] = (name, stem, stem.removesuffix("_denoised").removesuffix("_mic"))
     return next((truth[key] for key in keys if key in truth), None)
 
 
 def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Captions by file name, from a table as :mod:`kinetophone.data.captions` reads it.
+    """Read captions by file name, from a table in a format of :mod:`kinetophone.data.captions`.
 
     Raises:
-        RequestError: It cannot be read, a row has no caption, or two rows say different things of one file.
+        RequestError: The table cannot be read, a row has no caption, or a file has two different captions.
     """
     table = read_list(Path(path))
     problems = [f"'{path}', line {line}, has no caption; fill it in" for line in table.incomplete]
@@ -137,7 +140,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
         name = Path(row.name.replace("\\", "/")).name
         known = found.setdefault(name, row)
         if known.caption != row.caption:
-            problems.append(f"'{path}' has two captions of '{name}', in lines {known.line} and {row.line}")
+            problems.append(f"'{path}' has two captions for '{name}', in lines {known.line} and {row.line}")
     if problems:
         more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
         raise RequestError(problems[:5] + more)
@@ -145,20 +148,20 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def captions_of(names: Iterable[str], captions: Mapping[str, str]) -> dict[str, str]:
-    """The captions of clips that have one: by file name, or by that without the ending."""
+    """Captions of the clips that have one, looked up by file name or stem."""
     by_stem = {Path(name).stem: text for name, text in captions.items()}
     found = {name: captions.get(name, by_stem.get(Path(name).stem)) for name in names}
     return {name: text for name, text in found.items() if text is not None}
 
 
 def unmatched(names: Sequence[str], captions: Mapping[str, str]) -> list[str]:
-    """What does not go together, a line each: clips without a caption, and captions without a clip."""
+    """Warnings about clips without a caption and captions without a clip, one line each."""
     known = captions_of(names, captions)
     silent = [name for name in names if name not in known]
     stems = {Path(name).stem for name in names}
     idle = [name for name in captions if Path(name).stem not in stems]
     lines = [f"{len(silent)} of {len(names)} clips have no caption: {few(silent)}"] if silent else []
-    return lines + ([f"{len(idle)} captions are of no clip here: {few(idle)}"] if idle else [])
+    return lines + ([f"{len(idle)} captions belong to no clip here: {few(idle)}"] if idle else [])
 
 
 def _read_times(path: Path) -> list[float]:

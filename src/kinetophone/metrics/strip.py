@@ -1,6 +1,6 @@
-"""The strip: one clip drawn as SVG, its frames over its waveform with onsets and its motion with events.
+"""Strips: a clip drawn as SVG, with its frames, its waveform with onsets and its motion with events.
 
-Drawn by the report of :mod:`kinetophone.metrics.report` and beneath each result of the app.
+Used in the report of :mod:`kinetophone.metrics.report` and under each result in the app.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.alignment import match_events
 
-# Colours of onsets heard, events seen, their matches, and peaks of the flow.
+# Colours of audio onsets, video events, their matches and flow peaks.
 ONSET, EVENT, MATCH, PEAK = "#1b7f3b", "#c2255c", "#8a8f98", "#7a5af0"
 
-_WIDTH, _THUMBS, _WAVE, _CURVE, _FLOW = 1000, 12, 60, 60, 38  # of a strip, in CSS pixels; number of frames
+# In CSS pixels, except for the number of thumbnails.
+_WIDTH, _THUMBS, _WAVE, _CURVE, _FLOW = 1000, 12, 60, 60, 38
 
 
 def strip_svg(
@@ -31,16 +32,16 @@ def strip_svg(
     flow: Sequence[float] = (),
     peaks_s: Sequence[float] = (),
 ) -> str:
-    """Draw a clip.
+    """Draw a clip as SVG.
 
     Args:
-        clip: what is drawn.
-        curve: motion, a value per frame, at least 0: the contact curve or the mean flow.
-        onsets_s: moments heard, in seconds.
-        events_s: moments seen, in seconds; a line joins each to the onset it matches within one frame.
-        label: what a screen reader says.
-        flow: the mean flow, drawn below where it is given.
-        peaks_s: its peaks as AV-Align takes them, in seconds.
+        clip: The clip.
+        curve: Motion, one value of at least 0 per frame: the contact curve or the mean flow.
+        onsets_s: Audio onsets in seconds.
+        events_s: Video events in seconds; a line joins each to the onset it matches within one frame.
+        label: Text for screen readers.
+        flow: The mean flow, drawn at the bottom if given.
+        peaks_s: Flow peaks of AV-Align, in seconds.
 
     Returns:
         An ``<svg>`` element that is as wide as its container.
@@ -57,7 +58,7 @@ def strip_svg(
 
     parts = []
     for place in range(_THUMBS):
-        # Each picture is the frame shown in the middle of its stretch of the time axis.
+        # Each thumbnail is the frame in the middle of its section of the time axis.
         frame = clip.video[min(len(clip.video) - 1, int((place + 0.5) / _THUMBS * len(clip.video)))]
         parts.append(
             f'<image x="{place * each:.1f}" y="0" width="{each - 2:.1f}" height="{thumb_height:.1f}" '
@@ -76,7 +77,7 @@ def strip_svg(
         parts.append(_line(x(onset), wave_top + _WAVE / 2, x(event), curve_top + _CURVE, MATCH, 4))
     parts += [_line(x(t), wave_top, x(t), wave_top + _WAVE, ONSET, 2) for t in onsets_s]
     parts += [_line(x(t), curve_top, x(t), bottom, EVENT, 2) for t in events_s]
-    for second in range(int(seconds - 0.03 * seconds) + 1):  # one at the very end would be cut off
+    for second in range(int(seconds - 0.03 * seconds) + 1):  # a label at the end would be cut off
         corner = f'x="{x(second) + 2}" y="{end + 11:.1f}"'
         parts.append(f'<text {corner} font-size="10" fill="#555c66">{second} s</text>')
     opening = f'<svg viewBox="0 0 {_WIDTH} {end + 14:.0f}" role="img" aria-label="{html.escape(label)}">'
@@ -84,7 +85,7 @@ def strip_svg(
 
 
 def jpeg_uri(image: np.ndarray, width: int) -> str:
-    """An image, uint8 (H, W, 3), as a data URI, resized to ``width`` pixels."""
+    """Encode an image, uint8 (H, W, 3), as a JPEG data URI, resized to ``width`` pixels."""
     import cv2
 
     height = max(1, round(image.shape[0] * width / image.shape[1]))
@@ -103,7 +104,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float)
 
 
 def _envelope(audio: np.ndarray, top: float, height: float, columns: int = 500) -> str:
-    """The waveform as one closed path: the loudest sample of each column, up and down, by the clip's peak."""
+    """The waveform as a closed path: the peak of each column, mirrored, relative to the clip's peak."""
     edges = np.linspace(0, len(audio), columns + 1).astype(int)
     loudest = [float(np.abs(audio[a : max(b, a + 1)]).max(initial=0.0)) for a, b in pairwise(edges)]
     reach = np.array(loudest) / (max(loudest) or 1.0) * (height / 2 - 2)

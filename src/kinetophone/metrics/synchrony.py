@@ -1,15 +1,15 @@
-"""How well two curves rise together, and by how much one is late: no peak is picked, nothing is counted.
+"""Synchrony and audio lag from the correlation of two curves, without detecting or counting peaks.
 
-The picture's curve is the contact curve (``kinetophone.metrics.contacts``), the sound's its onset strength
-(``kinetophone.media.onsets``). Their correlation over time lags says more of one clip than a handful of
-matched peaks does.
+The video curve is the contact curve (``kinetophone.metrics.contacts``), the audio curve is the onset strength
+(``kinetophone.media.onsets``). Their correlation over time lags says more about a single clip than a handful
+of matched peaks.
 
-The lag is not simply where the correlation is highest. With few events, or long gestures, the correlation is
-about as high over a wide range of lags, and its top is anywhere in it. So every lag is weighed: by how well
-the curves agree there, once with the contact curve adapted (an event is where a gesture begins) and once
-without (it is the whole gesture), and by how common such a lag is. The lag is the mean of these weights, and
-they give its interval. The blur and the square root were chosen with procedural clips of known delay and a
-dozen real clips in view.
+The lag is not simply the maximum of the correlation. With few events, or long gestures, the correlation is
+about equally high over a wide range of lags, and its maximum can be anywhere in that range. Instead, every
+lag gets a posterior weight. The likelihood comes from the correlation, once with the adapted contact curve
+(an event is the start of a gesture) and once with the plain curve (it is the entire gesture). The prior says
+how common a lag is. The estimate is the posterior mean, and the weights also give its interval. The blur and
+the square root were chosen on procedural clips with known delays and on a dozen real clips.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
     Curve = Sequence[float] | NDArray[np.floating]
 
-# Longest lag looked for on either side, in seconds: half the interval of brisk strikes. A regular beat
-# matches itself again one interval on, so a longer reach finds wrong lags rather than long ones.
+# Maximum lag in either direction, in seconds: half the interval of fast strikes. A regular beat matches
+# itself again one interval later, so a longer range would find wrong lags.
 LARGEST_LAG_S = 0.3
 
-# How far the sound of a clip is off as a rule (standard deviation, seconds): lags spread evenly over what
-# broadcasters accept, 0.09 s early to 0.185 s late (ITU-R BT.1359). It decides where the curves say little.
+# Standard deviation of the prior for the lag, in seconds: that of lags distributed uniformly over what
+# broadcasters accept, 0.09 s early to 0.185 s late (ITU-R BT.1359). It matters if the curves say little.
 _COMMON_LAG_S = 0.08
 
-# Both curves are blurred by this, half the shortest time between two onsets, so that a frame's worth of
-# rounding does not decide.
+# Standard deviation of the blur of both curves, in seconds: half the minimum time between two onsets. It
+# makes the result robust to rounding by a frame.
 _BLUR_S = 0.04
 
 _REACH = round(LARGEST_LAG_S * CURVE_RATE)
@@ -48,11 +48,11 @@ LAGS_S = np.arange(-_REACH, _REACH + 1) / CURVE_RATE
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How late the sound is.
+    """An estimated audio lag.
 
     Attributes:
-        lag_s: Seconds by which the sound comes after the picture; negative where it comes before.
-        interval: The lag is in it with a probability of 95 %.
+        lag_s: Seconds by which the audio is later than the video; negative if it is earlier.
+        interval: 95 % credible interval of the lag.
     """
 
     lag_s: float
@@ -60,29 +60,29 @@ class Lag:
 
 
 def synchrony(contact: Curve, fps: float | Fraction, strength: Curve) -> float:
-    """Correlation of the adapted contact curve with the onset strength, without a lag, in [-1, 1].
+    """Correlation of the adapted contact curve with the onset strength at zero lag.
 
     Args:
         contact: (T,), see ``contact_curve``.
-        fps: Its frames per second.
-        strength: (S,) every 10 ms, see ``onset_strength``. The longer of the two is cut.
+        fps: Frames per second of the contact curve.
+        strength: (S,) every 10 ms, see ``onset_strength``. The longer of the two curves is cut.
 
     Returns:
-        0 where a curve is flat, or too short.
+        A value in [-1, 1]; 0 if a curve is constant or too short.
     """
     picture, sound = _curves(adapted(np.asarray(contact, np.float64), fps), fps, strength, EARLY_FRAMES)
     return _correlation(picture, sound)
 
 
 def lag_evidence(contact: Curve, fps: float | Fraction, strength: Curve) -> NDArray[np.float64]:
-    """How well each lag explains the curves; arguments as in ``synchrony``.
+    """Log-likelihood of each lag; arguments are as in ``synchrony``.
 
-    If the sound's curve is the picture's, shifted and scaled, in Gaussian noise, the log-likelihood of a lag
-    is -n/2 log(1 - r^2), with r the correlation there and n the number of independent samples.
+    If the audio curve is the video curve, shifted and scaled, plus Gaussian noise, the log-likelihood of a
+    lag is -n/2 log(1 - r^2), with r the correlation at that lag and n the number of independent samples.
 
     Returns:
-        (61,): log-likelihoods of ``LAGS_S``, up to a constant, for the adapted and the plain curve being
-        equally likely to be the right one. Those of several clips may be added. 0 where nothing correlates.
+        (61,): log-likelihoods of ``LAGS_S``, up to a constant, averaged over the adapted and the plain curve
+        with equal probability. Those of several clips can be added. 0 if nothing correlates.
     """
     plain = np.asarray(contact, np.float64)
     both = [
@@ -93,7 +93,7 @@ def lag_evidence(contact: Curve, fps: float | Fraction, strength: Curve) -> NDAr
 
 
 def find_lag(evidence: NDArray[np.floating]) -> Lag | None:
-    """The lag, from ``lag_evidence`` or its sum over clips; None where no lag has any evidence."""
+    """Estimate the lag from ``lag_evidence`` or its sum over clips; None if there is no evidence."""
     if not np.any(evidence > 0):
         return None
     logs = evidence - 0.5 * np.square(LAGS_S / _COMMON_LAG_S)
@@ -106,7 +106,7 @@ def find_lag(evidence: NDArray[np.floating]) -> Lag | None:
 def _curves(
     contact: NDArray[np.float64], fps: float | Fraction, strength: Curve, late_frames: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both curves every 10 ms, as long as the shorter: what stands out, blurred."""
+    """Resample both curves to 10 ms, cut them to the shorter one, subtract the median and blur them."""
     from scipy.ndimage import gaussian_filter1d
 
     steps = min(len(strength), round(len(contact) / float(fps) * CURVE_RATE))
@@ -114,8 +114,8 @@ def _curves(
         return np.zeros(0), np.zeros(0)
     times_s = np.arange(steps) / CURVE_RATE
     picture = np.interp(times_s, (np.arange(len(contact)) + late_frames) / float(fps), contact)
-    picture, sound = _standing_out(picture), _standing_out(np.asarray(strength, np.float64)[:steps])
-    # The picture's curve is heavy-tailed: one wild gesture would outweigh ten contacts.
+    picture, sound = _above_median(picture), _above_median(np.asarray(strength, np.float64)[:steps])
+    # The square root, because the video curve is heavy-tailed: one wild gesture would outweigh ten contacts.
     blur = _BLUR_S * CURVE_RATE
     return gaussian_filter1d(np.sqrt(picture), blur), gaussian_filter1d(sound, blur)
 
@@ -132,7 +132,7 @@ def _log_likelihood(picture: NDArray[np.float64], sound: NDArray[np.float64]) ->
 
 
 def _independent_samples(picture: NDArray[np.float64], sound: NDArray[np.float64]) -> float:
-    """How many independent samples are worth as much as these (Bartlett 1935): T / sum of r_p(k) r_s(k)."""
+    """Effective number of independent samples (Bartlett 1935): T / sum of r_p(k) r_s(k)."""
     if len(picture) < 3:
         return 0.0
     picture, sound = picture - picture.mean(), sound - sound.mean()
@@ -143,7 +143,7 @@ def _independent_samples(picture: NDArray[np.float64], sound: NDArray[np.float64
     return len(picture) / max(alike, 1.0)
 
 
-def _standing_out(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+def _above_median(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.maximum(curve - np.median(curve), 0.0)
 
 

@@ -1,10 +1,10 @@
-"""The authors' released checkpoint (arXiv 2409.17550) as a bundle of ours: safetensors in diffusers layout.
+"""Conversion of the authors' released checkpoint (arXiv 2409.17550) to a bundle, as safetensors.
 
-Theirs is a diffusers pipeline folder: ``unet_svg`` holds the connectors and inserted blocks, ``unet_a`` and
-``unet_v`` the U-Nets (the video one with tuned motion modules), further folders the rest of the bases, named
-after the modality (``vae_a``, ``vae_v`` …). A training run also leaves folders ``checkpoint-N``, with an
-exponential moving average beside the weights (``unet_ema``). The weights are pickles; see
-:mod:`kinetophone.hub.weights`.
+The checkpoint is a diffusers pipeline folder. ``unet_svg`` has the connectors and inserted blocks, ``unet_a``
+and ``unet_v`` have the U-Nets (the video U-Net with tuned motion modules). Other folders have the remaining
+components of the bases, with the modality as suffix (``vae_a``, ``vae_v`` …). A training run also leaves
+folders ``checkpoint-N``, with an exponential moving average next to the weights (``unet_ema``). The weights
+are pickles; see :mod:`kinetophone.hub.weights`.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ from kinetophone.hub.weights import differences, find_weights, is_weight_file, r
 from kinetophone.reference import settings as reference
 from kinetophone.text import read_json
 
-# The pair that the released checkpoint was trained on, for components that its folder does not hold.
+# The bases that the released checkpoint was trained on, for components that its folder lacks.
 PUBLISHED_BASES = AV(audio="cvssp/audioldm-m-full", video="SG161222/Realistic_Vision_V5.1_noVAE")
 _COMPONENTS: AV[dict[str, tuple[str, ...]]] = AV(audio=AudioLDM.COMPONENTS, video=VideoBase.COMPONENTS)
-_CONNECTORS = "unet_svg"  # their folder, and the class of its configuration
+_CONNECTORS = "unet_svg"  # the authors' folder, and the class named in its configuration
 _CONNECTORS_CLASS = "UNetModelSVG"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True)
 class Release:
-    """What of the authors' files is converted.
+    """The authors' files that are converted.
 
     Attributes:
         connectors: Folder of the connectors' weights.
         settings: Configuration of the connectors.
-        places: Folders to look for the bases' components in, the nearest first.
-        notes: What was chosen, in words, where there was a choice.
+        places: Folders to search for the bases' components, the nearest first.
+        notes: Choices that were made, one line each.
     """
 
     connectors: Path
@@ -76,26 +76,25 @@ def convert_reference(
     ema: bool = False,
     allow_pickle: bool = False,
 ) -> list[str]:
-    """Convert the authors' pipeline folder to a bundle, which ``Kinetophone.from_pretrained`` loads.
+    """Convert the authors' pipeline folder to a bundle for ``Kinetophone.from_pretrained``.
 
-    The bundle is written under another name, loaded once, and only then gets its own: what ``out`` holds
-    works.
+    The bundle is written under a temporary name, loaded once as a check, and only then renamed to ``out``.
 
     Args:
-        source: their folder, one with it inside, or a training run's ``checkpoint-N``.
-        out: the bundle's folder; must be empty or not there yet.
-        audio_base: where to take the components of the audio base from that ``source`` lacks.
-        video_base: the same of the video base.
-        motion_adapter: for a ``video_base`` that is an image model.
-        ema: take the moving average of a checkpoint, not its last weights.
-        allow_pickle: read pickled weights, as tensors only.
+        source: The authors' folder, a folder that contains it, or a training run's ``checkpoint-N``.
+        out: The bundle's folder; must be empty or not exist.
+        audio_base: Source of audio base components that ``source`` lacks.
+        video_base: Source of video base components that ``source`` lacks.
+        motion_adapter: Motion adapter for a ``video_base`` that is an image model.
+        ema: Use the moving average of a checkpoint instead of its last weights.
+        allow_pickle: Allow pickled weights, read as tensors only.
 
     Returns:
-        What was chosen, a line each, where there was a choice.
+        Choices that were made, one line each.
 
     Raises:
-        RequestError: if ``source`` is not theirs, or its tensors are not those of its own configuration;
-            lists missing and surplus names and wrong shapes.
+        RequestError: ``source`` is not the authors' folder, or its tensors do not match its configuration;
+            the error lists missing and unexpected names and wrong shapes.
     """
     target = Path(out)
     release = find_release(Path(source), ema)
@@ -108,7 +107,7 @@ def convert_reference(
         with quiet():
             notes = _write(release, unfinished, AV(audio_base, video_base), motion_adapter, allow_pickle)
         Bundle.from_pretrained(unfinished, device="cpu", dtype=torch.float16)
-        unfinished.chmod(0o755)  # mkdtemp's own is for one user alone
+        unfinished.chmod(0o755)  # mkdtemp allows access by one user only
         unfinished.replace(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -117,27 +116,27 @@ def convert_reference(
 
 
 def find_release(source: Path, ema: bool = False) -> Release:
-    """The authors' files in ``source``: there, one level down, or in its latest ``checkpoint-N``.
+    """Find the authors' files in ``source``, one level below it, or in its latest ``checkpoint-N``.
 
     Raises:
-        RequestError: if there are none, or several of which none is the latest.
+        RequestError: There are none, or several pipelines of which none is the latest.
     """
     if not source.is_dir():
         raise RequestError([f"there is no folder '{source}'"])
     notes = []
     root = source
-    # At most twice: from an archive's folder to the run in it, from a run to its latest checkpoint.
+    # At most two steps: from an archive's folder to the run in it, and from a run to its latest checkpoint.
     while _variants(root)[0] is None and (inside := [folder for folder in _folders(root) if _holds(folder)]):
         finished = [folder for folder in inside if not _CHECKPOINT.fullmatch(folder.name)]
         if len(finished) > 1:
             names = ", ".join(folder.name for folder in finished)
-            raise RequestError([f"'{root}' holds several pipelines ({names}): name one of them"])
+            raise RequestError([f"'{root}' has several pipelines ({names}): name one of them"])
         root = finished[0] if finished else max(inside, key=_steps)
         notes.append(f"took {root.name}" + (f", one of {len(inside)}" if len(inside) > 1 else ""))
     plain, average = _variants(root)
     if plain is None and average is None:
         raise RequestError(
-            [f"'{source}' is not the authors' pipeline folder: it holds no folder {_CONNECTORS}"]
+            [f"'{source}' is not the authors' pipeline folder: it has no folder {_CONNECTORS}"]
         )
     if ema and average is None:
         others = [folder for folder in _folders(root) if _CHECKPOINT.fullmatch(folder.name)]
@@ -162,13 +161,13 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _holds(folder: Path) -> bool:
-    """Whether there are connectors in ``folder``, or in a checkpoint in it."""
+    """Whether ``folder``, or a checkpoint in it, has connectors."""
     checkpoints = [inner for inner in _folders(folder) if _CHECKPOINT.fullmatch(inner.name)]
     return any(_variants(folder)) or any(any(_variants(inner)) for inner in checkpoints)
 
 
 def _variants(root: Path) -> tuple[Path | None, Path | None]:
-    """Folders in ``root`` with the connectors' weights: the plain ones, and their moving average."""
+    """Folders in ``root`` with the connectors' weights and with their moving average."""
     found = [
         folder
         for folder in _folders(root)
@@ -177,7 +176,7 @@ def _variants(root: Path) -> tuple[Path | None, Path | None]:
     averages = [folder for folder in found if "ema" in folder.name.split("_")]
     plain = [folder for folder in found if folder not in averages]
     plain.sort(key=lambda folder: folder.name != _CONNECTORS)
-    if plain and not averages and _CHECKPOINT.fullmatch(root.name):  # some runs keep one average beside all
+    if plain and not averages and _CHECKPOINT.fullmatch(root.name):  # some runs have one average for all
         averages = [folder for folder in [root.parent / "unet_ema"] if folder.is_dir()]
     return plain[0] if plain else None, averages[0] if averages else None
 
@@ -195,7 +194,7 @@ def _write(
     motion_adapter: str | os.PathLike[str] | None,
     allow_pickle: bool,
 ) -> list[str]:
-    """Write the bundle; returns what was chosen."""
+    """Write the bundle; returns the choices that were made."""
     joint = read_folder(release.connectors, allow_pickle)
     joint = {name.removeprefix("module."): tensor for name, tensor in joint.items()}
     notes: list[str] = []
@@ -227,7 +226,7 @@ def _write(
             unets[modality] = _filled(
                 _empty_unet(nested, modality, release.connectors), inner, release.connectors
             )
-        else:  # the base's own, with what was trained of it
+        else:  # the base's own U-Net, with the tensors that were trained
             loaded = _load_base(base, motion_adapter, modality, allow_pickle).unet
             configs[modality] = nested or dict(loaded.config)
             unets[modality] = _filled(loaded, {**loaded.state_dict(), **inner}, release.connectors)
@@ -265,7 +264,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _empty_unet(config: Mapping[str, Any], modality: str, folder: Path) -> nn.Module:
-    """The U-Net of a configuration, without weights."""
+    """Build the U-Net of a configuration, without weights."""
     allowed = [cls.__name__ for cls in getattr(SUPPORTED, modality)]
     found = config.get("_class_name")
     if found not in allowed:
@@ -276,7 +275,7 @@ def _empty_unet(config: Mapping[str, Any], modality: str, folder: Path) -> nn.Mo
 
 
 def _configured(kind: Any, config: Mapping[str, Any]) -> Any:
-    """An instance of ``kind`` from those settings that it knows: other versions saved others."""
+    """Create a ``kind`` from the settings that it knows; other versions may have saved more."""
     known = inspect.signature(kind.__init__).parameters
     with quiet():
         return kind.from_config({key: value for key, value in config.items() if key in known})
@@ -288,17 +287,17 @@ def _empty_coupling(unets: AV[Any], settings: Mapping[str, Any], configs: AV[dic
 
 
 def _filled(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> nn.Module:
-    """``module`` with ``tensors`` as its weights, after comparing names and shapes."""
+    """Load ``tensors`` into ``module`` after checking names and shapes."""
     problems = differences(module, tensors, folder)
     if problems:
         raise RequestError(problems)
-    # Copies: weights that are views of one buffer cannot be saved.
+    # Copied, because weights that are views of one buffer cannot be saved.
     module.load_state_dict({name: x.clone().contiguous() for name, x in tensors.items()}, assign=True)
     return module
 
 
 def _place(roots: tuple[Path, ...], component: str, modality: str) -> Path | None:
-    """Where their folders keep a component of one base; None if they do not."""
+    """Folder of a component of one base in the authors' files; None if it is missing."""
     names = [f"{component}_{modality[0]}", f"{component}_{modality}"]
     if component == "vocoder":  # only one of the bases has one
         names.append(component)
@@ -319,7 +318,7 @@ def _load_base(
 
 
 def _copy_component(place: Path, target: Path, allow_pickle: bool) -> None:
-    """Copy a component's folder; weights become safetensors, a scheduler one that diffusers has."""
+    """Copy a component's folder; weights become safetensors, and schedulers those of diffusers."""
     from safetensors.torch import save_file
 
     if (place / "scheduler_config.json").is_file():
@@ -337,7 +336,7 @@ def _copy_component(place: Path, target: Path, allow_pickle: bool) -> None:
 
 
 def _gamma(release: Release) -> float:
-    """γ as their schedulers keep it, the published one where they do not or differ."""
+    """γ from the authors' schedulers; the published value if they have none or disagree."""
     found = set()
     for modality in MODALITIES:
         place = _place(release.places, "scheduler", modality)
@@ -348,7 +347,7 @@ def _gamma(release: Release) -> float:
 
 
 def _spec(folder: Path, gamma: float) -> BundleSpec:
-    """The published setting: 4 s of 256 px at 8 frames per second."""
+    """Bundle description with the published setting: 4 s of 256 px at 8 fps."""
     return BundleSpec(
         name=folder.name,
         folder=folder,

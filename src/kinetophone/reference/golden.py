@@ -1,18 +1,18 @@
-"""Does this package compute what the published implementation computes?
+"""Check that this package computes the same as the published implementation.
 
 ``python -m kinetophone.reference.golden DIR``
 
-DIR holds golden cases: outputs of the authors' released implementation for small models with random weights
-(the format is described in ``tests/golden/README.md``; in short, as below).
+DIR has golden cases: outputs of the authors' released implementation for small models with random weights.
+``tests/golden/README.md`` describes the format; in short:
 
 - ``NAME.json`` + ``NAME.safetensors``: configurations and parameter shapes; inputs and outputs of one
   joint forward pass.
-- ``sample-NAME-gamma<γ>-<n>steps.safetensors``: a whole sampling run of case NAME; γ = 0 is no adjustment.
+- ``sample-NAME-gamma<γ>-<n>steps.safetensors``: a full sampling run of case NAME; γ = 0 is no adjustment.
 - ``grids.json``: local timestep grids for several step counts and γ.
 
-No weights are stored: each is a function of its parameter's name. Forward passes are computed in float64, so
-that what is left is the rounding of the golden side; sampling runs in float32, as they are used. Exit status
-1 if anything is out of tolerance.
+No weights are stored, because each is a function of its parameter's name. Forward passes are computed in
+float64, so that only the rounding of the golden outputs is left. Sampling runs use float32, as in practice.
+The exit status is 1 if any case is out of tolerance.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Both within tolerance; NaN is not."""
+        """Whether both errors are within tolerance; NaN is not."""
         return all(getattr(self.error, modality) <= self.tolerance for modality in MODALITIES)
 
 
@@ -76,15 +76,15 @@ def formula_weight(part: str, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def set_formula_weights(module: nn.Module, part: str, manifest: dict[str, list[int]]) -> None:
-    """Set all parameters by formula, after comparing their names and shapes with the golden manifest.
+    """Set all parameters by formula, after checking their names and shapes against the golden manifest.
 
     Args:
-        module: what gets the weights.
+        module: The module to set.
         part: "unet_audio", "unet_video" or "connectors".
-        manifest: parameter name -> shape.
+        manifest: Shapes by parameter name.
 
     Raises:
-        ValueError: if names or shapes differ from the manifest.
+        ValueError: Names or shapes differ from the manifest.
     """
     parameters = dict(module.named_parameters())
     ours = {name: list(parameter.shape) for name, parameter in parameters.items()}
@@ -98,21 +98,21 @@ def set_formula_weights(module: nn.Module, part: str, manifest: dict[str, list[i
 
 
 def load_case(directory: Path, name: str) -> JointModel:
-    """The joint model of a golden case, with weights by formula and the reference settings.
+    """Build the joint model of a golden case, with weights by formula and the reference settings.
 
     Args:
-        directory: folder of golden cases.
-        name: case, without suffix.
+        directory: Folder of golden cases.
+        name: Name of the case, without suffix.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        ValueError: if the case asks for a U-Net or a coupling that is not supported.
+        ValueError: The case needs a U-Net or a coupling that is not supported.
     """
     case = json.loads((directory / f"{name}.json").read_text())
     if case["video_unet"] not in [cls.__name__ for cls in SUPPORTED.video]:
-        raise ValueError(f"case {name} wants a video U-Net {case['video_unet']!r}")
+        raise ValueError(f"case {name} needs a video U-Net {case['video_unet']!r}")
     unets: AV[nn.Module] = AV(
         audio=diffusers.UNet2DConditionModel(**case["unet_audio"]),
         video=getattr(diffusers, case["video_unet"])(**case["unet_video"]),
@@ -130,12 +130,15 @@ def load_case(directory: Path, name: str) -> JointModel:
 
 @torch.no_grad()
 def check_forward(directory: Path, name: str, model: JointModel | None = None) -> Result:
-    """One joint forward pass, in float64, against its golden outputs.
+    """Compare one joint forward pass, in float64, with its golden outputs.
 
     Args:
-        directory: folder of golden cases.
-        name: of the case.
-        model: what predicts, cast to float64; the case's if not given.
+        directory: Folder of golden cases.
+        name: Name of the case.
+        model: Model to check, cast to float64; the case's model if not given.
+
+    Returns:
+        The relative errors.
     """
     model = (model or load_case(directory, name)).double()
     golden = {
@@ -161,13 +164,19 @@ def check_forward(directory: Path, name: str, model: JointModel | None = None) -
 def check_sampling(
     directory: Path, name: str, model: JointModel | None = None, schedulers: AV[Any] | None = None
 ) -> Result:
-    """A whole sampling run, in float32, against its golden result; the grids must be equal.
+    """Compare a full sampling run, in float32, with its golden result.
 
     Args:
-        directory: folder of golden cases.
-        name: of the run.
-        model: what samples; the case's if not given.
-        schedulers: its noise schedules; the published ones if not given.
+        directory: Folder of golden cases.
+        name: Name of the run.
+        model: Model to check; the case's model if not given.
+        schedulers: Noise schedules; the published ones if not given.
+
+    Returns:
+        The relative errors.
+
+    Raises:
+        ValueError: The name is not that of a sampling run, or the timestep grids differ.
     """
     match = SAMPLING_RUN.fullmatch(name)
     if match is None:
@@ -190,7 +199,7 @@ def check_sampling(
 
 
 def check_grids(directory: Path, name: str = "grids") -> Result:
-    """The local grids, which must be equal; the error is the largest difference in timesteps."""
+    """Compare the local timestep grids, which must be equal; errors are the maximum difference."""
     processes = _processes(reference.schedulers())
     worst = AV.both(0.0)
     for row in json.loads((directory / f"{name}.json").read_text()):
@@ -215,16 +224,16 @@ def relative_error(ours: Tensor, golden: Tensor) -> float:
 
 
 def checks(directory: Path) -> list[tuple[Callable[[Path, str], Result], str]]:
-    """Every check that the folder holds cases for, as (function, case name).
+    """All checks that the folder has cases for, as (function, case name).
 
     Args:
-        directory: folder of golden cases.
+        directory: Folder of golden cases.
 
     Returns:
-        The checks; grids first, forward passes, sampling runs.
+        The checks: grids, then forward passes, then sampling runs.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: There are no cases.
     """
     found: list[tuple[Callable[[Path, str], Result], str]] = []
     if (directory / "grids.json").exists():
@@ -240,13 +249,13 @@ def checks(directory: Path) -> list[tuple[Callable[[Path, str], Result], str]]:
 
 
 def run(directory: Path) -> Iterator[Result]:
-    """Results of all golden cases in a folder, one after the other."""
+    """Iterate over the results of all golden cases in a folder."""
     for check, name in checks(directory):
         yield check(directory, name)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a line per case; returns the exit status."""
+    """Print a line per case; returns the exit status, 0 if all cases passed."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
         print(

@@ -1,7 +1,7 @@
-"""The networks of the published pair at their true sizes, with random weights: to count, test and try.
+"""The networks of the published pair at full size, with random weights, for tests and benchmarks.
 
 Video: Stable Diffusion 1.5 with AnimateDiff's motion modules (v1-5-2). Audio: ``cvssp/audioldm-m-full``.
-Under ``torch.device("meta")`` they have shapes and no storage.
+Under ``torch.device("meta")`` they have shapes but no storage.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AUDIO_UNET: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 512,
     "class_embeddings_concat": True,
 }
-# Kernels and strides of AudioLDM's HiFi-GAN: 160 samples a mel frame.
+# Kernels and strides of AudioLDM's HiFi-GAN: 160 samples per mel frame.
 VOCODER: dict[str, Any] = {
     "model_in_dim": 64,
     "upsample_rates": [5, 4, 2, 2, 2],
@@ -54,7 +54,7 @@ def unets() -> AV[Any]:
 
 
 def around() -> AV[dict[str, nn.Module]]:
-    """What surrounds the U-Nets: text models, autoencoders, vocoder, by component name."""
+    """The components around the U-Nets by name: text models, autoencoders, vocoder."""
     from transformers import (
         ClapTextConfig,
         ClapTextModelWithProjection,
@@ -81,7 +81,7 @@ def around() -> AV[dict[str, nn.Module]]:
 def autoencoder(
     channels: int, latent_channels: int, widths: tuple[int, ...], norm_num_groups: int = 32
 ) -> nn.Module:
-    """An autoencoder with the published layers, of pictures or of log-mel: a level for each of ``widths``."""
+    """An autoencoder with the published layers, for images or log-mels; a level for each of ``widths``."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(

@@ -1,8 +1,8 @@
-"""The published implementation of arXiv 2409.17550 under one name: its settings, quirks included.
+"""Settings of the published implementation of arXiv 2409.17550, including its quirks.
 
-Its checkpoint needs them: features and temporal attention normalised over time, attention heads of width 8,
-each modality stepping on its own scheduler's grid, the noise of the first timestep left in at the end. Our
-own models are trained with the corrections (see ``Coupling`` and ``clocks.reference_path``).
+Its checkpoint needs them: features and temporal attention are normalised over time, attention heads have
+width 8, each modality steps on its own scheduler's grid, and the noise of the first timestep is left in at
+the end. Our own models are trained without these quirks (see ``Coupling`` and ``clocks.reference_path``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kinetophone.errors import RequestError
 
 SAMPLING = "reference"
 QUIRKS: dict[str, Any] = {"feature_norm": "time", "temporal_norm": "time", "alignment": "stretched"}
-# Its settings of a coupling, by their names there, and its defaults.
+# Its coupling settings, by their original names, with its defaults.
 SETTINGS: dict[str, Any] = {
     "connector_in_type": "additive",
     "connector_out_input": "x_pred",
@@ -28,25 +28,28 @@ SETTINGS: dict[str, Any] = {
     "with_connector": [False, False, True, True],
     "attention_head_dim": 8,
 }
-# Those of which either U-Net may have its own.
+# Settings that can differ between the two U-Nets.
 _PER_UNET = ("with_connector", "attention_head_dim")
 COUPLINGS = {"additive": "cmc_pe", "attn": "cross_attention"}
 
 
 def read_settings(config: Mapping[str, Any], unets: AV[dict[str, Any]] | None = None) -> AV[dict[str, Any]]:
-    """Its settings of each U-Net, from the configuration that its ``save_pretrained`` writes.
+    """Read the settings for each U-Net from the configuration written by its ``save_pretrained``.
 
-    The width of a head in the inserted blocks is the U-Net's own ``attention_head_dim`` where nothing else is
-    said (a quirk: in Stable Diffusion 1.5 that number counts heads).
+    By default the head width of the inserted blocks is the U-Net's ``attention_head_dim``. This is a quirk:
+    in Stable Diffusion 1.5 that number is the number of heads.
 
     Args:
-        config: of its ``unet_svg``: settings at the top, or nested in ``connector_audio_config`` and
-            ``connector_video_config``, with the U-Nets' own in ``unet_audio_config`` and
-            ``unet_video_config``.
-        unets: configurations of the U-Nets, where ``config`` does not have them.
+        config: Configuration of ``unet_svg``. Its settings are at the top level, or nested in
+            ``connector_audio_config`` and ``connector_video_config`` with the U-Nets' own in
+            ``unet_audio_config`` and ``unet_video_config``.
+        unets: Configurations of the U-Nets, if ``config`` does not have them.
+
+    Returns:
+        The settings, by the names in :data:`SETTINGS`.
 
     Raises:
-        RequestError: if the heads of a U-Net are of more than one width.
+        RequestError: A U-Net has heads of more than one width.
     """
     found: AV[dict[str, Any]] = AV({}, {})
     for modality in MODALITIES:
@@ -72,15 +75,15 @@ def read_settings(config: Mapping[str, Any], unets: AV[dict[str, Any]] | None = 
 
 
 def coupling_for(unets: AV[Any], settings: Mapping[str, Any] | AV[dict[str, Any]]) -> Coupling:
-    """A fresh coupling as the published implementation builds it.
+    """Build a new coupling in the same way as the published implementation.
 
     Args:
-        unets: the base U-Nets.
-        settings: its settings by its names, see :data:`SETTINGS`, for both U-Nets or for each; those left
-            out have its defaults.
+        unets: The base U-Nets.
+        settings: Settings by the names in :data:`SETTINGS`, for both U-Nets together or for each. Missing
+            settings have the published defaults.
 
     Raises:
-        RequestError: if it asks for something the published implementation does not have.
+        RequestError: The settings ask for something that the published implementation does not have.
     """
     each = settings if isinstance(settings, AV) else AV.both(dict(settings))
     chosen: AV[dict[str, Any]] = each.map(lambda own: {**SETTINGS, **own})

@@ -1,1 +1,1 @@
-"""Experiments: grids of couplings, settings and seeds, and what limits a bundle."""
+"""Experiments: grids of couplings, settings and seeds, and an analysis of what limits a bundle."""

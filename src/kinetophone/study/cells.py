@@ -1,4 +1,4 @@
-"""Making a cell of an experiment: train its coupling, sample, measure."""
+"""Running a cell of an experiment: training its coupling, sampling and scoring."""
 
 from __future__ import annotations
 
@@ -37,16 +37,19 @@ def check_recipes(cell: Cell) -> None:
     """Check the cell's recipes, as ``kinetophone train`` would.
 
     Raises:
-        RequestError: one can't be used.
+        RequestError: A recipe can't be used.
     """
     for number in range(len(cell.recipes)):
         _write_recipe(cell, number)
 
 
 def train(cell: Cell, device: str | None = None) -> Path:
-    """The folder of the cell's bundle, its coupling trained unless that is done; goes on where it stopped.
+    """Train the cell's coupling, unless it is already trained; interrupted training is resumed.
 
-    Connectors are kept among the runs: the rows of an experiment are compared from the same ones.
+    Connectors are cached in the runs folder, because all rows of an experiment start from the same ones.
+
+    Returns:
+        The folder of the cell's bundle.
     """
     if not cell.recipes:
         return cell.experiment.bundle_folder
@@ -57,7 +60,7 @@ def train(cell: Cell, device: str | None = None) -> Path:
         run = cell.folder(number)
         bundle = run / "bundle"
         bundle.mkdir(parents=True, exist_ok=True)
-        with FileLock(run / "lock"):  # two grids at once may want the same coupling
+        with FileLock(run / "lock"):  # concurrent grids may need the same coupling
             connectors = number < len(cell.recipes) - 1
             if (cell.connectors if connectors else run / "trained").exists():
                 continue
@@ -73,7 +76,7 @@ def train(cell: Cell, device: str | None = None) -> Path:
 
 
 def _link_bases(source: Path, bundle: Path, trained: str) -> None:
-    """Give a cell's bundle the frozen bases; copies of those that the option ``train`` trains, too."""
+    """Link the frozen bases into a cell's bundle; bases that the option ``train`` trains are copied."""
     copied = {"coupling": (), "motion": ("video",)}.get(trained, MODALITIES)
     for name in (*MODALITIES, "classifiers"):
         if (bundle / name).exists() or not (source / name).is_dir():
@@ -85,7 +88,7 @@ def _link_bases(source: Path, bundle: Path, trained: str) -> None:
 
 
 def keep_connectors(coupling: Path, folder: Path) -> None:
-    """Write the connectors of a coupling, and its settings, into a folder of their own."""
+    """Save the connectors of a coupling, and its settings, in ``folder``."""
     from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import load_file, save_file
 
@@ -99,7 +102,7 @@ def keep_connectors(coupling: Path, folder: Path) -> None:
 
 
 def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
-    """Write a coupling into ``bundle`` that is fresh but for its connectors, which are those kept there."""
+    """Write a new coupling into ``bundle``, with its connectors loaded from ``connectors``."""
     import torch
     from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import load_file
@@ -121,10 +124,16 @@ def start_from(connectors: Path, raw: dict[str, Any], bundle: Path) -> None:
 
 
 def make(cell: Cell, *, device: str | None = None, workers: int | None = None) -> dict[str, Any]:
-    """Train, sample and measure one cell, unless another experiment did, and write its result."""
+    """Train, sample and score one cell, and write its result.
+
+    If another experiment has a cell with the same training and sampling, its result is copied.
+
+    Returns:
+        The result.
+    """
     found = cell.from_another() or _made(cell, device, workers)
     cell.experiment.results.mkdir(parents=True, exist_ok=True)
-    with FileLock(cell.experiment.results / "lock"):  # two grids at once write into one file
+    with FileLock(cell.experiment.results / "lock"):  # concurrent grids write to the same file
         write_cells(cell.experiment.results, [found])
     return found
 
@@ -163,7 +172,7 @@ def _made(cell: Cell, device: str | None, workers: int | None) -> dict[str, Any]
 
 
 def auto_gamma(pipe: Bundle, folder: Path, domain: str) -> float:
-    """The automatic γ of the weights in ``folder``; found once, and kept among the runs."""
+    """The automatic γ for the weights in ``folder``; computed once and cached in the runs folder."""
     path = RUNS / f"gamma-{fingerprint(folder, coupling=True)}-{auto_gamma_rule()}.json"
     if not path.is_file():
         _, _, results = find_gamma(pipe, AUTO_GAMMA_CLIPS, domain=domain)
@@ -173,7 +182,7 @@ def auto_gamma(pipe: Bundle, folder: Path, domain: str) -> float:
 
 
 def _write_recipe(cell: Cell, number: int, device: str | None = None) -> Path:
-    """Write a recipe of the cell into its folder, and check it."""
+    """Write one of the cell's recipes into its folder and check it."""
     raw, run = cell.recipes[number], cell.folder(number)
     changes: dict[str, Any] = {"bundle": str(run / "bundle")}
     if number:

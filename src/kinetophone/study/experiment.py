@@ -1,8 +1,8 @@
-"""What an experiment is: one YAML of rows, each a way to train and a way to sample, each with several seeds.
+"""Definition of experiments: a YAML file with rows, each of which says how to train and how to sample.
 
-A row and a seed make a *cell*. Its result is a line of ``docs/results/<experiment>/cells.jsonl.gz``, which is
-kept in the repository: an experiment is resumed from it. A cell's key is a hash of everything its result
-follows from; a result with another key is out of date and made again.
+A row and a seed form a *cell*. Its result is a line in ``docs/results/<experiment>/cells.jsonl.gz``. That
+file is committed, and an experiment resumes from it. A cell's key is a hash of everything its result depends
+on; a result with another key is out of date and is computed again.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from kinetophone.training.recipe import load_recipe, parse_fields
 
 RUNS = Path("runs/experiments")
 RESULTS = Path("docs/results")
-CELLS = "cells.jsonl.gz"  # of an experiment: a line for each cell, with every clip's scores
-# What of a coupling's settings shapes its connectors.
+CELLS = "cells.jsonl.gz"  # results of an experiment: a line for each cell, with the scores of all clips
+# Settings of a coupling that affect its connectors.
 CONNECTOR_SETTINGS = (
     "connector_input", "connector_channels", "channel_mult", "num_blocks", "feature_norm", "temporal_norm",
 )  # fmt: skip
 CONNECTOR_SEED = 0  # all rows and seeds start from the same connectors
-# Of a seed's prompts: far enough apart that two seeds share no noise.
+# Offset between the noise seeds of two seeds, large enough that they never share noise.
 NOISE_SEEDS_APART = 100_000
 AUTO_GAMMA_CLIPS = 32
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        train: Changes to the recipe of the coupling. Those of ``data``, and of the settings of ``model`` that
-            shape connectors, hold for the recipe of the connectors too.
-        sampling: Options of sampling, as :class:`kinetophone.diffusion.settings.SamplingOptions` has them.
+        train: Changes to the recipe of the coupling. Changes of ``data``, and of ``model`` settings that
+            affect connectors, also apply to the recipe of the connectors.
+        sampling: Sampling options, see :class:`kinetophone.diffusion.settings.SamplingOptions`.
     """
 
     train: dict[str, Any] = Field(default_factory=dict)
@@ -60,25 +60,25 @@ class Experiment:
     """An experiment.
 
     Attributes:
-        name: Of the file, without suffix.
-        question: What it answers; heads the table.
-        bundle: Where the frozen bases are, and the coupling of rows that train none.
-        model: Settings of the coupling that all rows share.
-        train: Recipe of the coupling: the path as ``recipe``, and changes. Without it, all rows sample the
-            bundle's own coupling.
-        connectors: Recipe of connectors that couplings start from, in the same form. Trained once, for all
-            seeds and all rows that do not change it.
+        name: Name of the file, without suffix.
+        question: The question it answers; heading of the table.
+        bundle: Folder of the frozen bases, and of the coupling for rows that train none.
+        model: Coupling settings shared by all rows.
+        train: Recipe of the coupling: its path as ``recipe``, and changes. Without it, all rows sample with
+            the bundle's coupling.
+        connectors: Recipe of the connectors that couplings start from, in the same form. They are trained
+            once for all seeds and rows that do not change this recipe.
         baseline: Name of the row that the others are compared with.
-        rows: By name.
-        seeds: Of training and of the noise sampled from.
-        prompts: Number of prompts of each seed, which are its own: seed 1 has those of ``split`` after seed
-            0's. More prompts say more than more noise for the same ones.
-        split: Of the domain.
-        domain: "hits" or "bows": where the prompts are from, and how synchrony is measured.
-        sampling: Options of all rows; the bundle's own hold for what neither they nor a row say.
-        precision: Of the U-Nets and the coupling in sampling.
-        along: Option of sampling that a plot has along its axis, if any.
-        groups: Sets of materials that the table also gives apart, by name.
+        rows: Rows by name.
+        seeds: Seeds of training and of the initial noise.
+        prompts: Number of prompts per seed. Each seed has its own prompts: those of seed 1 follow those of
+            seed 0 in ``split``. More prompts are more informative than more noise for the same prompts.
+        split: Split of the domain.
+        domain: "hits" or "bows": the source of the prompts. It also determines the synchrony metric.
+        sampling: Sampling options of all rows. Options set neither here nor in a row are the bundle's.
+        precision: Precision of the U-Nets and the coupling in sampling.
+        along: Sampling option for the x axis of the plot, if any.
+        groups: Sets of materials, by name, that the table also reports separately.
     """
 
     name: str
@@ -100,11 +100,11 @@ class Experiment:
 
     @property
     def results(self) -> Path:
-        """Folder of the cells' results."""
+        """Folder of the results."""
         return RESULTS / self.name
 
     def cells(self) -> Iterator[Cell]:
-        """All cells, all rows of a seed before the next seed: a table is whole as early as can be."""
+        """All cells, seed by seed, so that the table is complete as early as possible."""
         start = training_fingerprint(self.bundle_folder)
         bases = fingerprint(self.bundle_folder, coupling=False)
         whole = fingerprint(self.bundle_folder, coupling=True)
@@ -125,7 +125,7 @@ class Experiment:
                 yield Cell(self, name, seed, sampling, (first, recipe), bases, start)
 
     def options(self, row: Row) -> dict[str, Any]:
-        """How a row is sampled: what it says, else the experiment, else the bundle."""
+        """Sampling options of a row, with defaults from the experiment, then from the bundle."""
         defaults = BundleSpec.read(self.bundle).defaults
         chosen = {**that_matter(defaults), **self.sampling, **row.sampling}
         if "snr_offset" in chosen:
@@ -134,13 +134,14 @@ class Experiment:
 
     @property
     def bundle_folder(self) -> Path:
+        """Folder of the bundle."""
         folder = BundleSpec.read(self.bundle).folder
         assert folder is not None
         return folder
 
 
 def that_matter(sampling: dict[str, Any]) -> dict[str, Any]:
-    """Settings of sampling that what is made depends on."""
+    """The sampling settings that affect the result."""
     return {key: value for key, value in sampling.items() if key != "batch_size"}
 
 
@@ -149,7 +150,7 @@ def _recipe(entry: dict[str, Any], changes: dict[str, Any], seed: int) -> dict[s
     path = Path(entry["recipe"])
     raw = merged({"name": path.stem, **read_yaml(path)}, entry)
     del raw["recipe"]
-    # No samples: they export half-trained weights, which would pass for trained ones.
+    # No samples: sampling exports partly trained weights, which could be mistaken for the final ones.
     return merged(merged(raw, changes), {"loop": {"seed": seed, "sample_every": 0}})
 
 
@@ -158,9 +159,9 @@ class Cell:
     """One row with one seed.
 
     Attributes:
-        recipes: What is trained, in order: nothing, the coupling, or the connectors and then the coupling.
-        weights: Hash of the weights that this starts from.
-        start: The same of those that training sees: it goes from latents, whatever decodes them.
+        recipes: Recipes in order of training: none, the coupling, or the connectors and then the coupling.
+        weights: Hash of the weights that the cell starts from.
+        start: Hash of those weights that affect training. Decoders do not, because training uses latents.
     """
 
     experiment: Experiment
@@ -172,24 +173,24 @@ class Cell:
     start: str
 
     def folder(self, number: int) -> Path:
-        """Where its recipe ``number`` is trained, named after what its weights follow from.
+        """Folder where recipe ``number`` is trained, named by a hash of everything its weights depend on.
 
-        Cells that train alike share it.
+        Cells with the same training share it.
         """
         key = _hash([self.recipes[: number + 1], self.start])
         return RUNS / f"{self.recipes[number]['name']}-{key}"
 
     @property
     def connectors(self) -> Path:
-        """Where the connectors that its coupling starts from are kept, for all rows that share them."""
+        """Folder of the connectors that the coupling starts from; shared by rows with the same connectors."""
         return RUNS / "connectors" / self.folder(0).name
 
     @property
     def key(self) -> str:
-        """Hash of what its result follows from."""
+        """Hash of everything the result depends on."""
         one = self.experiment
         follows = [self.recipes, self.weights, self.sampling, one.precision, one.split, self.seed]
-        if one.domain != "hits":  # so that results made before there was another keep their keys
+        if one.domain != "hits":  # results from before other domains existed keep their keys
             follows.append(one.domain)
         if self.sampling.get("gamma") == "auto":
             follows.append(auto_gamma_rule())
@@ -197,18 +198,18 @@ class Cell:
 
     @property
     def prompts(self) -> range:
-        """Indices of its prompts in the split."""
+        """Indices of the cell's prompts in the split."""
         count = self.experiment.prompts
         return range(count * self.seed, count * (self.seed + 1))
 
     def result(self) -> dict[str, Any] | None:
-        """Its result, if there is one that is not out of date."""
+        """The cell's result, or None if it is missing or out of date."""
         return next(
             (found for found in self._alike(self.experiment.results) if found["row"] == self.row), None
         )
 
     def from_another(self) -> dict[str, Any] | None:
-        """The result of another experiment's row that is trained and sampled alike, if there is one."""
+        """Result of a row of another experiment with the same training and sampling, or None."""
         for path in sorted(RESULTS.glob(f"*/{CELLS}")):
             for found in self._alike(path.parent):
                 return {**found, "row": self.row}
@@ -220,7 +221,7 @@ class Cell:
 
 
 def read_cells(folder: Path) -> list[dict[str, Any]]:
-    """The results of an experiment's cells, whatever they follow from."""
+    """Read all results in an experiment's folder, including those that are out of date."""
     path = folder / CELLS
     if not path.is_file():
         return []
@@ -234,7 +235,7 @@ def _read_cells(path: Path, changed_ns: int) -> list[dict[str, Any]]:
 
 
 def write_cells(folder: Path, results: Sequence[dict[str, Any]]) -> None:
-    """Add results to those there are; they replace those of the same row, seed and number of prompts."""
+    """Add results to an experiment's file, replacing those with the same row, seed and number of prompts."""
 
     def place(cell: dict[str, Any]) -> tuple[str, int, int]:
         return cell["row"], cell["seed"], cell["prompts"]
@@ -243,25 +244,25 @@ def write_cells(folder: Path, results: Sequence[dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(cells[key]) + "\n" for key in sorted(cells))
     with replacing(folder / CELLS) as partial:
-        # No time in the file: the same results are the same bytes.
+        # No timestamp in the file, so that equal results give equal bytes.
         Path(partial).write_bytes(gzip.compress(lines.encode(), mtime=0))
 
 
 def load_experiment(path: Path, prompts: int | None = None) -> Experiment:
-    """Read and check an experiment, its recipes and its rows; every problem is told at once.
+    """Read and check an experiment with its recipes and rows.
 
     Args:
-        path: the YAML.
-        prompts: instead of the file's.
+        path: The YAML file.
+        prompts: Number of prompts, overriding the file's.
 
     Raises:
-        RequestError: it can't be used.
+        RequestError: The experiment can't be used; the error lists all problems.
     """
     if not path.is_file():
-        raise RequestError([f"there is no experiment at {path}: those there are lie in recipes/experiments/"])
+        raise RequestError([f"there is no experiment at {path}: experiments are in recipes/experiments/"])
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise RequestError([f"{path} must hold keys and values, such as 'question: …'"])
+        raise RequestError([f"{path} must contain keys and values, such as 'question: …'"])
     if prompts is not None:
         raw["prompts"] = prompts
     problems: list[str] = []
@@ -282,12 +283,12 @@ def load_experiment(path: Path, prompts: int | None = None) -> Experiment:
 
 
 def _problems(experiment: Experiment) -> list[str]:
-    """What single fields can't tell."""
+    """Find problems that involve several fields."""
     from kinetophone.hits.scene import MATERIALS, SPLITS
 
     problems = []
     if experiment.baseline not in experiment.rows:
-        problems.append(f"'baseline' is {experiment.baseline!r}, which is no row")
+        problems.append(f"'baseline' is {experiment.baseline!r}, which is not a row")
     if experiment.split not in SPLITS:
         problems.append(f"'split' must be {' or '.join(SPLITS)}, got {experiment.split!r}")
     if experiment.prompts < 4:
@@ -295,13 +296,13 @@ def _problems(experiment: Experiment) -> list[str]:
     for key in ("train", "connectors"):
         entry = getattr(experiment, key)
         if entry and not Path(str(entry.get("recipe"))).is_file():
-            problems.append(f"'{key}.recipe' is {entry.get('recipe')!r}, which is no file")
+            problems.append(f"'{key}.recipe' is {entry.get('recipe')!r}, which is not a file")
     if experiment.connectors and not experiment.train:
-        problems.append("'connectors' are for a coupling that is trained; give 'train', too")
+        problems.append("'connectors' are for a coupling that is trained; give 'train' too")
     for name, row in experiment.rows.items():
         options = experiment.options(row)
         if row.train and not experiment.train:
-            problems.append(f"'rows.{name}.train': the experiment names no recipe to change")
+            problems.append(f"'rows.{name}.train': the experiment has no recipe to change")
         problems += [f"'rows.{name}': {problem}" for problem in option_problems(as_options(options))]
     for name, materials in experiment.groups.items():
         unknown = [str(m) for m in materials if m not in MATERIALS]
@@ -313,7 +314,7 @@ def write_recipe(raw: dict[str, Any], path: Path) -> Path:
     """Write a recipe and check it, as ``kinetophone train`` would; returns ``path``.
 
     Raises:
-        RequestError: it can't be used.
+        RequestError: The recipe can't be used.
     """
     import yaml
 
@@ -327,12 +328,12 @@ def write_recipe(raw: dict[str, Any], path: Path) -> Path:
 
 
 def as_options(sampling: dict[str, Any]) -> dict[str, Any]:
-    """Options of sampling as a YAML has them, as the pipeline takes them: one scale for each is a pair."""
+    """Convert sampling options from YAML to pipeline arguments; a scale per modality becomes a pair."""
     return {key: AV(**value) if isinstance(value, dict) else value for key, value in sampling.items()}
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` put in, mappings within mappings."""
+    """``base`` updated recursively with ``changes``."""
     out = copy.deepcopy(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
@@ -341,23 +342,24 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path, *, coupling: bool) -> str:
-    """Hash of a bundle's weights, those of its coupling only if asked for."""
+    """Hash of a bundle's weights, with those of its coupling only if ``coupling`` is True."""
     parts = (*MODALITIES, "coupling") if coupling else MODALITIES
-    return _of_weights(folder, parts)
+    return _hash_weights(folder, parts)
 
 
 def training_fingerprint(folder: Path) -> str:
-    """Hash of the weights of a bundle's bases that training sees: U-Nets, text models, encoders."""
+    """Hash of the weights of a bundle's bases that affect training: U-Nets, text models, encoders."""
     from kinetophone.data.latents import DECODER
 
     parts = [f"{base}/{part}" for base in MODALITIES for part in ("unet", "text_encoder", "vae")]
-    return _of_weights(folder, parts, but=DECODER)
+    return _hash_weights(folder, parts, but=DECODER)
 
 
-def _of_weights(folder: Path, parts: Sequence[str], but: tuple[str, ...] = ()) -> str:
-    """Hash of the tensors in folders of a bundle, without those whose name begins with one of ``but``.
+def _hash_weights(folder: Path, parts: Sequence[str], but: tuple[str, ...] = ()) -> str:
+    """Hash of the tensors in folders of a bundle, except those whose names start with one of ``but``.
 
-    In half precision, as bundles ship: results of the weights that were trained are those of the bundle.
+    They are hashed in half precision, as in shipped bundles, so that results of the original weights are
+    valid for the bundle.
     """
     from safetensors.torch import load_file
 
@@ -373,20 +375,20 @@ def _of_weights(folder: Path, parts: Sequence[str], but: tuple[str, ...] = ()) -
 
 
 def auto_gamma_rule() -> str:
-    """Hash of what an automatic γ follows from, beside the weights."""
+    """Hash of everything an automatic γ depends on, except the weights."""
     from kinetophone.diffusion import information
 
     return _hash([AUTO_GAMMA_CLIPS, information.LEVELS, information.GAMMAS, information.ENOUGH])
 
 
 def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(_whole(content), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_integral(content), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _whole(content: Any) -> Any:
-    """``content`` with whole numbers written as such: 4.0 is what 4 is."""
+def _integral(content: Any) -> Any:
+    """``content`` with integral floats converted to int, so that 4.0 and 4 are the same."""
     if isinstance(content, dict):
-        return {key: _whole(value) for key, value in content.items()}
+        return {key: _integral(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_whole(value) for value in content]
+        return [_integral(value) for value in content]
     return int(content) if isinstance(content, float) and content.is_integer() else content

@@ -1,12 +1,12 @@
-"""What limits a bundle: truth put in for one part at a time.
+"""Analysis of what limits a bundle, by replacing its parts with ground truth one at a time.
 
-Each set is one clip per prompt. From the true clips down, every set has one part more of the bundle in it;
-what is lost from one to the next is that part's doing.
+Each set has one clip per prompt. Starting from the real clips, every set uses one more part of the bundle.
+The loss from one set to the next is caused by that part.
 
-A distance from the true clips of the same prompts can't be compared between sets: what is the same clip but
-for an autoencoder is nearer than anything made anew can be. So each set is also measured from as many *other*
-true clips, which none of them has a part of. The true clips themselves say what a perfect model would score
-there, and those through an autoencoder what a perfect U-Net would.
+Distances from the real clips of the same prompts can't be compared between sets: a clip that only went
+through an autoencoder is closer to them than any generated clip can be. Each set is therefore also compared
+with the same number of *other* real clips. There the real clips show the score of a perfect model, and those
+that went through an autoencoder the score of a perfect U-Net.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ DISTANCES = ("hits-FVD", "hits-FAD")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the bundle: what is lost between a set without it and one with it.
+    """A part of the bundle, and the two sets whose difference is its loss.
 
     Attributes:
-        name: What it is.
-        without: Set in which the truth stands in for it.
-        having: The same with the part.
+        name: Name of the part.
+        without: Name of the set in which ground truth replaces the part.
+        having: Name of the same set with the part.
     """
 
     name: str
@@ -65,26 +65,26 @@ PARTS = (
 
 
 def frames_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
-    """The frames of a true clip through the video autoencoder."""
+    """Encode and decode the frames of a real clip with the video autoencoder."""
     video = pipe.bases.video
     return video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
 
 
 def audio_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
-    """The sound of a true clip through the audio autoencoder and the vocoder."""
+    """Reconstruct the audio of a real clip with the audio autoencoder and the vocoder."""
     audio, samples = pipe.bases.audio, len(clip.audio)
     latents = audio.encode(torch.from_numpy(clip.audio)[None])
-    made = latents[:, :, : -(-samples // (HOP * audio.factor))]  # without the zeros for the U-Net
+    made = latents[:, :, : -(-samples // (HOP * audio.factor))]  # without the U-Net's padding
     return audio.decode(made, samples)[0]
 
 
 def with_audio(clip: HitsClip, waveform: np.ndarray) -> Clip:
-    """A true clip with another sound."""
+    """A real clip with other audio."""
     return replace(as_clip(clip), audio=fit_audio(waveform, len(clip.audio)))
 
 
 def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
-    """How each set's clip is made of a true clip and its number (the seed of its noise)."""
+    """Functions by set name that make a clip from a real clip and its index (the noise seed)."""
 
     common: dict[str, Any] = {"progress": False, **sampling}
 
@@ -121,20 +121,21 @@ def limits(
     workers: int | None = None,
     **sampling: Any,
 ) -> dict[str, Any]:
-    """Make and measure every set, and rank the parts; what ``path`` holds already is not made again.
+    """Make and score all sets, and compute the loss of each part. Sets that ``path`` has are not made again.
 
     Args:
-        pipe: the loaded bundle.
-        bundle: its folder, with the classifiers.
-        count: number of prompts, the first of ``split``, at least 4; as many clips after them are the others.
-        path: JSON to write after each set.
-        split: of hits.
-        workers: processes of the detectors.
-        **sampling: options of sampling.
+        pipe: The loaded bundle.
+        bundle: Its folder, with the classifiers.
+        count: Number of prompts, the first of ``split``, at least 4. The next ``count`` clips are the other
+            real clips.
+        path: JSON file to write after each set.
+        split: Split of hits.
+        workers: Number of processes for the detectors.
+        **sampling: Sampling options.
 
     Returns:
-        ``sets`` by name, as :func:`kinetophone.study.measures.measured` gives them, and ``parts``: how much
-        event F1 each loses, paired by clip, with a 95 % interval.
+        ``sets`` by name, as from :func:`kinetophone.study.measures.measured`, and ``parts``: the event F1
+        that each part loses, paired by clip, with a 95 % confidence interval.
     """
     made_of = [
         fingerprint(bundle, coupling=True),
@@ -161,7 +162,7 @@ def limits(
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Both tables, and which part loses most."""
+    """Both tables as Markdown, and the part that loses most."""
     far = [f"{name}, others" for name in DISTANCES]
     columns = ["set", "event F1", "shuffled", "synchrony", *DISTANCES, *far, "seen", "heard", "count", "n"]
     cells = []

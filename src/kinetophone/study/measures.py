@@ -1,4 +1,4 @@
-"""What is measured of a cell's clips: synchrony with its control, distances, and every clip's own scores."""
+"""Scores of a cell's clips: synchrony with its control, distances, and the scores of each clip."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from kinetophone.metrics.quality import distances
 from kinetophone.metrics.registry import Consent, Sample
 from kinetophone.study.sustained import correlation, loudness_curve, motion_curve
 
-# The measure of synchrony that stands for a domain.
+# The main synchrony metric of each domain.
 MAIN = {"hits": "event_f1", "bows": "sustained"}
-# Those of hits that are kept of every clip.
+# Metrics of hits that are saved for every clip.
 OF_CLIPS = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
 
 
 @lru_cache(maxsize=2)
 def true_clips(domain: str, split: str, indices: range, size: int) -> list[Any]:
-    """The clips whose captions are the prompts."""
+    """The real clips whose captions are the prompts."""
     return [domain_of(domain).make_clip(split, i, size) for i in indices]
 
 
 def as_clip(clip: Any) -> Clip:
-    """A true clip as any other."""
+    """Convert a rendered clip to a ``Clip``."""
     return Clip(video=clip.video, fps=FPS, audio=clip.audio, sample_rate=SAMPLE_RATE)
 
 
@@ -46,16 +46,19 @@ def measured(
     first: int = 0,
     others: range | None = None,
 ) -> dict[str, Any]:
-    """Measure clips made of prompts of a split.
+    """Score clips that were made from the prompts of a split.
 
     Args:
-        clips: one per true clip, in their order.
+        clips: One clip per real clip, in the same order.
         domain: "hits" or "bows".
-        split: whose captions were the prompts.
-        judges: folder of the bundle whose classifiers judge; for hits.
-        workers: processes of the detectors; for hits.
-        first: index in the split of the first clip.
-        others: indices of other true clips of hits, to measure the distance from as well.
+        split: Split whose captions were the prompts.
+        judges: Folder of the bundle with the classifiers; for hits.
+        workers: Number of processes for the detectors; for hits.
+        first: Index of the first clip in the split.
+        others: Indices of other real clips of hits, for additional distances.
+
+    Returns:
+        The scores, ready for JSON: synchrony with its control, distances, and the scores of each clip.
     """
     indices, size = range(first, first + len(clips)), clips[0].video.shape[1]
     if domain == "hits":
@@ -101,7 +104,7 @@ def _of_hits(
         "unscored": len(report.unscored),
         "synchrony": {name: _plain(control) for name, control in report.metrics.items()},
         **{
-            name: _apart(scored, _reference(split, of, size, judges, workers))
+            name: _distances(scored, _reference(split, of, size, judges, workers))
             for name, of in references.items()
         },
         "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
@@ -121,19 +124,22 @@ def _of_hits(
     }
 
 
-def _apart(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
+def _distances(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
     found = distances(Sample(clips, reference, {}, "", Consent()), DISTANCES)
     return {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in found.items()}
 
 
 def right(clips: Sequence[dict[str, Any]], side: str) -> float | None:
-    """Share of clips whose material, "seen" or "heard", is the prompt's; None where it is not judged."""
+    """Fraction of clips whose material, "seen" or "heard", is the prompt's; None if it was not classified."""
     judged = [clip[side] == clip["material"] for clip in clips if side in clip]
     return float(np.mean(judged)) if judged else None
 
 
 def count_right(clips: Sequence[dict[str, Any]]) -> float | None:
-    """Share of clips whose prompt names a number of strikes and that have it, within 1, seen and heard."""
+    """Fraction of clips with the right number of strikes, within 1, in both video and audio.
+
+    Only clips whose prompt names a number count.
+    """
     asked = [clip for clip in clips if clip.get("asked") is not None]
     if not asked:
         return None
@@ -153,7 +159,7 @@ def _plain(control: Control) -> dict[str, Any]:
 def _reference(
     split: str, indices: range, size: int, judges: str, workers: int | None
 ) -> tuple[ClipEvents, ...]:
-    """Events and features of the true clips of hits."""
+    """Events and features of real clips of hits."""
     clips = [as_clip(clip) for clip in true_clips("hits", split, indices, size)]
     found = detect(clips, workers=workers, features=Extractor(hits=judges))
     return tuple(item for item in found if isinstance(item, ClipEvents))

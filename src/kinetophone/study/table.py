@@ -1,10 +1,11 @@
-"""The table of an experiment: its cells put together, with intervals, paired differences and a plot.
+"""The table of an experiment: its cells combined, with confidence intervals, paired differences and a plot.
 
-A value of a row is the mean over the prompts of all its seeds, each seed having its own. Its interval is
-bootstrapped over prompts, and so holds nothing of what another training would change: how far seeds differ is
-shown beside it as the range of their means. A difference from the baseline pairs prompt with prompt and seed
-with seed. It has two intervals: one over prompts, and one over seeds, whose trainings differ, by Student's t.
-Three seeds make the second a wide one; it is what a claim about a way to train has to leave 0 out of.
+The value of a row is the mean over the prompts of all its seeds; each seed has its own prompts. The
+confidence interval is bootstrapped over prompts, so it does not include the variation between training runs.
+That is shown separately, as the range of the seeds' means. Differences from the baseline are paired by
+prompt and seed. They have two intervals: one over prompts, and one over seeds, which are separate training
+runs, from Student's t. With three seeds the second is wide. A claim about a training method requires that it
+excludes 0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kinetophone.study.measures import MAIN, OF_CLIPS, count_right, right
 from kinetophone.text import markdown_table
 
 SYNCHRONY = (*OF_CLIPS, "sustained")
-# In docs/results.md the tables stand between these.
+# Markers around the tables in docs/results.md.
 START = "<!-- experiments: written by kinetophone experiment, changes made by hand are lost -->"
 END = "<!-- /experiments -->"
 _MEASURED = {
@@ -37,7 +38,7 @@ _OF_HITS = (
 
 
 def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
-    """Results that are there and not out of date, by row."""
+    """Available results that are not out of date, by row."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in experiment.rows}
     for cell in experiment.cells():
         result = cell.result()
@@ -47,7 +48,7 @@ def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
 
 
 def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Everything in the table, ready for JSON."""
+    """The content of the table, ready for JSON."""
     rows, measure = {}, MAIN[experiment.domain]
     for name, cells in results.items():
         if cells:
@@ -83,7 +84,7 @@ def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]])
 
 
 def _along(experiment: Experiment) -> list[str]:
-    """Rows that differ in the number that the experiment goes along."""
+    """Names of the rows with a number for the option on the x axis."""
     return [
         name
         for name, row in experiment.rows.items()
@@ -122,7 +123,7 @@ def _compared(
     measure: str,
     materials: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Mean over all clips, seed after seed, and its difference from the baseline."""
+    """Mean over all clips of all seeds, and the difference from the baseline."""
     scores = [score for cell in cells for score in _scores(cell, measure, materials).values()]
     return _mean(np.array(scores)) | {"difference": difference(cells, baseline, measure, materials)}
 
@@ -141,9 +142,16 @@ def difference(
     measure: str,
     materials: Sequence[str] | None = None,
 ) -> dict[str, Any] | None:
-    """Row minus baseline over the seeds that both have, and the prompts that both have a score of.
+    """Row minus baseline, over the seeds that both have and the prompts for which both have a score.
 
-    Only prompts of ``materials``, where given.
+    Args:
+        cells: Results of the row.
+        baseline: Results of the baseline.
+        measure: Name of the metric.
+        materials: Only use prompts of these materials, if given.
+
+    Returns:
+        The difference with its intervals; None if there are no common seeds.
     """
     others = {cell["seed"]: _scores(cell, measure, materials) for cell in baseline}
     gains = []
@@ -159,7 +167,7 @@ def difference(
 
 
 def _over_seeds(means: Sequence[float]) -> list[float] | None:
-    """95 % interval of the mean of the seeds' means, by Student's t; None for a single seed."""
+    """95 % confidence interval of the mean over seeds, from Student's t; None for a single seed."""
     if len(means) < 2:
         return None
     from scipy.stats import t
@@ -233,7 +241,7 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 def _from_best(table: dict[str, Any]) -> str:
-    """How far the rows that follow from a rule are from the best number, which was chosen by the scores."""
+    """Differences between rows that set the option by a rule and the best row of the sweep."""
     ruled = {name: row for name, row in table["rows"].items() if name not in table["along"]}
     parts = []
     for name, row in ruled.items():
@@ -244,6 +252,7 @@ def _from_best(table: dict[str, Any]) -> str:
 
 
 def with_interval(mean: dict[str, Any], sign: str = "") -> str:
+    """A mean with its interval as text; ``sign`` "+" shows plus signs."""
     if mean["value"] is None:
         return ""
     low, high = mean["interval"]
@@ -256,7 +265,7 @@ def _gain(mean: dict[str, Any]) -> str:
 
 
 def _paired(gain: dict[str, Any]) -> str:
-    """A difference with both its intervals."""
+    """A difference as text, with both intervals."""
     seeds = ", ".join(f"{seed:+.3f}" for seed in gain["by_seed"])
     if gain["over_seeds"] is not None:
         seeds += "; {:+.3f} to {:+.3f}".format(*gain["over_seeds"])
@@ -264,12 +273,13 @@ def _paired(gain: dict[str, Any]) -> str:
 
 
 def seed_range(values: list[float]) -> str:
+    """The range of the seeds' values as text."""
     low, high = f"{min(values):.3f}", f"{max(values):.3f}"
     return low if low == high else f"{low} to {high}"
 
 
 def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
-    """Synchrony with its shuffled control, and the distances, by row or along an option of sampling."""
+    """Plot synchrony with its shuffled control, and the distances, by row or against a sampling option."""
     from matplotlib.figure import Figure
 
     along = experiment.along
@@ -285,9 +295,11 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
     main = [row[measure] for row in values]
     shown = {measure: main} | {name: [row["groups"][name] for row in values] for name in experiment.groups}
     for number, (name, of) in enumerate(shown.items()):
-        means = np.array([one["value"] for one in of], float)  # a group without prompts has None: not drawn
+        means = np.array(
+            [one["value"] for one in of], float
+        )  # None, of a group without prompts, is not drawn
         ends = np.array([one["interval"] or (np.nan, np.nan) for one in of]).reshape(-1, 2).T
-        spread, beside = np.abs(ends - means), 0.06 * number  # so that intervals do not hide each other
+        spread, beside = np.abs(ends - means), 0.06 * number  # offset overlapping intervals
         axes[0].errorbar(x + beside, means, spread, fmt="o-" if along else "o", capsize=3, label=name)
     axes[0].plot(x, [one["shuffled"] for one in main], "k_", markersize=12, label="shuffled")
     lowest = min(one["value"] or 0 for of in shown.values() for one in of)
@@ -310,7 +322,11 @@ def plot(experiment: Experiment, table: dict[str, Any], path: Path) -> None:
 
 
 def write(experiment: Experiment) -> dict[str, Any]:
-    """Write table and plot of what is there, and the tables of all experiments into ``docs/results.md``."""
+    """Write the table and plot of all available results, and update ``docs/results.md``.
+
+    Returns:
+        The content of the table.
+    """
     table = summary(experiment, collect(experiment))
     folder = experiment.results
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Training of everything that ships, one recipe a run: ``kinetophone train recipes/NAME.yaml``."""
+"""Training of every shipped model. One recipe is one run: ``kinetophone train recipes/NAME.yaml``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from pathlib import Path
 
 
 def requirements(recipe_path: Path | str) -> list[str]:
-    """What training by the recipe would take, as lines to show; nothing is loaded or written.
+    """Estimate the parameters, memory and steps of a recipe without loading or writing anything.
 
-    Raises ValueError for a recipe that can't be used.
+    Returns:
+        Lines for the terminal. A line that starts with "problem" says why training would fail.
+
+    Raises:
+        ValueError: The recipe can't be used.
     """
     from kinetophone.training.recipe import load_recipe
 
@@ -22,10 +26,20 @@ def requirements(recipe_path: Path | str) -> list[str]:
 
 
 def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = True) -> Path:
-    """Train what the recipe at ``recipe_path`` describes; returns the run's folder.
+    """Train the stage that the recipe at ``recipe_path`` describes.
 
-    The folder is ``out``, or ``runs/<recipe name>``. Under ``accelerate launch`` all processes train
-    together, and end with it. Raises ValueError for a recipe that can't be used, before anything is built.
+    Under ``accelerate launch`` all processes train together, and each exits when training is done.
+
+    Args:
+        recipe_path: The recipe, a YAML file.
+        out: The run's folder; ``runs/<recipe name>`` if not given.
+        resume: Continue from the newest checkpoint in the folder. False removes the checkpoints first.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ValueError: The recipe can't be used. Raised before anything is built.
     """
     from kinetophone.training.recipe import STAGES, load_recipe
 

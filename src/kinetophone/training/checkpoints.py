@@ -1,7 +1,7 @@
-"""Checkpoints: whole or not there at all, the newest few kept, each saying what made it.
+"""Checkpoints: written atomically, the newest few kept, each with a record of the run that made it.
 
-A file holds the trained weights, their average, the optimiser's state and the step. It is the same whether
-one process trained or several, so a run may go on with another number of them.
+A file contains the trained weights, their moving average, the optimiser's state and the step. Its format
+does not depend on the number of processes, so a run can resume with a different number.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ def find(folder: Path) -> list[Path]:
 def save(state: dict[str, Any], folder: Path, keep: int) -> Path:
     """Write ``state`` (with its "step") as a checkpoint, then remove all but the newest ``keep``.
 
-    The file gets its name once its bytes are on the disk: whenever the process or the machine dies, what is
-    there is whole.
+    The file is renamed to its final name only after its bytes are on disk. If the process or the machine
+    dies, every checkpoint in the folder is complete.
+
+    Returns:
+        The path of the checkpoint.
 
     Raises:
-        OSError: if the disk is full. The older checkpoints are untouched.
+        OSError: The disk is full. Older checkpoints are untouched.
     """
     path = folder / f"checkpoint-{state['step']:08d}.pt"
     part = path.with_suffix(".part")
@@ -45,15 +48,15 @@ def save(state: dict[str, Any], folder: Path, keep: int) -> Path:
         part.replace(path)
         _sync_folder(folder)
     except (OSError, RuntimeError) as error:
-        # torch reports a write that failed as a RuntimeError about positions in its archive.
+        # torch reports a failed write as a RuntimeError about positions in its archive.
         cause = error if isinstance(error, OSError) else error.__context__
         code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.ENOSPC
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise OSError(
             code,
-            f"a checkpoint could not be written ({os.strerror(code)}); those of earlier steps are whole, "
-            "and the run goes on from the newest once there is room",
+            f"a checkpoint could not be written ({os.strerror(code)}); earlier checkpoints are intact, "
+            "and the run resumes from the newest once there is room",
             str(path),
         ) from error
     for old in find(folder)[:-keep]:
@@ -62,30 +65,34 @@ def save(state: dict[str, Any], folder: Path, keep: int) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state in ``path``, as tensors and plain values only.
+    """Read the state in ``path``, which may contain tensors and plain values only.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: The file is damaged.
     """
     try:
         found = torch.load(path, weights_only=True, map_location="cpu")
         if not isinstance(found, dict) or "step" not in found:
-            raise KeyError("it holds no state of a training")
+            raise KeyError("it contains no training state")
         return found
-    except Exception as error:  # damaged pickles fail in every way there is
-        # torch's own advice on pickles is to read them without care.
-        why = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else reason(error)
-        raise UserError(f"{path} is damaged ({why}): delete it to go on from the one before it") from error
+    except Exception as error:  # a damaged pickle can raise any exception
+        # torch's own message advises loading the pickle with weights_only=False, which is unsafe.
+        why = "it contains more than tensors" if isinstance(error, pickle.UnpicklingError) else reason(error)
+        raise UserError(f"{path} is damaged ({why}): delete it to resume from the one before it") from error
 
 
 def clean(folder: Path, all_of_them: bool = False) -> None:
-    """Remove what a killed run left half-written; with ``all_of_them`` the checkpoints too."""
+    """Remove partial files left by a killed run; with ``all_of_them`` also remove the checkpoints."""
     for path in [*folder.glob("checkpoint-*.part"), *(find(folder) if all_of_them else [])]:
         path.unlink()
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between the recipes of two descriptions by :func:`describe`, as ``key: old -> new``."""
+    """Compare the recipes in two records made by :func:`describe`.
+
+    Returns:
+        One line for each setting that differs, as ``key: old -> new``.
+    """
     old, new = _flat(before.get("recipe", {})), _flat(now.get("recipe", {}))
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
@@ -95,7 +102,11 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def describe(recipe: Any, processes: int) -> dict[str, Any]:
-    """What makes a run: the recipe (with its seed), this code's revision, the packages' versions."""
+    """Record what is needed to reproduce a run.
+
+    Returns:
+        The recipe, its seed, this code's git revision, the package versions and the number of processes.
+    """
     import platform
     from importlib import metadata
 
@@ -117,7 +128,7 @@ def describe(recipe: Any, processes: int) -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """Git revision of this code, ``+`` where files differ from it; None outside a repository."""
+    """Git revision of this code, with ``+`` appended if files were changed; None outside a repository."""
     import subprocess
 
     def git(*arguments: str) -> str:
@@ -125,7 +136,7 @@ def revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # Installed inside somebody else's repository, this code would not be what the revision names.
+        # Fails if the package is installed inside another repository, whose revision would be meaningless.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
@@ -144,8 +155,8 @@ def _step(path: Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name, too, must survive a power cut."""
-    with contextlib.suppress(OSError):  # some file systems can't
+    """Flush the folder's entries, so that the rename survives a power cut."""
+    with contextlib.suppress(OSError):  # not supported by every file system
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

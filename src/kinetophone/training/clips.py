@@ -11,13 +11,13 @@ from kinetophone.training.recipe import Recipe
 
 
 def load_clips(recipe: Recipe) -> ClipArrays:
-    """The clips of a recipe's data section, rendered where they are not there yet."""
+    """Load the clips that a recipe's data section describes, rendering those missing from its cache."""
     data = recipe.data
     return load_rendered(data.source, Path(data.cache), data.split, data.count, data.size)
 
 
 def draw_frame(clips: ClipArrays, clip: int, rng: np.random.Generator) -> int:
-    """The number of a frame of a clip: every second one is where something happens, or beside it."""
+    """Draw the index of a frame of ``clip``; half of the draws are within one frame of an event."""
     count = clips.video.shape[1]
     if rng.random() < 0.5:
         moment = rng.choice(clips.moments_s(clip))

@@ -1,10 +1,10 @@
-"""Connectors before their coupling: each learns alone to foretell the other modality from its own latent.
+"""Pretraining of the connectors: each learns to predict the other modality's latents from its own.
 
-In a coupling's training a connector learns through a frozen U-Net, at the price of a pass through both and
-from a gradient that says little while the inserted blocks do nothing yet. What a feature has to say can be
-learned directly: which latents the other modality has at that moment. A head as small as what reads the
-feature in CMC-PE (``ConditionedSelfAttention.proj_c``) predicts them and is thrown away. The steps are some
-ten times as fast, and the coupling that is trained afterwards starts from features that carry the timing.
+When a coupling is trained, a connector learns through a frozen U-Net. Every step needs a pass through both
+U-Nets, and the gradient is weak while the inserted blocks still output zero. This stage trains the features
+directly to predict the other modality's latents at the same moment. The prediction head is as small as the
+layer that reads the feature in CMC-PE (``ConditionedSelfAttention.proj_c``) and is discarded afterwards. A
+step is about ten times as fast, and coupling training then starts from features that carry timing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import Recipe
 
 SHOWN_CLIPS, SHOWN_LEVELS = 96, (0.001, 0.3, 0.5, 0.7, 0.9)
-EPS = 1e-3  # of the latents' unit scale: some of them hardly ever change
+EPS = 1e-3  # relative to the latents' unit scale; some series are almost constant
 
 
 class ConnectorStage:
-    """Cross-modal prediction by both connectors of a coupling, at all noise levels; see the module."""
+    """Trains both connectors of a coupling on cross-modal prediction at all noise levels."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -38,12 +38,12 @@ class ConnectorStage:
         coupling, latents = self.whole.coupling, self.whole.latents
         if coupling.config.coupling == "cross_attention":
             raise RequestError(
-                ["a cross_attention coupling has one token for all times, so its connectors can't predict "
-                 "when: train it by the stage coupling alone"]
+                ["a cross_attention coupling has one token for the entire clip, so its connectors can't "
+                 "predict timing: train it with the stage coupling only"]
             )  # fmt: skip
         self.clean: AV = AV(audio=latents.audio, video=latents.video)
         some: AV[Tensor] = self.clean.map(lambda x: _targets(torch.from_numpy(np.array(x[:256])).float()))
-        # What one modality's connector predicts is of the other.
+        # Each connector predicts the other modality, hence the swap.
         self.spread: AV[Tensor] = some.swap().map(lambda x: x.std(dim=(0, 2), keepdim=True) + EPS)
         self.heads: AV[nn.Module] = some.swap().map(
             lambda x: FeedForward(coupling.config.connector_channels, dim_out=x.shape[1])
@@ -59,7 +59,7 @@ class ConnectorStage:
     def loss(
         self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
     ) -> dict[str, Tensor]:
-        """Errors of both predictions, as shares of what there is to predict: 1 is nothing learned."""
+        """Errors of both predictions as fractions of the targets' variance; 1 means nothing was learned."""
         stage, batch = self.whole, self.recipe.loop.batch_size
         index, _ = stage.latents.draw(rng, batch)
         clean: AV[Tensor] = self.clean.map(
@@ -73,14 +73,14 @@ class ConnectorStage:
         return {"loss": errors.audio + errors.video, "from_audio": errors.audio, "from_video": errors.video}
 
     def _squared(self, noise: AV[Tensor], levels: AV[Tensor], clean: AV[Tensor]) -> AV[Tensor]:
-        """Errors (B, D, time) in units of the variance; those from audio are of the picture."""
+        """Errors (B, D, time) in units of the variance; ``audio`` has the errors of video predictions."""
         processes = self.whole.processes
         seen: AV[Tensor] = processes.map(lambda process, *of: process.noised(*of), clean, noise, levels)
         features = self.whole.model.features(seen, levels, None)
         return features.map(_squared_error, self.heads, clean.swap().map(_targets), self.spread)
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
-        """What is left of the first series' variance at some noise levels, on clips of the training set."""
+        """Unexplained fraction of the first series' variance at some noise levels, on training clips."""
         stage = self.whole
         clean: AV[Tensor] = self.clean.map(
             lambda array: torch.from_numpy(np.array(array[:SHOWN_CLIPS])).float().to(stage.device)
@@ -101,10 +101,10 @@ class ConnectorStage:
 
 
 def _targets(x: Tensor) -> Tensor:
-    """What can be predicted of clean latents (B, C, time, …), as series (B, D, time).
+    """Prediction targets (B, D, time) for clean latents (B, C, time, …).
 
-    First how much they change into each moment, which shows every strike and depends on nothing else; then
-    the latents themselves, without what stays the same over the clip.
+    The first series is the RMS change from the previous step, which peaks at every event. The others are
+    the latents minus their mean over the clip.
     """
     series = x.movedim(2, -1).flatten(1, -2)
     steps = series.diff(dim=2).square().mean(dim=1, keepdim=True).sqrt()

@@ -1,8 +1,8 @@
-"""Training the coupling on pairs, the bases frozen (arXiv 2409.17550, section 3; options of later work).
+"""Training the coupling on audio-video pairs with frozen bases (arXiv 2409.17550, section 3).
 
-Each U-Net is trained at its own noise level; the copy of a latent that a connector reads has a level of its
-own, drawn independently, with the same noise (method: one trained model serves any γ). Self-conditioning
-makes its estimate at the connector's level, as sampling does (the published code makes it at the U-Net's).
+Each U-Net has its own noise level. The connectors read copies of the latents with the same noise but at
+independently drawn levels, so that one trained model works for any γ. The self-conditioning estimate is made
+at the connector's level, as in sampling; the published code makes it at the U-Net's level.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CLIPS_FOR_ERRORS = 32
 
 
 class CouplingStage:
-    """Noise prediction of both frozen U-Nets with the coupling between them; see ``CouplingOptions``."""
+    """Trains the coupling on the noise prediction losses of both U-Nets; see ``CouplingOptions``."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
@@ -79,8 +79,8 @@ class CouplingStage:
         for base in (self.bases.audio, self.bases.video):
             base.network.requires_grad_(trains in ("all", "scratch"))
             plain_attention(base.network)
-            # torch 2.13 crashes on a CPU in the backward pass through frozen convolutions so laid out to
-            # motion modules before them.
+            # torch 2.13 crashes on a CPU when the backward pass goes through frozen channels-last
+            # convolutions to trained motion modules before them.
             if base is self.bases.audio or trains != "motion":
                 channels_last(base.network)
         self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
@@ -105,14 +105,14 @@ class CouplingStage:
             self.trained |= {"audio": networks.audio, "video": networks.video}
         self.learns = AV(*(name in self.trained for name in MODALITIES))
         self.errors = self._base_errors() if recipe.options.relative else None
-        if trains == "scratch":  # after the errors: the loss is weighed by those of the trained bases
+        if trains == "scratch":  # only now: the loss weights come from the errors of the trained bases
             networks.map(_randomise)
         if recipe.loop.gradient_checkpointing:
             save_memory([networks.audio, networks.video, self.coupling])
 
     @property
     def times(self) -> AV[Times]:
-        """When each latent of a clip begins and ends."""
+        """Start and end time of each latent step of a clip."""
         lengths = AV(audio=self.latents.audio.shape[2], video=self.latents.video.shape[2])
         return self.bases.map(lambda base, steps: base.latent_times(steps, self.fps), lengths)
 
@@ -149,19 +149,19 @@ class CouplingStage:
             return base_errors(self.model, clean, text, self.processes)
 
     def autocast(self) -> torch.autocast:
-        """For passes outside of the training loop's own: frozen weights may be in half precision."""
+        """Autocast for forward passes outside the training loop; frozen weights may be half precision."""
         dtype = frozen_dtype(self.recipe)
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def _weights(self, levels: AV[Tensor]) -> AV[Tensor]:
-        """Of the losses at levels."""
+        """Loss weights at the given noise levels."""
         if self.errors is not None:
             return levels.map(lambda level, errors: 1 / errors.at(level), self.errors)
         gamma = self.recipe.options.snr_gamma
         return self.processes.map(lambda process, level: min_snr(process, level, gamma), levels)
 
     def _levels(self, batch: int, generator: torch.Generator) -> AV[Tensor]:
-        """Of the two networks."""
+        """Draw the noise levels of the two U-Nets."""
         power = self.recipe.options.timestep_power
         levels: AV[Tensor] = self.processes.map(lambda process: process.draw(batch, generator, power))
         drawn = self.recipe.options.noise_levels
@@ -173,7 +173,7 @@ class CouplingStage:
         return levels
 
     def _given(self, batch: int, rng: np.random.Generator) -> AV[Tensor]:
-        """Which samples' audio, and which samples' video, is given clean; never both of one sample."""
+        """Choose the samples whose audio or video is given clean; never both of the same sample."""
         rate = self.recipe.options.one_clean
         u = torch.from_numpy(rng.random(batch))
         return AV(audio=u < rate / 2, video=(u >= rate / 2) & (u < rate))
@@ -181,10 +181,10 @@ class CouplingStage:
     def _connector_levels(
         self, levels: AV[Tensor], rng: np.random.Generator, generator: torch.Generator
     ) -> AV[Tensor]:
-        """Levels of what the connectors read.
+        """Draw the noise levels of the latents that the connectors read.
 
-        Anywhere, or where the sampler would be when the *other* network is at its level under some γ between
-        0.37 and 2.7: either modality may lead.
+        They are either independent or on the sampler's path: the level that the sampler reaches when the
+        *other* network is at its level, for a γ between 0.37 and 2.7. Either modality may lead.
         """
         batch = len(levels.audio)
         if rng.random() >= self.recipe.options.aligned_share:
@@ -207,10 +207,10 @@ class CouplingStage:
         wanted: AV[Tensor],
         coupled: AV[Tensor] | None = None,
     ) -> AV[tuple[Tensor, Tensor]]:
-        """Estimates of x0 and ε of ``x`` at ``levels``; each network is run for its ``wanted`` samples alone.
+        """Estimates of x0 and ε of ``x`` at ``levels``; each network runs on its ``wanted`` samples only.
 
-        Its output for the others is 0. Where it has none it is run for all of them: distributed training
-        needs every parameter in the graph.
+        The network output for the other samples is 0. A network without wanted samples runs on all of them,
+        because distributed training needs every parameter in the graph.
         """
         rows: AV[Tensor] = wanted.map(lambda w: (w if w.any() else ~w).nonzero().flatten())
 
@@ -219,7 +219,7 @@ class CouplingStage:
                 lambda whole, some: tree_map(lambda t: t.index_select(0, some.to(t.device)), whole), rows
             )
 
-        features = of(features, rows.swap())  # a network's is the one made from the other modality
+        features = of(features, rows.swap())  # each network reads the feature of the other modality
         output: AV[Tensor] = self.model(
             of(x), of(levels), of(text), features, coupled and of(coupled), times=self.times
         )
@@ -232,7 +232,7 @@ class CouplingStage:
         self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
     ) -> dict[str, Tensor]:
         options, batch = self.recipe.options, self.recipe.loop.batch_size
-        # Everything random is drawn for the whole batch, then cut to the part.
+        # Random numbers are drawn for the entire batch, then sliced, so that the split does not matter.
         index, texts = self.latents.draw(rng, batch)
         clean: AV[Tensor] = AV(audio=self.latents.audio, video=self.latents.video).map(
             lambda array: torch.from_numpy(array[index[part]]).float().to(self.device)
@@ -256,16 +256,16 @@ class CouplingStage:
         seen_levels = seen_levels.map(
             lambda level, known, process: level.masked_fill(known.cpu(), process.least), given, self.processes
         )
-        seen = seen.map(_where, given, clean)
+        seen = seen.map(_replace_known, given, clean)
         text = self._text(texts)
         x0_hat = None
         if estimated:
             x, own = (seen, seen_levels) if options.estimate_at == "connector" else (noisy, levels)
             with torch.no_grad():
                 split = self._predict(x, own, text, self.model.features(seen, own, None), asked)
-                x0_hat = split.map(lambda estimates, *of: _where(estimates[0], *of), given, clean)
+                x0_hat = split.map(lambda estimates, *of: _replace_known(estimates[0], *of), given, clean)
         features = self.model.features(seen, seen_levels, x0_hat)
-        # A frozen U-Net learns nothing from samples without coupling, and the coupling neither.
+        # With a frozen U-Net, samples without coupling give no gradient, so they are skipped.
         counts = asked.map(lambda a, c, learns: a if learns else a & c, coupled, self.learns)
         split = self._predict(noisy, levels, text, features, counts, coupled)
         losses: AV[Tensor] = split.map(
@@ -311,14 +311,14 @@ class CouplingStage:
         self.coupling.save_pretrained(self.bundle / "coupling")
         for name in self.trained.keys() - {"coupling"}:
             base = getattr(self.bases, name)
-            if getattr(self.recipe.bases, name):  # what it names has the U-Net that was, so all is written
+            if getattr(self.recipe.bases, name):  # the named base has the old U-Net: write all components
                 base.save_pretrained(self.bundle / name)
             else:
                 base.network.save_pretrained(self.bundle / name / base.NETWORK)
         self._spec().write(self.bundle)
 
     def _spec(self) -> BundleSpec:
-        """The description of the bundle; see ``Recipe.sampling`` for what it samples with."""
+        """The description of the bundle; see ``Recipe.sampling`` for its sampling defaults."""
         bases: dict[str, dict[str, Any]] = {
             name: {key: value for key, value in base.reference.items() if value is not None}
             for name, base in (("audio", self.bases.audio), ("video", self.bases.video))
@@ -346,7 +346,7 @@ class CouplingStage:
         )
 
     def _origin(self) -> BundleSpec | None:
-        """The description of the bundle that both bases are from."""
+        """The description of the bundle that both bases come from, or None if they don't share one."""
         places = {Path(base.reference["name"]).parent for base in (self.bases.audio, self.bases.video)}
         return _description(places.pop()) if len(places) == 1 else None
 
@@ -356,10 +356,10 @@ def _description(folder: Path) -> BundleSpec | None:
 
 
 def _randomise(unet: nn.Module) -> None:
-    """Weights as those of a new network."""
+    """Replace the weights with those of a newly initialised network."""
     unet.load_state_dict(type(unet).from_config(unet.config).state_dict())  # type: ignore[attr-defined]
 
 
-def _where(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:
-    """``clean`` for the samples that are known, ``x`` for the others."""
+def _replace_known(x: Tensor, known: Tensor, clean: Tensor) -> Tensor:
+    """Take ``clean`` for the samples where ``known`` is True and ``x`` for the others."""
     return torch.where(known.view(-1, *[1] * (x.dim() - 1)), clean, x)

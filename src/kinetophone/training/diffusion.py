@@ -1,4 +1,4 @@
-"""What the diffusion stages share: schedules, noised batches, text with dropout, samples of a base alone."""
+"""Code shared by the diffusion stages: noise schedules, noise, losses, caption dropout, base samples."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ SAMPLE_PROMPTS = (
 
 
 def sample_prompts(source: str) -> list[str]:
-    """What samples are made of while training on ``source``, a procedural domain."""
+    """Prompts for the samples made while training on ``source``, a procedural domain."""
     if source == "hits":
         return list(SAMPLE_PROMPTS)
     return [domain(source).make_scene("val", i)[1] for i in range(len(SAMPLE_PROMPTS))]
 
 
 def make_scheduler(modality: str) -> DDIMScheduler:
-    """The scheduler saved with a base."""
+    """The scheduler that is saved with the base of ``modality``, "audio" or "video"."""
     return DDIMScheduler(**SCHEDULERS[modality])
 
 
 def save_scheduler(modality: str, bundle: Path) -> None:
-    """Write it beside the base's other components."""
+    """Write the scheduler of ``modality`` into its base's folder in ``bundle``."""
     make_scheduler(modality).save_pretrained(bundle / modality / "scheduler")
 
 
 def standard_normal(x: Tensor, batch: int, part: slice, generator: torch.Generator) -> Tensor:
-    """Noise for ``x``, which is ``part`` of a batch of ``batch`` samples.
+    """Noise of the shape of ``x``, which is the slice ``part`` of a batch of ``batch`` samples.
 
-    It is drawn for the whole batch, so that the processes and accumulated parts that share a batch out see
-    what one process would.
+    The noise is drawn for the entire batch and then sliced. It therefore does not depend on the number of
+    processes or accumulation steps.
     """
     return torch.randn((batch, *x.shape[1:]), generator=generator)[part].to(x.device)
 
@@ -69,8 +69,11 @@ def standard_normal(x: Tensor, batch: int, part: slice, generator: torch.Generat
 def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean squared error of predicted noise (B, ...), each sample weighted by ``weight`` (B,).
 
-    Samples where ``counts``, bool (B,), is False add nothing to the sum but are counted in the mean, so that
-    means over equal parts of a batch average to the batch's.
+    Samples where ``counts``, bool (B,), is False add 0 to the sum but still count in the mean. This way the
+    losses of equal parts of a batch average to the loss of the batch.
+
+    Returns:
+        The loss, a scalar.
     """
     error = (eps.float() - noise).square().flatten(1).mean(1) * weight.float().to(eps.device)
     if counts is not None:
@@ -79,27 +82,34 @@ def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None
 
 
 def min_snr(process: Process, levels: Tensor, gamma: float) -> Tensor:
-    """Weights min(SNR, γ) / SNR of samples at levels (B,) (arXiv 2303.09556); γ infinite: all 1.
+    """Min-SNR loss weights, min(SNR, γ) / SNR (arXiv 2303.09556), for noise levels (B,).
 
-    They spare the nearly clean levels, whose noise nothing can predict.
+    They reduce the weight of nearly clean levels, whose noise cannot be predicted. With an infinite γ all
+    weights are 1.
+
+    Returns:
+        Weights (B,).
     """
     snr = process.log_snr(levels).exp()
     return snr.clamp(max=gamma) / snr
 
 
 def drop_texts(texts: list[str], rng: np.random.Generator, rate: float) -> list[str]:
-    """Empty some of the captions, each by itself, for classifier-free guidance."""
+    """Replace each caption with "" with probability ``rate``, for classifier-free guidance."""
     return ["" if rng.random() < rate else text for text in texts]
 
 
 def save_memory(networks: Iterable[Any]) -> None:
-    """Keep the inputs of blocks only, and compute their activations again in the backward pass."""
+    """Turn on gradient checkpointing: activations are recomputed in the backward pass."""
     for network in networks:
         network.enable_gradient_checkpointing()
 
 
 def channels_last(module: nn.Module) -> nn.Module:
-    """Lay out every 2-D convolution's weight for the faster kernels (only those: other layers reject it)."""
+    """Store 4-D weights as channels_last, which has faster kernels, and return the module.
+
+    Other weights are left alone, because their layers reject this memory format.
+    """
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -107,7 +117,7 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 def plain_attention(unet: Any) -> None:
-    """On a CPU, replace the fused attention of a U-Net that is trained (through), as in the connectors."""
+    """On a CPU, replace the fused attention of a U-Net that gradients pass through."""
     if unet.device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())
 
@@ -117,7 +127,16 @@ def sample_base(
     shape: tuple[int, ...],
     process: Process,
 ) -> Tensor:
-    """DDIM samples of one base alone: ``predict(latents, levels)`` is the network's output. Seed 0."""
+    """DDIM samples of one base without coupling, with seed 0.
+
+    Args:
+        predict: ``predict(latents, levels)``, the network's output.
+        shape: Shape of the latents, (B, C, …).
+        process: The base's diffusion process.
+
+    Returns:
+        Clean latents of ``shape``.
+    """
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     path = [*process.snapped(np.arange(1, SAMPLE_STEPS + 1) / SAMPLE_STEPS), CLEAN]
     for level, following in pairwise(path):

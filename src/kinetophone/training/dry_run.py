@@ -1,7 +1,7 @@
-"""What a recipe would train, found without weights: parameters, passes and memory, on the meta device.
+"""Dry run of a recipe: parameters, passes and memory, computed on the meta device without weights.
 
-The tensors that a step keeps for its backward pass are counted as a real pass would keep them. What is
-computed and thrown away in between, text models and the driver are an allowance of 1.5 GiB.
+A forward pass on the meta device counts the tensors that autograd keeps for the backward pass. Temporary
+tensors, text models and the driver are covered by a flat allowance of 1.5 GiB.
 """
 
 from __future__ import annotations
@@ -28,18 +28,28 @@ from kinetophone.hub.weights import refusal
 from kinetophone.reference.networks import AUDIO_UNET, MOTION_UNET
 from kinetophone.training.recipe import Recipe, frozen_dtype
 
-# The published pair, so that its recipe needs no network to be tried.
+# The published pair. Its configurations ship with the package, so a dry run needs no internet access.
 _PUBLISHED_AUDIO = "cvssp/audioldm-m-full"
 _PUBLISHED_VIDEO = ("SG161222/Realistic_Vision_V5.1_noVAE", "guoyww/animatediff-motion-adapter-v1-5-2")
 _PUBLISHED_FACTORS = AV(audio=4, video=8)
 _FRAMES, _MEL_FRAMES, _MEL_BINS = 32, 400, 64  # of the published clips: 4 s at 8 fps
 _GIB = 2**30
-_REST = 3 * 2**29  # 1.5 GiB: text models, the driver's libraries, what a pass computes and throws away
+_REST = 3 * 2**29  # 1.5 GiB: text models, the driver's libraries, temporary tensors
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Parameters trained and frozen, bytes for a process and for a clip, and clips of the whole training."""
+    """Parameter counts, memory and amount of work of a training run.
+
+    Attributes:
+        trained: Number of trained parameters.
+        frozen: Number of frozen parameters.
+        state_bytes: Bytes for weights, gradients, moving average and optimiser state.
+        activation_bytes: Bytes that each clip keeps for the backward pass.
+        steps: Optimiser steps.
+        batch_size: Clips per step.
+        clips_per_pass: Clips per forward pass if one process trains alone.
+    """
 
     trained: int
     frozen: int
@@ -50,12 +60,12 @@ class Estimate:
     clips_per_pass: int
 
     def device_bytes(self, processes: int = 1) -> int:
-        """What each of some processes that share a batch out needs on its device."""
+        """Bytes that each process needs on its device if ``processes`` share a batch."""
         clips = -(-self.clips_per_pass // processes)
         return self.state_bytes + clips * self.activation_bytes + _REST
 
     def problem(self, available: int, processes: int = 1) -> str | None:
-        """Why training does not fit a device of ``available`` bytes, and the cure; None if it does."""
+        """Why training does not fit a device with ``available`` bytes and what to change; None if it fits."""
         needed = self.device_bytes(processes)
         if needed <= available:
             return None
@@ -66,23 +76,23 @@ class Estimate:
         )
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """The estimate as lines for the terminal."""
         return [
             f"trained   {self.trained / 1e6:,.1f} M parameters",
             f"frozen    {self.frozen / 1e6:,.1f} M parameters",
             f"memory    {self.state_bytes / _GIB:.2f} GiB for weights, gradients, average and optimiser",
             f"          {self.activation_bytes / _GIB:.2f} GiB kept for the backward pass of each clip,",
-            f"          of which one process alone takes {self.clips_per_pass} at once",
-            f"          {self.device_bytes() / _GIB:.1f} GiB in all, on one device alone (computed)",
+            f"          with {self.clips_per_pass} clips per pass on a single process",
+            f"          {self.device_bytes() / _GIB:.1f} GiB in total on a single device (estimated)",
             f"steps     {self.steps:,} of {self.batch_size} clips: {self.steps * self.batch_size:,} clips",
         ]
 
 
 def estimate(recipe: Recipe) -> Estimate:
-    """Build a coupling recipe's networks without their weights and count.
+    """Estimate what a coupling recipe needs, by building its networks without weights.
 
     Raises:
-        UserError: for another stage, or if a base's configuration can't be found.
+        UserError: The recipe is for another stage, or a base's configuration can't be found.
     """
     if recipe.stage != "coupling":
         raise UserError(f"--dry-run is for recipes of the stage coupling; this one's is {recipe.stage}")
@@ -98,13 +108,14 @@ def estimate(recipe: Recipe) -> Estimate:
         for network in (audio, video, coupling):
             network.enable_gradient_checkpointing()
     model = JointModel(denoisers(AV(audio=audio, video=video)), coupling)
-    # The same count as training's: cross-attention to one token has weights that can't learn.
+    # Counted after JointModel is built, as training does: it freezes weights that can't learn, those of
+    # cross-attention to a single token.
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     kept = _kept_bytes(model, recipe.data.size, _factors(recipe))
     if recipe.loop.precision != "float32":
         kept //= 2
-    # float32: the weight, its gradient, its average and AdamW's two moments (a byte each where 8-bit).
+    # float32: the weight, its gradient, its average and AdamW's two moments (one byte each if 8-bit).
     per_parameter = 12 + (2 if recipe.loop.optimizer == "adamw8bit" else 8)
     return Estimate(
         trained=trained,
@@ -118,7 +129,11 @@ def estimate(recipe: Recipe) -> Estimate:
 
 
 def consent_needed(recipe: Recipe) -> list[str]:
-    """What a recipe does not allow and its bases need: pickled weights. Lines for the terminal."""
+    """Find bases with pickled weights that the recipe does not allow.
+
+    Returns:
+        Lines for the terminal; empty if there is no problem.
+    """
     named, lines = recipe.bases, []
     if named.allow_pickle:
         return []
@@ -140,14 +155,14 @@ def consent_needed(recipe: Recipe) -> list[str]:
 
 
 def check_device(recipe: Recipe, processes: int = 1) -> None:
-    """Refuse a recipe whose device is not there, or whose training does not fit it.
+    """Raise if the recipe's device does not exist, or if training does not fit its memory.
 
     Args:
-        recipe: of any stage; the memory of a coupling's training is known.
-        processes: how many share a batch out, each on a device of its own.
+        recipe: The recipe. Memory is checked for the stage coupling only.
+        processes: Number of processes that share a batch, each on its own device.
 
     Raises:
-        UserError: with what is missing and what to change.
+        UserError: The device is missing or too small; the message says what to change.
     """
     name = recipe.loop.device
     kind = name.partition(":")[0]
@@ -165,7 +180,7 @@ def check_device(recipe: Recipe, processes: int = 1) -> None:
 
 
 def device_memory(recipe: Recipe) -> int | None:
-    """Bytes of the CUDA device that a recipe names; None of another, or where it is not there."""
+    """Memory in bytes of the recipe's CUDA device; None for other devices or if it does not exist."""
     device = torch.device(recipe.loop.device)
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
@@ -178,7 +193,7 @@ def _audio_unet(recipe: Recipe) -> Any:
     if recipe.bases.audio == _PUBLISHED_AUDIO:
         with torch.device("meta"):
             return UNet2DConditionModel(**AUDIO_UNET)
-    return _built(recipe.bases.audio or f"{recipe.bundle}/audio", "unet")
+    return _build_empty(recipe.bases.audio or f"{recipe.bundle}/audio", "unet")
 
 
 def _video_unet(recipe: Recipe) -> Any:
@@ -190,20 +205,20 @@ def _video_unet(recipe: Recipe) -> Any:
     if (recipe.bases.video, adapter) == _PUBLISHED_VIDEO:
         with torch.device("meta"):
             return UNetMotionModel(**MOTION_UNET)
-    unet = _built(recipe.bases.video or f"{recipe.bundle}/video", "unet")
+    unet = _build_empty(recipe.bases.video or f"{recipe.bundle}/video", "unet")
     if not isinstance(unet, UNet2DConditionModel):
         return unet
-    modules = _built(adapter, None)
+    modules = _build_empty(adapter, None)
     with quiet(), torch.device("meta"):
         return UNetMotionModel.from_unet2d(unet, modules, load_weights=False)
 
 
-def _built(source: str, subfolder: str | None) -> Any:
-    """The network whose configuration is there, without weights."""
+def _build_empty(source: str, subfolder: str | None) -> Any:
+    """Build the network configured at ``source``, a folder or Hub id, without weights."""
     import diffusers
 
     try:
-        # It only reads: any class would do.
+        # load_config only reads the file, so any model class would do.
         with quiet():
             settings: Any = diffusers.UNet2DConditionModel.load_config(source, subfolder=subfolder)
     except OSError as error:
@@ -216,19 +231,19 @@ def _built(source: str, subfolder: str | None) -> Any:
 
 
 def _factors(recipe: Recipe) -> AV[int]:
-    """By how much each base's autoencoder shrinks a side."""
+    """By how much each base's autoencoder reduces a side."""
     published = AV(audio=_PUBLISHED_AUDIO, video=_PUBLISHED_VIDEO[0])
     own = AV(audio=f"{recipe.bundle}/audio", video=f"{recipe.bundle}/video")
     named = AV(audio=recipe.bases.audio or own.audio, video=recipe.bases.video or own.video)
     return named.map(
-        lambda name, known, usual: usual if name == known else spatial_factor(_built(name, "vae")),
+        lambda name, known, usual: usual if name == known else spatial_factor(_build_empty(name, "vae")),
         published,
         _PUBLISHED_FACTORS,
     )
 
 
 def _kept_bytes(model: JointModel, size: int, factors: AV[int]) -> int:
-    """Bytes of the tensors that training on one clip keeps for the backward pass, parameters apart."""
+    """Bytes that autograd keeps for the backward pass on one clip, excluding parameters."""
     video, audio = model.networks.video.config, model.networks.audio.config
     side = max(size // factors.video, 2 ** (len(video.block_out_channels) - 1))
     frames = min(_FRAMES, video.get("motion_max_seq_length") or _FRAMES)
@@ -250,7 +265,7 @@ def _kept_bytes(model: JointModel, size: int, factors: AV[int]) -> int:
     times = AV(audio=Times.even(length, 25.0), video=Times.even(frames, 8.0))
     weights = {_storage(p) for p in model.parameters()}
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # so that no address is used twice
+    alive: list[Tensor] = []  # prevents freed addresses from being reused
 
     def keep(tensor: Tensor) -> Tensor:
         address = _storage(tensor)

@@ -1,8 +1,8 @@
-"""How wrong the bases are by themselves at each noise level: what a coupling's gain there is measured by.
+"""Errors of the bases without coupling at each noise level, used to weight the coupling's loss.
 
-The error of predicted noise falls by two orders of magnitude from clean to noisy, and it is where it is
-smallest that things are placed in time. In a plain mean these levels count for nothing; divided by the base's
-own error each level counts by the share of it that the coupling takes away.
+The error of the predicted noise falls by two orders of magnitude from clean to noisy, and the timing of
+events is decided at the noisy levels. In a plain mean those levels hardly count. Dividing by the base's own
+error makes each level count by the relative reduction that the coupling achieves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from kinetophone.av import AV, MODALITIES
 from kinetophone.diffusion.process import Process
 
-LEVELS = 12  # measured, evenly over the trained range
+LEVELS = 12  # number of levels measured, evenly spaced over the trained range
 BATCH = 4
 Predict = Callable[[AV[Tensor], AV[Tensor], AV[Any]], AV[Tensor]]
 """``predict(latents, levels, text)``: the output of each base alone."""
@@ -27,13 +27,13 @@ Predict = Callable[[AV[Tensor], AV[Tensor], AV[Any]], AV[Tensor]]
 
 @dataclass(frozen=True)
 class LevelErrors:
-    """Mean squared errors of a base's estimates of ε at some rising levels."""
+    """Mean squared errors of a base's estimates of ε at increasing noise levels, both arrays (K,)."""
 
     levels: np.ndarray
     errors: np.ndarray
 
     def at(self, level: Tensor) -> Tensor:
-        """The error at levels (B,), float32 on the CPU: log-linear between those measured."""
+        """The error at levels (B,), float32 on the CPU, interpolated log-linearly."""
         found = np.exp(np.interp(level.cpu().numpy(), self.levels, np.log(self.errors)))
         return torch.from_numpy(found).float()
 
@@ -42,13 +42,16 @@ class LevelErrors:
 def base_errors(
     predict: Predict, clean: AV[Tensor], text: AV[Any], processes: AV[Process]
 ) -> AV[LevelErrors]:
-    """Mean squared error of each base's estimate of ε over the levels that it was trained on.
+    """Measure the mean squared error of each base's estimate of ε over its trained noise levels.
 
     Args:
-        predict: the bases, coupling off.
-        clean: latents (N, …) of some clips; the same noise (seed 0) is added at every level.
-        text: what the bases are told of their texts, (N, …).
-        processes: of the bases.
+        predict: The bases without coupling.
+        clean: Clean latents (N, …); the same noise (seed 0) is added at every level.
+        text: Text conditioning of the bases, (N, …).
+        processes: The bases' diffusion processes.
+
+    Returns:
+        The errors of each base at ``LEVELS`` levels.
     """
     generator = torch.Generator().manual_seed(0)
     noise = clean.map(lambda x: torch.randn(x.shape, generator=generator).to(x.device))

@@ -1,8 +1,8 @@
-"""The training loop every stage shares: AdamW, warm-up, EMA, accumulation, checkpoints, processes.
+"""The training loop of all stages: AdamW, warm-up, EMA, gradient accumulation, checkpoints, processes.
 
-A step's batch, noise and dropout are drawn from generators seeded by ``(seed, step)``, so a run that is
-killed and resumed ends with the weights of one that was not; and they are drawn for the whole batch
-wherever a part of it is computed, so that the number of processes changes nothing either.
+The batch, noise and dropout of a step come from generators seeded by ``(seed, step)``. A run that is killed
+and resumed therefore ends with the same weights as an uninterrupted one. Random numbers are always drawn for
+the entire batch, even if only a part of it is computed, so the number of processes does not matter either.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from kinetophone.training.zero import Zero
 
 
 class Stage(Protocol):
-    """What is trained. ``trained`` holds the modules whose parameters learn, by component name."""
+    """Something to train. ``trained`` maps component names to the modules that are optimised."""
 
     trained: dict[str, nn.Module]
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of one batch; ``"loss"`` is the one to minimise, the others are logged.
+        """Losses of one batch, as scalars; ``"loss"`` is minimised, the others are only logged.
 
-        Divisible stages (``recipe.STAGES``) take a third argument, the part of the batch to compute, a slice.
+        Divisible stages (``recipe.STAGES``) take a third argument, a slice: the part of the batch to compute.
         """
 
     def sample(self, folder: Path, step: int) -> Mapping[str, float] | None:
-        """Write what the model makes now (pictures, sounds) into ``folder``; numbers about it, if any."""
+        """Write samples of the current model into ``folder``; returns metrics of them, if any."""
 
     def export(self) -> None:
-        """Save the components in their ordinary layout; called with the averaged weights loaded."""
+        """Save the components into the bundle; called with the averaged weights loaded."""
 
 
 @runtime_checkable
 class KeepsStart(Protocol):
-    """A stage that needs the weights it started from: checkpoints hold them, too."""
+    """A stage that needs its initial weights; they are saved in checkpoints too."""
 
     start: dict[str, Tensor]
 
@@ -64,7 +64,7 @@ class NonFiniteLossError(UserError):
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up over ``warmup`` steps, then constant or a cosine to zero at ``steps``."""
+    """Learning rate at ``step``: linear warm-up, then constant or a cosine decay to zero at the end."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -74,14 +74,14 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 
 def _precision(config: LoopConfig) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to half precision where the recipe asks for it."""
+    """Autocast to half precision if the recipe asks for it."""
     if config.precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(config.device.split(":")[0], getattr(torch, config.precision))
 
 
 class Ema:
-    """Exponential moving average of parameters, with the usual ramp ``(1 + n) / (10 + n)`` at the start."""
+    """Exponential moving average of parameters; the decay is at most ``(1 + n) / (10 + n)`` at step n."""
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
         self.parameters, self.decay = parameters, decay
@@ -89,6 +89,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Move the averages towards the current weights; ``step`` is counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(
             [own(s) for s in self.shadow], [own(p.detach()) for p in self.parameters], 1 - decay
@@ -105,12 +106,12 @@ class Ema:
 
 
 class Run:
-    """The weights, their average and the optimiser of a training: everything a checkpoint holds."""
+    """The weights, their moving average and the optimiser of a run: everything that is checkpointed."""
 
     def __init__(self, stage: Stage, config: LoopConfig, processes: Processes) -> None:
         self.config = config
         self.objective = processes.wrap(Objective(stage))
-        # After wrapping: FSDP puts parameters of its own in the modules.
+        # Collected after wrapping, because FSDP replaces the modules' parameters.
         self.named = {
             f"{name}.{key}": p
             for name, m in stage.trained.items()
@@ -129,7 +130,11 @@ class Run:
         self.skipped = self.skipped_in_a_row = 0
 
     def step(self, step: int, parts: list[slice | None], processes: Processes) -> dict[str, float]:
-        """One step of the optimiser: the mean losses, or nothing if it was skipped as they are not finite."""
+        """Take one optimiser step.
+
+        Returns:
+            The mean losses; empty if the step was skipped because a loss or gradient was not finite.
+        """
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
@@ -150,7 +155,7 @@ class Run:
             for key, value in losses.items():
                 row[key] = row.get(key, 0.0) + value.detach() / len(parts)
         means = processes.mean(row)
-        # Taken by all processes or by none: means and gradients are of all of them.
+        # All processes decide alike, because losses and gradients are averaged over all of them.
         taken = self.zero.step() if self.zero else self._step(math.isfinite(means["loss"]))
         if taken:
             self.ema.update(step)
@@ -170,7 +175,7 @@ class Run:
         return taken
 
     def state(self, step: int) -> dict[str, Any]:
-        """All of it, put together from all processes: each must call this."""
+        """The full state dict, gathered from all processes; every process must call this."""
         optimizer = self.zero.state() if self.zero else self.optimizer.state_dict()
         optimizer["state"] = {
             index: {key: whole(value) for key, value in entry.items()}
@@ -188,7 +193,7 @@ class Run:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any], path: Path) -> None:
-        """Go on from ``state``, which was read from ``path``."""
+        """Load ``state``; ``path`` is the file it was read from, for error messages."""
         if {k: v.shape for k, v in state["weights"].items()} != {k: p.shape for k, p in self.named.items()}:
             raise UserError(f"{path} belongs to another model: move it away or train with --fresh")
         for (key, parameter), shadow in zip(self.named.items(), self.ema.shadow, strict=True):
@@ -220,22 +225,23 @@ def train(
 ) -> None:
     """Train ``stage`` to ``config.steps``, resuming from the newest checkpoint in ``out`` if there is one.
 
-    Writes ``out/log.jsonl``, TensorBoard scalars, samples and checkpoints, and exports the components with
-    averaged weights at each sampling and at the end.
+    Writes ``out/log.jsonl``, TensorBoard scalars, samples and checkpoints. Exports the components with
+    averaged weights whenever samples are made and at the end.
 
     Args:
-        stage: what is trained.
-        config: how.
-        out: the run's folder.
-        resume: False removes the checkpoints in ``out`` and starts again.
-        stop_at: ends early, for tests of resuming.
-        processes: those that train together; this one alone if not given. Each must call this.
-        made_by: what each checkpoint says about its making, see ``checkpoints.describe``.
+        stage: The stage to train.
+        config: Settings of the loop.
+        out: The run's folder.
+        resume: False removes the checkpoints in ``out`` and starts from step 0.
+        stop_at: Stop early at this step, for tests of resuming.
+        processes: The processes that train together; this one alone if not given. Each must call this.
+        made_by: Record of the run to save in each checkpoint, see ``checkpoints.describe``.
 
     Raises:
-        NonFiniteLossError: after ``config.max_skipped`` steps in a row without finite losses and gradients.
-        UserError: if the newest checkpoint is damaged or another model's, or the batch can't be shared out.
-        OSError: if the disk is full.
+        NonFiniteLossError: ``config.max_skipped`` steps in a row had a loss or gradient that is not finite.
+        UserError: The newest checkpoint is damaged or belongs to another model, or the batch can't be
+            divided among the processes.
+        OSError: The disk is full.
     """
     processes, made_by = processes or Processes(), dict(made_by or {})
     parts = processes.parts(config.batch_size, config.accumulate)
@@ -275,9 +281,9 @@ def train(
                 kept = checkpoints.find(out)
                 raise NonFiniteLossError(
                     f"loss or gradient was not finite in {run.skipped_in_a_row} steps in a row, up to step "
-                    f"{step}; the weights before them are kept"
-                    + (f" in {kept[-1]}" if kept else " nowhere: no checkpoint was due yet")
-                    + ". Lower loop.lr, or use a precision of float32 or bfloat16"
+                    f"{step}; "
+                    + (f"the last checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet")
+                    + ". Lower loop.lr, or set loop.precision to float32 or bfloat16"
                 )
             if monitor:
                 monitor.step(losses)
@@ -304,7 +310,7 @@ def train(
 def _show(
     stage: Stage, run: Run, out: Path, step: int, processes: Processes, *, sample: bool
 ) -> Mapping[str, float]:
-    """Sample and export with the averaged weights, in the first process; the others wait."""
+    """Sample and export with the averaged weights in the first process, while the others wait."""
     run.ema.swap()
     measured: Mapping[str, float] | None = None
     with gathered(stage):

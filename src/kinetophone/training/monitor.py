@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a line or a bar on the terminal, ``log.jsonl``, TensorBoard scalars."""
+"""Progress of a training run: lines or a bar on the terminal, ``log.jsonl``, TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kinetophone.training.recipe import LoopConfig
 class Monitor:
     """Averages losses between reports and shows them with throughput and time left.
 
-    ``out/log.jsonl`` gets a row a report. Rows of steps that a killed run did after its last checkpoint are
-    dropped, because they are done again.
+    Each report adds a row to ``out/log.jsonl``. When a run resumes, rows after its checkpoint are dropped,
+    because those steps are repeated.
     """
 
     def __init__(self, out: Path, config: LoopConfig, start: int) -> None:
@@ -30,7 +30,7 @@ class Monitor:
         self.seen, self.clock = 0, time.monotonic()
 
     def step(self, losses: dict[str, float]) -> None:
-        """Count a step's losses; of a step that was skipped there are none."""
+        """Add a step's losses; they are empty for a skipped step."""
         for key, value in losses.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
         self.seen += bool(losses)
@@ -38,7 +38,7 @@ class Monitor:
             self.bar.advance(self.bar.task_ids[0])
 
     def report(self, done: int, skipped: int) -> None:
-        """Write means and rates since the last report; ``skipped`` steps so far were not taken."""
+        """Write means and rates since the last report; ``skipped`` is the total of skipped steps so far."""
         now = time.monotonic()
         seen = max(1, self.seen)
         rate = seen / max(now - self.clock, 1e-9)
@@ -61,20 +61,20 @@ class Monitor:
         self.sums, self.seen, self.clock = {}, 0, now
 
     def measured(self, values: Mapping[str, float], step: int) -> None:
-        """Show what was measured on the samples of a step, in TensorBoard too."""
+        """Show metrics of a step's samples on the terminal and in TensorBoard."""
         self.say(f"{step}/{self.config.steps}  " + "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
         if self.writer:
             for key, value in values.items():
                 self.writer.add_scalar(key, value, step)
 
     def say(self, text: str) -> None:
-        """One line on the terminal, above the bar if there is one."""
+        """Print one line on the terminal, above the bar if there is one."""
         print_line = self.bar.console.print if self.bar else print
         print_line(f"{self.out.name} {text}")
         sys.stdout.flush()
 
     def close(self) -> None:
-        """End the bar and the scalars' file."""
+        """Stop the bar and close the TensorBoard file."""
         if self.bar:
             self.bar.stop()
         if self.writer:
@@ -97,13 +97,13 @@ def _drop_rows_after(log: Path, step: int) -> None:
 def _tensorboard(out: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError:  # a bare training machine: log.jsonl holds the same numbers
+    except ImportError:  # optional: log.jsonl has the same numbers
         return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=start)
 
 
 def _bar(name: str, steps: int, start: int) -> Any:
-    """A rich progress bar, where there is a terminal to draw it on."""
+    """A rich progress bar, or None if there is no terminal or rich is not installed."""
     if not sys.stdout.isatty():
         return None
     try:

@@ -1,12 +1,12 @@
 """The processes that train together: one, or several started by ``accelerate launch``.
 
-accelerate starts them, joins them and gives each its device; the wrapping is torch's own: DDP, or FSDP2
-where the launch asks for FSDP (``--use_fsdp --fsdp_version 2``); ``zero.py`` has DeepSpeed's ZeRO. FSDP here
-splits the gradients, the averages and the optimiser's state of what is trained; the frozen bases are whole
-in every process.
+accelerate starts and connects them and assigns their devices. The model is wrapped with torch's own DDP, or
+with FSDP2 if the launch asks for it (``--use_fsdp --fsdp_version 2``); ``zero.py`` has DeepSpeed's ZeRO. FSDP
+shards the gradients, averages and optimiser state of the trained parameters. Every process has a full copy of
+the frozen bases.
 
-A batch is divided, not multiplied: n processes compute an n-th of ``batch_size`` each, and what is learned
-does not depend on n.
+``batch_size`` is the global batch size: each of n processes computes 1/n of it, and the trained weights do
+not depend on n.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kinetophone.errors import UserError
 
 
 class Objective(nn.Module):
-    """The stage's loss as the forward pass of a module, which is what DDP and FSDP wrap."""
+    """The stage's loss as the forward pass of a module, so that DDP and FSDP can wrap it."""
 
     def __init__(self, stage: Any) -> None:
         super().__init__()
@@ -47,11 +47,11 @@ class Processes:
     """This process among those that train together.
 
     Attributes:
-        rank: Of this process, from 0; 0 writes.
-        count: How many there are.
-        sharded: FSDP rather than DDP.
-        zero_stage: Of DeepSpeed's ZeRO, 0 without it.
-        device: Of this process, None where the recipe's holds.
+        rank: Rank of this process, from 0. Rank 0 writes all files.
+        count: Number of processes.
+        sharded: Whether FSDP is used rather than DDP.
+        zero_stage: Stage of DeepSpeed's ZeRO, 0 without it.
+        device: Device of this process; None if the recipe's device applies.
     """
 
     rank: int = 0
@@ -62,7 +62,11 @@ class Processes:
 
     @classmethod
     def join(cls, device: str) -> Processes:
-        """Join the others that were launched, for a recipe's ``device``; alone if there are none."""
+        """Join the launched processes; returns a single process if there was no launch.
+
+        Args:
+            device: The recipe's device; "cpu" makes accelerate use the CPU.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
         from accelerate import PartialState
@@ -72,43 +76,49 @@ class Processes:
         return cls(
             rank=state.process_index,
             count=state.num_processes,
-            sharded=_asked("ACCELERATE_USE_FSDP"),
-            zero_stage=int(stage) if _asked("ACCELERATE_USE_DEEPSPEED") else 0,
+            sharded=_is_set("ACCELERATE_USE_FSDP"),
+            zero_stage=int(stage) if _is_set("ACCELERATE_USE_DEEPSPEED") else 0,
             device=str(state.device),
         )
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes files (rank 0)."""
         return self.rank == 0
 
     def parts(self, batch: int, accumulate: int) -> list[slice | None]:
-        """Which samples of a batch this process computes, a slice a pass; None is all of them."""
+        """The samples of a batch that this process computes, one slice per accumulation step.
+
+        None stands for the entire batch.
+
+        Raises:
+            UserError: The batch can't be divided equally.
+        """
         number = self.count * accumulate
         if number == 1:
             return [None]
         if batch % number:
             raise UserError(
-                f"'loop.batch_size' {batch} can't be shared out to {self.count} processes in {accumulate} "
-                f"parts each: make it a multiple of {number}"
+                f"'loop.batch_size' {batch} can't be divided among {self.count} processes with {accumulate} "
+                f"accumulation steps each: make it a multiple of {number}"
             )
         size, first = batch // number, self.rank * accumulate
         return [slice(i * size, (i + 1) * size) for i in range(first, first + accumulate)]
 
     def wrap(self, objective: Objective) -> nn.Module:
-        """``objective`` with gradients averaged over the processes; FSDP replaces its parameters."""
+        """Wrap ``objective`` so that gradients are averaged over processes. FSDP replaces its parameters."""
         if self.count == 1 or self.zero_stage:
             return objective
         if not self.sharded:
             return DistributedDataParallel(objective, broadcast_buffers=False)
         for parameter in objective.parameters():
-            parameter.data = parameter.data.contiguous()  # channels_last weights are refused
+            parameter.data = parameter.data.contiguous()  # FSDP rejects channels_last weights
         frozen = {p for p in objective.parameters() if not p.requires_grad}
         fully_shard(objective, ignored_params=frozen)
         return objective
 
     def mean(self, row: dict[str, Tensor]) -> dict[str, float]:
-        """The losses of this process averaged over all."""
+        """Average this process's losses over all processes."""
         values = torch.stack([value.detach().float() for value in row.values()])
         if self.count > 1:
             torch.distributed.all_reduce(values)
@@ -117,7 +127,7 @@ class Processes:
 
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
-        """The first process goes through the block, then the others: it makes files that they read."""
+        """Run the block in the first process, then in the others, which read files that the first made."""
         if not self.first:
             self.wait()
         yield
@@ -125,15 +135,15 @@ class Processes:
             self.wait()
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes get here."""
         if self.count > 1:
             torch.distributed.barrier()
 
     def leave(self) -> None:
-        """When all are done, end this process if it is one of several; return if it is alone.
+        """Wait for all processes, then exit if this is one of several; a single process returns.
 
-        Not by Python's own exit: threads of gloo may still hold tensors, and abort the process if they let go
-        of them while Python shuts down (pytorch/pytorch#179291).
+        ``os._exit`` skips Python's shutdown. Threads of gloo may still hold tensors and abort the process if
+        they release them during shutdown (pytorch/pytorch#179291).
         """
         self.wait()
         if self.count > 1:
@@ -144,7 +154,7 @@ class Processes:
 
 
 def sync_only_last(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Where DDP accumulates parts, gradients are averaged once, after the last."""
+    """Under DDP, average gradients over processes only after the last accumulation step."""
     return (
         model.no_sync()
         if isinstance(model, DistributedDataParallel) and not last
@@ -153,17 +163,17 @@ def sync_only_last(model: nn.Module, last: bool) -> contextlib.AbstractContextMa
 
 
 def whole(tensor: Any) -> Any:
-    """A tensor that FSDP split, put together (every process must call this); anything else as it is."""
+    """The full tensor if FSDP sharded it (every process must call this); anything else unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own(tensor: Tensor) -> Tensor:
-    """This process's piece of a tensor that FSDP split; any other tensor as it is. Shares its memory."""
+    """This process's shard if FSDP sharded the tensor, else the tensor itself. Shares memory with it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def split_like(full: Tensor, tensor: Tensor) -> Tensor:
-    """``full`` split as ``tensor`` is."""
+    """``full`` sharded in the same way as ``tensor``."""
     if not isinstance(tensor, DTensor):
         return full
     return distribute_tensor(full.to(tensor.device), tensor.device_mesh, tensor.placements)
@@ -171,7 +181,7 @@ def split_like(full: Tensor, tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def gathered(stage: Any) -> Iterator[None]:
-    """Within the block the trained modules hold whole, plain parameters, also under FSDP."""
+    """Within the block, trained modules have full, plain parameters, even under FSDP."""
     swapped = []
     for root in stage.trained.values():
         for module in root.modules():
@@ -186,5 +196,5 @@ def gathered(stage: Any) -> Iterator[None]:
             module._parameters[name] = parameter
 
 
-def _asked(variable: str) -> bool:
+def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"

@@ -1,4 +1,4 @@
-"""Recipes: one YAML file per trained thing, read into frozen dataclasses; unknown keys are errors."""
+"""Recipes: one YAML file per training run, read into frozen dataclasses; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageInfo:
-    """Where a stage is, imported when it is built, and what its recipe may say.
+    """Where a stage is implemented and what its recipe may set. The module is imported on use.
 
     Attributes:
-        module: Module of this package.
-        name: Class in it.
+        module: Module within this package.
+        name: Class in that module.
         options: Dataclass of its options.
-        divisible: Whether the loss of a batch is the mean of its samples' losses, so that processes and
-            accumulated parts may share the batch out. Contrast and batch statistics forbid it.
-        continuable: Whether it can go on from its component in the bundle.
+        divisible: Whether the loss of a batch is the mean of its samples' losses. Only then can processes
+            and accumulation steps divide the batch; contrastive losses and batch statistics rule it out.
+        continuable: Whether it can start from its component in the bundle.
     """
 
     module: str
@@ -70,7 +70,7 @@ STAGES = {
     "video-classifier": StageInfo("hits.stages.classifiers", "VideoClassifier", continuable=False),
     "audio-classifier": StageInfo("hits.stages.classifiers", "AudioClassifier", continuable=False),
 }
-JOINT = ("connectors", "coupling")  # stages of pairs: on clips of one's own, and on any bases
+JOINT = ("connectors", "coupling")  # stages that take user clips and any bases
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
@@ -79,11 +79,11 @@ class DataConfig:
 
     Attributes:
         source: A procedural domain, "hits" or "bows", or a folder that ``kinetophone data encode`` wrote.
-        count: Take the first so many; needed for a domain, all of a folder where not given.
-        split: Of a domain.
-        size: Height and width of a domain's frames, in pixels; a folder's clips have theirs.
-        materials: Of hits, for the coupling and its connectors: take clips of these materials alone.
-        cache: Folder that a domain's clips are rendered and encoded into.
+        count: Number of clips, taken from the start. Required for a domain; 0 takes all clips of a folder.
+        split: Split of a domain.
+        size: Height and width of a domain's frames in pixels; ignored for a folder.
+        materials: Use only hits clips of these materials; for the stages coupling and connectors.
+        cache: Folder for rendered and encoded clips of a domain.
     """
 
     source: str = "hits"
@@ -96,9 +96,9 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
 class BasesConfig:
-    """Base models of a coupling, folders or Hub ids; those in the recipe's bundle where not given.
+    """Base models of a coupling, as folders or Hub ids; empty means the base in the recipe's bundle.
 
-    ``allow_pickle``: their pickled weights may be fetched and read, as tensors only.
+    ``allow_pickle`` permits downloading and reading pickled weights, as tensors only.
     """
 
     audio: str = ""
@@ -112,18 +112,20 @@ class LoopConfig:
     """How a stage is optimised.
 
     Attributes:
-        steps: Steps of the optimiser.
-        batch_size: Clips of a step, over all processes and all accumulated parts.
-        accumulate: Parts that each process computes its share of a batch in; the weights come out the same.
-        lr: Learning rate after ``warmup`` steps of linear rise; from there ``schedule`` takes it to zero on
-            a cosine, or keeps it.
-        keep: Checkpoints kept, the newest.
-        max_skipped: Steps skipped in a row, for a loss or gradient that is not finite, that stop the run.
-        sample_every: 0: no samples.
-        gradient_checkpointing: Compute activations twice rather than keep them.
-        precision: Of the forward and backward passes, and of frozen weights while the coupling alone trains;
-            weights that are trained, and the optimiser, stay float32.
-        optimizer: "adamw8bit" keeps AdamW's state in 8 bits, by bitsandbytes.
+        steps: Optimiser steps.
+        batch_size: Clips per step, over all processes and accumulation steps.
+        accumulate: Accumulation steps per optimiser step, in each process. The trained weights do not
+            depend on it.
+        lr: Learning rate after a linear warm-up of ``warmup`` steps. After that, ``schedule`` decays it to
+            zero along a cosine or keeps it constant.
+        keep: Number of newest checkpoints to keep.
+        max_skipped: Stop after this many skipped steps in a row. A step is skipped if its loss or gradient
+            is not finite.
+        sample_every: Steps between samples; 0 makes no samples.
+        gradient_checkpointing: Recompute activations in the backward pass instead of keeping them.
+        precision: Precision of forward and backward passes, and of frozen weights if only the coupling is
+            trained. Trained weights and optimiser state stay float32.
+        optimizer: "adamw8bit" keeps AdamW's state in 8 bits, using bitsandbytes.
     """
 
     steps: int = positive()
@@ -150,14 +152,23 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
 class Recipe:
-    """One training run. ``bundle`` is the folder of components that stages read from and export to.
+    """One training run.
 
-    With ``continued`` the weights start from the stage's own component in that folder, not at random: a
-    second run on top of an earlier recipe's, or of a shipped bundle that was copied there. ``options`` is
-    the dataclass that ``STAGES`` names for the stage. ``sampling`` is what the bundle samples with unless a
-    call says otherwise: any of the keys of ``diffusion.settings.PUBLISHED_DEFAULTS``. Those left out are as
-    they were in the bundle if it was trained on the same bases before, else as in the bundle that the bases
-    are from, else as published.
+    Attributes:
+        stage: Name of the stage, a key of ``STAGES``.
+        name: Name of the run; the file's name by default.
+        data: Clips to train on.
+        loop: Settings of the training loop.
+        bundle: Folder of components that stages read from and export to.
+        bases: Base models of a coupling.
+        continued: Start from the stage's component in ``bundle`` instead of random weights. The component
+            can come from an earlier recipe or from a shipped bundle that was copied there.
+        model: Configuration of the trained network.
+        options: The dataclass that ``STAGES`` names for the stage.
+        sampling: Default sampling settings of the bundle, with the keys of
+            ``diffusion.settings.PUBLISHED_DEFAULTS``. Missing keys are taken from the bundle if it was
+            trained on the same bases before, else from the bundle that the bases come from, else from the
+            published defaults.
     """
 
     stage: str
@@ -173,7 +184,7 @@ class Recipe:
 
 
 def frozen_dtype(recipe: Recipe) -> torch.dtype:
-    """Of the base networks: half precision where they stay as they are and compute in it anyway."""
+    """Precision of the base networks: half if they are frozen and the recipe computes in half precision."""
     import torch
 
     half = recipe.loop.precision != "float32" and getattr(recipe.options, "train", None) == "coupling"
@@ -181,13 +192,17 @@ def frozen_dtype(recipe: Recipe) -> torch.dtype:
 
 
 def load_recipe(path: Path | str) -> Recipe:
-    """Read and check a recipe. Every problem is reported at once, before anything is built."""
+    """Read and check a recipe.
+
+    Raises:
+        UserError: The recipe is missing or can't be used; the message lists all problems at once.
+    """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no recipe at {path}: the shipped ones are in recipes/")
+        raise UserError(f"there is no recipe at {path}: shipped recipes are in recipes/")
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise UserError(f"{path} must hold keys and values, such as 'stage: audio'")
+        raise UserError(f"{path} must contain keys and values, such as 'stage: audio'")
     problems: list[str] = []
     stage = str(raw.get("stage"))
     if "stage" in raw and stage not in STAGES:
@@ -199,7 +214,7 @@ def load_recipe(path: Path | str) -> Recipe:
         if isinstance(options, dict):
             raw = {**raw, "options": parse_fields(STAGES[stage].options, options, "options.", problems)}
         else:
-            problems.append("'options' must hold keys and values")
+            problems.append("'options' must contain keys and values")
     recipe = parse_fields(Recipe, {"name": path.stem, **raw}, "", problems)
     if recipe is not None and not problems:
         problems += _check(recipe)
@@ -209,19 +224,19 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def parse_fields(kind: type, raw: dict[str, Any], where: str, problems: list[str]) -> Any:
-    """An instance of ``kind``, or None; problems get a line for each key that is wrong."""
+    """An instance of the dataclass ``kind``, or None; appends a line to ``problems`` for each bad key."""
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        problems += [_said(kind, found, where) for found in error.errors()]
+        problems += [_message(kind, found, where) for found in error.errors()]
         return None
 
 
 _TYPES = {"int": "int", "float": "float", "string": "str", "bool": "bool", "list": "list"}
 
 
-def _said(kind: type, found: Any, where: str) -> str:
-    """What is wrong, by the names and in the words of a recipe."""
+def _message(kind: type, found: Any, where: str) -> str:
+    """Turn a pydantic error into a message that uses the recipe's keys."""
     *outer, name = map(str, found["loc"])
     key, what, given = where + ".".join((*outer, name)), found["type"], found["input"]
     if what == "unexpected_keyword_argument":
@@ -233,7 +248,7 @@ def _said(kind: type, found: Any, where: str) -> str:
     if what == "missing":
         return f"'{key}' is missing"
     if what in ("dict_type", "dataclass_type"):
-        return f"'{key}' must hold keys and values"
+        return f"'{key}' must contain keys and values"
     if what == "literal_error":
         choices = found["ctx"]["expected"].replace("'", "").replace(",", " or")
         return f"'{key}' must be {choices}, got {given!r}"
@@ -247,7 +262,7 @@ def _said(kind: type, found: Any, where: str) -> str:
 
 
 def _check(recipe: Recipe) -> list[str]:
-    """What single fields can't tell."""
+    """Find problems that involve several fields."""
     loop = recipe.loop
     problems = [f"'sampling': {problem}" for problem in default_problems(recipe.sampling)]
     if recipe.data.source in DOMAINS and not recipe.data.count:
@@ -255,7 +270,7 @@ def _check(recipe: Recipe) -> list[str]:
     if recipe.data.materials:
         known = domain("hits").MATERIALS
         if unknown := [material for material in recipe.data.materials if material not in known]:
-            problems.append(f"'data.materials': {', '.join(unknown)} is none of {', '.join(known)}")
+            problems.append(f"'data.materials': {', '.join(unknown)} is not one of {', '.join(known)}")
         if recipe.data.source != "hits" or recipe.stage not in JOINT:
             problems.append(
                 "'data.materials' is for hits and the stages connectors and coupling; leave it out"
@@ -279,7 +294,7 @@ def _check(recipe: Recipe) -> list[str]:
         problems.append(f"'continued' is for the stages {continuable}; leave it out")
     if loop.batch_size % loop.accumulate:
         problems.append(
-            f"'loop.batch_size' {loop.batch_size} is no multiple of 'loop.accumulate' {loop.accumulate}"
+            f"'loop.batch_size' {loop.batch_size} is not a multiple of 'loop.accumulate' {loop.accumulate}"
         )
     if loop.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         problems.append(

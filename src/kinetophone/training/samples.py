@@ -1,4 +1,4 @@
-"""Pictures and sounds that stages write while they train, so that somebody looks and listens."""
+"""Images and WAV files that stages write while training, for inspection by eye and ear."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kinetophone.media.mel import SAMPLE_RATE
 
 
 def save_strips(frames: Tensor, path: Path, scale: int = 1) -> None:
-    """Rows of frames as one PNG; ``frames`` (rows, columns, 3, H, W) in [-1, 1]."""
+    """Write a grid of frames (rows, columns, 3, H, W) in [-1, 1] as one PNG, enlarged ``scale`` times."""
     rows, columns, _, height, width = frames.shape
     picture = frames.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
     pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).byte().cpu().numpy()[..., ::-1]
@@ -22,7 +22,7 @@ def save_strips(frames: Tensor, path: Path, scale: int = 1) -> None:
 
 
 def mel_image(mel: Tensor) -> np.ndarray:
-    """Log-mel (B, frames, 64) as BGR pixels (B * 64, frames, 3), low frequencies at the bottom."""
+    """Draw log-mels (B, frames, 64) as BGR uint8 (B * 64, frames, 3), low frequencies at the bottom."""
     rows = mel.transpose(1, 2).flip(1).flatten(0, 1)
     return cv2.applyColorMap(
         rows.add(11.5).mul(255 / 14).clamp(0, 255).byte().cpu().numpy(), cv2.COLORMAP_MAGMA
@@ -30,7 +30,7 @@ def mel_image(mel: Tensor) -> np.ndarray:
 
 
 def save_wav(waveform: Tensor | np.ndarray, path: Path) -> None:
-    """A mono 16-bit file of (N,) samples in [-1, 1] at 16 kHz."""
+    """Write samples (N,) in [-1, 1] as a mono 16-bit WAV file at 16 kHz."""
     samples = np.clip(np.asarray(waveform, np.float32), -1, 1)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)

@@ -11,7 +11,7 @@ from kinetophone.training.recipe import STAGES, Recipe
 
 
 def build_stage(recipe: Recipe) -> Stage:
-    """Build the recipe's stage; its initial weights follow from the recipe's seed."""
+    """Build the recipe's stage. Its initial weights depend only on the recipe's seed."""
     info = STAGES[recipe.stage]
     torch.manual_seed(recipe.loop.seed)
     stage: Stage = getattr(importlib.import_module(f"kinetophone.{info.module}"), info.name)(recipe)

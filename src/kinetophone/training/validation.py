@@ -1,4 +1,4 @@
-"""Clips that a coupling makes while it trains: written as playable files, and their synchrony measured."""
+"""Validation during coupling training: generated clips are saved and their synchrony is measured."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MEASURES = ("event_f1", "av_align_svg")
 
 
 def validate(clips: list[Clip], folder: Path, step: int) -> dict[str, float]:
-    """Write ``clips`` as ``folder/validation/STEP-N.mp4`` and score them against their shuffled pairs.
+    """Write ``clips`` as ``folder/validation/STEP-N.mp4`` and score them against shuffled pairs.
 
-    The whole report goes to ``folder/validation/STEP.json``. Nothing is done, and nothing returned, where
-    PyAV or librosa is missing: a bare training machine.
+    The full report is written to ``folder/validation/STEP.json``. Without PyAV or librosa, which training
+    does not require, nothing is scored.
 
     Returns:
-        ``event_f1`` and ``av_align_svg`` and, as ``…_shuffled``, what chance gives, with
-        ``clips_scored``; empty if nothing was scored.
+        ``event_f1`` and ``av_align_svg``, their chance levels as ``…_shuffled``, and ``clips_scored``;
+        empty if nothing was scored.
     """
     try:
         from kinetophone.metrics.evaluate import evaluate

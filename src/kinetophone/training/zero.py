@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO, stages 1 and 2 (arXiv 1910.02054), in the place of DDP.
+"""DeepSpeed's ZeRO, stages 1 and 2 (arXiv 1910.02054), as an alternative to DDP.
 
-Each process holds a part of the optimiser's state (stage 1) and of the gradients too (stage 2); weights and
-their averages are whole in each. What a checkpoint holds is put together from all of them, so that a run may
-go on with another number of processes, or without DeepSpeed.
+The optimiser state (stage 1) and also the gradients (stage 2) are partitioned across processes. Every process
+has all weights and their averages. Checkpoints are gathered from all processes, so a run can resume with a
+different number of processes or without DeepSpeed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, by torch's names
 
 
 class Zero:
-    """Gradients and steps of ``optimizer`` (AdamW, not used yet), shared out by DeepSpeed.
+    """Backward passes and optimiser steps partitioned by DeepSpeed.
 
     Args:
-        objective: the module that gives the loss; float32, autocast is the caller's.
-        optimizer: AdamW of its trained parameters. DeepSpeed keeps its settings, and replaces its parameters.
-        config: of the loop; DeepSpeed clips the gradients.
-        stage: 1 or 2.
+        objective: The module that computes the loss, in float32. The caller handles autocast.
+        optimizer: AdamW over its trained parameters, without any step taken. DeepSpeed keeps its settings
+            and replaces its parameters.
+        config: Settings of the loop. DeepSpeed clips the gradients.
+        stage: ZeRO stage, 1 or 2.
 
     Raises:
-        UserError: DeepSpeed is not installed, or can't do what the recipe asks for.
+        UserError: DeepSpeed is not installed, or does not support what the recipe asks for.
     """
 
     def __init__(
@@ -40,8 +41,8 @@ class Zero:
             )
         if config.precision == "float16" or config.optimizer != "adamw":
             raise UserError(
-                "under DeepSpeed 'loop.precision' is float32 or bfloat16 and 'loop.optimizer' adamw; "
-                "launch with --multi_gpu for others"
+                "under DeepSpeed 'loop.precision' must be float32 or bfloat16 and 'loop.optimizer' adamw; "
+                "launch with --multi_gpu to use others"
             )
         try:
             import deepspeed
@@ -49,33 +50,33 @@ class Zero:
             raise UserError("DeepSpeed is not installed: pip install deepspeed") from error
         self.parameters: list[nn.Parameter] = list(optimizer.param_groups[0]["params"])
         for parameter in self.parameters:
-            parameter.data = parameter.data.contiguous()  # parts are cut from flat copies
+            parameter.data = parameter.data.contiguous()  # partitions are cut from flat copies
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=objective,
             model_parameters=self.parameters,
             optimizer=optimizer,
             config={
-                "train_micro_batch_size_per_gpu": 1,  # it is not told the batch: the loss is a mean already
+                "train_micro_batch_size_per_gpu": 1,  # the true size is not needed: the loss is a mean
                 "gradient_accumulation_steps": 1,
                 "gradient_clipping": config.grad_clip,
                 "zero_optimization": {"stage": stage},
                 "zero_allow_untested_optimizer": True,
             },
         )
-        self.optimizer.check_grad_overflow = True  # else only for half precision
+        self.optimizer.check_grad_overflow = True  # by default only checked in half precision
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """The backward pass; with the ``last`` part of a batch gradients are averaged over the processes."""
+        """Run the backward pass; after the ``last`` accumulation step gradients are averaged."""
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss)
 
     def step(self) -> bool:
-        """A step of the optimiser; False if it was left out, as gradients were not finite."""
+        """Take an optimiser step; returns False if it was skipped because gradients were not finite."""
         self.engine.step()
         return not self.optimizer.overflow
 
     def state(self) -> dict[str, Any]:
-        """What ``AdamW.state_dict`` would give in one process. Every process must call this."""
+        """The state dict that AdamW would have in one process. Every process must call this."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         plain = self.optimizer.optimizer.state_dict()
@@ -90,7 +91,7 @@ class Zero:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state` or ``AdamW.state_dict`` gave, and the weights that the model has now."""
+        """Load a state dict from :meth:`state` or AdamW, and pick up the model's current weights."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self.optimizer.refresh_fp32_params()
@@ -100,7 +101,7 @@ class Zero:
         for flat in adamw.param_groups[0]["params"]:
             adamw.state[flat] = {"step": state["state"][0]["step"].clone()}
             adamw.state[flat] |= {name: torch.zeros_like(flat) for name in MOMENTS}
-        self.optimizer._lazy_init_hp_params_optimizer_state()  # links the parts to the parameters
+        self.optimizer._lazy_init_hp_params_optimizer_state()  # links the partitions to the parameters
         for index, parameter in enumerate(self.parameters):
             for name in MOMENTS:
                 value = state["state"][index][name].to(parameter)
@@ -108,5 +109,5 @@ class Zero:
 
 
 def _groups(groups: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The one group of settings, of all parameters rather than of the flat part."""
+    """The single param group, listing all parameters instead of the flat partition."""
     return [{**groups[0], "params": list(range(count))}]

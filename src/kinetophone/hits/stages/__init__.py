@@ -1,1 +1,1 @@
-"""The stages that train what ships with the bundle ``hits``."""
+"""Training stages for the components of the bundle ``hits``."""

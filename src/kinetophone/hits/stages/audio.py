@@ -1,4 +1,4 @@
-"""The audio base: AudioLDM's ``UNet2DConditionModel`` on mel latents, CLAP text as class labels."""
+"""The audio base: AudioLDM's ``UNet2DConditionModel`` on mel latents, with CLAP text as class labels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from kinetophone.training.samples import mel_image, save_wav
 
 
 class AudioStage:
-    """Noise prediction on latents (B, C, L, M)."""
+    """Trains noise prediction on latents (B, C, L, M)."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)

@@ -1,7 +1,7 @@
 """The two autoencoder stages: frames to video latents, log-mel to audio latents.
 
-Both train briefly, then are frozen. Noise on the latents while training makes the decoder forgiving of
-what a diffusion model leaves behind.
+Both are trained briefly and then frozen. Noise on the latents during training makes the decoder robust to the
+residual noise of a diffusion model.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from kinetophone.training.samples import mel_image, save_strips
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbouring pixels of ``x`` (..., H, W), vertical and horizontal."""
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
 class VideoAutoencoder:
-    """Frames (B, 3, S, S) in [-1, 1] to latents. Half of the frames drawn are strikes or their neighbours."""
+    """Trains on frames (B, 3, S, S) in [-1, 1]; half of them are within a frame of a strike."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.clips = load_clips(recipe)
-        # A stem that folds pixels into channels: at full resolution a CPU only waits for memory.
-        # Measured at 64 px on two cores: 50 images/s in training against 10 for an AutoencoderKL of the
-        # same size (see docs/experiments.md).
+        # Its stem folds pixels into channels, because at full resolution memory bandwidth limits a CPU.
+        # At 64 px on two cores it trains on 50 images/s, an AutoencoderKL of the same size on 10 (see
+        # docs/experiments.md).
         vae = (
             load_component(Path(recipe.bundle) / "video", "vae")
             if recipe.continued
@@ -60,7 +61,7 @@ class VideoAutoencoder:
         mae = (y - x).abs().mean()
         edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
         mse = (y - x).square().mean()
-        # Keeps the latents at unit scale, so that the noise above means something.
+        # Keeps the latents at unit scale, so that the noise above has a defined level.
         scale = z.square().mean()
         loss = mae + edge + 2 * mse + 0.02 * F.relu(scale - 1)
         return {"loss": loss, "psnr": 10 * torch.log10(4 / mse.detach()), "scale": scale}
@@ -78,7 +79,7 @@ class VideoAutoencoder:
 
 
 class AudioAutoencoder:
-    """Crops of log-mel (B, 1, frames, 64) to latents, around strikes more often than elsewhere."""
+    """Trains on crops of log-mel (B, 1, frames, 64), which are around strikes more often than elsewhere."""
 
     CROP = 96
 
@@ -89,7 +90,7 @@ class AudioAutoencoder:
             vae = load_component(Path(recipe.bundle) / "audio", "vae")
         else:
             vae = AutoencoderKL(**recipe.model)
-            # Start at the mean log-mel, not at 0: AdamW would take a thousand steps to walk there.
+            # Start at the mean log-mel: from 0, AdamW would need a thousand steps to get there.
             nn.init.constant_(vae.decoder.conv_out.bias, float(self.clips.mel[:50].mean()))
         self.vae = vae.to(memory_format=torch.channels_last)
         self.trained = {"vae": self.vae}

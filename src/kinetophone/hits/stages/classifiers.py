@@ -1,6 +1,6 @@
-"""The material classifiers of :mod:`kinetophone.hits.classifiers`, trained on true clips.
+"""Training of the material classifiers of :mod:`kinetophone.hits.classifiers` on real clips.
 
-Blur and noise make them judge generated clips by their material and not by their sharpness.
+Blur and noise as augmentation make them insensitive to the sharpness of generated clips.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _ClassifierStage(ABC):
         return {"loss": F.cross_entropy(logits, target, label_smoothing=0.05), "accuracy": accuracy}
 
     def sample(self, folder: Path, step: int) -> None:  # noqa: B027
-        """Nothing to look at: accuracy is logged."""
+        """No samples; accuracy is logged."""
 
     def export(self) -> None:
         path = Path(self.recipe.bundle) / "classifiers" / f"{self.name}.safetensors"
@@ -56,7 +56,7 @@ class _ClassifierStage(ABC):
 
 
 class VideoClassifier(_ClassifierStage):
-    """Material of single frames."""
+    """Trains the classifier of single frames."""
 
     name = "picture"
 
@@ -68,7 +68,7 @@ class VideoClassifier(_ClassifierStage):
 
 
 class AudioClassifier(_ClassifierStage):
-    """Material of whole clips' log-mel."""
+    """Trains the classifier of the log-mel of entire clips."""
 
     name = "sound"
 

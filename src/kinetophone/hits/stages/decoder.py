@@ -1,8 +1,8 @@
-"""The decoder of the video autoencoder, trained on alone: latents stay what they are, frames become sharp.
+"""Further training of the video autoencoder's decoder only: frames become sharper, latents stay the same.
 
-What a latent leaves open an absolute error answers with the mean of what it may be, a blur. A discriminator
-of patches (PatchGAN, arXiv 1611.07004) takes blur for false, and the decoder learns edges in its place. It
-learns on what it will be given: beside true latents, the video base's estimates of them from noisy ones.
+Details that a latent does not determine are blurred by a decoder trained on absolute error. A patch
+discriminator (PatchGAN, arXiv 1611.07004) recognises blur as fake, so the decoder learns edges instead. It is
+trained on the inputs it will get: true latents, and the video base's estimates of them from noisy ones.
 
 Shapes: latents (B, C, T, h, w) of clips, (N, C, h, w) of frames; frames (N, 3, S, S) in [-1, 1].
 """
@@ -32,11 +32,11 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
 FRAMES_OF_A_CLIP = 8
-PAIRS_APART = 0.02  # relative deviation of the weights of a channel that was doubled
+PAIRS_APART = 0.02  # relative standard deviation of the noise on duplicated channels' weights
 
 
 class Discriminator(nn.Module):
-    """Frames to one logit per patch and the features on the way there."""
+    """Maps frames to a logit per patch, and returns the intermediate features too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ class Discriminator(nn.Module):
 
 
 def widened(vae: AutoencoderDC) -> AutoencoderDC:
-    """The same autoencoder with twice the channels in its decoder, same in what it gives (arXiv 1511.05641).
+    """Double the channels of an autoencoder's decoder and keep its output (Net2Net, arXiv 1511.05641).
 
-    Every channel stands there twice, and what reads the two takes half of each. A mean square over channels,
-    and so the RMS norm, stays what it was.
+    Every channel is duplicated, and layers that read the two copies take half of each. The mean square over
+    channels, and therefore the RMS norm, does not change.
     """
     widths = [2 * width for width in vae.config.decoder_block_out_channels]
     wide = AutoencoderDC.from_config({**vae.config, "decoder_block_out_channels": widths})
@@ -66,8 +66,8 @@ def widened(vae: AutoencoderDC) -> AutoencoderDC:
     targets = wide.decoder.state_dict()
     state = {name: _twice(x, targets[name].shape) for name, x in vae.decoder.state_dict().items()}
     if vae.decoder.in_shortcut:
-        # The shortcut repeats each latent channel 2 r times in a row, not r times twice: the convolution
-        # beside it makes up for that.
+        # The shortcut repeats each latent channel 2 r times in a row, not r times twice; the parallel
+        # convolution compensates for that.
         eye = torch.eye(vae.config.latent_channels)
         repeats = vae.decoder.in_shortcut_repeats
         was = eye.repeat_interleave(repeats, dim=0).repeat(2, 1)
@@ -85,9 +85,9 @@ def _twice(x: Tensor, shape: torch.Size) -> Tensor:
 
 
 class VideoDecoder(VideoStage):
-    """Of ``batch_size`` frames half are strikes or neighbours of one.
+    """Trains the decoder; half of the frames in a batch are within a frame of a strike.
 
-    Goes on from the decoder there is, twice as wide if that is what the recipe's ``model`` says.
+    Starts from the bundle's decoder, with twice its width if the recipe's ``model`` says so.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -98,14 +98,15 @@ class VideoDecoder(VideoStage):
             self.vae = widened(self.vae)
             if widths != list(self.vae.config.decoder_block_out_channels):
                 raise UserError(
-                    f"model: decoder_block_out_channels: the decoder there is, or twice as wide, not {widths}"
+                    "model: decoder_block_out_channels must be those of the decoder or their double, "
+                    f"not {widths}"
                 )
-            with torch.no_grad():  # or the two of a pair would learn the same for ever
+            with torch.no_grad():  # otherwise both copies would always get the same gradients
                 for p in self.vae.decoder.parameters():
                     p.mul_(1 + PAIRS_APART * torch.randn(p.shape))
         self.vae = self.vae.to(self.device, memory_format=torch.channels_last)
         plain_attention(self.unet)
-        # Of its own: what is exported overwrites the bundle's, and a resumed run could not start from it.
+        # A copy: exports overwrite the bundle's decoder, so a resumed run could not read it from there.
         self.start = {name: x.detach().clone() for name, x in self.vae.decoder.state_dict().items()}
         self.trained: dict[str, nn.Module] = {"decoder": self.vae.decoder}
         if recipe.options.adversarial:
@@ -123,7 +124,7 @@ class VideoDecoder(VideoStage):
         true, features = self.discriminator(x)
         false, _ = self.discriminator(y.detach())
         judged = F.relu(1 - true).mean() + F.relu(1 + false).mean()
-        # For the decoder the discriminator stands still: one optimiser serves both.
+        # One optimiser trains both, so the discriminator is detached in the decoder's loss.
         still = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         opinion, seen = functional_call(self.discriminator, still, (y,))
         matching = sum((a - b.detach()).abs().mean() for a, b in zip(seen, features, strict=True))
@@ -132,7 +133,7 @@ class VideoDecoder(VideoStage):
 
     @torch.no_grad()
     def _batch(self, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents of frames, some clips' as the base sees them through noise, and the true frames."""
+        """Latents of frames, for some clips the base's estimates from noisy latents, and the true frames."""
         options = self.recipe.options
         index, texts = self.latents.draw(rng, -(-self.recipe.loop.batch_size // FRAMES_OF_A_CLIP))
         true = torch.from_numpy(self.latents.video[index]).float()

@@ -1,6 +1,6 @@
-"""The two text encoders, each trained by contrast: CLIP-type with frames, CLAP-type with sound.
+"""The two text encoders, trained with contrastive losses: CLIP-type with frames, CLAP-type with audio.
 
-The towers that look and listen are small, and are kept beside the run only as checkpoints.
+The image and audio towers are small. They are only saved in the run's checkpoints, not in the bundle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ BOS, EOS, PAD, UNK = "<s>", "</s>", "<pad>", "<unk>"
 
 
 def train_tokenizer(captions: list[str], vocabulary: int, length: int) -> Any:
-    """A byte-level BPE tokenizer of lower-cased text: any input has tokens, known words have one each."""
+    """Train a byte-level BPE tokenizer of lower-case text.
+
+    Args:
+        captions: Training texts.
+        vocabulary: Number of tokens.
+        length: Maximum number of tokens per caption.
+
+    Returns:
+        The tokenizer. It accepts any input; known words have a single token.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -49,7 +58,7 @@ def train_tokenizer(captions: list[str], vocabulary: int, length: int) -> Any:
 
 
 def _tower(in_channels: int, width: int, out: int, kernel: tuple[int, int]) -> nn.Sequential:
-    """Three strided convolutions and a linear layer that keeps places apart (flattened, not pooled)."""
+    """Three strided convolutions and a linear layer on flattened features, which keeps positions distinct."""
     layers: list[nn.Module] = []
     for i in range(3):
         channels = in_channels if i == 0 else width
@@ -58,7 +67,7 @@ def _tower(in_channels: int, width: int, out: int, kernel: tuple[int, int]) -> n
 
 
 class TextContrast(ABC):
-    """Symmetric InfoNCE between captions and ``_views`` of their clips, with a learned temperature."""
+    """Trains with symmetric InfoNCE between captions and ``_views`` of their clips; learned temperature."""
 
     folder: str
 
@@ -101,7 +110,7 @@ class TextContrast(ABC):
         return {"loss": loss, "recall@1": (logits.argmax(1) == target).float().mean()}
 
     def sample(self, folder: Path, step: int) -> None:  # noqa: B027
-        """Nothing to look at: the logged recall says how well captions find their clips."""
+        """No samples; the logged recall shows how well captions retrieve their clips."""
 
     def export(self) -> None:
         root = Path(self.recipe.bundle) / self.folder
@@ -110,7 +119,7 @@ class TextContrast(ABC):
 
 
 class ClipText(TextContrast):
-    """CLIP-type text model, against single frames at 32 x 32."""
+    """CLIP-type text model, trained with single frames at 32 x 32."""
 
     folder = "video"
 
@@ -137,7 +146,7 @@ class ClipText(TextContrast):
 
 
 class ClapText(TextContrast):
-    """CLAP-type text model, against whole clips' log-mel averaged to (100, 16)."""
+    """CLAP-type text model, trained with the log-mel of entire clips, averaged to (100, 16)."""
 
     folder = "audio"
 
@@ -148,7 +157,7 @@ class ClapText(TextContrast):
         from transformers import ClapTextConfig, ClapTextModelWithProjection
 
         ids = {f"{k}_token_id": getattr(self.tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
-        # RoBERTa counts positions from pad_token_id + 1.
+        # RoBERTa's position ids start at pad_token_id + 1.
         length = self.tokenizer.model_max_length + self.tokenizer.pad_token_id + 1
         config = ClapTextConfig(
             vocab_size=vocabulary, max_position_embeddings=length, **ids, **self.recipe.model
@@ -160,6 +169,6 @@ class ClapText(TextContrast):
 
     def _views(self, index: np.ndarray, rng: np.random.Generator) -> Tensor:
         mel = torch.from_numpy(np.stack([self.clips.mel[i] for i in index])).float()[:, None]
-        # Clips start anywhere: what a caption says does not depend on it.
+        # Random shifts, because captions do not depend on the start of a clip.
         mel = F.avg_pool2d(mel, 4).roll(int(rng.integers(-5, 6)), dims=2)
         return mel.add(9.5).div(3)

@@ -41,7 +41,7 @@ from kinetophone.training.samples import save_strips
 
 
 class VideoStage:
-    """What stages on video latents have: autoencoder, text model, clips and their latents, noise schedule."""
+    """Base of the stages on video latents: autoencoder, text model, clips, latents and noise schedule."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
@@ -61,13 +61,13 @@ class VideoStage:
         return self.text_encoder(input_ids=ids).last_hidden_state
 
     def _sheet(self, latents: Tensor, path: Path, columns: int) -> None:
-        """Clips as rows of ``columns`` frames; latents (B, C, T, h, w)."""
+        """Write decoded latents (B, C, T, h, w) as an image, each clip as a row of ``columns`` frames."""
         frames = decode_latents(self.vae, latents.cpu().transpose(1, 2).flatten(0, 1))
         save_strips(frames.unflatten(0, (latents.shape[0], -1))[:, :columns], path)
 
 
 class ImageStage(VideoStage):
-    """A text-to-image model (``UNet2DConditionModel``) on single frames, strikes drawn more often."""
+    """Trains a text-to-image model (``UNet2DConditionModel``) on frames; strikes are drawn more often."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -115,14 +115,14 @@ class ImageStage(VideoStage):
 
 
 class MotionStage(VideoStage):
-    """``UNetMotionModel`` on whole clips, started from the image model."""
+    """Trains a ``UNetMotionModel`` on entire clips, starting from the image model."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         unet = load_component(self.bundle / "video", "unet") if recipe.continued else self._from_image_model()
         if recipe.options.train == "motion":
             unet.freeze_unet2d_params()
-        else:  # torch 2.13 crashes on a CPU in the backward pass through frozen convolutions so laid out
+        else:  # torch 2.13 crashes on a CPU in the backward pass through frozen channels-last convolutions
             unet = channels_last(unet)
         self.unet: Any = unet.to(self.device)
         plain_attention(self.unet)

@@ -1,7 +1,7 @@
 """The vocoder: a small HiFi-GAN generator (``SpeechT5HifiGan``), log-mel to waveform.
 
-Trained on spectral distances at several resolutions, not against discriminators: on a CPU that is what
-converges in minutes, and the clips' sounds - strikes that ring and die away - suffer little from it.
+It is trained on spectral distances at several resolutions, without discriminators. This converges within
+minutes on a CPU, and costs little quality for the sounds of these clips, strikes that ring and decay.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AUDIBLE = -8.0  # log-mel above the recordings' noise floor
 
 
 def spectral_distance(y: Tensor, x: Tensor) -> Tensor:
-    """Mean over window lengths of log-magnitude and linear-magnitude distance (arXiv 1910.11480); (B, N)."""
+    """Multi-resolution STFT distance of waveforms (B, N), log and linear magnitudes (arXiv 1910.11480)."""
     total = y.new_zeros(())
     for window in _RESOLUTIONS:
         hann = torch.hann_window(window, device=x.device)
@@ -36,7 +36,7 @@ def spectral_distance(y: Tensor, x: Tensor) -> Tensor:
 
 
 class VocoderStage:
-    """Crops of ``CROP`` mel frames around strikes, with the waveform they were made from."""
+    """Trains on crops of ``CROP`` mel frames around strikes, with their waveforms."""
 
     CROP = 64
 
@@ -72,7 +72,7 @@ class VocoderStage:
         spectral = spectral_distance(y, x)
         a, b = log_mel(y), log_mel(x)
         mel_loss = F.l1_loss(a, b)
-        # Most of a clip is its noise floor, whose error nothing can lower: what rings above it counts more.
+        # Most of a clip is noise floor, whose error cannot be reduced, so audible parts get extra weight.
         audible = F.l1_loss(a.clamp(min=AUDIBLE), b.clamp(min=AUDIBLE))
         return {
             "loss": spectral + mel_loss + 3 * audible,

@@ -1,1 +1,1 @@
-"""Measures that need a network, one file each; see :mod:`kinetophone.metrics.registry`."""
+"""Metrics that need a network, one module each; see :mod:`kinetophone.metrics.registry`."""

@@ -1,16 +1,16 @@
-"""One space for sound, picture and text: ImageBind (Girdhar et al. 2023), LanguageBind (Zhu et al. 2024).
+"""Joint embeddings of audio, video and text: ImageBind (Girdhar et al. 2023), LanguageBind (Zhu et al. 2024).
 
-Nothing of either ships. The user names a folder with
+Neither network ships with this package. The user names a folder with
 
-- ``model.safetensors``, which ``kinetophone convert metric imagebind`` makes; or ``model.pt``, TorchScript
-  made where the package is at home. Either network has the methods ``sound``, float32 (1, ``audio_samples``)
-  at 16 kHz; ``frames``, float32 (1, ``frame_count``, 3, ``side``, ``side``) in [0, 1]; and ``texts``, int64
-  (N, 77). Each returns embeddings (., D), and ``audio_samples``, ``frame_count`` and ``side`` are whole
-  numbers on the module. The networks' own spectrogram and normalisation are in it;
-- the files of their tokenizer (that of CLIP), where captions are compared.
+- ``model.safetensors``, made by ``kinetophone convert metric imagebind``; or ``model.pt``, TorchScript
+  exported with the authors' package. The module has the methods ``sound``, for float32
+  (1, ``audio_samples``) at 16 kHz; ``frames``, for float32 (1, ``frame_count``, 3, ``side``, ``side``) in
+  [0, 1]; and ``texts``, for int64 (N, 77). Each returns embeddings (., D). ``audio_samples``,
+  ``frame_count`` and ``side`` are integer attributes. The module includes the spectrogram and normalisation;
+- the files of the tokenizer (CLIP's), if captions are compared.
 
-A sound is taken in windows of ``audio_samples``, the last one ending with it, and the embeddings are
-averaged; a shorter one is repeated. Frames are evenly spaced over the clip.
+Audio is split into windows of ``audio_samples``, the last of which ends with the clip, and their embeddings
+are averaged. Shorter audio is repeated. Frames are evenly spaced over the clip.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ RATE, TOKENS = 16_000, 77
 
 
 def load_folder(folder: str, name: str, allow_torchscript: bool = False) -> Any:
-    """The network of a folder; ``name`` is "imagebind" or "languagebind".
+    """Load the network of a folder; ``name`` is "imagebind" or "languagebind".
 
     Raises:
-        OSError: There is none.
-        ValueError: It lacks a method or a number.
+        OSError: The folder has no network.
+        ValueError: The network lacks a method or an attribute.
     """
     from kinetophone.metrics.networks.load import load
 
     files = [Path(folder) / file for file in ("model.safetensors", "model.pt")]
     path = next((file for file in files if file.is_file()), None)
     if path is None:
-        raise OSError(f"there is neither '{files[0]}' nor model.pt beside it; see docs/measuring.md")
+        raise OSError(f"there is neither '{files[0]}' nor model.pt next to it; see docs/measuring.md")
     model = load(str(path), name, allow_torchscript=allow_torchscript)
     parts = ("sound", "frames", "texts", "audio_samples", "frame_count", "side")
     missing = [part for part in parts if not hasattr(model, part)]
@@ -51,7 +51,7 @@ def load_folder(folder: str, name: str, allow_torchscript: bool = False) -> Any:
 
 
 def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = False) -> dict[str, np.ndarray]:
-    """Embeddings ``<name>_sound`` and ``<name>_frames`` of a clip, (1, D) each, of length 1."""
+    """Unit embeddings ``<name>_sound`` and ``<name>_frames`` of a clip, (1, D) each."""
     import numpy as np
     import torch
 
@@ -74,7 +74,7 @@ def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = Fal
 
 
 def bound_texts(texts: list[str], folder: str, name: str, allow_torchscript: bool = False) -> np.ndarray:
-    """Embeddings of texts, (N, D), of length 1."""
+    """Unit embeddings of texts, (N, D)."""
     import numpy as np
     import torch
 
@@ -89,7 +89,7 @@ def bound_texts(texts: list[str], folder: str, name: str, allow_torchscript: boo
 
 @lru_cache(maxsize=2)
 def tokenizer(folder: str) -> Any:
-    """The tokenizer of a folder; an OSError where there is none."""
+    """Load the tokenizer of a folder; raises OSError if there is none."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -114,7 +114,7 @@ def _extract(name: str, clip: Clip, source: str, consent: Consent) -> dict[str, 
 
 
 def _score(name: str, sample: Sample) -> Scores:
-    """Mean cosines: sound-picture, and with captions text-sound and text-picture."""
+    """Mean cosine similarities of audio and video and, with captions, of text with either."""
     from kinetophone.metrics.control import shuffled_control
     from kinetophone.metrics.quality import captioned, cosine
 

@@ -1,4 +1,4 @@
-"""CLAP: the agreement of a caption with the sound, and the distance of its embeddings."""
+"""CLAP: agreement of captions with the audio, and the distance of its audio embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLAP_RATE = 48_000
 
 
 def clap_audio(clip: Clip, source: str, allow_pickle: bool = False) -> np.ndarray:
-    """CLAP's embedding of the sound, in windows as long as the model's, normalised; (windows, D)."""
+    """CLAP's unit embeddings of the audio, (windows, D), in windows of the model's length."""
     import torch
 
     from kinetophone.media.read import resample_audio
@@ -25,7 +25,7 @@ def clap_audio(clip: Clip, source: str, allow_pickle: bool = False) -> np.ndarra
     sound = resample_audio(clip.audio, clip.sample_rate, CLAP_RATE)
     length = processor.feature_extractor.nb_max_samples
     windows = [sound[start : start + length] for start in range(0, max(1, len(sound)), length)]
-    # A scrap at the end, padded by repetition, would be a sound of its own.
+    # A short remainder is dropped: padded by repetition it would sound different.
     windows = [window for window in windows if len(window) >= length // 2] or windows[:1]
     inputs = processor.feature_extractor(windows, sampling_rate=CLAP_RATE, return_tensors="pt")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""CLIP: the agreement of a caption with the frames."""
+"""CLIP: agreement of captions with the frames."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from kinetophone.media.clip import Clip, Frames
 
-CLIP_FRAMES = 8  # of a clip, evenly spaced, are compared with its caption
+CLIP_FRAMES = 8  # number of evenly spaced frames that are compared with the caption
 
 
 def clip_frames(frames: Frames, source: str, allow_pickle: bool = False) -> np.ndarray:
-    """CLIP's embedding of 8 evenly spaced frames, normalised; (8, D), fewer for a shorter clip."""
+    """CLIP's unit embeddings of 8 evenly spaced frames, (8, D); fewer for a shorter clip."""
     import numpy as np
     import torch
 

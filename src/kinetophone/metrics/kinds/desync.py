@@ -1,12 +1,13 @@
-"""DeSync: by how much a network that was trained to tell it thinks sound and picture are apart.
+"""DeSync: the audio-video offset predicted by a network that was trained for this.
 
-The network is Synchformer (Iashin et al. 2024), the measure that of MMAudio (Cheng et al. 2025): the first
-and the last 4.8 s of a clip, the likeliest of 21 offsets from -2 to 2 s for each, the mean of their sizes.
-Nothing of it ships: the user names a file, as :mod:`kinetophone.metrics.networks.load` has it.
+The network is Synchformer (Iashin et al. 2024) and the metric is that of MMAudio (Cheng et al. 2025). For the
+first and the last 4.8 s of a clip, take the most likely of 21 offsets from -2 to 2 s, and average their
+absolute values. The network does not ship with this package; the user names a file, see
+:mod:`kinetophone.metrics.networks.load`.
 
 The network is called with ``(frames, sound)``: float32 (1, 14, 16, 3, 224, 224) in [-1, 1], segments of 16
-frames at 25 a second, one every 8 frames; and float32 (1, 14, 10240), segments of 0.64 s at 16 kHz, one every
-0.32 s. It returns logits (1, 21). The log-mel spectrogram of the sound is made by the network.
+frames at 25 fps, one every 8 frames; and float32 (1, 14, 10240), segments of 0.64 s at 16 kHz, one every
+0.32 s. It returns logits (1, 21), and computes the log-mel spectrogram itself.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ if TYPE_CHECKING:
     from kinetophone.metrics.control import Interval
 
 FPS, RATE = 25, 16_000
-SEGMENTS, SEGMENT_FRAMES, SEGMENT_SAMPLES = 14, 16, 10_240  # half overlapping
+SEGMENTS, SEGMENT_FRAMES, SEGMENT_SAMPLES = 14, 16, 10_240  # segments overlap by half
 CROP_FRAMES = (SEGMENTS + 1) * SEGMENT_FRAMES // 2
 CROP_SAMPLES = (SEGMENTS + 1) * SEGMENT_SAMPLES // 2
 CROP_S = CROP_FRAMES / FPS
 OFFSETS_S = tuple(round(0.2 * k, 1) for k in range(-10, 11))
 
-# What a network that guesses evenly scores: the mean size of an offset.
+# Chance level, the score of uniform guesses: the mean absolute offset.
 CHANCE_S = sum(map(abs, OFFSETS_S)) / len(OFFSETS_S)
 
 _SIDE, _CROPPED = 256, 224
 
 
 def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray:
-    """The offset found in the first and in the last 4.8 s of a clip.
+    """Predict the audio-video offset in the first and in the last 4.8 s of a clip.
 
-    A shorter clip is a single crop, its last frame held and its sound silent from where it ends: the network
-    was not trained for that, so the report counts such clips.
+    A shorter clip is a single crop, padded by repeating the last frame and with silence. The network was not
+    trained for that, so the report counts such clips.
 
     Args:
         clip: The clip.
-        path: The network's file, as the module's docstring has it.
-        allow_torchscript: Load it, though it can run code.
+        path: The network's file, see the module's docstring.
+        allow_torchscript: Allow TorchScript, which can run code.
 
     Returns:
-        Seconds, float32 (crops, 1); the sign is the network's.
+        Offsets in seconds, float32 (crops, 1), with the network's sign.
     """
     import numpy as np
     import torch
@@ -78,15 +79,15 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Desync:
-    """The mean size of the offset that the network finds.
+    """Mean absolute audio-video offset of a set of clips.
 
     Attributes:
-        value: Seconds.
-        interval: Its 95 % bootstrap interval over clips.
+        value: Offset in seconds.
+        interval: 95 % bootstrap confidence interval over clips.
         n: Number of clips.
-        short: How many of them are shorter than the network's 4.8 s.
-        chance: What a network that guesses evenly would score. Not that of shuffled pairs: the network would
-            have to run again for each of them.
+        short: Number of clips that are shorter than the network's 4.8 s.
+        chance: Chance level, the score of uniform guesses. Shuffled pairs are not used, because the network
+            would have to run again for each of them.
     """
 
     value: float
@@ -107,7 +108,7 @@ def _extract(clip: Clip, source: str, consent: Consent) -> dict[str, np.ndarray]
 
 
 def mean_desync(sample: Sample) -> Desync | None:
-    """The mean size of the offsets over the crops of each clip, then over clips; None without any."""
+    """Mean absolute offset over the crops of each clip, then over clips; None if there are none."""
     import numpy as np
 
     from kinetophone.metrics.control import bootstrap_interval

@@ -1,4 +1,4 @@
-"""FAD: the Fréchet distance of VGGish embeddings."""
+"""FAD: Fréchet distance of VGGish embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VGGISH_RATE = 16_000
 
 
 def vggish_features(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray:
-    """VGGish's embedding of every whole 0.96 s of the sound, (windows, 128).
+    """VGGish's embeddings of consecutive 0.96 s windows of the audio, (windows, 128).
 
     The network is called with log-mel examples (windows, 1, 96, 64).
     """
@@ -36,11 +36,14 @@ def vggish_features(clip: Clip, path: str, allow_torchscript: bool = False) -> n
 
 
 def vggish_log_mel(waveform: np.ndarray) -> np.ndarray:
-    """The input of VGGish (Hershey et al. 2017): float32 (frames, 64) of a waveform (N,) at 16 kHz.
+    """The input of VGGish (Hershey et al. 2017) for a waveform (N,) at 16 kHz.
 
-    Magnitudes of 25 ms periodic Hann windows every 10 ms, from the first sample on, without padding; 64
-    triangles, even in mel (1127 ln(1 + f / 700)), from 125 to 7500 Hz, the constant part left out;
-    ln(x + 0.01).
+    Magnitude spectra of 25 ms periodic Hann windows every 10 ms, starting at the first sample, without
+    padding. 64 triangular filters, evenly spaced in mel (1127 ln(1 + f / 700)) from 125 to 7500 Hz, without
+    the DC component. Then ln(x + 0.01).
+
+    Returns:
+        float32 (frames, 64).
     """
     import numpy as np
 
@@ -77,7 +80,7 @@ def _score(sample: Sample) -> Scores:
 METRIC = Metric(
     name="fad",
     source="vggish",
-    source_help="VGGish for fad, the same.",
+    source_help="VGGish for fad, as for --i3d.",
     load=_load,
     extract=_extract,
     score=_score,

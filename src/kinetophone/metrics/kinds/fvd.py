@@ -1,4 +1,4 @@
-"""FVD: the Fréchet distance of I3D features, of 16 frames as StyleGAN-V takes them, and of whole clips."""
+"""FVD: Fréchet distance of I3D features, of 16 frames as in StyleGAN-V and of entire clips."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NAMES = {"fvd": "FVD (16 frames)", "fvd_whole": "FVD (whole clip)"}
 
 
 def i3d_features(frames: Frames, path: str, allow_torchscript: bool = False) -> dict[str, np.ndarray]:
-    """Features of 16 frames at 224 x 224, as StyleGAN-V's ``fvd2048_16f`` takes them, and of the whole clip.
+    """I3D features of 16 frames at 224 x 224, as in StyleGAN-V's ``fvd2048_16f``, and of the entire clip.
 
-    The whole clip is cut into windows of 16 frames, the last one ending with it. A clip of fewer than 16
-    frames has none.
+    The entire clip is cut into windows of 16 frames, the last of which ends with the clip. A clip with fewer
+    than 16 frames has no features.
     """
     import numpy as np
     import torch
@@ -33,7 +33,7 @@ def i3d_features(frames: Frames, path: str, allow_torchscript: bool = False) -> 
     last = len(frames) - FVD_FRAMES
     starts = sorted({*range(0, last + 1, FVD_FRAMES), last})
     network, rows = load(path, "i3d", allow_torchscript=allow_torchscript), []
-    # The TorchScript file can do more; the network defined here does this alone.
+    # The TorchScript file has options for this; the network defined here always does it.
     scripted = isinstance(network, torch.jit.ScriptModule)
     options = {"rescale": False, "resize": False, "return_features": True} if scripted else {}
     with torch.no_grad():
@@ -65,7 +65,7 @@ def _score(sample: Sample) -> Scores:
 METRIC = Metric(
     name="fvd",
     source="i3d",
-    source_help="I3D for fvd: a file that convert metric wrote, or TorchScript, which on the Hub is "
+    source_help="I3D for fvd: a file written by convert metric, or TorchScript; on the Hub "
     "owner/name@COMMIT/file.pt.",
     load=_load,
     extract=_extract,

@@ -1,1 +1,1 @@
-"""Networks whose features the measures use: how a file becomes one, and definitions of four."""
+"""Networks whose features the metrics use: loading them from files, and definitions of four."""

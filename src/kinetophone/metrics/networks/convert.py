@@ -1,4 +1,4 @@
-"""Published weights of a measure's network as a file that loads without running code."""
+"""Conversion of a metric network's published weights to a file that loads without running code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kinetophone.metrics.networks.load import DEFINED, NETWORK, empty_network
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What the user may ask to convert, and need not or cannot.
+# Networks that need no conversion or cannot be converted.
 _OTHERS = {
     "clap": "needs no conversion: give evaluate --clap a Hub id or folder",
     "clip": "needs no conversion: give evaluate --clip a Hub id or folder",
@@ -25,17 +25,17 @@ _OTHERS = {
 def convert_metric(
     network: str, source: str | os.PathLike[str], out: str | os.PathLike[str], *, allow_pickle: bool = False
 ) -> None:
-    """Write the weights of ``source`` to ``out``, as ``Extractor`` and ``kinetophone evaluate`` load them.
+    """Convert published weights to the format that ``Extractor`` and ``kinetophone evaluate`` load.
 
     Args:
         network: "i3d", "vggish", "synchformer" or "imagebind".
-        source: a state dict of the published PyTorch weights: a file, or "owner/name/file" on the Hub.
-        out: file to write, ``.safetensors``.
-        allow_pickle: read a pickled ``source``, as tensors only.
+        source: State dict of the published PyTorch weights, a file or "owner/name/file" on the Hub.
+        out: File to write, ``.safetensors``.
+        allow_pickle: Allow a pickled ``source``, read as tensors only.
 
     Raises:
-        RequestError: if the names or shapes of the tensors are not the network's, each kind of difference
-            in a line; or the file cannot be read.
+        RequestError: The file cannot be read, or names or shapes of its tensors do not match the network;
+            the error has a line for each kind of difference.
     """
     from safetensors.torch import save
 
@@ -45,13 +45,13 @@ def convert_metric(
         why = _OTHERS.get(network, f"is unknown; there are {', '.join(DEFINED)}")
         raise RequestError([f"metric network '{network}' {why}"])
     if Path(out).suffix not in SAFE:
-        raise RequestError([f"'{out}' will hold safetensors: name it '{Path(out).with_suffix(SAFE[0])}'"])
+        raise RequestError([f"'{out}' will be safetensors: name it '{Path(out).with_suffix(SAFE[0])}'"])
     file = locate_file(source)
     if file_format(file) == "torchscript":
         given = "FOLDER, as its model.pt," if network == "imagebind" else source
         raise RequestError(
             [
-                f"'{source}' is TorchScript, which has its network and needs no conversion: "
+                f"'{source}' is TorchScript, which includes its network and needs no conversion: "
                 f"give it to evaluate, --{network} {given} --allow-torchscript"
             ]
         )
@@ -64,11 +64,11 @@ def convert_metric(
         raise RequestError(problems)
     whole = {name: _own(tensor.float()) for name, tensor in tensors.items()}
     with replacing(out) as partial:
-        # Not save_file, whose files only their owner may read.
+        # Not save_file, whose files are readable by their owner only.
         Path(partial).write_bytes(save(whole, metadata={"format": "pt", NETWORK: network}))
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """The tensor, copied where it is a view: such weights cannot be saved."""
+    """The tensor, copied if it is a view, because views cannot be saved."""
     whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor if whole else tensor.contiguous().clone()

@@ -1,4 +1,4 @@
-"""I3D (Carreira and Zisserman 2017, "Quo Vadis, Action Recognition?"): Inception-v1 with kernels in time."""
+"""I3D (Carreira and Zisserman 2017, "Quo Vadis, Action Recognition?"): Inception-v1 with 3-D kernels."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _POOLS = {
 
 
 class I3D(nn.Module):
-    """Frames (N, 3, T, H, W) in [-1, 1] to the logits (N, 400) of Kinetics' classes, averaged over time.
+    """Maps frames (N, 3, T, H, W) in [-1, 1] to logits (N, 400) of Kinetics' classes, averaged over time.
 
-    T must be at least 9, H and W at least 193. Names of weights are those of the PyTorch conversions
+    T must be at least 9, H and W at least 193. Parameters have the names of the PyTorch conversions
     (``i3d_pretrained_400.pt``, ``rgb_imagenet.pt``).
     """
 
@@ -62,7 +62,7 @@ class I3D(nn.Module):
 
     @staticmethod
     def select(tensors: dict[str, Any]) -> dict[str, Any]:
-        """The weights used here of a state dict: counters of training steps are left out."""
+        """Select the weights used here from a state dict: counters of training steps are dropped."""
         return {name: x for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
 
 
@@ -73,7 +73,7 @@ class _Unit(nn.Module):
         super().__init__()
         self.conv3d = nn.Conv3d(channels, out_channels, kernel, stride=stride, bias=False)
         self.bn = nn.BatchNorm3d(out_channels, eps=1e-3)
-        self.bn.register_buffer("num_batches_tracked", None)  # older files have none, and nothing is trained
+        self.bn.register_buffer("num_batches_tracked", None)  # missing in older files; only for training
 
     def forward(self, x: Tensor) -> Tensor:
         padded = _pad(x, self.conv3d.kernel_size, self.conv3d.stride)
@@ -81,7 +81,7 @@ class _Unit(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Four branches side by side."""
+    """Inception block: four parallel branches."""
 
     def __init__(
         self, channels: int, direct: int, middle: tuple[int, int], narrow: tuple[int, int], pooled: int
@@ -111,9 +111,9 @@ class _Logits(nn.Module):
 
 
 def _pad(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Zeros around ``x`` so that a layer leaves 1 / stride of the places, rounded up: TensorFlow's SAME.
+    """Pad ``x`` with zeros as TensorFlow's SAME does: a layer returns ceil(size / stride) positions.
 
-    Where their number is odd, one more stands at the end.
+    If the padding is odd, the end gets one more zero.
     """
     padding: list[int] = []
     for size, k, s in zip(x.shape[2:], kernel, stride, strict=True):
@@ -123,5 +123,5 @@ def _pad(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
 
 
 def _max_pool(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    # Zeros are as good as minus infinity here: what is pooled comes from a ReLU.
+    # Padding with zeros is correct, because the input comes from a ReLU.
     return F.max_pool3d(_pad(x, kernel, stride), kernel, stride)

@@ -1,7 +1,7 @@
-"""ImageBind (Girdhar et al. 2023, "ImageBind: One Embedding Space To Bind Them All"): picture, sound, text.
+"""ImageBind (Girdhar et al. 2023, "ImageBind: One Embedding Space To Bind Them All"): image, audio, text.
 
-A transformer for each, whose embeddings have one space. Its other modalities (depth, heat, motion) are not
-defined here.
+Each modality has a transformer; their embeddings share one space. The other modalities (depth, thermal, IMU)
+are not defined here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIDE, _PATCH, _PAIR = 224, 14, 2
 _MELS, _MEL_FRAMES, _MEL_PATCH, _MEL_STRIDE = 128, 204, 16, 10
 _WORDS, _CONTEXT = 49_408, 77
 _RATE = 16_000
-# Of CLIP's pictures, and of AudioSet's spectrograms.
+# Statistics of CLIP's images and of AudioSet's spectrograms.
 _VIDEO_MEAN, _VIDEO_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _MEL_MEAN, _MEL_STD = -4.268, 9.138
 
@@ -27,13 +27,13 @@ Size = tuple[int, int, int]
 
 
 class ImageBind(nn.Module):
-    """Embeddings of sound, frames and texts, (N, 1024) each; see :mod:`kinetophone.metrics.binding`.
+    """Embeddings of audio, frames and texts, (N, 1024) each; see :mod:`kinetophone.metrics.kinds.binding`.
 
-    Names of weights are those of the published ones (``imagebind_huge.pth``).
+    Parameters have the names of the published weights (``imagebind_huge.pth``).
 
     Args:
-        vision, text, audio: sizes of the three transformers.
-        embedding: channels of the common space.
+        vision, text, audio: Sizes of the three transformers.
+        embedding: Channels of the shared space.
     """
 
     audio_samples, frame_count, side = 2 * _RATE, 10, _SIDE
@@ -69,7 +69,7 @@ class ImageBind(nn.Module):
         )
 
     def sound(self, waveforms: Tensor) -> Tensor:
-        """Embeddings of sound (N, 32000) at 16 kHz."""
+        """Embeddings (N, D) of audio (N, 32000) at 16 kHz."""
         extract = _mel_extractor()
         mel = extract(list(waveforms.numpy()), sampling_rate=_RATE, return_tensors="pt")["input_values"]
         return self._of_first("audio", mel.transpose(1, 2)[:, None])
@@ -77,8 +77,8 @@ class ImageBind(nn.Module):
     def frames(self, frames: Tensor) -> Tensor:
         """Embeddings (N, D) of frames (N, 10, 3, 224, 224) in [0, 1].
 
-        The network takes two frames at a time, which its authors read two seconds apart, at five places of a
-        clip. Here the five pairs are half of the clip apart, which is the same for one of four seconds.
+        The network takes pairs of frames. Its authors read five pairs per clip, with two seconds between the
+        frames of a pair. Here they are half of the clip apart, which is the same for a clip of four seconds.
         """
         mean, std = (torch.tensor(x)[:, None, None] for x in (_VIDEO_MEAN, _VIDEO_STD))
         early, late = ((frames - mean) / std).chunk(2, dim=1)
@@ -87,11 +87,11 @@ class ImageBind(nn.Module):
         return found.unflatten(0, (len(frames), -1)).mean(1)
 
     def texts(self, tokens: Tensor) -> Tensor:
-        """Embeddings of texts, int64 (N, 77): what CLIP's tokenizer makes of them."""
+        """Embeddings (N, D) of texts, given as tokens of CLIP's tokenizer, int64 (N, 77)."""
         x = self.modality_preprocessors["text"](tokens)
         mask = torch.full((_CONTEXT, _CONTEXT), -torch.inf).triu(1)
         x = self.modality_trunks["text"](x, mask)
-        # The end of a text is the word with the highest number.
+        # The end-of-text token has the highest id.
         ends = x[torch.arange(len(x)), tokens.argmax(-1)]
         return self.modality_heads["text"]["proj"](ends)  # type: ignore[index]
 
@@ -101,7 +101,7 @@ class ImageBind(nn.Module):
 
     @staticmethod
     def select(tensors: dict[str, Any]) -> dict[str, Any]:
-        """The weights used here of a state dict: other modalities, masks and temperatures are left out."""
+        """Select the weights used here from a state dict: other modalities and temperatures are dropped."""
         kept = tuple(
             f"modality_{part}.{name}."
             for part in ("preprocessors", "trunks", "heads")
@@ -117,14 +117,14 @@ def _mel_extractor() -> Any:
     from transformers import ASTFeatureExtractor
 
     with warnings.catch_warnings():
-        # The lowest bands are narrower than the spectrum's steps, as they were in training.
+        # The lowest mel filters are narrower than a frequency bin, as they were in training.
         warnings.filterwarnings("ignore", "At least one mel filter")
-        # Its spectrograms are divided by twice the deviation.
+        # The extractor divides by twice the standard deviation.
         return ASTFeatureExtractor(max_length=_MEL_FRAMES, mean=_MEL_MEAN, std=_MEL_STD / 2)
 
 
 class _Vision(nn.Module):
-    """Pairs of frames (N, 3, 2, 224, 224) to tokens (N, 1 + 256, D)."""
+    """Maps pairs of frames (N, 3, 2, 224, 224) to tokens (N, 1 + 256, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class _Vision(nn.Module):
 
 
 class _Audio(nn.Module):
-    """Spectrograms (N, 1, 128, 204) to tokens (N, 1 + 12 * 19, D)."""
+    """Maps spectrograms (N, 1, 128, 204) to tokens (N, 1 + 12 * 19, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class _Audio(nn.Module):
 
 
 class _Text(nn.Module):
-    """Numbers of words (N, 77) to tokens (N, 77, D)."""
+    """Maps token ids (N, 77) to tokens (N, 77, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class _Text(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """Tokens (N, L, D) through a transformer that normalises before each layer."""
+    """A pre-norm transformer over tokens (N, L, D)."""
 
     def __init__(
         self, width: int, depth: int, heads: int, *, normed_first: bool = False, bias_kv: bool = False

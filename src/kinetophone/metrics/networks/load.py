@@ -1,8 +1,7 @@
-"""Loading the network of a measure from a file, which runs code only with the user's consent.
+"""Loading a metric's network from a file; code in a file runs only with the user's consent.
 
-TorchScript holds a network with its weights, and can run code when it is loaded or called. safetensors hold
-weights alone, for a network that is defined here; :mod:`kinetophone.metrics.networks.convert` makes such
-files.
+A TorchScript file has a network and its weights, and can run code when it is loaded or called. A safetensors
+file has weights only, for a network that is defined here; see :mod:`kinetophone.metrics.networks.convert`.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFINED = ("i3d", "vggish", "synchformer", "imagebind")  # networks that are defined here
-NETWORK = "network"  # key in the metadata of a file, which says of which network its weights are
+NETWORK = "network"  # metadata key for the name of the network
 
 
 def load(source: str, network: str, *, allow_torchscript: bool = False) -> Any:
-    """The network of a file, on the CPU, in evaluation mode.
+    """Load the network of a file, on the CPU and in evaluation mode.
 
     Args:
-        source: TorchScript, or safetensors of a network in ``DEFINED``: a file, or one on the Hub, as
+        source: TorchScript, or safetensors of a network in ``DEFINED``: a file, or one on the Hub such as
             "owner/name/folder/weights.safetensors" or "owner/name@COMMIT/folder/network.pt".
-        network: Which one it is; safetensors are only for those in ``DEFINED``.
-        allow_torchscript: Whether the user agreed to load TorchScript.
+        network: Name of the network; safetensors only work for those in ``DEFINED``.
+        allow_torchscript: Whether the user allows TorchScript.
 
     Raises:
-        RequestError: The file is not there, or is something else; or it is TorchScript, and the user has
-            not agreed, or it is on the Hub and names no commit. It is then not fetched.
+        RequestError: The file does not exist or has another format; or it is TorchScript that the user has
+            not allowed, or that is on the Hub without a commit. Such a file is not downloaded.
     """
     return _load(source, network, allow_torchscript)
 
 
 def empty_network(network: str) -> Any:
-    """One of ``DEFINED`` without weights, in evaluation mode."""
+    """Build one of ``DEFINED`` without weights, in evaluation mode."""
     import torch
 
     from kinetophone.metrics.networks.i3d import I3D
@@ -54,7 +53,7 @@ def empty_network(network: str) -> Any:
 
 @lru_cache(maxsize=5)
 def _load(source: str, network: str, allow_torchscript: bool) -> Any:
-    # What is not called safetensors may be TorchScript, and is not even fetched without consent.
+    # Any other suffix may be TorchScript, which is not even downloaded without consent.
     if not source.endswith(SAFE):
         _check_torchscript(source, "may be", allow_torchscript, fetched=False)
     file = locate_file(source)
@@ -64,7 +63,7 @@ def _load(source: str, network: str, allow_torchscript: bool) -> Any:
         return _torchscript(source, file)
     if found == "safetensors" and network in DEFINED:
         return _defined(source, file, network)
-    raise RequestError([f"'{source}' {_otherwise(source, found, network)}"])
+    raise RequestError([f"'{source}' {_format_problem(source, found, network)}"])
 
 
 def _check_torchscript(source: str, verb: str, allowed: bool, *, fetched: bool = True) -> None:
@@ -72,16 +71,16 @@ def _check_torchscript(source: str, verb: str, allowed: bool, *, fetched: bool =
     problems = []
     if there is not None and not there.is_pinned:
         named = f"'{source}' names '{there.revision}', which is no commit"
-        if there.revision is None:  # it may be a mistyped path, too
+        if there.revision is None:  # may also be a mistyped path
             named = f"there is no file '{source}' here, and for one on the Hub it names no commit"
         problems.append(
-            f"{named}: what can run code is fetched only as it was when you checked it, written "
+            f"{named}: files that can run code are downloaded only at a commit you have checked, written "
             f"'{there.model}@COMMIT/{there.file}' (40 hexadecimal digits, on the Hub under Files, History)"
         )
     if not allowed and (fetched or there is not None):
         problems.append(
             f"'{source}' {verb} TorchScript, which can run code: if you trust its source, "
-            "say --allow-torchscript, in Python allow_torchscript=True"
+            "add --allow-torchscript, in Python allow_torchscript=True"
         )
     if problems:
         raise RequestError(problems)
@@ -103,28 +102,28 @@ def _defined(source: str, file: Path, network: str) -> nn.Module:
     with safe_open(file, "pt") as opened:
         named = (opened.metadata() or {}).get(NETWORK)
     if named is None:
-        raise RequestError([f"'{source}' does not say of which network it is: {_remedy(source, network)}"])
+        raise RequestError([f"'{source}' does not name its network: {_remedy(source, network)}"])
     if named != network:
-        raise RequestError([f"'{source}' has the weights of {named}, where {network} is wanted"])
+        raise RequestError([f"'{source}' has the weights of {named}, but {network} is needed"])
     module: nn.Module = empty_network(network)
     problems = differences(module, tensors, file)
     if problems:
         raise RequestError(problems)
-    # Not strict: batch normalisation would ask for its counter. Names and shapes are compared above.
+    # Not strict, because the counters of batch normalisation are missing. Names and shapes are checked above.
     module.load_state_dict(tensors, strict=False, assign=True)
     return module.float()
 
 
-def _otherwise(source: str, found: str | None, network: str) -> str:
+def _format_problem(source: str, found: str | None, network: str) -> str:
     if found is None:
         return "is neither TorchScript nor safetensors" if network in DEFINED else "is not TorchScript"
     kind = "safetensors" if found == "safetensors" else "a pickled state dict"
     if network not in DEFINED:
-        return f"is {kind}, weights without a network, where TorchScript is wanted; see docs/measuring.md"
+        return f"is {kind}, weights without a network, but TorchScript is needed; see docs/measuring.md"
     return f"is {kind}, weights without a network: {_remedy(source, network)} --allow-pickle"
 
 
 def _remedy(source: str, network: str) -> str:
-    # The last one is looked for by this name, in a folder.
+    # ImageBind's file is searched by this name in a folder.
     out = "model.safetensors" if network == "imagebind" else f"{network}.safetensors"
     return f"convert it with: kinetophone convert metric {network} {source} -o {out}"

@@ -1,8 +1,8 @@
 """Synchformer (Iashin et al. 2024, "Synchformer: Efficient Synchronization from Sparse Cues").
 
-Segments of 0.64 s go through a video transformer with attention divided between space and time (Motionformer,
-Patrick et al. 2021) and an audio spectrogram transformer (AST, Gong et al. 2021). Each gives features along
-time, and a third transformer tells from all of them by how much sound and picture are apart.
+Segments of 0.64 s go through a video transformer with divided space-time attention (Motionformer, Patrick et
+al. 2021) and an audio spectrogram transformer (AST, Gong et al. 2021). Each gives features along time, from
+which a third transformer predicts the offset between audio and video.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ OFFSETS = 21  # evenly spaced from -2 to 2 s
 _SEGMENTS, _FRAMES, _SIDE = 14, 16, 224
 _TUBE, _PATCH = 2, 16  # frames and pixels of a visual token
 _RATE, _MELS, _MEL_FRAMES = 16_000, 128, 66
-_MEL_STRIDE = 10  # of the patches of the spectrogram, which overlap
-_MEAN, _SCALE = -4.2677393, 2 * 4.5689974  # of AudioSet's spectrograms
+_MEL_STRIDE = 10  # stride of the overlapping spectrogram patches
+_MEAN, _SCALE = -4.2677393, 2 * 4.5689974  # statistics of AudioSet's spectrograms
 _STEPS_SEEN = _FRAMES // _TUBE
 _PATCHES = (_SIDE // _PATCH) ** 2
 _STEPS_HEARD = (_MEL_FRAMES - _PATCH) // _MEL_STRIDE + 1
@@ -28,13 +28,13 @@ _TOKENS = 2 + _SEGMENTS * (_STEPS_SEEN + _STEPS_HEARD)
 
 
 class Synchformer(nn.Module):
-    """Frames (N, 14, 16, 3, 224, 224) in [-1, 1] and sound (N, 14, 10240) at 16 kHz to logits (N, 21).
+    """Maps frames (N, 14, 16, 3, 224, 224) in [-1, 1] and audio (N, 14, 10240) at 16 kHz to logits (N, 21).
 
-    Names of weights are those of the published ones (``synchformer_state_dict.pth``).
+    Parameters have the names of the published weights (``synchformer_state_dict.pth``).
 
     Args:
-        width: channels of every transformer.
-        depth: blocks of the two that look at segments.
+        width: Channels of all transformers.
+        depth: Number of blocks of the two segment transformers.
     """
 
     def __init__(self, width: int = 768, depth: int = 12) -> None:
@@ -55,22 +55,22 @@ class Synchformer(nn.Module):
 
     @staticmethod
     def select(tensors: dict[str, Any]) -> dict[str, Any]:
-        """The weights used here of a state dict: those of patches of single frames are left out."""
+        """Select the weights used here from a state dict: those for single-frame patches are dropped."""
         unused = "vfeat_extractor.patch_embed."
         return {name: x for name, x in tensors.items() if not name.startswith(unused)}
 
 
 def log_mel(sound: Tensor) -> Tensor:
-    """The spectrogram that the network hears: (N, 66, 128) of sound (N, 10240) at 16 kHz, normalised.
+    """The network's normalised spectrogram, (N, 66, 128), of audio (N, 10240) at 16 kHz.
 
-    Power of 25 ms periodic Hann windows every 10 ms, the middle of the first at the first sample; 128
-    triangles, even in HTK's mel, from 0 to 8000 Hz; ln(x + 1e-6).
+    Power spectra of 25 ms periodic Hann windows every 10 ms, the first of which is centred on the first
+    sample. 128 triangular filters, evenly spaced on the HTK mel scale from 0 to 8000 Hz. Then ln(x + 1e-6).
     """
     window = torch.hann_window(400)
     spectrum = torch.stft(sound, 1024, 160, 400, window, pad_mode="reflect", return_complex=True)
     mel = _mel_filters() @ spectrum.abs().square()
     logs = torch.log(mel + 1e-6)
-    # Padded before it is normalised, as the network was trained.
+    # Padded before normalisation, as in training.
     padded = F.pad(logs, (0, _MEL_FRAMES - logs.shape[-1]))
     return ((padded - _MEAN) / _SCALE).transpose(1, 2)
 
@@ -84,13 +84,13 @@ def _mel_filters() -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attention of (N, L, D) in ``heads`` heads."""
+    """Multi-head attention of (N, L, D)."""
     parts = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)]
     return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
 class _Pooled(nn.TransformerEncoderLayer):
-    """One block over (N, L, D) and a token of its own, whose outcome (N, D) it returns."""
+    """One transformer block over (N, L, D) and a class token, whose output (N, D) it returns."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -115,7 +115,7 @@ def _heads(width: int) -> int:
 
 
 class _Motionformer(nn.Module):
-    """Frames (N, 3, 16, 224, 224) to features (N, 8, D), one for two frames."""
+    """Maps frames (N, 3, 16, 224, 224) to features (N, 8, D), one for two frames."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Motionformer(nn.Module):
         self.spatial_attn_agg = _Pooled(width)
 
     def forward(self, frames: Tensor) -> Tensor:
-        # Tokens in the order of time, then of place.
+        # Tokens are ordered by time, then by position.
         tokens = self.patch_embed_3d["proj"](frames).flatten(2).transpose(1, 2)
         places = self.pos_embed[:, 1:].repeat(1, _STEPS_SEEN, 1)
         tokens = tokens + places + self.temp_embed.repeat_interleave(_PATCHES, dim=1)
@@ -142,7 +142,7 @@ class _Motionformer(nn.Module):
 
 
 class _DividedBlock(nn.Module):
-    """Attention along time, then within a frame, then a perceptron."""
+    """Attention along time, then within a frame, then an MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class _DividedBlock(nn.Module):
 
 
 class _DividedAttention(nn.Module):
-    """Each token attends to those of its place, or of its frame, and to the first; the first to all."""
+    """Tokens attend to the same position, or to the same frame, and to the first token; the first to all."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class _DividedAttention(nn.Module):
         )
 
         def groups(x: Tensor) -> Tensor:
-            """(N, H, 1 + T * P, D), but for the first token, in groups that attend: (N, H, P, T, D)."""
+            """Group (N, H, 1 + T * P, D), without the first token, for attention: (N, H, P, T, D)."""
             x = x[:, :, 1:].unflatten(2, (_STEPS_SEEN, _PATCHES))
             return x.transpose(2, 3) if along_time else x
 
@@ -188,7 +188,7 @@ class _DividedAttention(nn.Module):
 
 
 class _AudioFeatures(nn.Module):
-    """Spectrograms (N, 66, 128) to features (N, 6, D)."""
+    """Maps spectrograms (N, 66, 128) to features (N, 6, D)."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -196,13 +196,13 @@ class _AudioFeatures(nn.Module):
         self.freq_attn_agg = _Pooled(width)
 
     def forward(self, mel: Tensor) -> Tensor:
-        # Without the two tokens that stand for the whole; the others in the order of frequency, then of time.
+        # Drop the two class tokens; the others are ordered by frequency, then by time.
         x = self.ast(mel)[:, 2:].unflatten(1, (_BANDS, _STEPS_HEARD)).transpose(1, 2)
         return self.freq_attn_agg(x.flatten(0, 1)).unflatten(0, (len(mel), _STEPS_HEARD))
 
 
 class _SpectrogramTransformer(nn.Module):
-    """Spectrograms (N, 66, 128) to tokens (N, 2 + 12 * 6, D)."""
+    """Maps spectrograms (N, 66, 128) to tokens (N, 2 + 12 * 6, D)."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ class _AudioAttention(nn.Module):
 
 
 class _GlobalTransformer(nn.Module):
-    """Features of picture (N, 112, D) and sound (N, 84, D) to logits (N, 21)."""
+    """Maps features of video (N, 112, D) and audio (N, 84, D) to logits (N, 21)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""CLAP and CLIP models of transformers, with their processors; and embeddings of length 1."""
+"""CLAP and CLIP models from transformers with their processors, and unit embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODELS = ("ClapModel", "CLIPModel")
 
 
 def text_features(texts: list[str], source: str, allow_pickle: bool = False) -> np.ndarray:
-    """CLAP's or CLIP's embedding of texts, normalised; (N, D)."""
+    """CLAP's or CLIP's unit embeddings of texts, (N, D)."""
     import torch
 
     model, processor = transformer(source, "get_text_features", allow_pickle)
@@ -28,7 +28,7 @@ def text_features(texts: list[str], source: str, allow_pickle: bool = False) -> 
 
 
 def transformer(source: str, method: str, allow_pickle: bool = False) -> Any:
-    """A CLAP or CLIP model, which must have ``method``, and its processor."""
+    """Load a CLAP or CLIP model and its processor; the model must have ``method``."""
     model, processor = _model_and_processor(source, allow_pickle)
     if not hasattr(model, method):
         kind = {"get_audio_features": "CLAP", "get_image_features": "CLIP"}.get(method, "CLAP or CLIP")
@@ -46,7 +46,7 @@ def _model_and_processor(source: str, allow_pickle: bool) -> Any:
 
     name, _, revision = (source, "", "") if Path(source).is_dir() else source.partition("@")
     folder = locate(name, [""], revision=revision or None, allow_pickle=allow_pickle).folder
-    # transformers makes a tokenizer without words where there are none.
+    # Without these files transformers would create a tokenizer with an empty vocabulary.
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
         raise RequestError([f"'{source}' has no tokenizer (tokenizer.json or vocab.json)"])
     named = component_class(folder)
@@ -59,12 +59,12 @@ def _model_and_processor(source: str, allow_pickle: bool) -> Any:
 
 
 def unit(found: Any) -> np.ndarray:
-    """Embeddings (N, D) of length 1, from what a model returns."""
+    """Unit embeddings (N, D) from a model's output."""
     # transformers 5 returns the whole output, 4 the tensor.
     tensor = getattr(found, "pooler_output", found)
     return as_array(tensor / tensor.norm(dim=-1, keepdim=True).clamp(min=1e-12))
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
-    """float32, on the CPU."""
+    """Convert a tensor to a float32 array on the CPU."""
     return tensor.float().cpu().numpy()

@@ -12,10 +12,10 @@ _HIDDEN, _EMBEDDING = 4096, 128
 
 
 class VGGish(nn.Module):
-    """Log-mel examples (N, 1, 96, 64) of 0.96 s at 16 kHz to embeddings (N, 128).
+    """Maps log-mel examples (N, 1, 96, 64) of 0.96 s at 16 kHz to embeddings (N, 128).
 
-    The embedding is the last layer before any activation, without PCA and quantisation. Names of weights are
-    those of the published PyTorch weights (``vggish-10086976.pth``).
+    The embedding is the last layer before its activation, without PCA and quantisation. Parameters have the
+    names of the published PyTorch weights (``vggish-10086976.pth``).
     """
 
     def __init__(self) -> None:
@@ -38,10 +38,10 @@ class VGGish(nn.Module):
         )
 
     def forward(self, examples: Tensor) -> Tensor:
-        # The weights come from TensorFlow, where channels are last.
+        # The weights come from TensorFlow, where the channels are the last dimension.
         return self.embeddings(self.features(examples).permute(0, 2, 3, 1).flatten(1))
 
     @staticmethod
     def select(tensors: dict[str, Any]) -> dict[str, Any]:
-        """The weights used here of a state dict: those of the PCA are left out."""
+        """Select the weights used here from a state dict: those of the PCA are dropped."""
         return {name: x for name, x in tensors.items() if not name.startswith("pproc.")}

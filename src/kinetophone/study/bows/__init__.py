@@ -1,8 +1,9 @@
-"""``bows``: the second procedural domain - a bow drawn over a string, sustained where ``hits`` are sudden.
+"""``bows``: the second procedural domain, a bow on a string, with sustained sounds instead of impacts.
 
-What sound and picture share is no moment but a curve: how fast the bow moves, and where the finger is on the
-string. Same length, rates and interface as ``hits``: a clip is a pure function of ``(split, index, size)``,
-4 s, 8 fps, 16 kHz mono, with its caption and the exact curve. Needs only NumPy, SciPy and OpenCV.
+Audio and video share curves instead of events: the speed of the bow, and the position of the finger on the
+string. Length, rates and interface are those of ``hits``: a clip is a pure function of
+``(split, index, size)``, 4 s, 8 fps, 16 kHz mono, with its caption and the exact curve. Needs only NumPy,
+SciPy and OpenCV.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ class BowsClip:
     scene: Scene
 
     def events(self) -> dict[str, Any]:
-        """The clip's truth: when the bow starts and stops, in seconds, its speed at every 10 ms (1: the
-        fastest there is), and attributes.
+        """Ground truth of the clip.
+
+        Returns:
+            Start and stop times of the bow in seconds, its speed every 10 ms (1 is the maximum), and
+            attributes.
         """
         scene = self.scene
         return {
@@ -61,14 +65,14 @@ class BowsClip:
 
 
 def make_scene(split: str, index: int) -> tuple[Scene, str]:
-    """The scene and the caption of a clip, without rendering it."""
+    """Scene and caption of a clip, without rendering it."""
     rng = scene_rng(split, index)
     scene = sample_scene(rng)
     return scene, caption(scene, rng)
 
 
 def captions_of(split: str, index: int, count: int) -> list[str]:
-    """The clip's own caption, then others of the same scene."""
+    """``count`` captions of a clip: its own, then others of the same scene."""
     rng = scene_rng(split, index)
     scene = sample_scene(rng)
     return [caption(scene, rng) for _ in range(count)]

@@ -1,7 +1,7 @@
-"""The sound of a ``bows`` scene: a bowed string, louder and brighter the faster the bow.
+"""The audio of a ``bows`` scene: a bowed string, which is louder and brighter for a faster bow.
 
-A string that sticks to the bow and slips moves as a saw tooth: harmonics falling as 1/k, through the
-resonances of a body; between strokes it rings on for a moment. The bow's hair adds noise.
+The string alternately sticks to the bow and slips. Its motion is a sawtooth, with harmonics that fall as 1/k,
+filtered by the resonances of a body. Between strokes it rings for a moment. The bow's hair adds noise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kinetophone.hits.audio import SAMPLE_RATE
 from kinetophone.hits.scene import SECONDS
 from kinetophone.study.bows.scene import CURVE_RATE, Scene
 
-RING_S = 0.05  # to 1/e, after the bow stops
+RING_S = 0.05  # time to decay to 1/e after the bow stops
 _BODY_HZ = {
     "violin": (290.0, 460.0, 2400.0),
     "viola": (230.0, 370.0, 1900.0),
@@ -23,7 +23,7 @@ _BODY_HZ = {
 
 
 def render_audio(scene: Scene) -> np.ndarray:
-    """Waveform of the whole scene: float32 ``(64000,)`` in [-1, 1] at 16 kHz."""
+    """Waveform of a scene, float32 ``(64000,)`` in [-1, 1] at 16 kHz."""
     rng = np.random.default_rng(scene.audio_seed)
     total = round(SECONDS * SAMPLE_RATE)
     t = np.arange(total) / SAMPLE_RATE
@@ -36,7 +36,7 @@ def render_audio(scene: Scene) -> np.ndarray:
     tone = np.zeros(total)
     for k in range(1, 31):
         audible = hertz * k < 0.45 * SAMPLE_RATE
-        # Faster is brighter: high harmonics need speed.
+        # A faster bow is brighter: high harmonics grow more with speed.
         level = ringing ** (0.8 + 0.06 * k) / k
         tone += np.where(audible, level, 0) * np.sin(k * phase + rng.uniform(0, 2 * np.pi))
     body = sum(lfilter(*iirpeak(hz, 4, fs=SAMPLE_RATE), tone) for hz in _BODY_HZ[scene.instrument])
@@ -48,7 +48,7 @@ def render_audio(scene: Scene) -> np.ndarray:
 
 
 def _ringing(speed: np.ndarray) -> np.ndarray:
-    """What the string still does: the bow's speed, or what is left of an earlier one."""
+    """Amplitude of the string: the bow's speed, or the decaying rest of an earlier speed."""
     blocks = speed.reshape(-1, 16)
     keep = np.exp(-blocks.shape[1] / SAMPLE_RATE / RING_S)
     held, level = np.empty(len(blocks)), 0.0

@@ -1,6 +1,6 @@
-"""The script of a ``bows`` clip: which string, and how the bow moves over it.
+"""The script of a ``bows`` clip: the string, and the movement of the bow.
 
-The bow's speed is one curve that both renderers read, so they cannot disagree about it.
+Both renderers read the bow's speed from the same curve, so they cannot disagree about it.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from kinetophone.hits.scene import SECONDS
 from kinetophone.hits.scene import scene_rng as hits_rng
 
 CURVE_RATE = 100  # of the speed curve, Hz
-EDGE_S = 0.1  # of speeding up at the start of a stroke and slowing down at its end
-DRIFT = 0.3  # share of the speed that wanders within a stroke
-REACH = 0.7  # picture sides that a bow at full speed moves in a second
+EDGE_S = 0.1  # duration of acceleration and deceleration at the ends of a stroke
+DRIFT = 0.3  # fraction of the speed that drifts within a stroke
+REACH = 0.7  # distance that a bow at full speed moves per second, in units of the frame's side
 
-# instrument -> lowest open string of a small and of a large one, Hz
+# instrument -> open string of a small and of a large one, in Hz
 INSTRUMENTS = {"violin": (330.0, 262.0), "viola": (233.0, 185.0), "cello": (147.0, 98.0)}
 COLOURS: dict[str, tuple[int, int, int]] = {
     "brown": (150, 92, 48), "dark": (84, 52, 34), "pale": (214, 178, 122), "red": (168, 58, 40),
 }  # fmt: skip
-# manner -> lengths of a stroke and of the rest after it, in seconds. A rest of 0 is a change of direction.
+# manner -> duration of a stroke and of the following rest, in seconds. A rest of 0 only changes direction.
 MANNERS = {
     "long": ((1.1, 1.7), (0.0, 0.25)),
     "short": ((0.45, 0.7), (0.25, 0.5)),
     "swelling": ((1.3, 2.0), (0.0, 0.3)),
 }
-SHORTEST_S = 0.4  # of a stroke, three frames
+SHORTEST_S = 0.4  # minimum duration of a stroke, three frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stroke:
     """One movement of the bow.
 
-    ``direction`` is +1 to the right; ``peak`` bounds its speed, in [0.45, 1]; ``swell`` says whether it grows
-    (1) or falls (-1) over the stroke; ``drift_hz`` and ``drift_phase`` are of a slow wandering of its speed.
+    ``direction`` is +1 to the right. ``peak``, in [0.45, 1], is the upper limit of the speed. ``swell`` says
+    whether the speed grows (1) or falls (-1) over the stroke. ``drift_hz`` and ``drift_phase`` describe a
+    slow drift of the speed.
     """
 
     start_s: float
@@ -50,7 +51,7 @@ class Stroke:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All that a clip is rendered from. Lengths in units of the picture's side."""
+    """Everything that a clip is rendered from. Lengths are in units of the frame's side."""
 
     instrument: str
     colour: str
@@ -63,18 +64,18 @@ class Scene:
     finger_to: float  # and at its end
     string_x: float
     bow_y: float
-    bow_start: float  # where the middle of the bow is at the start
+    bow_start: float  # position of the bow's middle at the start
     wall_rgb: tuple[int, int, int]
     light: float
     texture_seed: int
     audio_seed: int
 
     def speed(self, rate: int = CURVE_RATE) -> np.ndarray:
-        """Speed of the bow, in [0, 1], at the middles of ``rate`` equal parts of each second."""
+        """Speed of the bow, in [0, 1], at the midpoints of ``rate`` equal intervals per second."""
         return np.abs(self.velocity(rate))
 
     def velocity(self, rate: int = CURVE_RATE) -> np.ndarray:
-        """The same with its direction, positive to the right."""
+        """Velocity of the bow at the same times, positive to the right."""
         t = (np.arange(round(SECONDS * rate)) + 0.5) / rate
         total = np.zeros_like(t)
         for stroke in self.strokes:
@@ -87,22 +88,22 @@ class Scene:
         return total
 
     def bow_x(self, time_s: float) -> float:
-        """Where the middle of the bow is."""
+        """Position of the bow's middle at ``time_s``."""
         moved = np.concatenate([[0.0], np.cumsum(self.velocity()) / CURVE_RATE])
         return float(self.bow_start + REACH * np.interp(time_s * CURVE_RATE, np.arange(len(moved)), moved))
 
     def finger(self, time_s: float | np.ndarray) -> float | np.ndarray:
-        """Semitones above the open string: the finger slides evenly through the clip."""
+        """Semitones above the open string at ``time_s``; the finger slides at constant speed."""
         return self.finger_from + (self.finger_to - self.finger_from) * time_s / SECONDS
 
 
 def scene_rng(split: str, index: int) -> np.random.Generator:
-    """The generator of clip ``index`` of ``split``; no clip of ``hits`` shares its stream."""
+    """The random generator of clip ``index`` of ``split``; its stream differs from those of ``hits``."""
     return hits_rng(split, index, seed=1)
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene. When the first stroke starts is not told by anything in a prompt."""
+    """Draw a scene. Prompts say nothing about the start of the first stroke."""
     instrument = str(rng.choice(list(INSTRUMENTS)))
     colour = str(rng.choice(list(COLOURS)))
     manner = str(rng.choice(list(MANNERS)))
@@ -110,7 +111,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     high, low = INSTRUMENTS[instrument]
     finger = float(rng.uniform(0, 12))
     strokes = _strokes(rng, manner)
-    # Strokes back and forth: start where the bow stays about the middle of the picture.
+    # Choose the start so that the bow stays near the middle of the frame.
     scene = Scene(
         instrument=instrument,
         colour=colour,
@@ -168,7 +169,7 @@ _MANNER_WORDS = {
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption of ``scene``; each call draws other words."""
+    """Draw a caption of ``scene`` with random wording."""
 
     def pick(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]

@@ -1,7 +1,7 @@
-"""The picture of a ``bows`` scene: a bow that crosses a string, drawn with OpenCV at twice the size.
+"""The video of a ``bows`` scene: a bow that crosses a string, drawn with OpenCV at twice the size.
 
-Frame ``k`` shows the moment ``k / fps``. The bow's stick has bands, so that its motion shows wherever its
-ends are; the string swings as wide as it is loud; the finger stands where it stops the string.
+Frame ``k`` shows the time ``k / fps``. The bow's stick has bands, so that its motion is visible even if its
+ends are not. The string's amplitude follows the loudness, and the finger is drawn where it stops the string.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BANDS = 9
 
 
 def render_video(scene: Scene, size: int) -> np.ndarray:
-    """All frames, uint8 ``(32, size, size, 3)`` RGB. ``size`` is a multiple of 8, at least 32."""
+    """Render all frames, uint8 ``(32, size, size, 3)`` RGB. ``size`` is a multiple of 8, at least 32."""
     if size < 32 or size % 8:
         raise ValueError(f"size must be a multiple of 8, at least 32 pixels, got {size}")
     side = size * _SUPERSAMPLE
@@ -39,7 +39,7 @@ def render_video(scene: Scene, size: int) -> np.ndarray:
 
 
 def _background(scene: Scene, side: int) -> np.ndarray:
-    """Wall and instrument: a body as wide as it is large, and the neck."""
+    """Draw the wall and the instrument: the body, whose width depends on its size, and the neck."""
     rng = np.random.default_rng(scene.texture_seed)
     blotches = rng.standard_normal((5, 5)).astype(np.float32)
     wall = (
@@ -63,11 +63,11 @@ def _background(scene: Scene, side: int) -> np.ndarray:
 def _draw_string(
     canvas: np.ndarray, scene: Scene, loudness: float, semitones: float, frame: int, side: int
 ) -> None:
-    """The string, swung to one side by as much as it is loud, and the finger that stops it."""
+    """Draw the string, displaced according to its loudness, and the finger that stops it."""
     stop = _NUT_Y + (0.84 - _NUT_Y) * (1 - 2 ** (-semitones / 12))
     y = np.linspace(stop, 0.84, 12)
     swing = 0.028 * loudness * np.sin(np.pi * (y - stop) / (0.84 - stop))
-    for side_of in (-1, 1):  # both ends of the swing, as the eye sees a vibrating string
+    for side_of in (-1, 1):  # both extremes, as a vibrating string looks to the eye
         points = np.stack([scene.string_x + side_of * swing, y], axis=1)
         fixed = np.round(points * side * (1 << _SHIFT)).astype(np.int32)
         cv2.polylines(canvas, [fixed], False, (236, 232, 220), max(1, side // 100), cv2.LINE_AA, _SHIFT)
