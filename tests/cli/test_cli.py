@@ -268,7 +268,10 @@ def test_evaluate_generated_beside_the_true_clips(
         (["--generate", 3, "--bundle", "bundle", "--gamma", 0], "gamma is 0; it must be above 0"),
         (["bundle", "--json", "bundle"], "'bundle' is a folder; name a file in it"),
         (["bundle", "--workers", 0], "workers is 0; it must be at least 1"),
-        (["bundle", "--metrics", "fid"], "metric 'fid' is unknown; there are hits, imagebind, languagebind, clap"),
+        (
+            ["bundle", "--metrics", "fid"],
+            "metric 'fid' is unknown; there are hits, imagebind, languagebind, clap",
+        ),
         (["bundle", "--metrics", "fvd", "--reference", "b"], "metric fvd needs --i3d"),
         (["bundle", "--metrics", "hits"], "metric hits needs --captions FILE, --reference DIR, or both"),
         (["bundle", "--metrics", "desync"], "metric desync needs --synchformer"),

@@ -522,9 +522,7 @@ def test_files_of_other_kinds_are_counted_and_named(tmp_path):
     touch(tmp_path, "a.mp4", "b.docx", "c.iso", "d.ISO", "captions.csv", "a.wav", ".DS_Store", "._a.mp4")
     sources = find_sources(tmp_path, caption="a drum")
     assert [source.name for source in sources] == ["a.mp4"]
-    assert sources.notes == (
-        "3 files not used, not a video (suffixes .docx, .iso): b.docx, c.iso, d.ISO",
-    )
+    assert sources.notes == ("3 files not used, not a video (suffixes .docx, .iso): b.docx, c.iso, d.ISO",)
 
 
 def test_rows_without_a_caption_and_of_no_file_are_named(tmp_path):

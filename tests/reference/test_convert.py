@@ -244,9 +244,7 @@ def test_names_and_shapes_that_differ_are_listed(copy: Path, tmp_path: Path) -> 
 
 
 def test_folders_that_are_not_theirs(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        RequestError, match="is not the authors' pipeline folder: it has no folder unet_svg"
-    ):
+    with pytest.raises(RequestError, match="is not the authors' pipeline folder: it has no folder unet_svg"):
         convert_reference(tmp_path / "theirs" / "vae_v", tmp_path / "ours")
     (copy / "unet_svg" / "config.json").write_text(json.dumps({"connector_in_type": "telepathy"}))
     with pytest.raises(RequestError, match="connector_in_type is 'telepathy', not one of 'additive', 'attn'"):
