@@ -43,7 +43,7 @@ def test_pairing_sees_what_two_intervals_do_not() -> None:
 
 
 def test_nothing_to_pair() -> None:
-    with pytest.raises(MediaError, match="no clip of the first set has a partner"):
+    with pytest.raises(MediaError, match="no clip of the first set has a clip of the same name"):
         compare(rows({"a": 1}), rows({"b": 1}))
 
 
