@@ -10,33 +10,43 @@ from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.diffusion.clocks import power_path, reference_path
-from kinetophone.diffusion.process import Discrete
+from kinetophone.diffusion.process import Cosine, Discrete, Flow, Process
 from kinetophone.diffusion.sample import Progress, initial_noise, sample_joint
 from kinetophone.diffusion.settings import Stepper
 from kinetophone.reference import settings as reference
 
 SCHEDULERS = reference.schedulers()
 PROCESSES = SCHEDULERS.map(Discrete.from_scheduler)
+PROCESS_KINDS: dict[str, Process] = {"epsilon": PROCESSES.audio, "v": Cosine(), "flow": Flow(shift=3.0)}
 
 
 class GaussianWorld:
     """Sound and picture of one number each, jointly Gaussian: the exact noise prediction is linear.
 
-    With D = diag(√ᾱ_audio, √ᾱ_video), x_t ~ N(D μ, S), S = D Σ D + I - D², and E[ε | x_t] is
-    √(1 - ᾱ) S⁻¹ (x_t - D μ).
+    With A = diag(a_audio, a_video) and B likewise, x_t ~ N(A μ, S), S = A Σ A + B². Then E[ε | x_t] is
+    B S⁻¹ (x_t - A μ), and E[x0 | x_t] is μ + Σ A S⁻¹ (x_t - A μ). Each output is made of these two.
     """
 
     mean = torch.tensor([0.7, -1.2], dtype=torch.float64)
     covariance = torch.tensor([[1.5, 0.9], [0.9, 0.8]], dtype=torch.float64)
 
+    def __init__(self, processes: AV[Process] = PROCESSES) -> None:
+        self.processes = processes
+
     def predict(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        signal = PROCESSES.map(lambda process, level: process.coefficients(level[:1])[0], levels)
-        d = torch.cat([signal.audio, signal.video])
-        alpha = d.square()
-        s = d[:, None] * self.covariance * d + torch.diag(1 - alpha)
+        scales = self.processes.map(lambda process, level: process.coefficients(level[:1]), levels)
+        a = torch.cat([scales.audio[0], scales.video[0]])
+        b = torch.cat([scales.audio[1], scales.video[1]])
         x = torch.cat([latents.audio, latents.video], dim=1)
-        eps = (1 - alpha).sqrt() * torch.linalg.solve(s, (x - d * self.mean).T).T
-        return AV(audio=eps[:, :1], video=eps[:, 1:])
+        solved = torch.linalg.solve(
+            a[:, None] * self.covariance * a + torch.diag(b * b), (x - a * self.mean).T
+        )
+        noise, clean = b * solved.T, self.mean + (a * solved.T) @ self.covariance
+        outputs = {"epsilon": noise, "v": a * noise - b * clean, "flow": noise - clean}
+        return AV(
+            audio=outputs[self.processes.audio.output][:, :1],
+            video=outputs[self.processes.video.output][:, 1:],
+        )
 
 
 @pytest.mark.parametrize(("stepper", "steps"), [("ddim", 250), ("dpmpp_2m", 80)])
@@ -56,6 +66,24 @@ def test_exact_noise_gives_the_exact_distribution(gamma: float, stepper: Stepper
     # Steps are not infinitely many, and ᾱ starts at 0.0016 (video), not 0, so N(0, I) is not exact.
     torch.testing.assert_close(x[0], GaussianWorld.mean, atol=0.06, rtol=0)
     torch.testing.assert_close(a @ a.T, GaussianWorld.covariance, atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.5])
+@pytest.mark.parametrize("audio", PROCESS_KINDS)
+@pytest.mark.parametrize("video", PROCESS_KINDS)
+def test_any_two_processes_give_the_exact_joint_distribution(audio: str, video: str, gamma: float) -> None:
+    processes: AV[Process] = AV(audio=PROCESS_KINDS[audio], video=PROCESS_KINDS[video])
+    z = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    made = sample_joint(
+        GaussianWorld(processes).predict,
+        AV(audio=z[:, :1], video=z[:, 1:]),
+        power_path(processes, 250, gamma),
+        processes,
+    )
+    x = torch.cat([made.audio, made.video], dim=1)
+    deviation = (x[1:] - x[0]).T
+    torch.testing.assert_close(x[0], GaussianWorld.mean, atol=0.06, rtol=0)
+    torch.testing.assert_close(deviation @ deviation.T, GaussianWorld.covariance, atol=0.06, rtol=0)
 
 
 def test_the_reference_wastes_its_last_video_step_and_ours_does_not() -> None:
