@@ -2,17 +2,18 @@
 
 A table stands between two comments, the first of which names its results:
 
-    <!-- figures docs/results/2026-11-25-sixth-bundle.json -->
+    <!-- figures docs/results/2026-11-25-sixth-bundle.json.gz -->
     <!-- /figures -->
 
 A table of tasks names a results file of each task in a folder: ``<!-- tasks docs/results/NAME -->`` is for
-``NAME-sound.json``, ``NAME-picture.json`` and ``NAME-extend.json``.
+``NAME-sound.json.gz``, ``NAME-picture.json.gz`` and ``NAME-extend.json.gz``.
 
 Run from the repository's root: .venv/bin/python docs/tables.py
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -53,7 +54,7 @@ def filled(text: str) -> str:
 def _made(kind: str, source: str) -> str:
     if kind == "figures":
         return table(_read(source))
-    return tasks_table({task: _read(f"{source}-{task}.json") for task in TASKS})
+    return tasks_table({task: _read(f"{source}-{task}.json.gz") for task in TASKS})
 
 
 def tasks_table(results: dict[str, dict[str, Any]]) -> str:
@@ -124,7 +125,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _read(path: str) -> dict[str, Any]:
-    return dict(json.loads((ROOT / path).read_text(encoding="utf-8")))
+    return dict(json.loads(gzip.decompress((ROOT / path).read_bytes())))
 
 
 def main() -> None:
