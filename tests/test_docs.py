@@ -39,7 +39,7 @@ NOT_RUN = {
     r"git clone|^make |pip install": "setting up is what continuous integration does before the tests",
     r"kinetophone app|127\.0\.0\.1:7860": "tests/app/test_server.py runs it, against a server",
     r"convert reference|runs/published": "needs the authors' checkpoint",
-    r"cvssp/|SG161222/|guoyww/": "needs the Hub",
+    r"cvssp/|SG161222/|guoyww/|Wan-AI/|stabilityai/": "needs the Hub",
     r"convert metric|--i3d |--clap MODEL": "needs networks that are not in the repository",
     r"accelerate launch": "needs several processes; tests/training/test_processes.py does it small",
     r"benchmarks/|tests/fuzz/|reference\.golden": "takes minutes: run by hand, figures in the lab book",
