@@ -75,7 +75,7 @@ def draw_sites() -> Figure:
     axes.axis("off")
     widths, flags = (320, 640, 1280, 1280), (False, False, True, True)
     for modality, base, colour, other in (("video", 2.6, VIDEO, AUDIO), ("audio", 0.35, AUDIO, VIDEO)):
-        conditioned = {(site.stage, site.index) for site in sites_of(modality, widths, flags)}
+        conditioned = {site.path for site in sites_of(modality, widths, flags)}
         names = [("down", i) for i in range(4)] + [("mid", 0)] + [("up", i) for i in range(4)]
         for place, (stage, index) in enumerate(names):
             depth = min(place, 8 - place)
@@ -83,7 +83,7 @@ def draw_sites() -> Figure:
             axes.add_patch(_box(left, base + 0.11 * depth, 0.5, height, colour, alpha=0.35))
             label = "mid" if stage == "mid" else f"{stage}\n{index}"
             axes.text(left + 0.25, base + 0.65, label, ha="center", va="center", fontsize=8)
-            if (stage, index) in conditioned:
+            if f"{stage}_blocks.{index}" in conditioned:
                 axes.add_patch(_box(left + 0.51, base + 0.3, 0.12, 0.7, other, alpha=1.0))
         axes.text(8.65, base + 0.65, "ε", ha="center", va="center", fontsize=12)
         axes.add_patch(_box(0.15, base + 0.35, 1.0, 0.6, colour, alpha=0.15))

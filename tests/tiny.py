@@ -246,7 +246,7 @@ def stable_audio() -> dict[str, Any]:
         cross_attention_input_dim=16,
     )
     vae = AutoencoderOobleck(
-        encoder_hidden_size=4,
+        encoder_hidden_size=16,
         downsampling_ratios=[2, 4, 4, 8],
         channel_multiples=[1, 2, 2, 2],
         decoder_channels=4,

@@ -183,6 +183,7 @@ def _parts(question: Question) -> Iterator[Part]:
     """The parts to load; only configuration files are downloaded from the Hub."""
     from kinetophone.bases.animatediff import MOTION_ADAPTER
     from kinetophone.bases.audioldm import AudioLDM
+    from kinetophone.bases.load import family_of
     from kinetophone.bases.video import VideoBase
     from kinetophone.hub.components import component_class
     from kinetophone.hub.locate import small_file
@@ -198,8 +199,13 @@ def _parts(question: Question) -> Iterator[Part]:
             if named["name"] is None:
                 inside[name] = "" if name in spec.bases else name
                 named |= {"name": place, **spec.bases.get(name, {})}
-    yield Part("audio base", audio["name"], audio.get("revision"), AudioLDM.COMPONENTS, inside["audio"])
-    yield Part("video base", video["name"], video.get("revision"), VideoBase.COMPONENTS, inside["video"])
+    for modality, named in (("audio", audio), ("video", video)):
+        name, revision, folder = named["name"], named.get("revision"), inside[modality]
+        try:
+            components = family_of(name, revision, modality, folder).COMPONENTS
+        except (RequestError, ConnectionError):  # reported by the row of the base
+            components = (AudioLDM if modality == "audio" else VideoBase).COMPONENTS
+        yield Part(f"{modality} base", name, revision, components, folder)
     adapter = video.get("motion_adapter")
     if adapter is None:
         try:

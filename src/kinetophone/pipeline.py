@@ -150,12 +150,16 @@ class Kinetophone(Bundle):
         time = self._checked((prompt,), seconds, fps, seed, options)
         settings = self.spec.settings(options)
         windows = windows_of(self, time)
-        one = replace(time, frames=windows[0].length.video)
+        if len(windows) > 1 and self.bases.video.frame_step > 1:
+            raise RequestError(
+                ["stream needs a video base with one latent per frame; call the pipeline instead"]
+            )
+        one = time if len(windows) == 1 else replace(time, frames=windows[0].length.video)
         given: AV[Given | None] | None = None
         tail, done = np.empty(0, np.float32), 0
         with self._bar(progress, settings.steps * len(windows), callback) as advance:
             for k, window in enumerate(windows):
-                text = text_at(prompt, window, time)
+                text = text_at(self, prompt, window, time)
                 latents = sample(self, (text,), one, [window_seed(seed, k)], settings, advance, given)
                 made, audio = decode(self, latents, one)
                 upto = time.frames
@@ -271,7 +275,10 @@ class Kinetophone(Bundle):
         Args:
             video: a file, a result of ``read_video``, or a clip, whose own audio is ignored.
             prompt: a description of the audio.
-            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
+            seed: see :meth:`run`, which also lists the errors.
+            progress: see :meth:`run`.
+            callback: see :meth:`run`.
+            **options: see :meth:`run`.
 
         Returns:
             A ``Clip`` with the unchanged frames and generated audio of the same duration.
@@ -294,7 +301,10 @@ class Kinetophone(Bundle):
         Args:
             audio: a file, a result of ``read_audio``, or a clip, whose own frames are ignored.
             prompt: a description of the video.
-            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
+            seed: see :meth:`run`, which also lists the errors.
+            progress: see :meth:`run`.
+            callback: see :meth:`run`.
+            **options: see :meth:`run`.
 
         Returns:
             A ``Clip`` with generated frames and the unchanged audio, padded with silence to the end of the
@@ -321,7 +331,10 @@ class Kinetophone(Bundle):
                 center-cropped and resized to the model's size.
             prompt: a description of audio and video.
             seconds: length; default: that of the bundle.
-            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
+            seed: see :meth:`run`, which also lists the errors.
+            progress: see :meth:`run`.
+            callback: see :meth:`run`.
+            **options: see :meth:`run`.
 
         Returns:
             The clip; its first frame is the image.
@@ -349,7 +362,10 @@ class Kinetophone(Bundle):
             seconds: length of the result, counted from the start of ``clip``.
             keep: intervals of ``clip`` to keep, (from, to) in seconds; default: the entire clip. An ``AV``
                 keeps different intervals of audio and video.
-            seed, progress, callback, **options: see :meth:`run`, which also lists the errors.
+            seed: see :meth:`run`, which also lists the errors.
+            progress: see :meth:`run`.
+            callback: see :meth:`run`.
+            **options: see :meth:`run`.
 
         Returns:
             A clip of ``seconds``; the kept frames and samples are unchanged apart from resampling.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from kinetophone.bases.wan import WanDenoiser
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.diffusion.process import Cosine, Flow
 from kinetophone.errors import RequestError
+from kinetophone.tasks.common.sampling import times_in, windows_of
 
 PROMPT = "a drumstick hits metal"
 KINDS = ("in_place", "cmc_pe", "timed_cross_attention", "cross_attention")
@@ -129,6 +131,56 @@ def test_any_two_bases_make_clips(models: Path, video: str, audio: str, kind: st
     assert np.array_equal(clip.audio, again.audio)
     sounding = pipe.sound(clip, prompt=PROMPT, steps=2)
     assert np.array_equal(sounding.video, clip.video)
+    seen = pipe.picture(clip, prompt=PROMPT, steps=1)
+    assert len(seen.video) >= len(clip.video)
+    extended = pipe.extend(clip, prompt=PROMPT, seconds=2, steps=1)
+    assert extended.duration_s == pytest.approx(2, abs=0.01)
+
+
+def test_clips_longer_than_a_window_and_what_happens_when(models: Path) -> None:
+    pipe = Kinetophone.from_bases(
+        video=models / "wan", audio=models / "stable_audio", kind="in_place", size=32, frames=9
+    )
+    object.__setattr__(pipe.spec, "max_frames", 17)
+    (clip,) = pipe(PROMPT, seconds=2.5, steps=1, seed=1)
+    assert len(clip.video) == 40
+    assert len(clip.audio) == clip.time.samples
+    time = pipe.spec.time(2.5)
+    windows = windows_of(pipe, time)
+    assert [(w.start, w.length.video, w.head) for w in windows[:2]] == [
+        (AV(audio=0, video=0), 5, 0),
+        (AV(audio=11, video=2), 5, 1),
+    ]
+    # Two latents are frames 0 to 4. The second window's first frame is frame 8, the last one of latent 2.
+    times = times_in(pipe, windows[1], time)
+    assert times.video.starts[:3].tolist() == [0, 1 / 16, 5 / 16]
+    assert float(times.audio.starts[0]) == pytest.approx(11 / 21.5 - 8 / 16)
+    with pytest.raises(RequestError, match="a latent for each frame"):
+        next(pipe.stream(PROMPT, seconds=2.5))
+    with pytest.raises(RequestError, match=r"nearest are 0\.8125 and 1\.0625 s"):
+        pipe(PROMPT, seconds=1)
+
+
+def test_half_precision(models: Path) -> None:
+    pipe = Kinetophone.from_bases(
+        video=models / "wan", audio=models / "stable_audio", kind="in_place", size=32, frames=9,
+        dtype=torch.bfloat16,
+    )  # fmt: skip
+    stir(pipe.coupling)
+    (clip,) = pipe(PROMPT, steps=2)
+    assert np.isfinite(clip.audio).all()
+
+
+def test_what_transformers_do_not_have_is_refused(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="sampling 'reference' is for bases with DDPM schedulers"):
+        Kinetophone.from_bases(
+            video=models / "wan", audio=models / "audioldm", size=32, frames=9, sampling="reference"
+        )
+    twofold = tmp_path / "twofold"
+    shutil.copytree(models / "wan", twofold)
+    shutil.copytree(models / "wan" / "transformer", twofold / "transformer_2")
+    with pytest.raises(RequestError, match="has two transformers"):
+        load_video_base(twofold)
 
 
 def test_lengths_that_a_causal_autoencoder_cannot_make(models: Path) -> None:

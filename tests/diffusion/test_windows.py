@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kinetophone.av import AV
 from kinetophone.diffusion.sample import initial_noise
-from kinetophone.diffusion.windows import Window, plan_windows, whole, windowed
+from kinetophone.diffusion.windows import Window, plan_causal_windows, plan_windows, whole, windowed
 
 RATE = Fraction(25, 16)  # audio latents per frame
 
@@ -35,6 +35,38 @@ def test_windows_cover_the_clip_and_start_where_both_tracks_do(
         assert 0 < later.start.video - earlier.start.video <= size // 2 + rate.denominator
         if size // 2 >= rate.denominator:
             assert later.start.audio == later.start.video * rate
+
+
+@given(latents=st.integers(1, 200), size=st.integers(2, 21), rate=st.sampled_from([Fraction(43, 8), RATE]))
+def test_causal_windows_cover_the_clip_without_their_context(latents: int, size: int, rate: Fraction) -> None:
+    plan = plan_causal_windows(latents, AV(audio=round(size * rate), video=size), rate)
+    assert [w.head for w in plan] == [0] + [1] * (len(plan) - 1)
+    assert whole(plan).video >= latents
+    assert len(plan) == 1 or whole(plan[:-1]).video < latents
+    for earlier, later in pairwise(plan):
+        assert later.start.video < earlier.end.video, "the context latent is of the window before"
+        assert abs(later.start.audio - later.start.video * rate) <= 0.5
+    total = whole(plan)
+    noise = initial_noise(AV(audio=(2, total.audio), video=(3, total.video, 2, 2)), [1])
+    made = windowed(plan, [local] * len(plan))(noise, AV.both(torch.tensor([0.5])), noise)
+    torch.testing.assert_close(made.audio, torch.tanh(noise.audio))
+    torch.testing.assert_close(made.video, torch.tanh(noise.video))
+
+
+def test_what_a_causal_window_makes_of_its_context_is_not_used() -> None:
+    plan = plan_causal_windows(9, AV(audio=20, video=5), Fraction(4))
+
+    def first_is_wrong(x: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
+        wrong = x.video.clone()
+        wrong[:, :, 0] = 1e6 if float(x.video[0, 0, 0, 0, 0]) else 0.0
+        return AV(audio=x.audio, video=wrong)
+
+    total = whole(plan)
+    latents = AV(
+        audio=torch.zeros(1, 1, total.audio), video=torch.arange(total.video).view(1, 1, -1, 1, 1).float()
+    )
+    made = windowed(plan, [first_is_wrong] * len(plan))(latents, AV.both(torch.tensor([0.5])), None)
+    torch.testing.assert_close(made.video, latents.video)
 
 
 def local(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:

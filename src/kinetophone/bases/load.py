@@ -17,8 +17,10 @@ from kinetophone.errors import RequestError, reason
 from kinetophone.hub.components import component_class
 from kinetophone.hub.locate import locate, small_file
 
-AUDIO: tuple[Any, ...] = (AudioLDM, StableAudio)
-VIDEO: tuple[Any, ...] = (AnimateDiff, UNet3D, Wan)
+FAMILIES: dict[str, tuple[Any, ...]] = {
+    "audio": (AudioLDM, StableAudio),
+    "video": (AnimateDiff, UNet3D, Wan),
+}
 
 
 def load_audio_base(
@@ -39,7 +41,7 @@ def load_audio_base(
     Raises:
         RequestError: if it is not there or of no family that is supported.
     """
-    family = _family(os.fspath(name), revision, AUDIO, "audio")
+    family = family_of(os.fspath(name), revision, "audio")
     source = locate(name, family.COMPONENTS, revision, allow_pickle)
     return family.from_source(source, dtype=dtype, allow_pickle=allow_pickle)
 
@@ -66,7 +68,7 @@ def load_video_base(
     Raises:
         RequestError: if it is not there or of no family that is supported.
     """
-    family = _family(os.fspath(name), revision, VIDEO, "video")
+    family = family_of(os.fspath(name), revision, "video")
     options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
     if family is AnimateDiff:
         options |= {"motion_adapter": motion_adapter, "adapter_revision": adapter_revision}
@@ -75,12 +77,13 @@ def load_video_base(
     return family.from_source(locate(name, family.COMPONENTS, revision, allow_pickle), **options)
 
 
-def _family(name: str, revision: str | None, families: tuple[Any, ...], modality: str) -> Any:
+def family_of(name: str, revision: str | None, modality: str, folder: str = "") -> Any:
     """The family whose network the model has, by its configuration, the only file that is fetched."""
+    families = FAMILIES[modality]
     found = []
     for place in dict.fromkeys(family.NETWORK for family in families):
         try:
-            config = small_file(name, f"{place}/config.json", revision)
+            config = small_file(name, f"{folder}/{place}/config.json".lstrip("/"), revision)
         except ConnectionError as error:
             raise RequestError(
                 [

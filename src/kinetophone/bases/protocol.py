@@ -68,6 +68,10 @@ class Times:
         edges = torch.arange(steps + 1, dtype=torch.float64) / rate
         return cls(edges[:-1], edges[1:])
 
+    def shifted(self, seconds: float) -> Times:
+        """The same steps, ``seconds`` later."""
+        return Times(self.starts + seconds, self.ends + seconds)
+
     def of(self, steps: int) -> Times:
         """Of ``steps`` steps made from these: each takes in as many of them, or is as large a part of one.
 

@@ -21,8 +21,9 @@ from kinetophone.bases.base import Base
 from kinetophone.bases.computing import execution_device
 from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
 from kinetophone.diffusion.process import Flow, Process
+from kinetophone.errors import RequestError
 from kinetophone.hub.components import load_components
-from kinetophone.hub.locate import Source
+from kinetophone.hub.locate import Source, small_file
 
 TOKENS = 512  # of a text, as in the published pipeline
 _SHIFT = 3.0  # of the noise schedule, where the scheduler names none
@@ -59,6 +60,10 @@ class Wan(Base):
         Raises:
             RequestError: if a component is missing or of another class.
         """
+        if small_file(source.name, "transformer_2/config.json", source.revision) is not None:
+            raise RequestError(
+                [f"'{source.name}' has two transformers, for high and low noise; use a Wan model with one"]
+            )
         parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
         return cls(**parts, reference={"name": source.name, "revision": source.revision})
 

@@ -63,6 +63,8 @@ class Bundle:
         self.leaks: AV[SignalLeak | None] = leaks or AV.both(None)
         denoisers: AV[Denoiser] = bases.map(lambda base: base.denoiser())
         if spec.sampling == "reference":
+            if not all(isinstance(one.process, Discrete) for one in (denoisers.audio, denoisers.video)):
+                raise RequestError(["sampling 'reference' is for bases with DDPM schedulers; use 'trailing'"])
             denoisers.map(_keep_first_noise, bases)
         self.model = JointModel(denoisers, coupling).eval().requires_grad_(False)
         self._offload: tuple[Offload, torch.device] | None = None

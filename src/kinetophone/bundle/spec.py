@@ -186,7 +186,12 @@ class BundleSpec:
             time.frames >= self.min_frames and (time.frames - self.min_frames) % self.frame_step == 0
         )
         if not fits or time.duration_s > LONGEST_S:
-            raise RequestError([f"seconds is {float(seconds):g}; bundle '{self.name}' {self._lengths(rate)}"])
+            problem = f"seconds is {float(seconds):g}; bundle '{self.name}' {self._lengths(rate)}"
+            if self.frame_step > 1 and self.min_frames < time.frames < self.max_frames:
+                below = time.frames - (time.frames - self.min_frames) % self.frame_step
+                near = [f"{float(frames / rate):g}" for frames in (below, below + self.frame_step)]
+                problem += f"; nearest are {near[0]} and {near[1]} s"
+            raise RequestError([problem])
         return time
 
     def window(self, frames: int) -> int:

@@ -349,6 +349,8 @@ class Coupling(ModelMixin, ConfigMixin):
         if self.config.connector_input == "x_pred":
             x0_hat = latents.map(torch.zeros_like) if x0_hat is None else x0_hat
             inputs = latents.map(lambda x, x0: torch.cat([x, x0.to(x.dtype)], dim=1), x0_hat)
+        # Some bases keep their time embedding in float32.
+        embeddings = embeddings.map(lambda embedding, x: embedding.to(x.dtype), inputs)
         return AV(
             audio=self._normalised(self.connector_out_audio(inputs.audio, embeddings.audio)),
             video=self._normalised(self.connector_out_video(inputs.video, embeddings.video)),

@@ -251,7 +251,8 @@ class Flow(_Continuous):
     Args:
         shift: s; above 1, more steps are spent at high noise.
         time_scale: the time input of the network is σ times this.
-        mean, deviation: mean and standard deviation of logit(u) in the training of the base.
+        mean: mean of logit(u) in the training of the base.
+        deviation: standard deviation of logit(u) in the training of the base.
     """
 
     output: Output = "flow"

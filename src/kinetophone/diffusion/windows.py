@@ -27,10 +27,17 @@ TIME_AXIS = AV(audio=2, video=2)
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window over both modalities: first position and length along time, in latents."""
+    """A window over both modalities: first position and length along time, in latents.
+
+    Attributes:
+        start: First position.
+        length: Number of latents.
+        head: Video latents at its beginning that are context only: their output is not used.
+    """
 
     start: AV[int]
     length: AV[int]
+    head: int = 0
 
     @property
     def end(self) -> AV[int]:
@@ -60,6 +67,29 @@ def plan_windows(frames: int, window: AV[int], latents_per_frame: Fraction) -> l
     hop = aligned or hop
     count = 1 + max(0, -(-(frames - window.video) // hop))
     return [Window(AV(audio=round(k * hop * latents_per_frame), video=k * hop), window) for k in range(count)]
+
+
+def plan_causal_windows(latents: int, window: AV[int], audio_per_video: Fraction) -> list[Window]:
+    """Windows for a video base with a causal autoencoder, whose first latent is a single frame.
+
+    The network takes the first latent of any window for a single frame. In all windows but the first it is
+    therefore context only: the last frame of the latent there is the first frame of the window.
+
+    Args:
+        latents: length of the clip in video latents.
+        window: length of a window.
+        audio_per_video: audio latents per video latent.
+
+    Returns:
+        One or more windows; the last one may extend beyond the clip. An audio window starts at the audio
+        latent nearest to the end of the context latent.
+    """
+    hop = max(1, (window.video - 1) // 2)
+    count = 1 + max(0, -(-(latents - window.video) // hop))
+    return [
+        Window(AV(audio=round(k * hop * audio_per_video), video=k * hop), window, head=min(k, 1))
+        for k in range(count)
+    ]
 
 
 def whole(windows: Sequence[Window]) -> AV[int]:
@@ -101,6 +131,7 @@ def windowed(windows: Sequence[Window], predicts: Sequence[Predict]) -> Predict:
         for window, inner in zip(windows, predicts, strict=True):
             output = inner(window.cut(latents), levels, None if x0_hat is None else window.cut(x0_hat))
             fade: AV[Tensor] = window.cut(weight).map(_fade)
+            fade.video[:, :, : window.head] = 0
             window.cut(total).map(lambda t, o, f: t.add_(f * o), output, fade)
             window.cut(weight).map(lambda w, f: w.add_(f), fade)
         return total.map(lambda t, w: t / w, weight)

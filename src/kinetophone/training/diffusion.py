@@ -117,8 +117,11 @@ def channels_last(module: nn.Module) -> nn.Module:
 
 
 def plain_attention(unet: Any) -> None:
-    """On a CPU, replace the fused attention of a U-Net that gradients pass through."""
-    if unet.device.type == "cpu":
+    """On a CPU, replace the fused attention of a U-Net that gradients pass through.
+
+    Transformers are left as they are: their processors also apply rotary positions.
+    """
+    if unet.device.type == "cpu" and hasattr(unet, "mid_block"):
         unet.set_attn_processor(AttnProcessor())
 
 

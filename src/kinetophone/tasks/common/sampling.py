@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from kinetophone.diffusion.guidance import guided
 from kinetophone.diffusion.inpainting import Given
 from kinetophone.diffusion.sample import Progress, initial_noise, sample_joint
 from kinetophone.diffusion.settings import Settings
-from kinetophone.diffusion.windows import Window, plan_windows, whole, windowed
+from kinetophone.diffusion.windows import Window, plan_causal_windows, plan_windows, whole, windowed
 from kinetophone.errors import RequestError
 from kinetophone.media.clip import fit_audio
 from kinetophone.media.timing import ClipTime
 from kinetophone.tasks.request import Script
+
+if TYPE_CHECKING:
+    from kinetophone.bases.protocol import Times
 
 
 def fitting_time(bundle: Bundle, frames: int) -> ClipTime:
@@ -43,7 +46,8 @@ def windows_of(bundle: Bundle, time: ClipTime) -> list[Window]:
     audio, video = bundle.bases.audio, bundle.bases.video
     window = AV(audio=audio.latent_length(one.samples), video=video.latent_length(one.frames))
     if video.frame_step > 1:  # a causal autoencoder encodes its first latent differently
-        return [Window(AV.both(0), window)]
+        per_latent = video.frame_step * audio.latents_per_second / time.fps
+        return plan_causal_windows(video.latent_length(time.frames), window, per_latent)
     return plan_windows(time.frames, window, audio.latents_per_second / time.fps)
 
 
@@ -81,18 +85,17 @@ def sample(
         given = given.map(lambda track: None if track is None else replace(track, clean=False))
     complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
     only = complete[0] if complete else None  # the modality to sample if the other one is given completely
-    times = bundle.latent_times(windows[0].length, time.fps)
     negative = _text(bundle, [settings.negative_prompt] * len(prompts), time)
     predicts = [
         guided(
             bundle.model,
-            _text(bundle, [text_at(prompt, window, time) for prompt in prompts], time),
+            _text(bundle, [text_at(bundle, prompt, window, time) for prompt in prompts], time),
             negative,
             settings.guidance,
             sync=settings.guidance_sync,
             coupled=settings.coupled,
             only=only,
-            times=times,
+            times=times_in(bundle, window, time),
             sync_from=settings.sync_from,
         )
         for window in windows
@@ -115,11 +118,20 @@ def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndar
     )
 
 
-def text_at(prompt: str | Script, window: Window, time: ClipTime) -> str:
+def times_in(bundle: Bundle, window: Window, time: ClipTime) -> AV[Times]:
+    """Times of a window's latents, in seconds since the window's first frame."""
+    times = bundle.latent_times(window.length, time.fps)
+    begins = window.start.video * bundle.bases.video.frame_step / time.fps
+    late = float(window.start.audio / bundle.bases.audio.latents_per_second - begins)
+    return times.replaced("audio", times.audio.shifted(late)) if late else times
+
+
+def text_at(bundle: Bundle, prompt: str | Script, window: Window, time: ClipTime) -> str:
     """The text of ``prompt`` that holds in the middle of ``window``."""
     if isinstance(prompt, str):
         return prompt
-    return prompt.at((window.start.video + window.length.video / 2) * time.frame_s)
+    middle = window.start.video + window.length.video / 2
+    return prompt.at(middle * bundle.bases.video.frame_step * time.frame_s)
 
 
 def _text(bundle: Bundle, texts: list[str], time: ClipTime) -> AV[Any]:
