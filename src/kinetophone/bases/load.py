@@ -85,7 +85,7 @@ def _family(name: str, revision: str | None, families: tuple[Any, ...], modality
             raise RequestError(
                 [
                     f"the Hub cannot be reached for '{name}', which was not downloaded before "
-                    f"({reason(error)}): connect, or give a folder that holds it"
+                    f"({reason(error)}): connect to the internet, or give a local folder"
                 ]
             ) from error
         if config is None:
