@@ -1,4 +1,4 @@
-"""Loading a base by what it is called, whatever its family: the class of its network says which."""
+"""Load a base by its name. The class of its network determines its family."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ def load_audio_base(
     """Load an audio model from a folder or the Hub.
 
     Args:
-        name: folder or Hub id.
-        revision: on the Hub.
-        dtype: of the networks.
-        allow_pickle: whether pickled weights may be fetched and read.
+        name: local folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        dtype: dtype of the networks; autoencoder and vocoder are always float32.
+        allow_pickle: whether pickled weights may be downloaded and read.
+
+    Returns:
+        A base of one of the families in ``AUDIO``.
 
     Raises:
-        RequestError: if it is not there or of no family that is supported.
+        RequestError: if the model is not found or its family is not supported.
     """
     family = _family(os.fspath(name), revision, AUDIO, "audio")
     source = locate(name, family.COMPONENTS, revision, allow_pickle)
@@ -56,27 +59,30 @@ def load_video_base(
     """Load a video model from a folder or the Hub.
 
     Args:
-        name: folder or Hub id.
-        revision: on the Hub.
-        motion_adapter: motion modules for an image model, see :class:`AnimateDiff`.
-        adapter_revision: of the motion modules on the Hub.
-        dtype: of the networks.
-        allow_pickle: whether pickled weights may be fetched and read.
+        name: local folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        motion_adapter: folder or Hub id of motion modules for an image model, see :class:`AnimateDiff`.
+        adapter_revision: branch, tag or commit of the motion modules on the Hub.
+        dtype: dtype of the networks; autoencoder and vocoder are always float32.
+        allow_pickle: whether pickled weights may be downloaded and read.
+
+    Returns:
+        A base of one of the families in ``VIDEO``.
 
     Raises:
-        RequestError: if it is not there or of no family that is supported.
+        RequestError: if the model is not found or its family is not supported.
     """
     family = _family(os.fspath(name), revision, VIDEO, "video")
     options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
     if family is AnimateDiff:
         options |= {"motion_adapter": motion_adapter, "adapter_revision": adapter_revision}
     elif motion_adapter is not None:
-        raise RequestError([f"'{name}' has motion modules of its own: leave the motion adapter out"])
+        raise RequestError([f"'{name}' has its own motion modules; omit the motion adapter"])
     return family.from_source(locate(name, family.COMPONENTS, revision, allow_pickle), **options)
 
 
 def _family(name: str, revision: str | None, families: tuple[Any, ...], modality: str) -> Any:
-    """The family whose network the model has, by its configuration, the only file that is fetched."""
+    """The family of a model, from the configuration of its network, the only file that is downloaded."""
     found = []
     for place in dict.fromkeys(family.NETWORK for family in families):
         try:
@@ -98,7 +104,7 @@ def _family(name: str, revision: str | None, families: tuple[Any, ...], modality
     known = [name for family in families for name in family.NETWORKS]
     raise RequestError(
         [
-            f"'{name}' has {' and '.join(found) or 'no network in unet/ or transformer/'}, where {modality} "
-            f"bases have {' or '.join(known)}"
+            f"'{name}' has {' and '.join(found) or 'no network in unet/ or transformer/'}; {modality} "
+            f"bases need {' or '.join(known)}"
         ]
     )
