@@ -189,7 +189,7 @@ def test_a_vocoder_for_another_sort_of_sound(copy) -> None:
     folder = copy("audioldm")
     config = folder / "vocoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"sampling_rate": 48_000}))
-    with pytest.raises(RequestError, match="makes 48000 Hz from 64 mel bins with hop 160; 16000 Hz"):
+    with pytest.raises(RequestError, match="makes 48000 Hz from 64 mel bins with hop 160; only 16000 Hz"):
         load_audio_base(folder)
 
 

@@ -2,8 +2,8 @@
 
 Supports all sizes of ``cvssp/audioldm-*`` and any folder with the same classes.
 
-Shapes: waveform float (B, N) in [-1, 1] at 16 kHz; latents float (B, C, L, M), time first, scaled; text (B,
-D).
+Shapes: waveform float (B, N) in [-1, 1] at 16 kHz; latents float (B, C, L, M), time first, scaled;
+text (B, D).
 """
 
 from __future__ import annotations

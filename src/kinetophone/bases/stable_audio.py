@@ -123,8 +123,7 @@ class StableAudio(Base):
             seconds: length of the clip; by default the longest that the transformer was trained on.
 
         Returns:
-            ``states`` (B, S + 2, D), of the text and the seconds, and ``seconds`` (B, 1, 2D), of the seconds
-            only.
+            ``states`` (B, S + 2, D) of text and seconds, and ``seconds`` (B, 1, 2D) of the seconds only.
         """
         device = execution_device(self.text_encoder)
         tokens = self.tokenizer(
