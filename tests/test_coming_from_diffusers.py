@@ -53,7 +53,7 @@ CALLS: dict[str, Callable[..., Any]] = {
         ("guidance_scale", 7.5, "use guidance, a number or AV"),
         ("generator", torch.Generator().manual_seed(3), "use seed"),
         ("num_videos_per_prompt", 2, "use a list of prompts"),
-        ("stepps", 1, "there are steps, stepper, gamma"),
+        ("stepps", 1, "choose from steps, stepper, gamma"),
     ],
 )
 def test_options_of_other_names_say_what_they_are_called_here(
@@ -101,7 +101,7 @@ def test_bars_are_configured_as_in_diffusers(
     assert capsys.readouterr().err == ""
     pipe(PROMPT, steps=1, progress=True)
     assert "denoising: 100%" in capsys.readouterr().err
-    with pytest.raises(RequestError, match="there is no option hide of progress bars; there are"):
+    with pytest.raises(RequestError, match="there is no option hide of progress bars; choose from"):
         pipe.set_progress_bar_config(hide=True)
 
 

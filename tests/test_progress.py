@@ -57,7 +57,7 @@ def test_a_bar_looks_as_it_is_told_to() -> None:
 
 def test_what_no_bar_has_is_refused() -> None:
     check_bar_options({"disable": True, "desc": "drums", "leave": False, "ncols": 80})
-    with pytest.raises(RequestError, match=r"no option colours of progress bars; there are ascii, .*desc"):
+    with pytest.raises(RequestError, match=r"no option colours of progress bars; choose from ascii, .*desc"):
         check_bar_options({"colours": "red"})
 
 

@@ -67,7 +67,7 @@ def check_bar_options(options: Mapping[str, Any]) -> None:
 
     known = inspect.signature(tqdm.__init__).parameters.keys() - {"self", "iterable", "total", "kwargs"}
     problems = [
-        f"there is no option {name} of progress bars; there are {', '.join(sorted(known))}"
+        f"there is no option {name} of progress bars; choose from {', '.join(sorted(known))}"
         for name in options
         if name not in known
     ]

@@ -182,7 +182,7 @@ def test_train_without_recipe_names_those_there_are(run: Callable[..., Result], 
     assert_refused(run("train", "nonesuch.yaml"), r"recipe 'nonesuch\.yaml' does not exist$")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "hits.yaml").touch()
-    assert_refused(run("train", "nonesuch.yaml"), r"recipe .* does not exist; there are recipes/hits\.yaml")
+    assert_refused(run("train", "nonesuch.yaml"), r"recipe .* does not exist; choose from recipes/hits\.yaml")
 
 
 def test_train_with_a_bad_recipe_is_one_line(run: Callable[..., Result], tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_evaluate_generated_beside_the_true_clips(
         (["bundle", "--workers", 0], "workers is 0; it must be at least 1"),
         (
             ["bundle", "--metrics", "fid"],
-            "metric 'fid' is unknown; there are hits, imagebind, languagebind, clap",
+            "metric 'fid' is unknown; choose from hits, imagebind, languagebind, clap",
         ),
         (["bundle", "--metrics", "fvd", "--reference", "b"], "metric fvd needs --i3d"),
         (["bundle", "--metrics", "hits"], "metric hits needs --captions FILE, --reference DIR, or both"),

@@ -83,7 +83,7 @@ def test_a_pair_comes_from_the_hub_and_then_from_the_cache(hub: Elsewhere) -> No
     )
     assert away == printed
     assert unknown.startswith("RequestError: the Hub cannot be reached for 'cvssp/audioldm-m-full'")
-    assert unknown.endswith("connect, or give a folder that holds it")
+    assert unknown.endswith("connect to the internet, or give a local folder")
 
 
 def test_what_the_hub_does_not_have_is_said_in_one_line(hub: Elsewhere) -> None:
@@ -124,7 +124,7 @@ def test_single_networks_come_from_the_hub_and_then_from_the_cache(hub: Elsewher
     found, away = hub.run(NETWORKS, name, f"of/someone{at}i3d.pt")
     assert found == "0.5"
     assert away.startswith(f"RequestError: the Hub cannot be reached for 'of/someone{at}i3d.pt', which")
-    assert away.endswith("connect, or give a local file")
+    assert away.endswith("connect to the internet, or give a local file")
 
 
 @pytest.mark.parametrize(

@@ -481,7 +481,7 @@ def test_what_cannot_be_converted_is_refused_in_a_line(script: Path, tmp_path: P
         ("i3d", script, "-o", out, "--allow-pickle"): "is TorchScript, .*--i3d .* --allow-torchscript",
         ("clap", script, "-o", out): "'clap' needs no conversion: give evaluate --clap",
         ("languagebind", script, "-o", out): "'languagebind' is not defined here: export it to TorchScript",
-        ("vgg", script, "-o", out): "'vgg' is unknown; there are i3d, vggish, synchformer, imagebind",
+        ("vgg", script, "-o", out): "'vgg' is unknown; choose from i3d, vggish, synchformer, imagebind",
     }
     for arguments, why in refused.items():
         code, printed = convert_command(*arguments)

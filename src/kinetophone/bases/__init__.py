@@ -1,1 +1,1 @@
-"""Frozen models from outside, one file per family; they know nothing of coupling."""
+"""Published models that stay frozen, one file per family; they know nothing about the coupling."""

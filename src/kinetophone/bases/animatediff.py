@@ -1,7 +1,7 @@
 """AnimateDiff (arXiv 2307.04725): a latent image model with motion modules, ``UNetMotionModel``.
 
-It comes either whole, or as an image model of the Stable Diffusion 1.5 type and a ``MotionAdapter`` trained
-for it (``guoyww/animatediff-motion-adapter-v1-5-2``, ``…-v1-5-3``).
+It is either one complete model, or an image model of the Stable Diffusion 1.5 type and a ``MotionAdapter``
+that was trained for it (``guoyww/animatediff-motion-adapter-v1-5-2``, ``…-v1-5-3``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kinetophone.hub.components import component_class, load_components, load_ne
 from kinetophone.hub.locate import Source, locate
 
 MOTION_ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
-# What the adapters were trained with; an image model's own schedule is another.
+# The schedule that the adapters were trained with. It differs from that of the image model.
 SCHEDULE = {
     "beta_schedule": "linear",
     "timestep_spacing": "linspace",
@@ -28,7 +28,7 @@ SCHEDULE = {
 
 
 class AnimateDiff(VideoBase):
-    """``UNetMotionModel``, CLIP text, an image autoencoder."""
+    """A base of ``UNetMotionModel``, a CLIP text encoder and an image autoencoder."""
 
     NETWORKS: ClassVar[tuple[str, ...]] = ("UNetMotionModel", "UNet2DConditionModel")
 
@@ -42,25 +42,25 @@ class AnimateDiff(VideoBase):
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
     ) -> AnimateDiff:
-        """Load the components that ``source`` holds.
+        """Load the components from ``source``.
 
         Args:
-            source: an AnimateDiff model, or an image model to put motion modules into.
-            motion_adapter: folder or Hub id of the motion modules, for an image model; the published ones if
+            source: a complete AnimateDiff model, or an image model that gets motion modules.
+            motion_adapter: folder or Hub id of the motion modules for an image model; the published ones if
                 not given.
-            adapter_revision: of the motion modules on the Hub.
-            dtype: of U-Net and text model.
-            allow_pickle: whether pickled weights may be read.
+            adapter_revision: branch, tag or commit of the motion modules on the Hub.
+            dtype: dtype of the U-Net and the text encoder; the autoencoder is always float32.
+            allow_pickle: whether pickled weights may be downloaded and read.
 
         Raises:
-            RequestError: if a component is missing, of another class, or does not fit the others.
+            RequestError: if a component is missing, has an unsupported class, or does not fit the others.
         """
         reference: dict[str, Any] = {"name": source.name, "revision": source.revision}
         whole = component_class(source.folder / "unet") == "UNetMotionModel"
         if whole and motion_adapter is not None:
-            raise RequestError([f"'{source.name}' has motion modules of its own: give no motion adapter"])
+            raise RequestError([f"'{source.name}' has its own motion modules; omit the motion adapter"])
         adapter_source = None
-        if not whole:  # found before the image model is read, which takes long
+        if not whole:  # located before the image model is loaded, which takes long
             adapter_source = locate(motion_adapter or MOTION_ADAPTER, [""], adapter_revision, allow_pickle)
             reference["motion_adapter"] = adapter_source.name
             reference["adapter_revision"] = adapter_source.revision

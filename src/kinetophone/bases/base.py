@@ -1,4 +1,4 @@
-"""What every base is, whatever it makes: named components, some of them networks."""
+"""The common part of all bases: named components, some of which are networks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kinetophone.hub.components import save_component
 
 
 class Base:
-    """A frozen model made of the components that ``COMPONENTS`` names, each with the classes it may have."""
+    """A frozen model made of components. ``COMPONENTS`` maps their names to the supported classes."""
 
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]]
     tokenizer: Any
     NETWORK: ClassVar[str] = "unet"
-    """The component that denoises."""
+    """Name of the component that denoises."""
     NETWORKS: ClassVar[tuple[str, ...]]
-    """The classes it may have, by which a family is told."""
+    """Classes of that component that this family supports; they identify the family."""
 
     @property
     def network(self) -> nn.Module:
@@ -30,12 +30,12 @@ class Base:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The components that have weights, by name."""
+        """The components with weights, by name."""
         parts = {name: getattr(self, name) for name in self.COMPONENTS}
         return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        """Words of ``texts`` that the text encoder is known never to have seen."""
+        """Words of ``texts`` that the text encoder has certainly never seen in training."""
         return unknown_words(self.tokenizer, texts)
 
     def to(self, device: torch.device | str) -> Self:
@@ -45,6 +45,6 @@ class Base:
         return self
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Write every component in diffusers layout, networks as ``dtype``."""
+        """Save every component in the diffusers folder layout, networks in ``dtype``."""
         for name in self.COMPONENTS:
             save_component(getattr(self, name), Path(folder) / name, dtype)

@@ -1,4 +1,4 @@
-"""What every base does with an autoencoder or a text, and where it computes."""
+"""Helpers shared by the bases: autoencoders, chunks, tokenizers and devices."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ MOST_TOKENS = 512
 
 
 def encode_latents(vae: Any, x: Tensor) -> Tensor:
-    """Scaled latents of ``x``: the posterior's mode where the autoencoder is variational."""
+    """Encode ``x`` to scaled latents; for a variational autoencoder, the mode of the posterior."""
     out = vae.encode(x)
     z = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latent
     return z * vae.config.scaling_factor
 
 
 def decode_latents(vae: Any, z: Tensor, batch: int = 64) -> Tensor:
-    """Undo :func:`encode_latents`, ``batch`` items at a time, in float32."""
+    """Decode scaled latents, ``batch`` items at a time, in float32; the inverse of :func:`encode_latents`."""
     return torch.cat([vae.decode(part.float() / vae.config.scaling_factor).sample for part in z.split(batch)])
 
 
 def in_chunks(
-    compute: Callable[[Tensor], Tensor], x: Tensor, at_once: int, beside: int, step: int = 1
+    compute: Callable[[Tensor], Tensor], x: Tensor, at_once: int, overlap: int, step: int = 1
 ) -> Tensor:
-    """``compute(x)``, stretch by stretch along axis 1, time: what it needs does not grow with the length.
+    """Compute ``compute(x)`` in chunks along axis 1 (time), so that the working memory is bounded.
 
-    A stretch is computed with what lies ``beside`` it; where two meet they fade into each other, and the
-    outer half of what lay beside is not used. So a network that sees no further than that half gives what it
-    gives of the whole, and one that sees more (norms over its whole input, attention) leaves no edge.
+    Each chunk is computed with an overlap on either side. Neighbouring chunks are cross-faded around their
+    border, over the inner half of the overlap. The outer half is discarded. If the receptive field of the
+    network reaches no further than that outer half, the result equals ``compute(x)``. A network that sees
+    more (attention, or norms over its whole input) gives a slightly different result, but no step at a
+    border.
 
     Args:
-        compute: makes (B, n // step · r, …) of (B, n, …), with a whole number r.
-        x: (B, N, …).
-        at_once: the longest stretch, at least 2 · ``beside``. If N is no more, ``x`` is computed as a whole.
-        beside: on either side; like ``at_once`` a multiple of ``step``.
-        step: positions of ``x`` that become r of the result.
+        compute: function from (B, n, …) to (B, n // step · r, …), where r is a whole number.
+        x: input (B, N, …).
+        at_once: maximal length of a chunk without its overlaps; at least 2 · ``overlap`` and a multiple of
+            ``step``. If N is not larger, ``x`` is computed as a whole.
+        overlap: length of the overlap on either side; a multiple of ``step``.
+        step: number of positions of ``x`` that give r positions of the result.
+
+    Returns:
+        The result (B, N // step · r, …).
     """
     total, count = x.shape[1] // step, -(-x.shape[1] // at_once)
     if count == 1:
@@ -46,7 +52,7 @@ def in_chunks(
     parts: Tensor | None = None
     borders = [total * k // count * step for k in range(count)] + [x.shape[1]]
     for start, end in pairwise(borders):
-        first, last = max(0, start - beside), min(x.shape[1], end + beside)
+        first, last = max(0, start - overlap), min(x.shape[1], end + overlap)
         made = compute(x[:, first:last])
         rate = made.shape[1] // ((last - first) // step)
         if parts is None:
@@ -54,9 +60,9 @@ def in_chunks(
         at = first + (torch.arange(made.shape[1], device=made.device) + 0.5) * (step / rate)
         weight = torch.ones_like(at)
         if first > 0:
-            weight = weight.minimum((at - start) / beside + 0.5)
+            weight = weight.minimum((at - start) / overlap + 0.5)
         if last < x.shape[1]:
-            weight = weight.minimum((end - at) / beside + 0.5)
+            weight = weight.minimum((end - at) / overlap + 0.5)
         weight = weight.clamp(min=0).view(-1, *[1] * (made.dim() - 2))
         parts[:, first // step * rate :][:, : made.shape[1]] += weight * made
     assert parts is not None
@@ -64,7 +70,7 @@ def in_chunks(
 
 
 def execution_device(network: nn.Module) -> torch.device:
-    """Where ``network`` computes: not where its weights are while they are offloaded."""
+    """Device on which ``network`` computes; its weights may be elsewhere while they are offloaded."""
     for module in network.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
         if device is not None:
@@ -73,12 +79,12 @@ def execution_device(network: nn.Module) -> torch.device:
 
 
 def tokenize(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str, Tensor]:
-    """Token ids and mask, padded to the tokenizer's full length."""
+    """Token ids and attention mask (B, S) of ``texts``, padded or cut to the tokenizer's maximal length."""
     tokens = tokenizer(
         texts,
         padding="max_length",
         truncation=True,
-        # Some tokenizers name no limit, which reads as 1e30.
+        # Tokenizers without a limit have 1e30 here.
         max_length=min(tokenizer.model_max_length, MOST_TOKENS),
         return_tensors="pt",
     )
@@ -86,19 +92,19 @@ def tokenize(tokenizer: Any, texts: list[str], device: torch.device) -> dict[str
 
 
 def spatial_factor(vae: Any) -> int:
-    """By how much an autoencoder of images shrinks a side."""
+    """Factor by which an image autoencoder shrinks height and width."""
     widths = getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
     return int(2 ** (len(widths) - 1))
 
 
 def words_of(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-    """Every word of ``texts`` as it is written there, with its tokens.
+    """Yield every word of ``texts`` as written, with its token ids.
 
     Args:
-        tokenizer: a fast one: others do not say which tokens make a word.
-        texts: of any length; nothing is cut.
+        tokenizer: a fast tokenizer; others do not tell which tokens belong to a word.
+        texts: texts of any length; they are not truncated.
     """
-    # Not verbose: the texts are not for the encoder, which would refuse longer ones.
+    # Not verbose, to avoid a warning about long texts. These texts do not go through the text encoder.
     encodings = tokenizer(list(texts), add_special_tokens=False, verbose=False).encodings
     for text, encoding in zip(texts, encodings, strict=True):
         tokens: dict[int, list[int]] = {}
@@ -113,15 +119,16 @@ def words_of(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[str, list[i
 
 
 def seen_words(tokenizer: Any, captions: Sequence[str]) -> list[str]:
-    """The words of ``captions``, normalised and sorted: ``words`` of the configuration of their tokenizer."""
+    """Normalised, sorted words of ``captions``, to be saved as ``words`` in the tokenizer's configuration."""
     return sorted({_normalised(tokenizer, word) for word, _ in words_of(tokenizer, captions)})
 
 
 def unknown_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Words of ``texts`` that a text encoder has never seen, once each, in the order in which they come.
+    """Words of ``texts`` that the text encoder has never seen in training, each once, in order of appearance.
 
-    A tokenizer says so if its configuration lists the ``words`` it was trained with, or if it has a token for
-    what it does not know. Of those that make any word of smaller pieces nothing can be said.
+    This is known in two cases: the tokenizer's configuration lists the training ``words``, or the tokenizer
+    has a token for unknown words. For tokenizers that build any word from smaller pieces it is not known,
+    and the list is empty.
     """
     if not getattr(tokenizer, "is_fast", False):
         return []

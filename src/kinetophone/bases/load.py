@@ -1,4 +1,4 @@
-"""Loading a base by what it is called, whatever its family: the class of its network says which."""
+"""Load a base by its name. The class of its network determines its family."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ def load_audio_base(
     """Load an audio model from a folder or the Hub.
 
     Args:
-        name: folder or Hub id.
-        revision: on the Hub.
-        dtype: of the networks.
-        allow_pickle: whether pickled weights may be fetched and read.
+        name: local folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        dtype: dtype of the networks; autoencoder and vocoder are always float32.
+        allow_pickle: whether pickled weights may be downloaded and read.
+
+    Returns:
+        A base of one of the audio families in ``FAMILIES``.
 
     Raises:
-        RequestError: if it is not there or of no family that is supported.
+        RequestError: if the model is not found or its family is not supported.
     """
     family = family_of(os.fspath(name), revision, "audio")
     source = locate(name, family.COMPONENTS, revision, allow_pickle)
@@ -58,27 +61,40 @@ def load_video_base(
     """Load a video model from a folder or the Hub.
 
     Args:
-        name: folder or Hub id.
-        revision: on the Hub.
-        motion_adapter: motion modules for an image model, see :class:`AnimateDiff`.
-        adapter_revision: of the motion modules on the Hub.
-        dtype: of the networks.
-        allow_pickle: whether pickled weights may be fetched and read.
+        name: local folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        motion_adapter: folder or Hub id of motion modules for an image model, see :class:`AnimateDiff`.
+        adapter_revision: branch, tag or commit of the motion modules on the Hub.
+        dtype: dtype of the networks; autoencoder and vocoder are always float32.
+        allow_pickle: whether pickled weights may be downloaded and read.
+
+    Returns:
+        A base of one of the video families in ``FAMILIES``.
 
     Raises:
-        RequestError: if it is not there or of no family that is supported.
+        RequestError: if the model is not found or its family is not supported.
     """
     family = family_of(os.fspath(name), revision, "video")
     options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
     if family is AnimateDiff:
         options |= {"motion_adapter": motion_adapter, "adapter_revision": adapter_revision}
     elif motion_adapter is not None:
-        raise RequestError([f"'{name}' has motion modules of its own: leave the motion adapter out"])
+        raise RequestError([f"'{name}' has its own motion modules; omit the motion adapter"])
     return family.from_source(locate(name, family.COMPONENTS, revision, allow_pickle), **options)
 
 
 def family_of(name: str, revision: str | None, modality: str, folder: str = "") -> Any:
-    """The family whose network the model has, by its configuration, the only file that is fetched."""
+    """The family of a model, from the configuration of its network, the only file that is downloaded.
+
+    Args:
+        name: local folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        modality: "audio" or "video".
+        folder: sub-folder that holds the base.
+
+    Raises:
+        RequestError: if the model is not found or its family is not supported.
+    """
     families = FAMILIES[modality]
     found = []
     for place in dict.fromkeys(family.NETWORK for family in families):
@@ -88,7 +104,7 @@ def family_of(name: str, revision: str | None, modality: str, folder: str = "") 
             raise RequestError(
                 [
                     f"the Hub cannot be reached for '{name}', which was not downloaded before "
-                    f"({reason(error)}): connect, or give a folder that holds it"
+                    f"({reason(error)}): connect to the internet, or give a local folder"
                 ]
             ) from error
         if config is None:
@@ -101,7 +117,7 @@ def family_of(name: str, revision: str | None, modality: str, folder: str = "") 
     known = [name for family in families for name in family.NETWORKS]
     raise RequestError(
         [
-            f"'{name}' has {' and '.join(found) or 'no network in unet/ or transformer/'}, where {modality} "
-            f"bases have {' or '.join(known)}"
+            f"'{name}' has {' and '.join(found) or 'no network in unet/ or transformer/'}; {modality} "
+            f"bases need {' or '.join(known)}"
         ]
     )

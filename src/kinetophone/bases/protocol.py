@@ -1,9 +1,9 @@
-"""What a base offers to be coupled: a noise process, the sites of its network, times, and one prediction.
+"""The interface of a base to coupling and sampling: noise process, sites of the network, times, prediction.
 
-A family of bases is one file of this package. Its class loads the components and turns media and text into
-latents and conditioning; its :class:`Denoiser` is all that sampling and coupling see of it.
+Each family of bases is one file of this package. Its class loads the components and converts media and text
+to latents and conditioning. Sampling and coupling use only its :class:`Denoiser`.
 
-Shape legend: B batch, C channels, T time steps of a latent, N tokens, E width of a time embedding.
+Shape legend: B batch, C channels, T time steps of a latent, N tokens, E width of a timestep embedding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kinetophone.bases.computing import execution_device
 from kinetophone.diffusion.process import Process
 
 Conditioning = Tensor | Mapping[str, Tensor]
-"""What a base is told of a text: a tensor (B, …), or several by name."""
+"""Text conditioning of a base: a tensor (B, …), or several tensors by name."""
 
 
 def _same(output: Any) -> Tensor:
@@ -33,17 +33,17 @@ def _new(output: Any, changed: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class Site:
-    """A module of a network behind which another modality may be let in.
+    """A module of a network where the network can be conditioned on the other modality.
 
     Attributes:
-        path: Of the module in the network, such as "blocks.7".
+        path: Path of the module in the network, such as "blocks.7".
         width: Channels C there.
-        layout: "map": images (B·T, C, H, W) of a video, maps (B, C, T', M) of a sound. "tokens": (B, N, C),
-            time-major.
-        prefix: Tokens in front that belong to no time.
-        attention: Path in the module of its self-attention, for couplings that act inside the block.
-        read: Takes the map or the tokens out of what the module returns.
-        write: Puts changed ones back, ``write(returned, changed)``.
+        layout: Layout of the activations. "map": images (B·T, C, H, W) for video, maps (B, C, T', M) for
+            audio. "tokens": (B, N, C), time-major.
+        prefix: Number of leading tokens that belong to no time step.
+        attention: Path, within the module, of its self-attention, for couplings that act inside the block.
+        read: Extracts the map or the tokens from the module's output.
+        write: Puts the changed map or tokens back into the output: ``write(output, changed)``.
     """
 
     path: str
@@ -57,14 +57,14 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """When each step of a series begins and ends, float64 (T,) each, in seconds of the clip."""
+    """Start and end of each step of a series, float64 (T,) each, in seconds of the clip."""
 
     starts: Tensor
     ends: Tensor
 
     @classmethod
     def even(cls, steps: int, rate: float) -> Times:
-        """Of ``steps`` steps that follow one another, ``rate`` a second."""
+        """Times of ``steps`` consecutive steps at ``rate`` steps a second, from 0 s."""
         edges = torch.arange(steps + 1, dtype=torch.float64) / rate
         return cls(edges[:-1], edges[1:])
 
@@ -73,10 +73,11 @@ class Times:
         return Times(self.starts + seconds, self.ends + seconds)
 
     def of(self, steps: int) -> Times:
-        """Of ``steps`` steps made from these: each takes in as many of them, or is as large a part of one.
+        """Times of a series of ``steps`` steps that was made from this one by pooling or subdivision.
 
-        Where steps are divided and one is left over, the first is whole: a causal autoencoder's first latent
-        is a single frame.
+        With fewer steps, each new step covers the same number of old ones, except maybe the last. With more
+        steps, each old step is divided into equal parts. If that leaves one step over, the first step is not
+        divided, because the first latent of a causal autoencoder is a single frame.
         """
         if steps > len(self.starts):
             whole = 1 if steps % len(self.starts) else 0
@@ -91,17 +92,17 @@ class Times:
 
 
 class Denoiser(ABC):
-    """A base's network, as coupling and sampling use it.
+    """A base's network and noise process, as used by coupling and sampling.
 
     Args:
-        network: frozen or not; it gets forward hooks at its sites and is otherwise unmodified.
+        network: the network, frozen or not. It gets forward hooks at its sites and is otherwise unmodified.
         process: its noise process.
     """
 
     per_frame: bool
-    """Whether a step of the latent is an image with positions of its own (video) or not (audio)."""
+    """Whether each step of the latent is an image (video) or not (audio)."""
     latent_dims: int
-    """Dimensions of a batch of its latents: 5 for (B, C, T, H, W), 4 for (B, C, L, M), 3 for (B, C, L)."""
+    """Dimensions of a batch of latents: 5 for (B, C, T, H, W), 4 for (B, C, L, M), 3 for (B, C, L)."""
 
     def __init__(self, network: Any, process: Process) -> None:
         self.network, self.process = network, process
@@ -109,20 +110,20 @@ class Denoiser(ABC):
     @property
     @abstractmethod
     def latent_channels(self) -> int:
-        """Channels of its latent."""
+        """Channels of the latent."""
 
     @property
     @abstractmethod
     def time_width(self) -> int:
-        """Width E of :meth:`embed_time`."""
+        """Width E of the embedding from :meth:`embed_time`."""
 
     @abstractmethod
     def sites(self) -> tuple[Site, ...]:
-        """Where it can be conditioned, in the order in which it passes them."""
+        """The modules where the network can be conditioned, in the order of the forward pass."""
 
     @property
     def substeps(self) -> int:
-        """Features that a connector makes of each step of its latent, but the first of a causal one."""
+        """Features that a connector makes from each latent step; the first step of a causal latent gets 1."""
         return 1
 
     @abstractmethod
@@ -134,16 +135,20 @@ class Denoiser(ABC):
         """The network's output for noisy latents at levels (B,), in the shape of ``x``."""
 
     def check(self, x: Tensor) -> None:  # noqa: B027
-        """Raise a ValueError that says what to do unless the network takes latents of this shape."""
+        """Check that the network takes latents of the shape of ``x``.
+
+        Raises:
+            ValueError: if not; the message says what to do.
+        """
 
     def steps_at(self, site: Site, x: Tensor, steps: int) -> int:
-        """Length along time of what a site holds, ``x``, where the latent has ``steps``."""
+        """Number of time steps in the activations ``x`` of a site, for a latent with ``steps`` steps."""
         if site.layout == "map":
             return steps if self.per_frame else x.shape[2]
         return steps
 
     def network_time(self, level: Tensor) -> Tensor:
-        """What the network is told as time, where it computes."""
+        """The time input of the network for noise levels (B,), on the network's execution device."""
         time = self.process.network_time(level)
         time = time.float() if time.is_floating_point() else time
         return time.to(execution_device(self.network))

@@ -1,8 +1,8 @@
 """Stable Audio Open (arXiv 2407.14358): a transformer on waveform latents, T5 text, 44.1 kHz stereo.
 
-Its published sampler works on EDM noise; in the variance-preserving form it is the process
-:class:`kinetophone.diffusion.process.Cosine`. Text states are followed by two tokens that say where in a
-track the clip begins and ends, in seconds.
+The published sampler uses EDM noise. Its variance-preserving form is the process
+:class:`kinetophone.diffusion.process.Cosine`. The text's hidden states are followed by two tokens: the start
+and the end of the clip within a track, in seconds.
 
 Shapes: waveform float (B, N) or (B, N, 2) in [-1, 1]; latents float (B, C, L).
 """
@@ -31,7 +31,10 @@ from kinetophone.media.read import resample_audio
 
 @dataclass
 class StableAudio(Base):
-    """``StableAudioDiTModel``, T5, ``AutoencoderOobleck``, and the projection of text and seconds."""
+    """The frozen audio model: ``StableAudioDiTModel``, T5, ``AutoencoderOobleck``, and a projection model.
+
+    The projection model maps the text's hidden states and the seconds to the transformer's conditioning.
+    """
 
     transformer: Any
     vae: Any
@@ -56,16 +59,16 @@ class StableAudio(Base):
     def from_source(
         cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
     ) -> StableAudio:
-        """Load the components that ``source`` holds, networks in ``dtype``.
+        """Load the components from ``source``, networks in ``dtype``.
 
         Raises:
-            RequestError: if a component is missing or of another class.
+            RequestError: if a component is missing or has an unsupported class.
         """
         parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
         return cls(**parts, reference={"name": source.name, "revision": source.revision})
 
     def denoiser(self) -> Denoiser:
-        """The transformer with its noise process, over the range of σ that its scheduler names."""
+        """The transformer with its noise process; the range of σ is that of the scheduler."""
         config = self.scheduler.config
         least, most = (
             2 / math.pi * math.atan(config.get(key, default))
@@ -75,49 +78,52 @@ class StableAudio(Base):
 
     @property
     def sample_rate(self) -> int:
-        """Of its sound, in Hz."""
+        """Sample rate of the audio, in Hz."""
         return int(self.vae.config.sampling_rate)
 
     @property
     def channels(self) -> int:
-        """Of its sound."""
+        """Number of audio channels."""
         return int(self.vae.config.audio_channels)
 
     @property
     def hop(self) -> int:
-        """Samples per latent."""
+        """Samples per latent step."""
         return int(self.vae.hop_length)
 
     @property
     def latents_per_second(self) -> Fraction:
-        """Steps of its latents in a second of sound."""
+        """Latent steps per second of audio."""
         return Fraction(self.sample_rate, self.hop)
 
     def latent_length(self, samples: int) -> int:
-        """Latents of a sound of ``samples`` samples."""
+        """Number of latent steps for ``samples`` samples, rounded up."""
         return -(-samples // self.hop)
 
     def sample_length(self, latents: int) -> int:
-        """Samples that ``latents`` latents hold."""
+        """Number of samples in ``latents`` latent steps."""
         return latents * self.hop
 
     def latent_shape(self, samples: int) -> tuple[int, int]:
-        """Shape (C, L) for ``samples`` samples of sound."""
+        """Latent shape (C, L) for ``samples`` samples."""
         return (self.transformer.config.in_channels, self.latent_length(samples))
 
     def latent_times(self, steps: int, fps: float | Fraction) -> Times:
-        """When each of ``steps`` latents begins and ends; ``fps`` does not matter."""
+        """Start and end of each of ``steps`` latent steps; ``fps`` is ignored."""
         return Times.even(steps, float(self.latents_per_second))
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> dict[str, Tensor]:
-        """States (B, S + 2, D) of ``prompts`` and seconds, and the seconds' alone as (B, 1, 2D).
+        """Conditioning for ``prompts`` and a clip length.
 
-        An empty prompt is none: its states are zero, as in training.
+        An empty prompt is no prompt: all its states are zero, as in the training of Stable Audio.
 
         Args:
-            prompts: what is to be heard.
-            seconds: length of the clip; the longest that the transformer was trained on if not given.
+            prompts: descriptions of the audio.
+            seconds: length of the clip; by default the longest that the transformer was trained on.
+
+        Returns:
+            ``states`` (B, S + 2, D) of text and seconds, and ``seconds`` (B, 1, 2D) of the seconds only.
         """
         device = execution_device(self.text_encoder)
         tokens = self.tokenizer(
@@ -142,7 +148,7 @@ class StableAudio(Base):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
-        """Latents of sound (B, N), or (B, N, C) of any channels."""
+        """Latents (B, C, L) of a waveform (B, N), or (B, N, channels) with any number of channels."""
         channels = waveform[..., None] if waveform.dim() == 2 else waveform
         if channels.shape[2] != self.channels:
             channels = channels.mean(dim=2, keepdim=True).expand(-1, -1, self.channels)
@@ -153,7 +159,7 @@ class StableAudio(Base):
 
     @torch.no_grad()
     def decode_mel(self, latents: Tensor) -> Tensor:
-        """Log-mel spectrogram (B, frames, 64) at 16 kHz of ``latents``, for showing and measuring."""
+        """Log-mel spectrogram (B, frames, 64) of ``latents`` at 16 kHz, for display and metrics."""
         sound = self.decode(latents, self.sample_length(latents.shape[2]))
         heard = np.stack([resample_audio(one, self.sample_rate, SAMPLE_RATE) for one in sound])
         whole = heard.shape[1] - heard.shape[1] % HOP
@@ -161,18 +167,18 @@ class StableAudio(Base):
 
     @torch.no_grad()
     def decode_channels(self, latents: Tensor, samples: int) -> np.ndarray:
-        """Sound of ``latents``, float32 (B, samples, C) in [-1, 1]."""
+        """Decode ``latents`` to audio, float32 (B, samples, channels) in [-1, 1]."""
         latents = latents.float().to(execution_device(self.vae))
         made = torch.cat([self.vae.decode(one[None]).sample for one in latents])
         return made[:, :, :samples].clamp(-1, 1).transpose(1, 2).float().cpu().numpy()
 
     def decode(self, latents: Tensor, samples: int) -> np.ndarray:
-        """The mean of the channels, float32 (B, samples) in [-1, 1]."""
+        """Decode ``latents`` to mono audio, the mean of the channels, float32 (B, samples) in [-1, 1]."""
         return np.ascontiguousarray(self.decode_channels(latents, samples).mean(axis=2))
 
 
 class StableAudioDenoiser(Denoiser):
-    """Latents (B, C, L); conditioning are ``states`` and ``seconds`` of :meth:`StableAudio.encode_prompt`."""
+    """Transformer on latents (B, C, L). The conditioning is from :meth:`StableAudio.encode_prompt`."""
 
     per_frame, latent_dims = False, 3
 
@@ -185,7 +191,7 @@ class StableAudioDenoiser(Denoiser):
         return int(self.network.inner_dim)
 
     def sites(self) -> tuple[Site, ...]:
-        # One token in front holds the time and the seconds.
+        # The first token holds the timestep and the seconds.
         return tuple(
             Site(f"transformer_blocks.{i}", self.network.inner_dim, "tokens", prefix=1, attention="attn1")
             for i in range(len(self.network.transformer_blocks))

@@ -1,5 +1,7 @@
-"""The U-Nets of diffusers as denoisers: video ``UNetMotionModel`` and ``UNet3DConditionModel``, audio
-``UNet2DConditionModel``. All predict on the DDPM process; their sites are the blocks of each level.
+"""The U-Nets of diffusers as denoisers.
+
+Video: ``UNetMotionModel`` and ``UNet3DConditionModel``. Audio: ``UNet2DConditionModel``. All use a DDPM
+process. Their sites are the down and up blocks of each level.
 
 Shape legend: B batch, C latent channels, T video frames, H, W video latent size, L audio latent steps,
 M mel bins of the audio latent, S text tokens, D text width.
@@ -20,14 +22,14 @@ SUPPORTED = AV(audio=(UNet2DConditionModel,), video=(UNetMotionModel, UNet3DCond
 
 
 def denoisers(unets: AV[Any], schedulers: AV[Any] | None = None) -> AV[Denoiser]:
-    """A pair of U-Nets as denoisers.
+    """Make denoisers of a pair of U-Nets.
 
     Args:
         unets: the networks.
-        schedulers: their diffusers schedulers; diffusers' default DDPM process if not given.
+        schedulers: their diffusers schedulers; the default DDPM process of diffusers if not given.
 
     Raises:
-        TypeError: if a U-Net is of a class that is not supported.
+        TypeError: if the class of a U-Net is not supported.
     """
     from diffusers import DDIMScheduler
 
@@ -73,12 +75,12 @@ class _UNet(Denoiser):
 
     @property
     def multiple(self) -> int:
-        """Total down-sampling: what the sides of a map must be multiples of."""
+        """Total downsampling factor: the sides of a map must be multiples of it."""
         return int(2 ** (len(self.network.config.block_out_channels) - 1))
 
 
 class AudioUNet(_UNet):
-    """Latents (B, C, L, M); conditioning is a text embedding (B, D), given as class labels."""
+    """Audio U-Net on latents (B, C, L, M). The conditioning is a text embedding (B, D), as class labels."""
 
     per_frame, latent_dims = False, 4
 
@@ -99,14 +101,14 @@ class AudioUNet(_UNet):
 
 
 class VideoUNet(_UNet):
-    """Latents (B, C, T, H, W); conditioning are the text's hidden states (B, S, D)."""
+    """Video U-Net on latents (B, C, T, H, W). The conditioning is the text's hidden states (B, S, D)."""
 
     per_frame, latent_dims = True, 5
 
     def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         assert isinstance(conditioning, Tensor)
         if isinstance(self.network, UNetMotionModel):
-            # It repeats the timestep embedding per frame itself but wants text repeated already, whereas
+            # It repeats the timestep embedding for each frame, but expects the text already repeated.
             # UNet3DConditionModel repeats both (diffusers 0.42).
             conditioning = conditioning.repeat_interleave(x.shape[2], dim=0)
         time = self.network_time(level)
@@ -118,5 +120,5 @@ def _first(output: Any) -> Tensor:
 
 
 def _skipped(output: Any, changed: Tensor) -> Any:
-    """A down block's output is its last skip connection, too."""
+    """Replace a down block's output, which is also its last skip connection."""
     return changed, (*output[1][:-1], changed)

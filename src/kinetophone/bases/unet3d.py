@@ -12,7 +12,7 @@ from kinetophone.hub.locate import Source
 
 
 class UNet3D(VideoBase):
-    """``UNet3DConditionModel``, CLIP text, an image autoencoder."""
+    """A base of ``UNet3DConditionModel``, a CLIP text encoder and an image autoencoder."""
 
     NETWORKS: ClassVar[tuple[str, ...]] = ("UNet3DConditionModel",)
 
@@ -20,10 +20,10 @@ class UNet3D(VideoBase):
     def from_source(
         cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
     ) -> UNet3D:
-        """Load the components that ``source`` holds, networks in ``dtype``.
+        """Load the components from ``source``, networks in ``dtype``.
 
         Raises:
-            RequestError: if a component is missing or of another class.
+            RequestError: if a component is missing or has an unsupported class.
         """
         parts = load_components(
             source.folder, {**cls.COMPONENTS, "unet": cls.NETWORKS}, dtype=dtype, allow_pickle=allow_pickle

@@ -1,4 +1,4 @@
-"""What every video base does: CLIP text in, frames to latents and back, one frame at a time.
+"""Common part of the U-Net video bases: CLIP text, and an image autoencoder that codes each frame separately.
 
 Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T, h, w), scaled; text states (B, S, D).
 """
@@ -26,14 +26,14 @@ from kinetophone.bases.unet import VideoUNet
 from kinetophone.diffusion.process import Discrete
 from kinetophone.hub.components import DDPM
 
-_PIXELS_AT_ONCE = 32 * 64 * 64  # decoded together: 32 frames of 64 px, 2 of 256 px
+_PIXELS_AT_ONCE = 32 * 64 * 64  # in the autoencoder at once: 32 frames of 64 × 64, or 2 of 256 × 256
 
 
 @dataclass
 class VideoBase(Base):
-    """A frozen video model and what turns text and frames into its inputs and back.
+    """A frozen video model with its text encoder and autoencoder.
 
-    ``reference`` says where it came from, so that a coupling can be saved without its bases.
+    ``reference`` says where the model came from, so that a coupling can be saved without its bases.
     """
 
     unet: Any
@@ -57,58 +57,58 @@ class VideoBase(Base):
         return VideoUNet(self.unet, Discrete.from_scheduler(self.scheduler))
 
     def latent_times(self, steps: int, fps: float | Fraction) -> Times:
-        """When each of ``steps`` latents begins and ends: each is a frame."""
+        """Start and end of each of ``steps`` latent steps; each is one frame at ``fps`` frames a second."""
         return Times.even(steps, float(fps))
 
     @property
     def factor(self) -> int:
-        """Pixels per latent position along one side."""
+        """Pixels per latent position along each side."""
         return spatial_factor(self.vae)
 
     @property
     def multiple(self) -> int:
-        """Pixels that the sides of a picture must be multiples of: autoencoder and U-Net together."""
+        """Height and width in pixels must be multiples of this, for the autoencoder and the U-Net."""
         return self.factor * int(2 ** (len(self.unet.config.block_out_channels) - 1))
 
     def stills(self, latents: Tensor, count: int) -> np.ndarray:
-        """At most ``count`` frames, uint8 (B, count, H, W, 3), evenly spread over the clip of ``latents``."""
+        """Decode at most ``count`` evenly spaced frames of ``latents``, uint8 (B, count, H, W, 3)."""
         length = latents.shape[2]
         shown = torch.linspace(0, length - 1, min(count, length)).round().long().to(latents.device)
         return self.decode(latents.index_select(2, shown))
 
     @property
     def max_frames(self) -> int | None:
-        """The longest clip its positions in time were trained for; None where there are none."""
+        """Maximal number of frames, that of the temporal position embeddings; None without embeddings."""
         return getattr(self.unet.config, "motion_max_seq_length", None)
 
     @property
     def frame_step(self) -> int:
-        """Lengths in frames are 1 plus a multiple of this."""
+        """The number of frames must be 1 plus a multiple of this."""
         return 1
 
     def latent_length(self, frames: int) -> int:
-        """Latents of a clip of ``frames`` frames: one each."""
+        """Number of latent steps of a clip of ``frames`` frames: one per frame."""
         return frames
 
     def frame_length(self, latents: int) -> int:
-        """Frames that ``latents`` latents hold."""
+        """Number of frames in ``latents`` latent steps."""
         return latents
 
     def latent_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
-        """Shape (C, T, h, w) of a clip of ``frames`` frames of ``size`` pixels a side."""
+        """Latent shape (C, T, h, w) of ``frames`` square frames with ``size`` pixels a side."""
         return (self.unet.config.in_channels, frames, size // self.factor, size // self.factor)
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> Tensor:
-        """CLIP hidden states (B, S, D) of ``prompts``."""
+        """CLIP hidden states (B, S, D) of ``prompts``; ``seconds`` is ignored."""
         tokens = tokenize(self.tokenizer, prompts, execution_device(self.text_encoder))
         if not getattr(self.text_encoder.config, "use_attention_mask", False):
-            del tokens["attention_mask"]  # Stable Diffusion's own text model sees the padding, too
+            del tokens["attention_mask"]  # as in Stable Diffusion, whose text model sees padding
         return self.text_encoder(**tokens).last_hidden_state
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents of uint8 frames (B, T, H, W, 3)."""
+        """Latents (B, C, T, h, w) of uint8 frames (B, T, H, W, 3)."""
         b, t, height, width, _ = frames.shape
         device = execution_device(self.vae)
         parts = [
@@ -119,7 +119,7 @@ class VideoBase(Base):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Frames, uint8 (B, T, H, W, 3), of latents (B, C, T, h, w)."""
+        """Decode latents (B, C, T, h, w) to frames, uint8 (B, T, H, W, 3)."""
         b, _, t, h, w = latents.shape
         parts = [
             decode_latents(self.vae, part).clamp(-1, 1).add(1).mul(127.5).round().byte().cpu()
@@ -129,5 +129,5 @@ class VideoBase(Base):
 
 
 def _at_once(pixels: int) -> int:
-    """How many frames of ``pixels`` pixels go through the autoencoder together."""
+    """Number of frames of ``pixels`` pixels that go through the autoencoder at once."""
     return max(1, _PIXELS_AT_ONCE // pixels)

@@ -1,7 +1,8 @@
 """Wan (arXiv 2503.20314): a video transformer trained as a rectified flow, UMT5 text, a causal autoencoder.
 
-Wan2.1-T2V-1.3B and -14B, Wan2.2-TI2V-5B, and any folder of the same classes. The autoencoder is causal in
-time: latent 0 is frame 0 alone, latent i ≥ 1 the r frames r(i - 1) + 1 … r·i, so lengths are r·k + 1 frames.
+Supports Wan2.1-T2V-1.3B and -14B, Wan2.2-TI2V-5B, and any folder with the same classes. The autoencoder is
+causal in time. Latent step 0 is frame 0 only. Latent step i ≥ 1 holds the r frames r(i - 1) + 1 … r·i. So
+clips have r·k + 1 frames.
 
 Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T', h, w), normalised; text states (B, S, D).
 """
@@ -25,13 +26,13 @@ from kinetophone.errors import RequestError
 from kinetophone.hub.components import load_components
 from kinetophone.hub.locate import Source, small_file
 
-TOKENS = 512  # of a text, as in the published pipeline
-_SHIFT = 3.0  # of the noise schedule, where the scheduler names none
+TOKENS = 512  # maximal length of a text, as in the published pipeline
+_SHIFT = 3.0  # shift of the noise schedule, if the scheduler has none
 
 
 @dataclass
 class Wan(Base):
-    """``WanTransformer3DModel``, UMT5, ``AutoencoderKLWan``."""
+    """The frozen video model: ``WanTransformer3DModel``, a UMT5 text encoder, ``AutoencoderKLWan``."""
 
     transformer: Any
     vae: Any
@@ -55,10 +56,10 @@ class Wan(Base):
     def from_source(
         cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
     ) -> Wan:
-        """Load the components that ``source`` holds, networks in ``dtype``.
+        """Load the components from ``source``, networks in ``dtype``.
 
         Raises:
-            RequestError: if a component is missing or of another class.
+            RequestError: if a component is missing or has an unsupported class.
         """
         if small_file(source.name, "transformer_2/config.json", source.revision) is not None:
             raise RequestError(
@@ -75,57 +76,60 @@ class Wan(Base):
 
     @property
     def ratio(self) -> int:
-        """r, frames of a latent but the first."""
+        """r, the number of frames per latent step, except the first."""
         return int(self.vae.config.scale_factor_temporal)
 
     @property
     def factor(self) -> int:
-        """Pixels per latent position along one side."""
+        """Pixels per latent position along each side."""
         return int(self.vae.config.scale_factor_spatial)
 
     @property
     def multiple(self) -> int:
-        """Pixels that the sides of a frame must be multiples of."""
+        """Height and width in pixels must be multiples of this."""
         return self.factor * int(self.transformer.config.patch_size[1])
 
     @property
     def max_frames(self) -> int | None:
-        """The longest clip it was trained on. Its positions are rotary, but longer clips fall apart."""
+        """Maximal number of frames, that of the training clips.
+
+        Rotary positions would allow longer clips, but those degrade.
+        """
         return 81
 
     def stills(self, latents: Tensor, count: int) -> np.ndarray:
-        """At most ``count`` frames, uint8 (B, count, H, W, 3), evenly spread over the clip of ``latents``."""
+        """Decode at most ``count`` evenly spaced frames of ``latents``, uint8 (B, count, H, W, 3)."""
         frames = self.decode(latents)
         length = frames.shape[1]
         return frames[:, torch.linspace(0, length - 1, min(count, length)).round().long().numpy()]
 
     @property
     def frame_step(self) -> int:
-        """Lengths in frames are 1 plus a multiple of this."""
+        """The number of frames must be 1 plus a multiple of this."""
         return self.ratio
 
     def latent_length(self, frames: int) -> int:
-        """Latents of a clip of ``frames`` frames, the last maybe with frames beyond its end."""
+        """Number of latent steps for ``frames`` frames; the last may extend beyond the end of the clip."""
         return -(-(frames - 1) // self.ratio) + 1
 
     def frame_length(self, latents: int) -> int:
-        """Frames that ``latents`` latents hold."""
+        """Number of frames in ``latents`` latent steps."""
         return (latents - 1) * self.ratio + 1
 
     def latent_shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
-        """Shape (C, T', h, w) of a clip of ``frames`` frames of ``size`` pixels a side."""
+        """Latent shape (C, T', h, w) of ``frames`` square frames with ``size`` pixels a side."""
         side = size // self.factor
         return (self.transformer.config.in_channels, self.latent_length(frames), side, side)
 
     def latent_times(self, steps: int, fps: float | Fraction) -> Times:
-        """When each of ``steps`` latents begins and ends."""
+        """Start and end of each of ``steps`` latent steps, at ``fps`` frames a second."""
         edges = torch.tensor([0, *(self.ratio * k + 1 for k in range(steps))], dtype=torch.float64)
         edges = edges / float(fps)
         return Times(edges[:-1], edges[1:])
 
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> Tensor:
-        """UMT5 hidden states (B, S, D) of ``prompts``, zero beyond their ends."""
+        """UMT5 hidden states (B, S, D) of ``prompts``, zero at padding; ``seconds`` is ignored."""
         cleaned = [" ".join(html.unescape(html.unescape(prompt)).split()) for prompt in prompts]
         tokens = self.tokenizer(
             cleaned,
@@ -142,7 +146,10 @@ class Wan(Base):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents of uint8 frames (B, T, H, W, 3); the last frame is held up to a whole latent."""
+        """Latents (B, C, T', h, w) of uint8 frames (B, T, H, W, 3).
+
+        The last frame is repeated to fill the last latent step.
+        """
         missing = self.frame_length(self.latent_length(frames.shape[1])) - frames.shape[1]
         if missing:
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
@@ -152,7 +159,7 @@ class Wan(Base):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Frames, uint8 (B, T, H, W, 3), of latents (B, C, T', h, w)."""
+        """Decode latents (B, C, T', h, w) to frames, uint8 (B, T, H, W, 3)."""
         latents = latents.float().to(execution_device(self.vae))
         mean, deviation = self._statistics(latents)
         made = [self.vae.decode(one[None] * deviation + mean).sample[0] for one in latents]
@@ -166,7 +173,7 @@ class Wan(Base):
 
 
 class WanDenoiser(Denoiser):
-    """Latents (B, C, T', h, w); conditioning are the text's states (B, S, D)."""
+    """Transformer on latents (B, C, T', h, w). The conditioning is the text's hidden states (B, S, D)."""
 
     per_frame, latent_dims = True, 5
 
@@ -176,7 +183,7 @@ class WanDenoiser(Denoiser):
 
     @property
     def substeps(self) -> int:
-        """A feature for each frame."""
+        """Features that a connector makes from each latent step, except the first: one per frame."""
         return self.ratio
 
     @property

@@ -74,7 +74,7 @@ def train(
     """Train the stage that a recipe describes."""
     if not recipe.is_file():
         known = ", ".join(str(path) for path in sorted(Path("recipes").glob("*.yaml")))
-        cure = f"; there are {known}" if known else ""
+        cure = f"; choose from {known}" if known else ""
         raise FileNotFoundError(f"recipe '{recipe}' does not exist{cure}")
     from kinetophone import training
 

@@ -215,7 +215,7 @@ def _extractor(
     there = all_metrics()
     known = [there[name] for name in wanted if name in there]
     problems = [
-        f"metric '{name}' is unknown; there are {', '.join(there)}" for name in wanted if name not in there
+        f"metric '{name}' is unknown; choose from {', '.join(there)}" for name in wanted if name not in there
     ]
     given_sets = {"reference": reference is not None, "captions": captions is not None, "": True}
     given_sets["either"] = given_sets["reference"] or given_sets["captions"]

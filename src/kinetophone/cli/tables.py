@@ -78,7 +78,7 @@ def print_quality(quality: Scores) -> None:
     if quality.desync is not None:
         off = quality.desync
         short = f", {off.short} of them shorter than the network's window" if off.short else ""
-        chance = f"even guesses {off.chance:.2f}"
+        chance = f"chance level {off.chance:.2f}"
         typer.echo(f"DeSync: {off.value:.3f} s ({_cell(off.interval)}), {chance}, n {off.n}{short}")
 
 

@@ -1,1 +1,1 @@
-"""The method: connectors, couplings, two clocks, and the joint model they make of two frozen ones."""
+"""The method: connectors, couplings, and the joint model that they make of two frozen base models."""

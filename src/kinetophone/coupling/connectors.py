@@ -1,10 +1,12 @@
-"""Connectors: one encoder per modality, from a noisy latent to what the other modality needs to know.
+"""Connectors: one encoder per modality, from its noisy latent to features that condition the other modality.
 
-A connector reads the latent of its own modality (and, with self-conditioning, the last estimate of the
-clean latent) and returns a time series of features; the coupling normalises it and conditions the *other*
-U-Net with it. It never reads U-Net activations, so once both connectors have run, the two U-Nets of a step
-are independent of one another. After arXiv 2409.17550, section 3.2 and its released implementation, whose
-parameter names (and so whose module nesting) are kept: the published checkpoint must load.
+A connector reads the latent of its own modality. With self-conditioning, it also reads the last estimate of
+the clean latent. It returns a time series of features. The coupling normalises the series and conditions the
+*other* network with it. A connector never reads activations of a base network. So once both connectors have
+run, the forward passes of the two networks in a step are independent.
+
+The design follows arXiv 2409.17550, section 3.2, and its released implementation. Module nesting and
+parameter names are the same, so that the published checkpoint loads.
 
 Shape legend: B batch, T video frames, H, W video latent size, L audio latent steps, M mel bins of the audio
 latent, D width of the layer, E width of the timestep embedding, K feature channels, P = H·W pixels,
@@ -26,33 +28,47 @@ NormAxis = Literal["time", "channel"]
 
 TEMPORAL_HEADS = 8
 FRAME_SHIFT_GROUPS = 8
-# The sinusoid of the temporal attention counts seconds as frame index / 8, whatever the clip's frame rate.
+# The sinusoid of the temporal attention takes frame index / 8 as seconds, at any frame rate of the clip.
 SINUSOID_FPS = 8.0
-# Variances are clamped from below at this value, not offset by it.
+# The lower bound of variances. They are clamped to it; it is not added to them.
 MIN_VARIANCE = 1e-5
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     """GroupNorm with 32 groups, or the largest divisor of 32 that also divides ``channels``.
 
-    The published widths are all multiples of 32; the fallback serves small bases, e.g. 48 = 96 / 2 channels.
+    The published widths are all multiples of 32. The fallback is for small bases, e.g. 48 = 96 / 2 channels.
     """
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
 
 
 def zero_init(module: M) -> M:
-    """Set all parameters to zero, so that the layer's residual branch starts as nothing."""
+    """Set all parameters to zero, so that a residual branch that ends here initially adds nothing.
+
+    Returns:
+        ``module`` itself.
+    """
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of queries (N, heads, S, width), keys, values; maybe biased logits.
+    """Scaled dot-product attention.
 
-    torch's fused kernel, but for training on a CPU: there its backward pass takes two to seven times as
-    long as these three products. Elsewhere, at the published head width of 8, they would take twice the time
-    and three times the memory of the fused kernel.
+    This is torch's fused kernel, except in training on a CPU. There, the backward pass of the fused kernel
+    takes two to seven times as long as that of the explicit products. In all other cases the explicit
+    products would take twice the time and three times the memory of the fused kernel, at the published head
+    width of 8.
+
+    Args:
+        q: queries (N, heads, S, width).
+        k: keys (N, heads, S', width).
+        v: values (N, heads, S', width).
+        bias: added to the logits, (heads, S, S'); none if not given.
+
+    Returns:
+        Attended values (N, heads, S, width).
     """
     if q.device.type == "cpu" and torch.is_grad_enabled():
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -80,7 +96,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             group_norm(out_channels, eps=1e-5),
             nn.SiLU(),
-            nn.Identity(),  # holds the place of a dropout: the convolution's name is out_layers.3
+            nn.Identity(),  # in place of the published dropout, so that the convolution is named out_layers.3
             zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection: nn.Module = (
@@ -88,7 +104,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(N, D, h, w) and timestep embedding (B, E) -> (N, D', h, w); N = B times any number of frames."""
+        """(N, D, h, w) and timestep embedding (B, E) -> (N, D', h, w); N is a multiple of B."""
         shift = self.emb_layers(embedding)
         if x.shape[0] != shift.shape[0]:
             shift = shift.repeat_interleave(x.shape[0] // shift.shape[0], dim=0)
@@ -97,7 +113,7 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve both axes of (N, D, h, w) by a strided convolution: space for video, time and mel for audio."""
+    """Strided convolution that halves the last two axes: height and width of video, time and mel of audio."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -109,7 +125,7 @@ class Downsample(nn.Module):
 
 
 class GainNorm(nn.Module):
-    """Normalise by mean and biased variance over one axis; gain per channel, no bias.
+    """Normalisation by the mean and the biased variance over one axis, with a gain per channel and no bias.
 
     Args:
         shape: shape of the gain, with the channels first.
@@ -130,7 +146,7 @@ class GainNorm(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """A bias per head for attention over time, an MLP of the signed log distance of two frames."""
+    """Bias per head for attention over time: an MLP of the signed log distance between two frames."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -141,9 +157,9 @@ class RelativePositionBias(nn.Module):
         )
 
     def forward(self, frames: int, like: Tensor) -> Tensor:
-        """Bias (heads, T, T) of query frame i (rows) and key frame j (columns), a function of i - j.
+        """Bias (heads, T, T) for query frame i (rows) and key frame j (columns); depends only on i - j.
 
-        Device and dtype are those of ``like``.
+        It has the device and dtype of ``like``.
         """
         distance = torch.arange(1 - frames, frames, device=like.device)  # the 2T - 1 values of i - j
         signed_log = distance.sign() * (distance.abs() + 1).float().log()
@@ -153,9 +169,10 @@ class RelativePositionBias(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """Multi-head self-attention over time, at every pixel alone; no biases, output zero-initialised.
+    """Multi-head self-attention over time, separately at each pixel.
 
-    The eight heads are a quarter of the input's width each, so the inner width is twice the input's.
+    The projections have no biases, and the output projection is zero-initialised. Each of the eight heads is
+    a quarter of the input's width, so the inner width is twice that of the input.
     """
 
     def __init__(self, channels: int, norm_axis: NormAxis) -> None:
@@ -167,7 +184,7 @@ class TemporalAttention(nn.Module):
         self.to_out = zero_init(nn.Linear(inner, channels, bias=False))
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(N, T, D) and logit bias (heads, T, T), which is not scaled -> (N, T, D)."""
+        """(N, T, D) and bias (heads, T, T), added to the scaled logits -> (N, T, D)."""
         x = self.norm(x)
         q, k, v = (
             projected.unflatten(-1, (TEMPORAL_HEADS, -1)).transpose(1, 2)  # (N, heads, T, width)
@@ -178,9 +195,10 @@ class TemporalAttention(nn.Module):
 
 
 class TemporalFeedForward(nn.Module):
-    """Gated feed-forward whose upper half of channels is moved one frame later.
+    """Gated feed-forward that delays the upper half of its channels by one frame.
 
-    The layers are 1×1×1 convolutions by name and shape; they are computed as matrix products on tokens.
+    The parameters have the names and shapes of 1×1×1 convolutions. They are applied as matrix products on
+    tokens.
     """
 
     def __init__(self, channels: int) -> None:
@@ -194,13 +212,16 @@ class TemporalFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) -> (N, T, D)."""
         value, gate = F.linear(x, self.get_parameter("proj_in.0.weight").flatten(1)).chunk(2, dim=-1)
-        stay, move = (value * F.gelu(gate)).chunk(2, dim=-1)  # an odd channel stays
+        stay, move = (value * F.gelu(gate)).chunk(2, dim=-1)  # with an odd number, the extra one stays
         h = torch.cat([stay, F.pad(move, (0, 0, 1, -1))], dim=-1)
         return F.linear(self.proj_out[0](h), self.get_parameter("proj_out.1.weight").flatten(1))
 
 
 class FrameShift(nn.Module):
-    """Per-frame convolution whose channel groups g = 0…7 are delayed by g frames; zero-initialised."""
+    """Residual per-frame convolution; its output channels form groups g = 0…7, each delayed by g frames.
+
+    The convolution is zero-initialised.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -213,7 +234,7 @@ class FrameShift(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """(B·T, D, h, w) -> (B·T, D, h, w)."""
         groups = self.out_layers(x).unflatten(0, (-1, frames)).chunk(FRAME_SHIFT_GROUPS, dim=2)
-        delays = [min(g, frames) for g in range(len(groups))]  # (B, T, D/8, h, w) each; zeros enter
+        delays = [min(g, frames) for g in range(len(groups))]  # groups are (B, T, D/8, h, w)
         shifted = [
             F.pad(group, (0, 0, 0, 0, 0, 0, delay, -delay)) if delay else group
             for group, delay in zip(groups, delays, strict=True)
@@ -222,12 +243,12 @@ class FrameShift(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """What lets a video connector see time: attention, feed-forward and frame shift, each residual.
+    """Residual attention, feed-forward and frame shift: the part of a video connector that mixes frames.
 
     Args:
         channels: width D, a multiple of 8.
-        norm_axis: where the attention's normalisation takes its statistics. "time" is the published
-            implementation's (each channel over the frames), "channel" is the usual layer norm.
+        norm_axis: axis over which the attention's normalisation takes its statistics. "time" is each channel
+            over the frames, as in the published implementation. "channel" is the usual layer norm.
     """
 
     def __init__(self, channels: int, norm_axis: NormAxis) -> None:
@@ -241,7 +262,7 @@ class TemporalBlock(nn.Module):
         """(B·T, D, h, w) -> (B·T, D, h, w)."""
         images, channels, height, width = x.shape
         batch = images // frames
-        # One transposition each way: attention and feed-forward both want (pixels, time, channels).
+        # Transposed once each way, because attention and feed-forward both take (pixels, time, channels).
         tokens = x.permute(0, 2, 3, 1).reshape(batch, frames, height * width, channels)
         tokens = tokens.transpose(1, 2).flatten(0, 1)  # (B·P, T, D)
         time = sinusoid(frames, channels, tokens)
@@ -252,7 +273,10 @@ class TemporalBlock(nn.Module):
 
 
 def sinusoid(frames: int, width: int, like: Tensor) -> Tensor:
-    """Embedding (T, width) of each frame's time in seconds, sines first; device and dtype of ``like``."""
+    """Sinusoidal embedding (T, width) of the frames' times, sines first.
+
+    A frame's time is its index / 8, in seconds. The device and dtype are those of ``like``.
+    """
     half = width // 2
     step = math.log(10000) / (half - 1)
     frequency = torch.exp(torch.arange(half, device=like.device) * -step)
@@ -269,19 +293,19 @@ def encoder_layers(
     embedding_dim: int,
     block: Callable[[int, int, int], nn.Sequential],
 ) -> list[nn.Sequential]:
-    """The layers both connectors share: first convolution, levels of blocks, strided convolutions, head.
+    """The layers of a connector: first convolution, levels of blocks with strided convolutions between, head.
 
     Args:
         in_channels: channels of the input.
         base_channels: C0, first width of the modality's U-Net.
-        channel_mult: width of each level in units of C0; one strided convolution between two levels.
+        channel_mult: width of each level in units of C0; between two levels is one strided convolution.
         num_blocks: residual blocks of each level.
         out_channels: feature channels K.
         embedding_dim: width of the timestep embedding.
-        block: makes one block from (input width, output width, embedding width).
+        block: called as ``block(input width, output width, embedding width)``; returns one block.
 
     Returns:
-        One module per numbered entry of the published parameter names.
+        One module per number in the published parameter names.
     """
     width = base_channels // 2
     layers = [nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1))]
@@ -297,10 +321,12 @@ def encoder_layers(
 
 
 class AudioConnector(nn.ModuleList):
-    """Encoder of the audio latent: (B, C, L, M) -> time series (B, K, L'), L' = L / 2^(levels - 1).
+    """Encoder of the audio latent: (B, C, L, M) -> time series (B, K, L').
+
+    L' is L / 2^(levels - 1), rounded up at each halving.
 
     Args:
-        in_channels: channels of the input: the latent's, twice as many with self-conditioning.
+        in_channels: channels of the input: those of the latent, twice as many with self-conditioning.
         base_channels: C0, first width of the audio U-Net.
         channel_mult: width of each level in units of C0; time and mel are halved between two levels.
         num_blocks: residual blocks of each level.
@@ -331,7 +357,7 @@ class AudioConnector(nn.ModuleList):
         """Latent (B, C, L, M), or (B, C, L), and timestep embedding (B, E) -> (B, K, L')."""
         if x.dim() == 3:
             x = x[..., None]
-        # Channels-last makes the narrow convolutions of a CPU several times faster; it is free elsewhere.
+        # Channels-last makes narrow convolutions several times faster on a CPU and costs nothing elsewhere.
         h = x.contiguous(memory_format=torch.channels_last)
         for layer in self:
             first = next(layer.children())
@@ -342,18 +368,19 @@ class AudioConnector(nn.ModuleList):
 class VideoConnector(nn.ModuleList):
     """Encoder of the video latent: (B, C, T, H, W) -> time series (B, K, T).
 
-    The audio connector's layers on each frame (statistics of a group norm are per frame), with a temporal
-    block after every residual block. Only space is halved between levels, never time.
+    It applies the audio connector's layers to each frame, with a temporal block after every residual block.
+    The statistics of its group norms are per frame. Only space is halved between levels, never time.
 
     Args:
-        in_channels: channels of the input: the latent's, twice as many with self-conditioning.
+        in_channels: channels of the input: those of the latent, twice as many with self-conditioning.
         base_channels: C0, first width of the video U-Net.
         channel_mult: width of each level in units of C0; space is halved between two levels.
         num_blocks: residual blocks of each level.
         out_channels: feature channels K.
-        norm_axis: statistics of the temporal attention's normalisation, see :class:`TemporalBlock`.
+        norm_axis: axis of the temporal attention's normalisation, see :class:`TemporalBlock`.
         embedding_dim: width E of the timestep embedding; 4·C0 if not given.
-        substeps: features of each step of the latent, but the first: one for each frame of a causal latent.
+        substeps: r, features per latent step. With r > 1 the latent is causal: its first step is a single
+            frame and gets one feature. Each later step gets one feature for each of its r frames.
     """
 
     def __init__(
@@ -380,7 +407,7 @@ class VideoConnector(nn.ModuleList):
         self.substeps = substeps
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Latent (B, C, T, H, W) and timestep embedding (B, E) -> (B, K, T), or more steps than T."""
+        """Latent (B, C, T, H, W) and timestep embedding (B, E) -> (B, K, T), or (B, K, r·(T - 1) + 1)."""
         frames = x.shape[2]
         h = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for layer in self:

@@ -1,10 +1,11 @@
-"""The coupling: every new parameter that turns two frozen diffusion models into one joint model.
+"""The coupling: all new parameters that turn two frozen diffusion models into one joint model.
 
-A connector per modality reads that modality's latent (``connector_out_<modality>``); a block per site
-conditions that modality's network with the feature made from the other one: of a U-Net
-``connector_in_<modality>.<0 down, 1 up>.<block>.0``, of a transformer ``connector_in_<modality>.<k>``. A
-coupling is a diffusers model: it saves to and loads from a folder of ``config.json`` and safetensors. Its
-parameter names for U-Nets are those of the checkpoint published with arXiv 2409.17550.
+Each modality has a connector that reads its latent (``connector_out_<modality>``). Each site of a network
+has a block that conditions it on the feature of the other modality. For a U-Net the block is named
+``connector_in_<modality>.<0 down, 1 up>.<block>.0``, for a transformer ``connector_in_<modality>.<k>``.
+
+A coupling is a diffusers model: it saves to, and loads from, a folder of ``config.json`` and safetensors. For
+U-Nets its parameter names are those of the checkpoint published with arXiv 2409.17550.
 
 Shape legend: B batch, K feature channels, T' feature time steps, E width of a timestep embedding.
 """
@@ -33,7 +34,7 @@ from kinetophone.coupling.connectors import FRAME_SHIFT_GROUPS, AudioConnector, 
 from kinetophone.coupling.times import ALIGNMENTS, Alignment, SiteTimes
 from kinetophone.errors import RequestError
 
-# The block of each coupling, and the settings of its own that it takes.
+# The block of each kind of coupling, and the settings that only this block takes.
 BLOCKS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "cmc_pe": (CMCPEBlock, ("window", "stack")),
     "in_place": (InPlaceBlock, ("stack",)),
@@ -41,8 +42,8 @@ BLOCKS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "timed_cross_attention": (TimedCrossAttentionBlock, ("ff_mult",)),
 }
 OWN_DEFAULTS = {"window": 0, "ff_mult": 4.0}
-# Of couplings for transformers: unit of the connectors' widths, feature channels, blocks that are conditioned
-# where one is inserted, and the most feature steps that are told within one step of a site.
+# For transformers: the unit of the connectors' widths, the feature channels, the number of conditioned
+# blocks if blocks are inserted, and the maximal number of feature steps stacked within one step of a site.
 _TOKEN_WIDTH, _TOKEN_FEATURES, _SITES, _MOST_STACKED = 128, 32, 8, 4
 CONNECTOR_INPUTS = ("x_pred", "x_cur")
 NORM_AXES = ("time", "channel")
@@ -53,9 +54,10 @@ class Site:
     """Where a block of the coupling acts.
 
     Attributes:
-        path: Of the network's module that it is inserted behind, or acts in.
-        channels: Width there.
-        name: Of the block's parameters within the coupling.
+        path: Path of the module in the network. The block acts on its output, or on its self-attention's
+            input.
+        channels: Width C of the tokens there.
+        name: Name of the block within the coupling.
     """
 
     path: str
@@ -64,17 +66,17 @@ class Site:
 
 
 def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool]) -> tuple[Site, ...]:
-    """Sites of a U-Net: behind flagged down blocks, and behind the up blocks of the same levels.
+    """Sites of a U-Net: the outputs of the down blocks and up blocks of the flagged levels.
 
-    Up block j has the width of level -(j + 1) and uses that level's flag. There is none at the mid block.
+    Up block j has the width of level -(j + 1) and uses that level's flag. The mid block has no site.
 
     Args:
         modality: "audio" or "video".
         widths: ``block_out_channels`` of the U-Net.
-        with_connector: a flag per level.
+        with_connector: one flag per level.
 
     Returns:
-        Sites in the order in which the U-Net passes them.
+        Sites in the order of the forward pass.
     """
     levels = list(zip(widths, with_connector, strict=True))
     return tuple(
@@ -86,16 +88,20 @@ def sites_of(modality: str, widths: Sequence[int], with_connector: Sequence[bool
 
 
 def fitting(widths: AV[list[int]], channel_mult: Sequence[int] | None = None) -> dict[str, Any]:
-    """Settings of a :class:`Coupling` whose size follows that of the U-Nets.
+    """Settings for a :class:`Coupling` whose size fits two U-Nets.
 
-    Each connector has two levels less than the shallower U-Net, at least one. Their widths double from level
-    to level; features are as wide as the video connector's last level. For the published U-Nets, of four
-    levels, these are the published settings: levels 2 and 4 times as wide as a U-Net's first, 1280 feature
-    channels, heads 8 wide. U-Nets of two levels get one connector level, of the U-Net's first width.
+    Each connector has two levels fewer than the shallower U-Net, but at least one. Widths double from level
+    to level. Features are as wide as the last level of the video connector. The published U-Nets have four
+    levels and get the published settings: connector levels 2 and 4 times as wide as the U-Net's first level,
+    1280 feature channels and attention heads of width 8. U-Nets with two levels get one connector level, as
+    wide as the U-Net's first.
 
     Args:
         widths: ``block_out_channels`` of the audio and the video U-Net.
-        channel_mult: the connectors' levels, where they are chosen already.
+        channel_mult: width of each connector level in units of the U-Net's first width; replaces the default.
+
+    Returns:
+        The arguments ``connector_channels``, ``channel_mult``, ``num_blocks`` and ``head_dim`` of a coupling.
     """
     levels = min(len(widths.audio), len(widths.video)) - 2
     multiples = list(channel_mult or [2 ** (k + 1) for k in range(levels)] or [1])
@@ -108,12 +114,12 @@ def fitting(widths: AV[list[int]], channel_mult: Sequence[int] | None = None) ->
 
 
 def _default_flags(widths: Sequence[int]) -> list[bool]:
-    """The deeper half of a U-Net's levels, as published; both levels where there are only two."""
+    """Flags for the deeper half of a U-Net's levels, as published; for both levels if it has only two."""
     return [2 * i >= len(widths) or len(widths) == 2 for i in range(len(widths))]
 
 
 def _spread(sites: Sequence[NetworkSite], count: int) -> list[NetworkSite]:
-    """At most ``count`` sites, evenly spread over the middle two thirds of a network's depth."""
+    """At most ``count`` sites, evenly spaced in the middle two thirds of a network's depth."""
     first, last = len(sites) // 6, len(sites) - len(sites) // 6
     middle = sites[first:last]
     chosen = sorted({int((k + 0.5) * len(middle) / count) for k in range(count)})
@@ -121,49 +127,52 @@ def _spread(sites: Sequence[NetworkSite], count: int) -> list[NetworkSite]:
 
 
 class Coupling(ModelMixin, ConfigMixin):
-    """Connectors and blocks for a pair of networks. A fresh coupling leaves both exactly as they are.
+    """Connectors and blocks for a pair of networks. A new coupling does not change their outputs.
 
-    :meth:`for_denoisers` reads what belongs to the networks from them.
+    The architecture follows arXiv 2409.17550. :meth:`for_denoisers` derives the arguments from the networks.
 
     Args:
         audio_channels: channels of the audio latent.
         video_channels: channels of the video latent.
-        audio_widths: ``block_out_channels`` of the audio U-Net; of a transformer one number, the unit of the
-            connector's widths.
-        video_widths: as ``audio_widths``.
-        audio_with_connector: per level of the audio U-Net, whether its blocks are conditioned.
-        video_with_connector: per level of the video U-Net, whether its blocks are conditioned.
-        audio_sites: of an audio transformer: path and width of each block that is conditioned.
-        video_sites: of a video transformer, likewise.
+        audio_widths: ``block_out_channels`` of the audio U-Net. For a transformer it is one number: the unit
+            of the connector's widths.
+        video_widths: the same for the video network.
+        audio_with_connector: whether blocks are conditioned, one flag per level of the audio U-Net.
+        video_with_connector: the same for the video U-Net.
+        audio_sites: path and width of each conditioned block of an audio transformer; None for a U-Net.
+        video_sites: the same for a video transformer.
         audio_time_width: width of the audio network's timestep embedding; 4 times its first width if not
             given.
-        video_time_width: of the video network's, likewise.
-        audio_stack: of CMC-PE: audio feature steps that are told within a step of the video network.
-        video_stack: video feature steps that are told within a step of the audio network.
-        substeps: features of each video latent but the first: as many as a causal latent has frames.
-        coupling: "cmc_pe" (the method), "in_place" (CMC-PE before the self-attention that a transformer's
-            block has), "cross_attention" (the CoDi-style baseline: one token), or "timed_cross_attention" (to
-            the whole time series, with rotary times).
-        connector_input: "x_pred", the noisy latent and the last clean estimate, or "x_cur", the latent alone.
+        video_time_width: the same for the video network.
+        audio_stack: only CMC-PE: number of audio feature steps within one step of the video network that an
+            encoding includes.
+        video_stack: the same for video feature steps within one step of the audio network.
+        substeps: number of features per video latent step, except the first. For a causal latent it is the
+            number of frames per step.
+        coupling: "cmc_pe" is the method. "in_place" is CMC-PE before the self-attention that a transformer
+            block already has. "cross_attention" is the CoDi-style baseline with one token.
+            "timed_cross_attention" attends to the whole time series, with rotary embeddings of the times.
+        connector_input: "x_pred" (the noisy latent and the last estimate of the clean latent) or "x_cur" (the
+            noisy latent only).
         connector_channels: feature channels K.
         channel_mult: width of each connector level, in units of the first width of its U-Net.
         num_blocks: residual blocks of each connector level.
-        head_dim: width of an attention head in the inserted blocks; two numbers are those of audio and video.
-        feature_norm: axis of unit L2 norm of a CMC-PE feature. "channel": a unit vector at each time. "time":
-            each channel is a unit time series, as in the published checkpoint. The cross-attention token is
-            always normalised over its channels.
+        head_dim: width of an attention head in the inserted blocks; or a pair, for audio and video.
+        feature_norm: axis along which a feature has unit L2 norm. "channel": a unit vector at each time.
+            "time": each channel is a unit time series, as in the published checkpoint. The token of
+            "cross_attention" is always normalised over its channels.
         temporal_norm: axis of the statistics in the video connector's temporal attention; "time" as in the
             published checkpoint.
-        window: of CMC-PE: feature steps before and after that an encoding is made of.
-        alignment: "seconds": a moment of one modality meets the same moment of the other. "stretched", as the
-            published checkpoint needs it: one is spread evenly over the other, padding included; see
-            :mod:`kinetophone.coupling.times`. The default is that of couplings saved before there was one;
-            :meth:`for_denoisers` makes them with "seconds".
-        ff_mult: of the cross-attentions: inner width of the blocks' feed-forward, in units of their width.
-            How to make them as large as a CMC-PE coupling is: :func:`matched_ff_mult`.
+        window: only CMC-PE: number of feature steps on either side that an encoding includes.
+        alignment: "seconds": a moment of one modality is aligned with the same moment of the other.
+            "stretched", which the published checkpoint needs: one modality is spread evenly over the other,
+            padding included; see :mod:`kinetophone.coupling.times`. The default is for configurations saved
+            before this setting existed; :meth:`for_denoisers` uses "seconds".
+        ff_mult: only cross-attentions: inner width of a block's feed-forward, in units of the block's width.
+            :func:`matched_ff_mult` gives the value that matches the size of a CMC-PE coupling.
 
     Raises:
-        RequestError: if settings contradict one another, with all contradictions.
+        RequestError: if settings are invalid or inconsistent; it lists all problems.
     """
 
     config_name = "config.json"
@@ -204,7 +213,7 @@ class Coupling(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         inputs = 2 if connector_input == "x_pred" else 1
         make_block, own = BLOCKS[coupling]
-        # In the order of the published parameter list.
+        # In this order, because that of the parameters must be the published one.
         for modality, other in (("video", "audio"), ("audio", "video")):
             given = {**self.config, "stack": self.config[f"{other}_stack"]}
             settings: dict[str, Any] = {key: given[key] for key in own}
@@ -242,11 +251,12 @@ class Coupling(ModelMixin, ConfigMixin):
         with_connector: Sequence[bool] | AV[Sequence[bool]] | None = None,
         **settings: Any,
     ) -> Coupling:
-        """A fresh coupling that fits two U-Nets, of a size that follows theirs; see :func:`fitting`.
+        """Make a new coupling for two U-Nets, of a size that fits them; see :func:`fitting`.
 
         Args:
             unets: the base U-Nets; channels and widths are read from their configurations.
-            with_connector: a flag per level, for both U-Nets or for each.
+            with_connector: one flag per level, the same for both U-Nets or a pair; by default the deeper
+                half.
             **settings: further arguments of :class:`Coupling`, by name.
 
         Returns:
@@ -279,17 +289,18 @@ class Coupling(ModelMixin, ConfigMixin):
         with_connector: Sequence[bool] | AV[Sequence[bool]] | None = None,
         **settings: Any,
     ) -> Coupling:
-        """A fresh coupling that fits two networks, of a size that follows theirs.
+        """Make a new coupling for two networks, of a size that fits them.
 
-        In a U-Net the blocks of the deeper levels are conditioned, see :func:`fitting`. In a transformer all
-        blocks are where the coupling acts in place, else eight of the middle two thirds.
+        In a U-Net the blocks of the deeper levels are conditioned. In a transformer, "in_place" conditions
+        all blocks. The other couplings condition eight blocks in the middle two thirds. See :func:`fitting`
+        for sizes.
 
         Args:
-            denoisers: of the bases.
-            rates: latents a second of each modality. With them, audio that is faster than the latents of a
-                video transformer is stacked, up to 4 steps a latent.
-            coupling: kind of the blocks.
-            with_connector: of U-Nets a flag per level, for both or for each.
+            denoisers: the denoisers of the bases.
+            rates: latent steps a second of each modality. If given, and if the audio rate is higher than that
+                of a video transformer, up to 4 audio feature steps are stacked per video latent step.
+            coupling: kind of the coupling, as in :class:`Coupling`.
+            with_connector: only for U-Nets: one flag per level, the same for both or a pair.
             **settings: further arguments of :class:`Coupling`, by name.
 
         Returns:
@@ -312,12 +323,12 @@ class Coupling(ModelMixin, ConfigMixin):
 
     @property
     def head_dims(self) -> AV[int]:
-        """Width of an attention head in the inserted blocks of each U-Net."""
+        """Width of an attention head in the inserted blocks of each network."""
         width = self.config.head_dim
         return AV.both(width) if isinstance(width, int) else AV(*width)
 
     def sites(self, modality: str) -> tuple[Site, ...]:
-        """The sites in the network of ``modality``, in the order in which it passes them."""
+        """The conditioned sites of that modality's network, in the order of the forward pass."""
         config, listed = self.config, self.config[f"{modality}_sites"]
         if listed is None:
             return sites_of(modality, config[f"{modality}_widths"], config[f"{modality}_with_connector"])
@@ -327,23 +338,24 @@ class Coupling(ModelMixin, ConfigMixin):
 
     @property
     def in_place(self) -> bool:
-        """Whether its blocks act before the networks' own self-attention, not behind their blocks."""
+        """Whether blocks act on the input of the networks' own self-attention, not on a block's output."""
         return bool(getattr(BLOCKS[self.config.coupling][0], "in_place", False))
 
     def inserted(self, modality: str) -> dict[str, str]:
-        """Paths of the modules of that modality's network that a block is inserted behind, and its name."""
+        """For each conditioned module of that modality's network: its path, and the name of the block."""
         return {site.path: site.name for site in self.sites(modality)}
 
     def features(self, latents: AV[Tensor], embeddings: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
-        """Run both connectors: ``features.audio`` is made *from* audio, to condition the *video* U-Net.
+        """Run both connectors. ``features.audio`` is made *from* audio and conditions the *video* network.
 
         Args:
             latents: noisy latents, audio (B, C, L, M) and video (B, C, T, H, W).
-            embeddings: timestep embedding (B, E) of each U-Net at its connector's timestep.
-            x0_hat: estimates of the clean latents, as the latents; None is zeros. Unused with "x_cur".
+            embeddings: timestep embedding (B, E) of each network at the noise level of its latent.
+            x0_hat: estimates of the clean latents, in the shapes of the latents; zeros if None. Ignored with
+                "x_cur".
 
         Returns:
-            Time series (B, K, T'); for "cross_attention" one token (B, 1, K).
+            Time series (B, K, T'); with "cross_attention" one token (B, 1, K).
         """
         inputs = latents
         if self.config.connector_input == "x_pred":
@@ -359,14 +371,15 @@ class Coupling(ModelMixin, ConfigMixin):
     def condition(
         self, name: str, x: Tensor, feature: Tensor, per_frame: bool, times: SiteTimes | None = None
     ) -> Tensor:
-        """The tokens of a site, conditioned by the other modality's feature.
+        """Condition the tokens of a site on the other modality's feature.
 
         Args:
-            name: of an inserted block, from :meth:`inserted`.
+            name: name of an inserted block, from :meth:`inserted`.
             x: tokens (B, R, S, C): R steps along time of S positions each.
             feature: the feature made from the *other* modality.
-            per_frame: whether a set of tokens that attend to one another is a step, as in video, or the clip.
-            times: of the site's steps and of the feature's; None with the alignment "stretched".
+            per_frame: whether tokens attend to one another within a step only (video), or within the whole
+                clip (audio).
+            times: times of the site's and the feature's steps; None with the alignment "stretched".
 
         Returns:
             The conditioned tokens, in the shape of ``x``.
@@ -377,10 +390,10 @@ class Coupling(ModelMixin, ConfigMixin):
         return block(x, feature, per_frame, times)
 
     def check(self, denoisers: AV[Denoiser]) -> None:
-        """Make sure that this coupling was made for networks like these.
+        """Check that this coupling was made for networks like these.
 
         Raises:
-            RequestError: if it was not, with all differences.
+            RequestError: if it was not; it lists all differences.
         """
         problems = []
         for modality in MODALITIES:
@@ -401,7 +414,7 @@ class Coupling(ModelMixin, ConfigMixin):
                 same = found == made_for
             if self.in_place and not {site.path for site in self.sites(modality)} <= attended:
                 problems.append(
-                    f"the {modality} base has no self-attention that the coupling 'in_place' could act in"
+                    f"the {modality} base has no self-attention that the coupling 'in_place' could condition"
                 )
             if not same and listed is not None:
                 problems.append(
@@ -421,18 +434,19 @@ class Coupling(ModelMixin, ConfigMixin):
                 )
         if problems:
             remedy = (
-                "use the bases that the coupling was trained with, or make one with Coupling.for_denoisers"
+                "use the bases that the coupling was trained with, "
+                "or make a new coupling with Coupling.for_denoisers"
             )
             raise RequestError([*problems, remedy])
 
     def _normalised(self, series: Tensor) -> Tensor:
-        """Time series (B, K, T') -> feature of unit norm, in the form the inserted blocks take."""
+        """Time series (B, K, T') -> feature of unit norm, in the form that the inserted blocks take."""
         if self.config.coupling == "cross_attention":
             return F.normalize(series.mean(dim=2), dim=1)[:, None]
         return F.normalize(series, dim=2 if self.config.feature_norm == "time" else 1)
 
     def _problems(self) -> list[str]:
-        """What is wrong with the configuration, one line each."""
+        """Problems with the configuration, one line each."""
         config, problems = self.config, []
         choices = {
             "coupling": tuple(BLOCKS),
@@ -465,12 +479,14 @@ class Coupling(ModelMixin, ConfigMixin):
                     f"{key} is {config[key]}, which the coupling {config.coupling!r} does not have"
                 )
         if not isinstance(config.head_dim, int) and len(config.head_dim) != 2:
-            return [*problems, f"head_dim is {config.head_dim}: give one width, or those of audio and video"]
+            return [*problems, f"head_dim is {config.head_dim}: give one width, or one for each modality"]
         for modality in MODALITIES:
             widths, flags = config[f"{modality}_widths"], config[f"{modality}_with_connector"]
             head_dim = getattr(self.head_dims, modality)
             if config.coupling == "timed_cross_attention" and head_dim % 2:
-                problems.append(f"head_dim is {head_dim}: rotary times turn pairs of channels, make it even")
+                problems.append(
+                    f"head_dim is {head_dim}: rotary embeddings rotate pairs of channels, so it must be even"
+                )
             listed = config[f"{modality}_sites"]
             if listed is not None:
                 bad = sorted({width for _, width in listed if width % max(head_dim, 1)})
@@ -493,21 +509,21 @@ class Coupling(ModelMixin, ConfigMixin):
         if len(config.channel_mult) != len(config.num_blocks) or not config.channel_mult:
             problems.append(
                 f"channel_mult {list(config.channel_mult)} and num_blocks {list(config.num_blocks)} "
-                "must have one entry per connector level each"
+                "must each have one entry per connector level"
             )
         if min([*config.channel_mult, *config.num_blocks], default=1) < 1:
             problems.append("channel_mult and num_blocks must be positive")
         odd = [m for m in config.channel_mult if m * config.video_widths[0] % FRAME_SHIFT_GROUPS]
         if odd:
             problems.append(
-                f"channel_mult {odd} times the first video width {config.video_widths[0]} is no multiple of "
-                f"{FRAME_SHIFT_GROUPS}, which the frame shift needs"
+                f"channel_mult {odd} times the first video width {config.video_widths[0]} is not a multiple "
+                f"of {FRAME_SHIFT_GROUPS}, which the frame shift needs"
             )
         return problems
 
 
 def _nested(blocks: dict[str, nn.Module], listed: Any) -> nn.ModuleList:
-    """Blocks by their names: a list for a transformer, down and up stages for a U-Net."""
+    """Nest blocks according to their names: a list for a transformer, down and up stages for a U-Net."""
     if listed is not None:
         return nn.ModuleList(blocks.values())
     stages = [nn.ModuleDict(), nn.ModuleDict()]
@@ -518,7 +534,7 @@ def _nested(blocks: dict[str, nn.Module], listed: Any) -> nn.ModuleList:
 
 
 def _fitted(denoiser: Denoiser, coupling: str, given: Sequence[bool] | None) -> dict[str, Any]:
-    """What a coupling needs to know of a network: names without the modality."""
+    """Settings of a coupling that depend on a network, with names without the modality."""
     found = denoiser.sites()
     if found[0].layout == "map":
         widths = [site.width for site in found[: len(found) // 2]]
@@ -541,30 +557,30 @@ def _fitted(denoiser: Denoiser, coupling: str, given: Sequence[bool] | None) -> 
 
 
 def _said(sites: dict[str, int]) -> str:
-    """Sites in a few words."""
+    """Describe sites briefly, for an error message."""
     blocks, widths = sorted(sites, key=lambda path: (len(path), path)), sorted(set(sites.values()))
     return f"{len(blocks)} blocks from {blocks[0]} to {blocks[-1]} of width {' or '.join(map(str, widths))}"
 
 
 def trainable(module: nn.Module) -> int:
-    """Number of parameters that learn: the dead queries and keys of a single-token attention do not count."""
+    """Number of trainable parameters, without the unused queries and keys of a single-token attention."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def matched_ff_mult(unets: AV[Any], like: Coupling, **settings: Any) -> float:
-    """The ``ff_mult`` with which a cross-attention has as many parameters that learn as ``like``.
+    """The ``ff_mult`` with which a cross-attention has as many trainable parameters as ``like``.
 
     Args:
         unets: the base U-Nets.
-        like: the coupling to be compared with.
-        **settings: of the cross-attention, as in :meth:`Coupling.for_unets`.
+        like: the coupling to match.
+        **settings: settings of the cross-attention, as in :meth:`Coupling.for_unets`.
 
     Raises:
-        RequestError: if it has more than ``like`` with hardly any feed-forward at all.
+        RequestError: if the cross-attention is larger than ``like`` even with an ``ff_mult`` of 1/8.
     """
     small, large = (trainable(Coupling.for_unets(unets, ff_mult=mult, **settings)) for mult in (1.0, 2.0))
-    mult = 1 + (trainable(like) - small) / (large - small)  # parameters grow linearly
+    mult = 1 + (trainable(like) - small) / (large - small)  # the number of parameters is linear in ff_mult
     if mult < 1 / 8:
-        sizes = f"{small:,} parameters, more than the {trainable(like):,} to be matched"
+        sizes = f"{small:,} parameters, too many to match {trainable(like):,}"
         raise RequestError([f"with ff_mult 1 this coupling has {sizes}"])
     return round(mult, 2)

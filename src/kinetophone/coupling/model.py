@@ -1,10 +1,11 @@
-"""The joint model: two base networks, attached to one another by a coupling.
+"""The joint model: two base networks, connected by a coupling.
 
-The bases are neither edited nor re-implemented. Forward hooks behind named modules (the *sites*) pass what
-each returns through an inserted block while a feature is set, and do nothing otherwise, so a base keeps
-working alone.
+The bases are neither edited nor re-implemented. Named modules (the *sites*) get forward hooks. While a
+feature is set, a hook passes the module's output through an inserted block. Otherwise it does nothing, so a
+base still works on its own.
 
-Shape legend: B batch; latents (B, C, T, …) with their own T each; N tokens.
+Shape legend: B batch; latents (B, C, T, …), where T differs between audio and video; R steps of a site along
+time, S positions per step; N tokens.
 """
 
 from __future__ import annotations
@@ -33,35 +34,35 @@ class _Signal:
     """What conditions one network during one forward pass."""
 
     feature: Tensor  # made from the other modality
-    coupled: Tensor | None  # (B,) bool; None: every sample
-    steps: int  # of its latent along time
-    times: tuple[Times, Times] | None  # of the latents, its own and the other's
+    coupled: Tensor | None  # (B,) bool, which samples are conditioned; None: all
+    steps: int  # steps of its own latent along time
+    times: tuple[Times, Times] | None  # times of its own latent and of the other modality's
 
 
-# The forward pass that this thread is in: of which model, and what conditions its networks. A variable of the
-# call rather than an attribute of the model: threads that share a model must not see one another's features,
-# nor must two models that share a base.
+# The current forward pass: its model, and what conditions the two networks. It is a context variable, not an
+# attribute of the model, because threads that share a model must not see one another's features. The same is
+# true for two models that share a base.
 _Call = tuple["JointModel", AV[_Signal | None]]
 _CALL: ContextVar[_Call | None] = ContextVar("kinetophone_call", default=None)
 
 
 class JointModel(nn.Module):
-    """Prediction for an audio latent and a video latent that belong together.
+    """Joint prediction for an audio latent and a video latent of the same clip.
 
     Args:
-        denoisers: the bases' networks with their processes. The networks get forward hooks and are otherwise
-            unmodified.
-        coupling: connectors and inserted blocks made for these networks.
+        denoisers: the bases' networks with their noise processes. The networks get forward hooks and are
+            otherwise unmodified.
+        coupling: the coupling, made for these networks.
 
     Raises:
-        RequestError: if the coupling was made for others.
+        RequestError: if the coupling was made for other networks.
     """
 
     def __init__(self, denoisers: AV[Denoiser], coupling: Coupling) -> None:
         super().__init__()
         coupling.check(denoisers)
         self.denoisers = denoisers
-        # Registered, so that moving or saving the model takes the networks along.
+        # Registered as submodules, so that moving or saving the model includes the networks.
         self.network_audio: Any = denoisers.audio.network
         self.network_video: Any = denoisers.video.network
         self.coupling = coupling
@@ -71,9 +72,9 @@ class JointModel(nn.Module):
             found = {site.path: site for site in denoiser.sites()}
             for path, name in coupling.inserted(modality).items():
                 site = found[path]
-                # partial, not a closure: copy.deepcopy copies a partial's arguments, so that the hooks of a
-                # copied model serve the copy. A closure would keep serving the original, and the copy (an
-                # EMA model, say) would silently run uncoupled.
+                # partial, not a closure: copy.deepcopy copies the arguments of a partial, so the hooks of a
+                # copied model refer to the copy. A closure would still refer to the original, and the copy
+                # (for example an EMA model) would silently run uncoupled.
                 if coupling.in_place:
                     module = denoiser.network.get_submodule(f"{path}.{site.attention}")
                     hook = partial(_before_attention, self, modality, site, name)
@@ -90,27 +91,27 @@ class JointModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the latents that it takes."""
+        """Dtype of the latents that the model takes."""
         return self.coupling.dtype
 
     def detach(self) -> None:
-        """Remove the hooks from the bases for good; this model predicts uncoupled from then on."""
+        """Permanently remove the hooks from the bases. From then on this model predicts uncoupled."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    @apply_forward_hook  # an offloaded model comes to its device before this, as before forward
+    @apply_forward_hook  # moves an offloaded model to its device first, as for forward
     def features(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         """Run both connectors. ``features.audio`` is made *from* audio and conditions the *video* network.
 
         Args:
             latents: noisy latents, audio (B, C, L, M), video (B, C, T, H, W).
-            levels: noise level (B,) of each latent, float64 on the CPU; in training they may differ from
-                those that the networks are given.
+            levels: noise level (B,) of each latent, float64 on the CPU. In training they may differ from
+                the levels that the networks get.
             x0_hat: the last estimate of the clean latents (self-conditioning), or None.
 
         Returns:
-            Features for :meth:`forward`, as :meth:`Coupling.features` gives them.
+            Features for :meth:`forward`, as returned by :meth:`Coupling.features`.
         """
         embeddings = self.denoisers.map(lambda denoiser, level: denoiser.embed_time(level), levels)
         return self.coupling.features(latents, embeddings, x0_hat)
@@ -125,27 +126,27 @@ class JointModel(nn.Module):
         only: str | None = None,
         times: AV[Times] | None = None,
     ) -> AV[Tensor]:
-        """Both networks' outputs.
+        """Run both networks.
 
-        The networks do not see one another here, only the features, so the two batch sizes may differ, as in
-        guidance of one modality alone; each must match the feature that conditions it.
+        Here the networks depend on the features but not on one another. So the two batch sizes may differ, as
+        in guidance of only one modality. The batch size of each network must match that of the feature that
+        conditions it.
 
         Args:
-            latents: noisy latents, audio (B, C, L, M), video (B, C, T, H, W), of shapes that the networks
-                take: pad with zeros before noise is added, cut after generation.
+            latents: noisy latents, audio (B, C, L, M), video (B, C, T, H, W), in shapes that the networks
+                take: pad with zeros before adding noise, and cut after generation.
             levels: noise level (B,) of each latent, float64 on the CPU.
-            text: what each base is told of the texts.
-            features: from :meth:`features`; None switches the coupling off, leaving exactly the bases.
-            coupled: per network, bool (B,); where False, its inserted blocks contribute nothing to that
-                sample.
-            only: "audio" or "video": run that network alone, as where the other modality is given.
-            times: of each modality's latents; a coupling with the alignment "seconds" needs them.
+            text: text conditioning of each base.
+            features: from :meth:`features`; None switches the coupling off, so that the bases run unchanged.
+            coupled: per network, bool (B,): samples with False are not conditioned. None conditions all.
+            only: "audio" or "video": run only that network, for example if the other modality is given.
+            times: times of each modality's latent steps; required with the alignment "seconds".
 
         Returns:
             Outputs in the shapes of ``latents``; zeros for a network that was not run.
 
         Raises:
-            ValueError: if shapes do not fit one another or the networks.
+            ValueError: if shapes do not match one another or the networks, or if ``times`` are missing.
         """
         self._check_shapes(latents, levels, text, features, coupled)
         masks: AV[Tensor | None] = AV.both(None) if coupled is None else coupled
@@ -177,7 +178,9 @@ class JointModel(nn.Module):
         if config.alignment == "stretched" or config.coupling == "cross_attention":  # one token has no time
             return AV.both(None)
         if times is None:
-            raise ValueError("the coupling aligns by seconds: give times, those of each modality's latents")
+            raise ValueError(
+                "the coupling's alignment is 'seconds': give times, those of each modality's latent steps"
+            )
         return AV(times.audio, times.video)
 
     def _check_shapes(
@@ -211,7 +214,7 @@ class JointModel(nn.Module):
 def _behind_block(
     model: JointModel, modality: str, site: Site, name: str, module: nn.Module, args: Any, output: Any
 ) -> Any:
-    """Forward hook: what a site's module returns, conditioned; None (leave it) while no feature is set."""
+    """Forward hook: the conditioned output of a site's module; None (no change) if no feature is set."""
     conditioned = _conditioned(model, modality, site, name, site.read(output))
     return None if conditioned is None else site.write(output, conditioned)
 
@@ -225,7 +228,7 @@ def _before_attention(
     args: tuple[Any, ...],
     options: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Forward pre-hook: the input of a block's self-attention, conditioned; None while no feature is set."""
+    """Forward pre-hook: the conditioned input of a self-attention; None (no change) if no feature is set."""
     x = args[0] if args else options["hidden_states"]
     conditioned = _conditioned(model, modality, site, name, x)
     if conditioned is None:
@@ -234,7 +237,7 @@ def _before_attention(
 
 
 def _conditioned(model: JointModel, modality: str, site: Site, name: str, x: Tensor) -> Tensor | None:
-    """What a site holds, conditioned by the feature of the call; None where there is none."""
+    """The activations ``x`` of a site, conditioned on the current feature; None if no feature is set."""
     call = _CALL.get()
     if call is None or call[0] is not model:
         return None
@@ -250,23 +253,30 @@ def _conditioned(model: JointModel, modality: str, site: Site, name: str, x: Ten
     tokens = to_tokens(site, x, rows, denoiser.per_frame)
     conditioned = model.coupling.condition(name, tokens, signal.feature, denoiser.per_frame, times)
     if signal.coupled is not None:
-        # Selecting, rather than weighting by 0, makes "off" exact; computing all samples keeps every
-        # parameter in the graph, as distributed training needs.
+        # Selection, rather than a weight of 0, leaves uncoupled samples exactly unchanged. Computing all
+        # samples keeps every parameter in the graph, which distributed training needs.
         conditioned = torch.where(signal.coupled.to(x.device)[:, None, None, None], conditioned, tokens)
     return from_tokens(site, conditioned, x, denoiser.per_frame)
 
 
 def to_tokens(site: Site, x: Tensor, rows: int, per_frame: bool) -> Tensor:
-    """What a site holds as tokens (B, R, S, C): R steps along time, of S positions each."""
+    """Convert a site's activations ``x`` to tokens (B, R, S, C).
+
+    Args:
+        site: the site, which says how its activations are laid out.
+        x: images (B·R, C, H, W), a map (B, C, R, M), or tokens (B, N, C).
+        rows: number R of steps along time.
+        per_frame: whether a step is an image (video) or not (audio).
+    """
     if site.layout == "tokens":
         return x[:, site.prefix :].unflatten(1, (rows, -1))
-    if per_frame:  # images (B·R, C, H, W)
+    if per_frame:  # video: images (B·R, C, H, W)
         return x.unflatten(0, (-1, rows)).flatten(3).transpose(2, 3)
-    return x.permute(0, 2, 3, 1)  # a map (B, C, R, M)
+    return x.permute(0, 2, 3, 1)  # audio: a map (B, C, R, M)
 
 
 def from_tokens(site: Site, tokens: Tensor, x: Tensor, per_frame: bool) -> Tensor:
-    """Undo :func:`to_tokens`; ``x`` is what the tokens were made of."""
+    """Invert :func:`to_tokens`; ``x`` gives the shape, and the prefix tokens, of the original activations."""
     if site.layout == "tokens":
         return torch.cat([x[:, : site.prefix], tokens.flatten(1, 2)], dim=1)
     if per_frame:
@@ -279,15 +289,16 @@ def _calling(call: _Call | None) -> Iterator[None]:
     token = _CALL.set(call)
     try:
         yield
-    finally:  # also after an error, lest a base on its own be conditioned by a stale feature
+    finally:  # also after an error, or a base on its own would be conditioned on a stale feature
         _CALL.reset(token)
 
 
 class _InCall:
-    """A network's gradient checkpointing that computes a block again in the call that it was computed in.
+    """Wrapper of a network's gradient checkpointing that restores the features of the forward pass.
 
-    The backward pass runs the block, and the hooks behind it, when the call is long over, maybe in another
-    thread. Outside of a call it does what it did.
+    The backward pass recomputes the block and its hooks. By then the forward pass is over, and the thread
+    may be another one. So the features of the forward pass are kept and set again. Outside of a joint
+    forward pass the wrapper changes nothing.
     """
 
     def __init__(self, checkpoint: Callable[..., Any]) -> None:

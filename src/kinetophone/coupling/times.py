@@ -1,10 +1,12 @@
-"""Which step of one modality holds at a moment of the other.
+"""Alignment in time: which step of one modality's feature applies at a moment of the other modality.
 
-A feature is a series with times: each step begins and ends at a second of the clip, also where it lies behind
-the clip's end and only pads a latent to a multiple that its network needs. The published implementation
-spreads one modality's steps evenly over the other's instead, padding included, which shifts everything but
-the beginning: of 4 s of sound at 25 latents a second, padded from 100 to 104, the last of 32 frames reads
-what is heard 0.125 s later. Its weights expect that; others are better off with true times.
+A feature is a series with times. Each step has a start and an end in seconds of the clip. That includes steps
+after the end of the clip, which only pad a latent to a multiple that its network needs.
+
+The published implementation instead spreads the steps of one modality evenly over those of the other, padding
+included. This shifts everything but the beginning. Example: 4 s of audio at 25 latents a second are padded
+from 100 to 104 latents. The last of 32 video frames then reads audio that is 0.125 s later. The published
+weights expect this shift. Newly trained couplings are better off with the true times.
 
 Shape legend: T' steps of a feature, R steps of a site along time.
 """
@@ -21,33 +23,35 @@ from kinetophone.bases.protocol import Times
 
 Alignment = Literal["seconds", "stretched"]
 ALIGNMENTS = ("seconds", "stretched")
-# A step may begin at the very moment that another does, but for rounding.
+# Tolerance for steps of both modalities that begin at the same moment up to rounding.
 _SAME_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class SiteTimes:
-    """Times of a site's steps (R,) and of the feature's (T',)."""
+    """Times of a site's steps, ``rows`` (R,), and of the feature's steps, ``steps`` (T',)."""
 
     rows: Times
     steps: Times
 
     @classmethod
     def of(cls, own: Times, rows: int, other: Times, steps: int) -> SiteTimes:
-        """At a site of ``rows`` steps, of a feature of ``steps``: both are the latents' or made from them.
+        """The times of a site and of a feature, derived from those of the two latents.
 
         Args:
-            own: times of the site's own modality's latents.
-            rows: length of the site along time, the latent's or less where the network halves it.
-            other: times of the other modality's latents.
-            steps: length of the feature made from them.
+            own: times of the latent steps of the site's own modality.
+            rows: number of the site's steps; fewer than those of the latent if the network halves time.
+            other: times of the latent steps of the other modality.
+            steps: number of steps of the feature that is made from the other modality.
         """
         return cls(own.of(rows), other.of(steps))
 
     def held(self, device: torch.device, count: int = 1) -> Tensor:
-        """For each row, the indices of the feature's steps that hold in it, int64 (R·count,).
+        """For each row, the indices of the feature steps that apply in it, int64 (R·count,).
 
-        One is that at the row's beginning; several are those in the middles of as many parts of it.
+        A feature step applies until the next one begins. With ``count`` 1 it is the step at the start of the
+        row. Otherwise the row is divided into ``count`` equal parts, and each index is the step at the middle
+        of a part.
         """
         moments = self.rows.starts
         if count > 1:
@@ -57,6 +61,6 @@ class SiteTimes:
         return last_begun.clamp(min=0).to(device)
 
     def middles(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Middles of the rows and of the feature's steps, float32, in seconds."""
+        """Midpoints of the rows (R,) and of the feature's steps (T',), float32, in seconds."""
         rows, steps = ((t.starts + t.ends) / 2 for t in (self.rows, self.steps))
         return rows.float().to(device), steps.float().to(device)

@@ -22,7 +22,7 @@ def domain(name: str) -> Any:
         RequestError: There is no such domain.
     """
     if name not in DOMAINS:
-        raise RequestError([f"there is no domain '{name}'; there are {', '.join(DOMAINS)}"])
+        raise RequestError([f"there is no domain '{name}'; choose from {', '.join(DOMAINS)}"])
     return importlib.import_module(DOMAINS[name])
 
 

@@ -134,7 +134,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
     problems = [
         f"there is no option {name}; {_ELSEWHERE[name]}"
         if name in _ELSEWHERE
-        else f"there is no option {name}; there are {known}"
+        else f"there is no option {name}; choose from {known}"
         for name in options
         if name not in SamplingOptions.__annotations__
     ]

@@ -301,14 +301,14 @@ def _cached(name: str, components: tuple[str, ...], revision: str | None, error:
         if isinstance(found, str):
             folder = Path(found.removesuffix(path))
             return Source(folder, name, folder.name)
-    raise RequestError([_unreachable(name, error, "a folder that holds it")])
+    raise RequestError([_unreachable(name, error, "a local folder")])
 
 
 def _unreachable(name: str, error: ConnectionError, instead: str) -> str:
     return (
         f"the Hub cannot be reached for '{name}', which was not downloaded before "
         f"({reason(error)}): "
-        f"connect, or give {instead}"
+        f"connect to the internet, or give {instead}"
     )
 
 

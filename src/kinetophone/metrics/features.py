@@ -45,7 +45,7 @@ class Extractor:
     ) -> None:
         known = {metric.source for metric in all_metrics().values()}
         if unknown := sources.keys() - known:
-            raise TypeError(f"there is no network {', '.join(unknown)}; there are {', '.join(known)}")
+            raise TypeError(f"there is no network {', '.join(unknown)}; choose from {', '.join(known)}")
         self.sources = {name: source for name, source in sources.items() if source is not None}
         self.texts, self.consent = texts, Consent(allow_torchscript, allow_pickle)
 

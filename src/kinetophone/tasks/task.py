@@ -110,7 +110,7 @@ def find_task(name: str) -> Task:
     """
     tasks = all_tasks()
     if name not in tasks:
-        raise RequestError([f"there is no task '{name}'; there are {', '.join(tasks)}"])
+        raise RequestError([f"there is no task '{name}'; choose from {', '.join(tasks)}"])
     return tasks[name]
 
 

@@ -1,1 +1,1 @@
-"""The blocks that a coupling inserts, one file a kind."""
+"""The blocks that a coupling inserts into the base networks, one file per kind."""

@@ -1,6 +1,6 @@
-"""What the inserted blocks share: the layout of their tokens, self-attention, the output projection.
+"""Parts that the inserted blocks share: self-attention and the frame of a block.
 
-Module nesting follows the published parameter names.
+The module nesting follows the published parameter names.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from kinetophone.coupling.times import SiteTimes
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; q, k, v without bias, output with bias.
+    """Multi-head self-attention. The query, key and value projections have no bias; the output has one.
 
     Args:
         channels: width C.
-        head_dim: width of a head; there are C / head_dim of them.
+        head_dim: width of a head; there are C / head_dim heads.
 
     Raises:
-        ValueError: if heads of that width do not fill the channels.
+        ValueError: if ``head_dim`` does not divide ``channels``.
     """
 
     def __init__(self, channels: int, head_dim: int) -> None:
@@ -28,7 +28,7 @@ class SelfAttention(nn.Module):
         if head_dim < 1 or channels % head_dim:
             raise ValueError(
                 f"head_dim is {head_dim}, which does not divide the width {channels} of a conditioned "
-                "block: choose a common divisor of the widths of all conditioned U-Net blocks"
+                "block; choose a common divisor of the widths of all conditioned U-Net blocks"
             )
         self.head_dim = head_dim
         self.to_q = nn.Linear(channels, channels, bias=False)
@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """N sets of S tokens (N, S, C) -> (N, S, C)."""
+        """N sets of S tokens (N, S, C) -> (N, S, C); tokens attend within their set."""
         q, k, v = (
             projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (N, heads, S, head_dim)
             for projection in (self.to_q, self.to_k, self.to_v)
@@ -47,14 +47,14 @@ class SelfAttention(nn.Module):
 
 
 class InsertedBlock(nn.Module):
-    """Frame of a block inserted at a site: group norm, 1×1 convolution, layers, 1×1 convolution, residual.
+    """A block inserted at a site: group norm, 1×1 convolution, layers, 1×1 convolution, residual.
 
-    The last convolution starts at zero, so a fresh block is the identity.
+    The last convolution is zero-initialised, so a new block is the identity.
 
     Args:
         channels: width C of the site.
-        layers: what acts on sets of tokens, called as ``layers(tokens, feature, rows, times)``.
-        norm_over_frames: statistics of the group norm over all frames of a clip rather than per frame.
+        layers: the layers on sets of tokens, called as ``layers(tokens, feature, rows, times)``.
+        norm_over_frames: whether the group norm's statistics are over all frames of a clip, not per frame.
     """
 
     def __init__(self, channels: int, layers: nn.Module, norm_over_frames: bool) -> None:
@@ -70,16 +70,18 @@ class InsertedBlock(nn.Module):
 
         Args:
             x: tokens (B, R, S, C): R steps along time of S positions each.
-            feature: what the coupling makes of the other modality, see :class:`Coupling`.
-            per_frame: whether a set of tokens that attend to one another is a step, as in video, or the clip.
-            times: of the site's steps and the feature's. None spreads the feature evenly over the site.
+            feature: feature of the other modality, as from :meth:`Coupling.features`.
+            per_frame: whether tokens attend to one another within a step only (video), or within the whole
+                clip (audio).
+            times: times of the site's and the feature's steps; None spreads the feature evenly over the site.
 
         Returns:
             The conditioned tokens, in the shape of ``x``.
         """
         batch, rows, _, channels = x.shape
-        # In three dimensions, because torch's channels-last group norm on CPUs takes E[x²] - E[x]², which
-        # loses a small variance to rounding: in a 1×1 map a group has only C/32 values, and it shows.
+        # The norm gets three dimensions, because torch's channels-last group norm on CPUs computes the
+        # variance as E[x²] - E[x]². Rounding then destroys a small variance. This matters in a 1×1 map,
+        # where a group has only C/32 values.
         stacked = x.permute(0, 3, 1, 2)  # (B, C, R, S)
         if per_frame and not self.norm_over_frames:
             stacked = stacked.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B·R, C, 1, S)

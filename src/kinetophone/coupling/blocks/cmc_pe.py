@@ -1,11 +1,10 @@
 """CMC-PE: the other modality's feature as a positional encoding (arXiv 2409.17550, section 3.2).
 
-The feature is a time series. Each time step's vector is added to all tokens of that time, as a positional
-encoding would be, just before a self-attention: so what happens *when* in the other modality is told where
-the attention decides what to look at, and nowhere else.
+The feature is a time series. The vector of each time step is projected and added to all tokens of that time,
+like a positional encoding, just before a self-attention. So the attention weights can depend on *when*
+something happens in the other modality.
 
-With a window, the encoding at a time step is made of the feature steps around it, too: a little of what was
-and of what is to come.
+With a window, the encoding of a time step also includes the feature steps shortly before and after it.
 
 Shape legend: B batch, N sets of S tokens of width C (video: N = B·T frames of S = H·W pixels; audio: N = B
 clips of S = L·M positions), K feature channels, T' feature time steps.
@@ -24,15 +23,15 @@ from kinetophone.coupling.times import SiteTimes
 
 
 class ConditionedSelfAttention(SelfAttention):
-    """Self-attention of tokens that carry the other modality's feature at their time.
+    """Self-attention on tokens to which the other modality's feature at their time is added.
 
     Args:
         channels: width C of the tokens.
         feature_channels: width K of the feature.
         head_dim: width of a head.
-        window: w, feature steps before and after that an encoding is made of; 0 is the published block.
-        stack: feature steps within a step of the site that its encoding is made of, for sites much slower
-            than the feature; 1 is the published block.
+        window: feature steps that an encoding includes on either side; 0 is the published block.
+        stack: number of feature steps within one step of the site that an encoding includes. It is for sites
+            whose time steps are much longer than those of the feature; 1 is the published block.
     """
 
     def __init__(
@@ -41,16 +40,17 @@ class ConditionedSelfAttention(SelfAttention):
         super().__init__(channels, head_dim)
         self.window, self.stack = window, stack
         self.norm = group_norm(channels, eps=1e-6)
-        # Gated (exact GELU), inner width 4K; less with a window, which must not make the block larger.
+        # Gated (exact GELU), of inner width 4K. With a window or a stack it is narrower, so that the number
+        # of parameters stays the same and couplings can be compared.
         inputs = (2 * window + 1) * stack * feature_channels
         share = (2 * feature_channels + channels + 2) / (2 * inputs + channels + 2)
         self.proj_c = FeedForward(inputs, dim_out=channels, inner_dim=round(4 * feature_channels * share))
 
     def encoding(self, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
-        """Feature (B, K, T') -> encoding (B, time_steps, C), each feature step held until the next."""
+        """Feature (B, K, T') -> encoding (B, time_steps, C); a feature step applies until the next begins."""
         if self.window:
             steps = feature.shape[2]
-            padded = F.pad(feature, (self.window, self.window))  # nothing before the clip, nothing after
+            padded = F.pad(feature, (self.window, self.window))  # zeros before and after the clip
             feature = torch.cat([padded[..., k : k + steps] for k in range(2 * self.window + 1)], dim=1)
         if self.stack > 1:
             feature = stacked(feature, time_steps, times, self.stack)
@@ -75,10 +75,10 @@ class ConditionedSelfAttention(SelfAttention):
 
 
 class CMCPELayers(nn.Module):
-    """Conditioned self-attention, self-attention, feed-forward, each after a layer norm.
+    """Conditioned self-attention, self-attention and feed-forward, each after a layer norm.
 
-    The residual of each adds the *normalised* input, not the input: so the published implementation does,
-    and its weights expect it.
+    Each residual connection adds the *normalised* input. The published implementation does so, and its
+    weights expect it.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class CMCPELayers(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
-        """(N, S, C) and (B, K, T') -> (N, S, C)."""
+        """Tokens (N, S, C) and feature (B, K, T') -> (N, S, C)."""
         x = self.norm1(x)
         x = self.attn_c(x, feature, time_steps, times) + x
         x = self.norm2(x)
@@ -103,10 +103,10 @@ class CMCPELayers(nn.Module):
 
 
 class CMCPEBlock(InsertedBlock):
-    """The CMC-PE block of one site; takes the feature as a time series (B, K, T').
+    """The CMC-PE block of one site. It takes the feature as a time series (B, K, T').
 
     Args:
-        channels: width C of the site's map.
+        channels: width C of the site.
         feature_channels: width K of the feature.
         head_dim: width of an attention head.
         window, stack: see :class:`ConditionedSelfAttention`.
@@ -120,9 +120,15 @@ class CMCPEBlock(InsertedBlock):
 
 
 def stacked(feature: Tensor, rows: int, times: SiteTimes | None, count: int) -> Tensor:
-    """The feature's steps within each of a site's rows, (B, K, T') -> (B, count·K, rows).
+    """The feature steps within each row of a site, (B, K, T') -> (B, count·K, rows).
 
-    Holding the nearest one alone would lose the moment within the row.
+    A single feature step per row would lose when within the row something happens.
+
+    Args:
+        feature: the feature (B, K, T').
+        rows: number of the site's steps.
+        times: times of the site's and the feature's steps; None spreads the feature evenly over the site.
+        count: number of feature steps per row.
     """
     if times is None:
         held = F.interpolate(feature, size=rows * count, mode="nearest")

@@ -1,8 +1,8 @@
 """Cross-attention to a single token: the baseline coupling, after CoDi (arXiv 2305.11846).
 
-The other modality is pooled over everything to one vector. A softmax over one token is 1, so the
-cross-attention adds the same vector at every pixel and every frame: it can say *what* is in the other
-modality and never *when*. It is here to be compared with.
+The other modality is pooled over time and space to a single vector. A softmax over one token is 1, so the
+cross-attention adds the same vector at every pixel of every frame. It can tell *what* is in the other
+modality but never *when*. It exists for comparison.
 
 Shape legend: N sets of S tokens of width C, K feature channels.
 """
@@ -19,9 +19,9 @@ from kinetophone.coupling.times import SiteTimes
 class SingleTokenAttention(nn.Module):
     """Cross-attention whose context is one token.
 
-    ``to_q`` and ``to_k`` cannot change the output. They exist because the published checkpoint has them;
-    they are never computed and need no gradient, so an optimiser does not decay them, a distributed wrapper
-    does not wait for them, and the count of trainable parameters is honest.
+    ``to_q`` and ``to_k`` cannot affect the output. They exist because the published checkpoint has them. They
+    are never used and require no gradient. So weight decay leaves them alone, a distributed wrapper does not
+    wait for their gradients, and they do not count as trainable parameters.
     """
 
     def __init__(self, channels: int, feature_channels: int) -> None:
@@ -32,7 +32,7 @@ class SingleTokenAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, context: Tensor) -> Tensor:
-        """Context (B, 1, K) -> what every token attends to, (B, 1, C)."""
+        """Context (B, 1, K) -> output (B, 1, C), the same for every token."""
         return self.to_out[0](self.to_v(context))
 
 
@@ -49,7 +49,7 @@ class CrossAttentionLayers(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
-        """(N, S, C) and (B, 1, K) -> (N, S, C); the time is of no use to this coupling."""
+        """Tokens (N, S, C) and feature (B, 1, K) -> (N, S, C); steps and times are ignored."""
         x = x + self.attn1(self.norm1(x))
         attended = self.attn2(feature)
         x = x + attended.repeat_interleave(x.shape[0] // attended.shape[0], dim=0)
@@ -57,16 +57,16 @@ class CrossAttentionLayers(nn.Module):
 
 
 class CrossAttentionBlock(InsertedBlock):
-    """The cross-attention block of one site; takes the feature as one token (B, 1, K).
+    """The cross-attention block of one site. It takes the feature as one token (B, 1, K).
 
     Args:
-        channels: width C of the site's map.
+        channels: width C of the site.
         feature_channels: width K of the feature.
         head_dim: width of an attention head.
-        ff_mult: inner width of the feed-forward, in units of C: where this block is widened.
+        ff_mult: inner width of the feed-forward in units of C; the setting that makes this block larger.
 
     Raises:
-        ValueError: if heads of that width do not fill the channels.
+        ValueError: if ``head_dim`` does not divide ``channels``.
     """
 
     def __init__(self, channels: int, feature_channels: int, head_dim: int, ff_mult: float = 4.0) -> None:

@@ -1,9 +1,9 @@
 """CMC-PE in place: the encoding is added to the input of the frozen network's own self-attention.
 
-What CMC-PE inserts is an encoding and a self-attention that sees it. A transformer's block has the
-self-attention already: all that is trained at a site is the map from the other modality's feature to the
-encoding, zero at first, so that a fresh coupling changes nothing. Of the width of Wan2.1-1.3B that is
-0.2 million parameters a site.
+CMC-PE inserts an encoding and a self-attention that reads it. A transformer block already has a
+self-attention. So at each site only the projection from the other modality's feature to the encoding is
+trained. It is zero-initialised, so a new coupling changes nothing. At the width of Wan2.1-1.3B it has 0.2
+million parameters per site.
 
 Shape legend: B batch, R steps along time of S positions each, width C; K feature channels, T' feature steps.
 """
@@ -18,13 +18,13 @@ from kinetophone.coupling.times import SiteTimes
 
 
 class InPlaceBlock(nn.Module):
-    """The encoding of one site.
+    """The encoding of one site, added to its tokens.
 
     Args:
         channels: width C of the site.
         feature_channels: width K of the feature.
-        head_dim: of no use: the attention is the network's own.
-        stack: feature steps within a step of the site that its encoding is made of.
+        head_dim: ignored, because the attention is the network's own.
+        stack: number of feature steps within one step of the site that an encoding includes.
     """
 
     in_place = True
@@ -32,7 +32,7 @@ class InPlaceBlock(nn.Module):
     def __init__(self, channels: int, feature_channels: int, head_dim: int, stack: int = 1) -> None:
         super().__init__()
         self.stack = stack
-        # A feature has unit norm at each step: of its entries each is small.
+        # A feature has unit norm at each step, so its single entries are small.
         self.norm = nn.LayerNorm(stack * feature_channels)
         self.proj = zero_init(nn.Linear(stack * feature_channels, channels))
 

@@ -1,8 +1,8 @@
 """Time-aligned cross-attention: each position looks at the other modality's whole time series.
 
-What later joint models (UniAVGen, JavisDiT++) do in place of adding an encoding: queries at their times
-attend to the feature's steps at theirs, and rotary embeddings (arXiv 2104.09864) of both times, in seconds,
-let the attention tell how far apart they are. The two time axes need no common rate.
+Later joint models (UniAVGen, JavisDiT++) do this instead of adding an encoding. Queries attend to the steps
+of the feature. Rotary embeddings (arXiv 2104.09864) of the times of both, in seconds, tell the attention how
+far apart they are. The two time axes may have different rates.
 
 Shape legend: B batch, N sets of S tokens of width C (video: N = B·T frames; audio: N = B clips of L·M
 positions), K feature channels, T' feature time steps, d head width.
@@ -21,20 +21,28 @@ from kinetophone.coupling.blocks.attention import InsertedBlock, SelfAttention
 from kinetophone.coupling.connectors import SINUSOID_FPS
 from kinetophone.coupling.times import SiteTimes
 
-# Rotations of a head's pairs of channels take from a quarter of a second (two frames at 8 fps) to 64 s.
+# Periods of the rotations of a head's channel pairs: from 0.25 s (two frames at 8 fps) to 64 s.
 SHORTEST_S, LONGEST_S = 0.25, 64.0
 
 
 def step_times(steps: int, frames: int, like: Tensor) -> Tensor:
-    """Times (steps,) in seconds of the middles of ``steps`` equal parts of a clip of ``frames`` frames.
+    """Midpoints (steps,), in seconds, of ``steps`` equal parts of a clip of ``frames`` frames.
 
-    Seconds are counted as in the connectors, frames / 8, whatever the clip's frame rate.
+    As in the connectors, frames / 8 are taken as seconds, at any frame rate of the clip.
     """
     return (torch.arange(steps, device=like.device) + 0.5) * (frames / SINUSOID_FPS / steps)
 
 
 def rotated(x: Tensor, times_s: Tensor) -> Tensor:
-    """``x`` (…, steps, d) with each pair of channels (k, k + d/2) turned by its frequency times the time."""
+    """Rotary embedding of times.
+
+    Args:
+        x: queries or keys (…, steps, d).
+        times_s: times (steps,) in seconds.
+
+    Returns:
+        ``x`` with each channel pair (k, k + d/2) rotated by its frequency times the time.
+    """
     half = x.shape[-1] // 2
     ratio = torch.linspace(0, 1, half, device=x.device)
     period_s = SHORTEST_S * (LONGEST_S / SHORTEST_S) ** ratio
@@ -45,7 +53,7 @@ def rotated(x: Tensor, times_s: Tensor) -> Tensor:
 
 
 class TimedCrossAttention(nn.Module):
-    """Multi-head attention of tokens at their times to the feature's steps at theirs.
+    """Multi-head attention of tokens to the feature's steps, with rotary embeddings of the times of both.
 
     Args:
         channels: width C of the tokens.
@@ -56,7 +64,7 @@ class TimedCrossAttention(nn.Module):
     def __init__(self, channels: int, feature_channels: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        # A feature has unit norm at each step: without this its keys and values would be almost nothing.
+        # A feature has unit norm at each step. Without this norm, keys and values would be almost zero.
         self.norm = nn.LayerNorm(feature_channels)
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(feature_channels, channels, bias=False)
@@ -66,7 +74,8 @@ class TimedCrossAttention(nn.Module):
     def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | int) -> Tensor:
         """Tokens (N, S, C), time-major within a clip, and feature (B, K, T') -> (N, S, C).
 
-        ``times`` are those of the site, or the length of the clip in frames: both are spread evenly over it.
+        ``times`` are those of the site's and the feature's steps. If it is the length of the clip in frames,
+        both are spread evenly over the clip.
         """
         context = self.norm(feature.transpose(1, 2))  # (B, T', K)
         q, k, v = (
@@ -100,8 +109,8 @@ class TimedCrossAttentionLayers(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, feature: Tensor, time_steps: int, times: SiteTimes | None = None) -> Tensor:
-        """(N, S, C) and (B, K, T') -> (N, S, C)."""
-        # A picture has a set of tokens for each frame; a sound has one, and the feature's steps are frames.
+        """Tokens (N, S, C) and feature (B, K, T') -> (N, S, C)."""
+        # Video has one set of tokens per frame. Audio has one per clip; its feature has a step per frame.
         of_video = x.shape[0] == feature.shape[0] * time_steps
         frames = time_steps if of_video else feature.shape[2]
         x = x + self.attn1(self.norm1(x))
@@ -110,13 +119,13 @@ class TimedCrossAttentionLayers(nn.Module):
 
 
 class TimedCrossAttentionBlock(InsertedBlock):
-    """The time-aligned cross-attention block of one site; takes the feature as a time series (B, K, T').
+    """The time-aligned cross-attention block of one site. It takes the feature as a time series (B, K, T').
 
     Args:
-        channels: width C of the site's map.
+        channels: width C of the site.
         feature_channels: width K of the feature.
         head_dim: width of an attention head, even.
-        ff_mult: inner width of the feed-forward, in units of C: where this block is widened.
+        ff_mult: inner width of the feed-forward in units of C; the setting that makes this block larger.
     """
 
     def __init__(self, channels: int, feature_channels: int, head_dim: int, ff_mult: float = 4.0) -> None:

@@ -42,7 +42,7 @@ def convert_metric(
     from kinetophone.media.write import replacing
 
     if network not in DEFINED:
-        why = _OTHERS.get(network, f"is unknown; there are {', '.join(DEFINED)}")
+        why = _OTHERS.get(network, f"is unknown; choose from {', '.join(DEFINED)}")
         raise RequestError([f"metric network '{network}' {why}"])
     if Path(out).suffix not in SAFE:
         raise RequestError([f"'{out}' will be safetensors: name it '{Path(out).with_suffix(SAFE[0])}'"])

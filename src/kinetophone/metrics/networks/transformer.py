@@ -51,7 +51,7 @@ def _model_and_processor(source: str, allow_pickle: bool) -> Any:
         raise RequestError([f"'{source}' has no tokenizer (tokenizer.json or vocab.json)"])
     named = component_class(folder)
     if named not in _MODELS:
-        raise RequestError([f"'{source}' names the class {named!r}; there are {', '.join(_MODELS)}"])
+        raise RequestError([f"'{source}' names the class {named!r}; supported: {', '.join(_MODELS)}"])
     kind = getattr(transformers, named)
     model = load_network(folder, kind, dtype=torch.float32, allow_pickle=allow_pickle)
     with quiet():
