@@ -91,7 +91,7 @@ def test_a_bundle_on_the_hub(elsewhere: Elsewhere, models: Path) -> None:
     question = {"bundle": "me/mine", "device": "cpu"}
     with elsewhere.online() as (_, asked):
         before, none = ask(elsewhere, question, {"bundle": "me/nothing"})
-        assert set(asked) == {"kinetophone.json", "video/unet/config.json"}
+        assert set(asked) == {"kinetophone.json", "audio/unet/config.json", "video/unet/config.json"}
         (after,) = ask(elsewhere, question | {"fetch": True})
     assert failed(none) == ["bundle"]
     assert failed(before) == failed(after) == []
