@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from kinetophone.bases.protocol import Denoiser, Times
 from kinetophone.bases.unet import AudioUNet
 from kinetophone.diffusion.process import Discrete
 from kinetophone.errors import RequestError
-from kinetophone.hub.components import DDPM, load_components
+from kinetophone.hub.components import DDPM
 from kinetophone.hub.locate import Source
 from kinetophone.media.mel import HOP, MEL_BINS, SAMPLE_RATE, log_mel
 
@@ -72,15 +72,15 @@ class AudioLDM(Base):
     @classmethod
     def from_source(
         cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
-    ) -> AudioLDM:
+    ) -> Self:
         """Load the components from ``source``, networks in ``dtype``.
 
         Raises:
             RequestError: if a component is missing or has an unsupported class, or if the vocoder has
                 another sample rate, number of mel bins or hop.
         """
-        parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
-        vocoder = parts["vocoder"].config
+        base = super().from_source(source, dtype=dtype, allow_pickle=allow_pickle)
+        vocoder = base.vocoder.config
         hop = int(np.prod(vocoder.upsample_rates))
         made_for = (vocoder.sampling_rate, vocoder.model_in_dim, hop)
         if made_for != (SAMPLE_RATE, MEL_BINS, HOP):
@@ -90,7 +90,7 @@ class AudioLDM(Base):
                     f"with hop {made_for[2]}; only {SAMPLE_RATE} Hz, {MEL_BINS} and {HOP} are supported"
                 ]
             )
-        return cls(**parts, reference={"name": source.name, "revision": source.revision})
+        return base
 
     def denoiser(self) -> Denoiser:
         """The U-Net with its noise process."""

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from kinetophone.bases.computing import unknown_words
-from kinetophone.hub.components import save_component
+from kinetophone.hub.components import load_components, save_component
+from kinetophone.hub.locate import Source
 
 
 class Base:
@@ -27,6 +28,22 @@ class Base:
     def network(self) -> nn.Module:
         """The network that denoises."""
         return getattr(self, self.NETWORK)
+
+    def __init__(self, **components: Any) -> None:  # the dataclasses of the families have their own
+        raise NotImplementedError
+
+    @classmethod
+    def from_source(
+        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+    ) -> Self:
+        """Load the components from ``source``, networks in ``dtype``.
+
+        Raises:
+            RequestError: if a component is missing or has an unsupported class.
+        """
+        wanted = {**cls.COMPONENTS, cls.NETWORK: cls.NETWORKS}
+        parts = load_components(source.folder, wanted, dtype=dtype, allow_pickle=allow_pickle)
+        return cls(**parts, reference={"name": source.name, "revision": source.revision})
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -23,8 +23,6 @@ from kinetophone.bases.base import Base
 from kinetophone.bases.computing import execution_device
 from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
 from kinetophone.diffusion.process import Cosine
-from kinetophone.hub.components import load_components
-from kinetophone.hub.locate import Source
 from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
 from kinetophone.media.read import resample_audio
 
@@ -54,18 +52,6 @@ class StableAudio(Base):
         "projection_model": ("StableAudioProjectionModel",),
         "scheduler": (),
     }
-
-    @classmethod
-    def from_source(
-        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
-    ) -> StableAudio:
-        """Load the components from ``source``, networks in ``dtype``.
-
-        Raises:
-            RequestError: if a component is missing or has an unsupported class.
-        """
-        parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
-        return cls(**parts, reference={"name": source.name, "revision": source.revision})
 
     def denoiser(self) -> Denoiser:
         """The transformer with its noise process; the range of σ is that of the scheduler."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from kinetophone.bases.computing import execution_device
 from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
 from kinetophone.diffusion.process import Flow, Process
 from kinetophone.errors import RequestError
-from kinetophone.hub.components import load_components
 from kinetophone.hub.locate import Source, small_file
 
 TOKENS = 512  # maximal length of a text, as in the published pipeline
@@ -55,7 +54,7 @@ class Wan(Base):
     @classmethod
     def from_source(
         cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
-    ) -> Wan:
+    ) -> Self:
         """Load the components from ``source``, networks in ``dtype``.
 
         Raises:
@@ -65,8 +64,7 @@ class Wan(Base):
             raise RequestError(
                 [f"'{source.name}' has two transformers, for high and low noise; use a Wan model with one"]
             )
-        parts = load_components(source.folder, cls.COMPONENTS, dtype=dtype, allow_pickle=allow_pickle)
-        return cls(**parts, reference={"name": source.name, "revision": source.revision})
+        return super().from_source(source, dtype=dtype, allow_pickle=allow_pickle)
 
     def denoiser(self) -> Denoiser:
         """The transformer with its noise process."""
