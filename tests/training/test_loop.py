@@ -12,7 +12,7 @@ from torch import nn
 
 from kinetophone.errors import UserError
 from kinetophone.training import checkpoints
-from kinetophone.training.loop import Ema, NonFiniteLossError, learning_rate, train
+from kinetophone.training.loop import NonFiniteLossError, learning_rate, train
 from kinetophone.training.recipe import LoopConfig
 
 CONFIG = LoopConfig(
@@ -153,16 +153,18 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert rates[-1] == pytest.approx(0)
 
 
-def test_swapping_the_average_twice_restores_the_weights():
-    net = nn.Linear(2, 2)
-    ema = Ema(list(net.parameters()), 0.5)
-    with torch.no_grad():
-        net.weight.add_(1)
-    before = net.weight.detach().clone()
-    ema.swap()
-    torch.testing.assert_close(net.weight.detach(), before - 1)
-    ema.swap()
-    torch.testing.assert_close(net.weight.detach(), before, rtol=0, atol=0)
+def test_the_average_is_exported_and_the_run_keeps_its_own_weights(tmp_path):
+    line, seen = Line(), []
+    loss = line.loss
+    line.loss = lambda *given: seen.append(weights(line)) or loss(*given)
+    config = dataclasses.replace(CONFIG, ema_decay=0.6)
+    train(line, config, tmp_path)
+    average, *later = [*seen[1:], weights(line)]
+    for step, live in enumerate(later, start=1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * live
+    torch.testing.assert_close(torch.cat([p.flatten() for p in line.exported]), average)
+    assert not torch.allclose(average, weights(line))
 
 
 def test_the_constant_schedule_keeps_the_rate():

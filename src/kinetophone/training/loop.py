@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from kinetophone.errors import UserError
@@ -80,31 +81,6 @@ def _precision(config: LoopConfig) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(config.device.split(":")[0], getattr(torch, config.precision))
 
 
-class Ema:
-    """Exponential moving average of parameters; the decay is at most ``(1 + n) / (10 + n)`` at step n."""
-
-    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = parameters, decay
-        self.shadow = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the averages towards the current weights; ``step`` is counted from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            [own(s) for s in self.shadow], [own(p.detach()) for p in self.parameters], 1 - decay
-        )
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the averaged and the live weights; calling it twice restores both."""
-        for shadow, parameter in zip(self.shadow, self.parameters, strict=True):
-            ours, theirs = own(shadow), own(parameter.detach())
-            live = theirs.clone()
-            theirs.copy_(ours)
-            ours.copy_(live)
-
-
 class Run:
     """The weights, their moving average and the optimiser of a run: everything that is checkpointed."""
 
@@ -125,7 +101,7 @@ class Run:
             if processes.zero_stage
             else None
         )
-        self.ema = Ema(self.parameters, config.ema_decay)
+        self.ema = EMAModel(self.parameters, decay=config.ema_decay)
         self.scaler = torch.amp.GradScaler(config.device.split(":")[0], enabled=config.precision == "float16")
         self.skipped = self.skipped_in_a_row = 0
 
@@ -158,7 +134,8 @@ class Run:
         # All processes decide alike, because losses and gradients are averaged over all of them.
         taken = self.zero.step() if self.zero else self._step(math.isfinite(means["loss"]))
         if taken:
-            self.ema.update(step)
+            self.ema.optimization_step = step  # the decay grows with the step, also where some were skipped
+            self.ema.step(self.parameters)
         self.skipped += not taken
         self.skipped_in_a_row = 0 if taken else self.skipped_in_a_row + 1
         return means if taken else {}
@@ -184,19 +161,30 @@ class Run:
         return {
             "step": step,
             "weights": {k: whole(p.detach()) for k, p in self.named.items()},
-            "ema": {k: whole(s) for k, s in zip(self.named, self.ema.shadow, strict=True)},
+            "ema": {k: whole(s) for k, s in zip(self.named, self.ema.shadow_params, strict=True)},
             "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
         }
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block, the parameters have their averaged values."""
+        live = [p.detach().clone() for p in self.parameters]
+        self.ema.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            for parameter, value in zip(self.parameters, live, strict=True):
+                parameter.data.copy_(value)
+
     @torch.no_grad()
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Load ``state``; ``path`` is the file it was read from, for error messages."""
         if {k: v.shape for k, v in state["weights"].items()} != {k: p.shape for k, p in self.named.items()}:
             raise UserError(f"{path} belongs to another model: move it away or train with --fresh")
-        for (key, parameter), shadow in zip(self.named.items(), self.ema.shadow, strict=True):
+        for (key, parameter), shadow in zip(self.named.items(), self.ema.shadow_params, strict=True):
             own(parameter.detach()).copy_(own(split_like(state["weights"][key], parameter)))
             own(shadow).copy_(own(split_like(state["ema"][key], parameter)))
         self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
@@ -311,16 +299,14 @@ def _show(
     stage: Stage, run: Run, out: Path, step: int, processes: Processes, *, sample: bool
 ) -> Mapping[str, float]:
     """Sample and export with the averaged weights in the first process, while the others wait."""
-    run.ema.swap()
     measured: Mapping[str, float] | None = None
-    with gathered(stage):
+    with run.averaged(), gathered(stage):
         if processes.first:
             if sample:
                 with torch.no_grad():
                     measured = stage.sample(out, step)
             stage.export()
         processes.wait()
-    run.ema.swap()
     return measured or {}
 
 
