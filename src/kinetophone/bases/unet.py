@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning, Denoiser, Site
-from kinetophone.diffusion.process import Discrete, Process
+from kinetophone.diffusion.process import Discrete
 
 SUPPORTED = AV(audio=(UNet2DConditionModel,), video=(UNetMotionModel, UNet3DConditionModel))
 
@@ -48,9 +48,6 @@ def denoisers(unets: AV[Any], schedulers: AV[Any] | None = None) -> AV[Denoiser]
 
 
 class _UNet(Denoiser):
-    def __init__(self, network: Any, process: Process) -> None:
-        super().__init__(network, process)
-
     @property
     def latent_channels(self) -> int:
         return int(self.network.config.in_channels)
