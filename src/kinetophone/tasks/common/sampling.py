@@ -86,10 +86,12 @@ def sample(
     complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
     only = complete[0] if complete else None  # the modality to sample if the other one is given completely
     negative = _text(bundle, [settings.negative_prompt] * len(prompts), time)
+    said = [tuple(text_at(bundle, prompt, window, time) for prompt in prompts) for window in windows]
+    encoded = {texts: _text(bundle, list(texts), time) for texts in dict.fromkeys(said)}
     predicts = [
         guided(
             bundle.model,
-            _text(bundle, [text_at(bundle, prompt, window, time) for prompt in prompts], time),
+            encoded[texts],
             negative,
             settings.guidance,
             sync=settings.guidance_sync,
@@ -98,7 +100,7 @@ def sample(
             times=times_in(bundle, window, time),
             sync_from=settings.sync_from,
         )
-        for window in windows
+        for window, texts in zip(windows, said, strict=True)
     ]
     path = path_of(bundle.processes, settings, bundle.spec.sampling)
     noise = initial_noise(shapes, seeds, device=bundle.device)
