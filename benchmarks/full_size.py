@@ -65,7 +65,7 @@ class Bench:
             audio, video = (narrowed(c, args.narrow) for c in (published.AUDIO_UNET, published.MOTION_UNET))
             self.unets: AV[Any] = AV(audio=UNet2DConditionModel(**audio), video=UNetMotionModel(**video))
             heads = {} if args.narrow == 1 else {"connector_channels": 32}
-            self.coupling = Coupling.for_unets(self.unets, **heads).to(args.device)
+            self.coupling = Coupling.for_denoisers(denoisers(self.unets), **heads).to(args.device)
         for parameter in self.coupling.parameters():  # a new coupling has zero weights and would add nothing
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)

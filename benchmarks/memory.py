@@ -95,7 +95,7 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> 
     with FakeTensorMode():
         with default_dtype(dtype):
             unets = published.unets()
-            coupling = Coupling.for_unets(unets)
+            coupling = Coupling.for_denoisers(denoisers(unets))
             model = JointModel(denoisers(unets), coupling).eval()
             around = published.around()
             texts = [around.audio["text_encoder"], around.video["text_encoder"]]

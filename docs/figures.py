@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from kinetophone.av import AV
-from kinetophone.coupling.coupling import sites_of
+from kinetophone.coupling.settings import unet_sites
 from kinetophone.diffusion.clocks import power_path
 from kinetophone.diffusion.process import Discrete
 
@@ -75,7 +75,7 @@ def draw_sites() -> Figure:
     axes.axis("off")
     widths, flags = (320, 640, 1280, 1280), (False, False, True, True)
     for modality, base, colour, other in (("video", 2.6, VIDEO, AUDIO), ("audio", 0.35, AUDIO, VIDEO)):
-        conditioned = {site.path for site in sites_of(modality, widths, flags)}
+        conditioned = {site.path for site in unet_sites(modality, widths, flags)}
         names = [("down", i) for i in range(4)] + [("mid", 0)] + [("up", i) for i in range(4)]
         for place, (stage, index) in enumerate(names):
             depth = min(place, 8 - place)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from kinetophone import Kinetophone
 from kinetophone.bundle.spec import find_bundle
 from kinetophone.cli import app
-from kinetophone.coupling.coupling import BLOCKS
+from kinetophone.coupling.blocks import BLOCKS
 from kinetophone.diffusion.settings import Settings
 from kinetophone.diffusion.steppers import STEPPERS
 from kinetophone.hits.write import write_split

@@ -133,7 +133,7 @@ def from_bases(models, video="animatediff", **options):
     fresh = Kinetophone.from_bases(**{**bases, **options})
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        small = type(fresh.coupling).for_unets(fresh.bases.map(lambda base: base.unet), **coupling)
+        small = type(fresh.coupling).for_denoisers(fresh.model.denoisers, **coupling)
     fresh.model.detach()
     return awake(Kinetophone(fresh.bases, cast(small, fresh.coupling.dtype), fresh.spec))
 

@@ -70,7 +70,7 @@ def make_coupling(unets: AV[Any], **settings: Any) -> Coupling:
     }
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return Coupling.for_unets(unets, **(defaults | settings)).eval()
+        return Coupling.for_denoisers(denoisers(unets), **(defaults | settings)).eval()
 
 
 def waken(coupling: Coupling) -> Coupling:

@@ -37,10 +37,10 @@ def test_sites_are_where_the_flags_say(unets: AV[Any], fresh: Callable[..., Coup
 def test_the_published_size() -> None:
     with torch.device("meta"):
         unets = published.unets()
-        coupling = Coupling.for_unets(unets)
+        coupling = Coupling.for_denoisers(denoisers(unets))
     assert round(sum(p.numel() for p in coupling.parameters()) / 1e6, 1) == 467.7
     with torch.device("meta"):
-        baseline = Coupling.for_unets(unets, coupling="cross_attention")
+        baseline = Coupling.for_denoisers(denoisers(unets), coupling="cross_attention")
     assert round(sum(p.numel() for p in baseline.parameters()) / 1e6, 1) == 323.7
     assert round(sum(p.numel() for p in baseline.parameters() if not p.requires_grad) / 1e6, 1) == 19.6
 
@@ -64,11 +64,11 @@ def test_the_size_follows_the_unets() -> None:
         video=UNetMotionModel.from_config(UNetMotionModel.load_config(base / "video" / "unet")),
     )
     shipped = Coupling.load_config(base / "coupling")
-    fitted = Coupling.for_unets(unets)
+    fitted = Coupling.for_denoisers(denoisers(unets))
     sizes = {"connector_channels", "channel_mult", "num_blocks", "head_dim", "video_with_connector"}
     assert {key: fitted.config[key] for key in sizes} == {key: shipped[key] for key in sizes}
     assert round(sum(p.numel() for p in fitted.parameters()) / 1e6, 1) == 3.6
-    assert Coupling.for_unets(unets, channel_mult=[1, 2]).config.connector_channels == 192
+    assert Coupling.for_denoisers(denoisers(unets), channel_mult=[1, 2]).config.connector_channels == 192
 
 
 COMPARED = ("cross_attention", "timed_cross_attention")
@@ -80,14 +80,14 @@ def test_couplings_can_be_made_equally_large(
 ) -> None:
     settings = {"connector_channels": 32, "channel_mult": [2], "num_blocks": [1], "head_dim": 16}
     like = fresh(unets)
-    mult = matched_ff_mult(unets, like, coupling=coupling, **settings)
+    mult = matched_ff_mult(denoisers(unets), like, coupling=coupling, **settings)
     assert trainable(fresh(unets, coupling=coupling, ff_mult=mult)) == pytest.approx(
         trainable(like), rel=0.02
     )
     with pytest.raises(
         RequestError, match=r"with ff_mult 1 this coupling has .* parameters, too many to match"
     ):
-        matched_ff_mult(unets, like, coupling=coupling, **settings | {"connector_channels": 512})
+        matched_ff_mult(denoisers(unets), like, coupling=coupling, **settings | {"connector_channels": 512})
 
 
 def test_a_window_adds_no_parameters(unets: AV[Any], fresh: Callable[..., Coupling]) -> None:
@@ -203,7 +203,7 @@ def test_all_problems_are_reported_at_once(unets: AV[Any], fresh: Callable[..., 
 
 def test_an_unknown_setting_is_an_error(unets: AV[Any]) -> None:
     with pytest.raises(TypeError, match="conector_channels"):
-        Coupling.for_unets(unets, conector_channels=64)
+        Coupling.for_denoisers(denoisers(unets), conector_channels=64)
 
 
 def test_other_unets_are_refused(unets: AV[Any]) -> None:

@@ -260,11 +260,11 @@ def test_equally_large_couplings_in_the_shipped_comparison(here: Path) -> None:
     path = here / "recipes" / "experiments" / "1-couplings.yaml"
     experiment = load_experiment(path)
     bases = AV(load_audio_base(BUNDLES / "hits" / "audio"), load_video_base(BUNDLES / "hits" / "video"))
-    unets = bases.map(lambda base: base.unet)
+    denoisers = bases.map(lambda base: base.denoiser())
 
     def size(row: str) -> int:
         model = merged(experiment.model, experiment.rows[row].train.get("model", {}))
-        return trainable(Coupling.for_unets(unets, **model))
+        return trainable(Coupling.for_denoisers(denoisers, **model))
 
     for row in ("cross_attention_wide", "timed_cross_attention", "window_1", "window_2"):
         assert size(row) == pytest.approx(size("cmc_pe"), rel=0.02), row

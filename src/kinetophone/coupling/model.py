@@ -70,8 +70,8 @@ class JointModel(nn.Module):
         for modality in MODALITIES:
             denoiser = getattr(denoisers, modality)
             found = {site.path: site for site in denoiser.sites()}
-            for path, name in coupling.inserted(modality).items():
-                site = found[path]
+            for inserted in coupling.sites(modality):
+                path, name, site = inserted.path, inserted.name, found[inserted.path]
                 # partial, not a closure: copy.deepcopy copies the arguments of a partial, so the hooks of a
                 # copied model refer to the copy. A closure would still refer to the original, and the copy
                 # (for example an EMA model) would silently run uncoupled.

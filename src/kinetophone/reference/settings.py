@@ -13,6 +13,7 @@ from typing import Any
 from diffusers import DDIMScheduler
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.unet import denoisers
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.errors import RequestError
 
@@ -100,8 +101,8 @@ def coupling_for(unets: AV[Any], settings: Mapping[str, Any] | AV[dict[str, Any]
     if kind not in COUPLINGS:
         raise RequestError([f"connector_in_type is {kind!r}, not one of {', '.join(map(repr, COUPLINGS))}"])
     widths = chosen.map(lambda own: int(own["attention_head_dim"]))
-    return Coupling.for_unets(
-        unets,
+    return Coupling.for_denoisers(
+        denoisers(unets),
         coupling=COUPLINGS[kind],
         connector_input=chosen.audio["connector_out_input"],
         connector_channels=chosen.audio["connector_channel"],

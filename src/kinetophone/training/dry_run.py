@@ -97,8 +97,9 @@ def estimate(recipe: Recipe) -> Estimate:
     if recipe.stage != "coupling":
         raise UserError(f"--dry-run is for recipes of the stage coupling; this one's is {recipe.stage}")
     video, audio = _video_unet(recipe), _audio_unet(recipe)
+    pair = denoisers(AV(audio=audio, video=video))
     with torch.device("meta"):
-        coupling = Coupling.for_unets(AV(audio=audio, video=video), **recipe.model)
+        coupling = Coupling.for_denoisers(pair, **recipe.model)
     trains = recipe.options.train
     for unet in (audio, video):
         for name, parameter in unet.named_parameters():
@@ -107,7 +108,7 @@ def estimate(recipe: Recipe) -> Estimate:
     if recipe.loop.gradient_checkpointing:
         for network in (audio, video, coupling):
             network.enable_gradient_checkpointing()
-    model = JointModel(denoisers(AV(audio=audio, video=video)), coupling)
+    model = JointModel(pair, coupling)
     # Counted after JointModel is built, as training does: it freezes weights that can't learn, those of
     # cross-attention to a single token.
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
