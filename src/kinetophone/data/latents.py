@@ -80,14 +80,8 @@ def fingerprint(vae: Any) -> str:
     return digest.hexdigest()[:8]
 
 
-def load_latents(
-    clips: ClipArrays,
-    split: str,
-    folder: Path,
-    video_vae: torch.nn.Module | None,
-    audio_vae: torch.nn.Module | None,
-) -> LatentArrays:
-    """Encode ``clips`` with the given autoencoders, or load the result if it is cached in ``folder``.
+def load_latents(clips: ClipArrays, split: str, folder: Path, vaes: AV[Any]) -> LatentArrays:
+    """Encode ``clips`` with a pair of autoencoders, or load the result if it is cached in ``folder``.
 
     A modality whose autoencoder is None is left empty, (N, 0), for training a base on its own.
 
@@ -97,8 +91,8 @@ def load_latents(
     folder.mkdir(parents=True, exist_ok=True)
     empty = np.zeros((len(clips), 0), np.float16)
     places = AV(*(folder / f"{_prefix(clips)}latents-{name}-{split}-{len(clips)}" for name in MODALITIES))
-    video = empty if video_vae is None else _encode(video_vae, clips.video, places.video, "video")
-    audio = empty if audio_vae is None else _encode(audio_vae, clips.mel, places.audio, "audio")
+    video = empty if vaes.video is None else _encode(vaes.video, clips.video, places.video, "video")
+    audio = empty if vaes.audio is None else _encode(vaes.audio, clips.mel, places.audio, "audio")
     moments = [clips.moments_s(i) for i in range(len(clips))]
     return LatentArrays(video, audio, load_captions(clips, split, folder), moments)
 

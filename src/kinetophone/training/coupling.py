@@ -124,7 +124,7 @@ class CouplingStage:
             return encoded
         self.fps, self.prompts = Fraction(domain(data.source).FPS), sample_prompts(data.source)
         clips = load_clips(self.recipe)
-        latents = load_latents(clips, data.split, Path(data.cache), vaes.video, vaes.audio)
+        latents = load_latents(clips, data.split, Path(data.cache), vaes)
         if not data.materials:
             return latents
         return latents.only([i for i, s in enumerate(clips.scenes) if s["material"] in data.materials])

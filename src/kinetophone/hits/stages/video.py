@@ -6,54 +6,26 @@ Shapes: frame latents (B, C, h, w); clip latents (B, C, T, h, w).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from kinetophone.bases.computing import decode_latents, tokenize
 from kinetophone.bases.unet import VideoUNet
-from kinetophone.data.latents import load_latents
-from kinetophone.diffusion.process import Discrete
-from kinetophone.diffusion.signal_leak import SignalLeak
+from kinetophone.hits.stages.diffusion import LatentStage, NoiseStage
 from kinetophone.hub.components import load_component
-from kinetophone.training.clips import load_clips
-from kinetophone.training.diffusion import (
-    SAMPLE_PROMPTS,
-    WHOLE,
-    channels_last,
-    drop_texts,
-    make_scheduler,
-    min_snr,
-    noise_loss,
-    plain_attention,
-    sample_base,
-    sample_prompts,
-    save_memory,
-    save_scheduler,
-    standard_normal,
-)
+from kinetophone.training.diffusion import channels_last, sample_prompts
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
 
-class VideoStage:
-    """Base of the stages on video latents: autoencoder, text model, clips, latents and noise schedule."""
+class VideoStage(LatentStage):
+    """Base of the stages on video latents."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.bundle = recipe, Path(recipe.bundle)
-        self.device = torch.device(recipe.loop.device)
-        self.vae, self.tokenizer, text_encoder = (
-            load_component(self.bundle / "video", name) for name in ("vae", "tokenizer", "text_encoder")
-        )
-        self.text_encoder = text_encoder.to(self.device)
-        self.clips = load_clips(recipe)
-        self.latents = load_latents(self.clips, recipe.data.split, Path(recipe.data.cache), self.vae, None)
-        self.process = Discrete.from_scheduler(make_scheduler("video"))
-        save_scheduler("video", self.bundle)
+    modality = "video"
 
     @torch.no_grad()
     def _text(self, texts: list[str]) -> Tensor:
@@ -66,55 +38,41 @@ class VideoStage:
         save_strips(frames.unflatten(0, (latents.shape[0], -1))[:, :columns], path)
 
 
-class ImageStage(VideoStage):
+class ImageStage(VideoStage, NoiseStage):
     """Trains a text-to-image model (``UNet2DConditionModel``) on frames; strikes are drawn more often."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        self.unet: Any = channels_last(UNet2DConditionModel(**recipe.model)).to(self.device)
-        plain_attention(self.unet)
-        if recipe.loop.gradient_checkpointing:
-            save_memory([self.unet])
-        self.trained: dict[str, nn.Module] = {"unet": self.unet}
+        self._train(channels_last(UNet2DConditionModel(**recipe.model)))
 
-    def loss(
-        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
-    ) -> dict[str, Tensor]:
-        options, batch = self.recipe.options, self.recipe.loop.batch_size
-        index, texts = self.latents.draw(rng, batch)
-        frames = []
+    def _drawn(self, rng: np.random.Generator, index: np.ndarray, part: slice) -> np.ndarray:
+        """One frame of each clip."""
+        frames, last = [], self.clean.shape[2] - 1
         for i in index:
-            k = int(rng.integers(self.latents.video.shape[2]))
+            k = int(rng.integers(last + 1))
             if rng.random() < 0.3:
-                k = min(round(rng.choice(self.latents.strikes_s[i]) * 8), self.latents.video.shape[2] - 1)
-            frames.append(self.latents.video[i][:, k])
-        texts = drop_texts(texts, rng, options.text_dropout)[part]
-        x = torch.from_numpy(np.stack(frames[part])).float().to(self.device)
-        level = self.process.draw(batch, generator)[part]
-        noise = standard_normal(x, batch, part, generator)
-        xt = self.process.noised(x, noise, level)
-        text = self._text(texts)
-        eps = self._predict(xt.contiguous(memory_format=torch.channels_last), level, text)
-        return {"loss": F.mse_loss(eps.float(), noise)}
+                k = min(round(rng.choice(self.latents.strikes_s[i]) * 8), last)
+            frames.append(self.clean[i][:, k])
+        return np.stack(frames[part])
+
+    def _error(self, eps: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return F.mse_loss(eps.float(), noise)
 
     def _predict(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
         time = self.process.network_time(level).to(self.device)
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.unet(x, time, encoder_hidden_states=text).sample
 
     def sample(self, folder: Path, step: int) -> None:
         prompts = [p for p in sample_prompts(self.recipe.data.source) for _ in range(2)]
-        text = self._text(prompts)
-        shape = (len(prompts), *self.latents.video.shape[1:2], *self.latents.video.shape[3:])
-        z = sample_base(
-            lambda x, level: self._predict(x.to(self.device), level, text).cpu(), shape, self.process
-        )
+        z = self._samples(prompts, (self.clean.shape[1], *self.clean.shape[3:]))
         self._sheet(z.unflatten(0, (2, -1)).transpose(1, 2), folder / f"sample-{step}.png", len(prompts) // 2)
 
     def export(self) -> None:
         self.unet.save_pretrained(self.bundle / "video" / "image_unet")
 
 
-class MotionStage(VideoStage):
+class MotionStage(VideoStage, NoiseStage):
     """Trains a ``UNetMotionModel`` on entire clips, starting from the image model."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -124,11 +82,7 @@ class MotionStage(VideoStage):
             unet.freeze_unet2d_params()
         else:  # torch 2.13 crashes on a CPU in the backward pass through frozen channels-last convolutions
             unet = channels_last(unet)
-        self.unet: Any = unet.to(self.device)
-        plain_attention(self.unet)
-        if recipe.loop.gradient_checkpointing:
-            save_memory([self.unet])
-        self.trained: dict[str, nn.Module] = {"unet": self.unet}
+        self._train(unet)
 
     def _from_image_model(self) -> UNetMotionModel:
         image = UNet2DConditionModel.from_pretrained(self.bundle / "video" / "image_unet")
@@ -142,27 +96,6 @@ class MotionStage(VideoStage):
     def _predict(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
         return VideoUNet(self.unet, self.process)(x, level, text)
 
-    def loss(
-        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
-    ) -> dict[str, Tensor]:
-        options, batch = self.recipe.options, self.recipe.loop.batch_size
-        index, texts = self.latents.draw(rng, batch)
-        texts = drop_texts(texts, rng, options.text_dropout)[part]
-        x = torch.from_numpy(self.latents.video[index[part]]).float().to(self.device)
-        level = self.process.draw(batch, generator)[part]
-        noise = standard_normal(x, batch, part, generator)
-        xt = self.process.noised(x, noise, level)
-        eps = self._predict(xt, level, self._text(texts))
-        return {"loss": noise_loss(eps, noise, min_snr(self.process, level, options.snr_gamma))}
-
     def sample(self, folder: Path, step: int) -> None:
-        text = self._text(sample_prompts(self.recipe.data.source))
-        shape = (len(SAMPLE_PROMPTS), *self.latents.video.shape[1:])
-        z = sample_base(
-            lambda x, level: self._predict(x.to(self.device), level, text).cpu(), shape, self.process
-        )
+        z = self._samples(sample_prompts(self.recipe.data.source), self.clean.shape[1:])
         self._sheet(z, folder / f"sample-{step}.png", 32)
-
-    def export(self) -> None:
-        self.unet.save_pretrained(self.bundle / "video" / "unet")
-        SignalLeak.of(self.latents.video).save(self.bundle / "video")

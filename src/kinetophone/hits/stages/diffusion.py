@@ -1,0 +1,109 @@
+"""What the stages of both bases share: frozen parts, latents of the clips, and the prediction of noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kinetophone.av import AV
+from kinetophone.data.latents import load_latents
+from kinetophone.diffusion.process import Discrete
+from kinetophone.diffusion.signal_leak import SignalLeak
+from kinetophone.hub.components import load_component
+from kinetophone.training.clips import load_clips
+from kinetophone.training.diffusion import (
+    WHOLE,
+    drop_texts,
+    make_scheduler,
+    min_snr,
+    noise_loss,
+    plain_attention,
+    sample_base,
+    save_memory,
+    save_scheduler,
+    standard_normal,
+)
+from kinetophone.training.recipe import Recipe
+
+
+class LatentStage:
+    """A stage on the latents of one modality: its autoencoder, text model, clips and noise schedule.
+
+    Attributes:
+        modality: "audio" or "video".
+    """
+
+    modality: ClassVar[str]
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.bundle = recipe, Path(recipe.bundle)
+        self.device = torch.device(recipe.loop.device)
+        self.vae, self.tokenizer, text_encoder = (
+            load_component(self.bundle / self.modality, name) for name in ("vae", "tokenizer", "text_encoder")
+        )
+        self.text_encoder = text_encoder.to(self.device)
+        self.clips = load_clips(recipe)
+        vaes = AV.both(None).replaced(self.modality, self.vae)
+        self.latents = load_latents(self.clips, recipe.data.split, Path(recipe.data.cache), vaes)
+        self.clean = getattr(self.latents, self.modality)
+        self.process = Discrete.from_scheduler(make_scheduler(self.modality))
+        save_scheduler(self.modality, self.bundle)
+
+    def _text(self, texts: list[str]) -> Tensor:
+        """Conditioning of the base's network."""
+        raise NotImplementedError
+
+
+class NoiseStage(LatentStage):
+    """A stage that trains a U-Net to predict the noise in latents (B, C, …)."""
+
+    def _train(self, unet: Any) -> None:
+        """Make ``unet`` the network that is trained."""
+        self.unet: Any = unet.to(self.device)
+        plain_attention(self.unet)
+        if self.recipe.loop.gradient_checkpointing:
+            save_memory([self.unet])
+        self.trained: dict[str, nn.Module] = {"unet": self.unet}
+
+    def _predict(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
+        """Noise in latents ``x`` at levels (B,)."""
+        raise NotImplementedError
+
+    def _drawn(self, rng: np.random.Generator, index: np.ndarray, part: slice) -> np.ndarray:
+        """Latents of the clips in ``index``, of the batch's ``part`` alone."""
+        return self.clean[index[part]]
+
+    def _error(self, eps: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        return noise_loss(eps, noise, min_snr(self.process, level, self.recipe.options.snr_gamma))
+
+    def loss(
+        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
+    ) -> dict[str, Tensor]:
+        """The loss of a batch, or of a ``part`` of it."""
+        batch = self.recipe.loop.batch_size
+        index, texts = self.latents.draw(rng, batch)
+        drawn = self._drawn(rng, index, part)
+        texts = drop_texts(texts, rng, self.recipe.options.text_dropout)[part]
+        x = torch.from_numpy(drawn).float().to(self.device)
+        level = self.process.draw(batch, generator)[part]
+        noise = standard_normal(x, batch, part, generator)
+        xt = self.process.noised(x, noise, level)
+        return {"loss": self._error(self._predict(xt, level, self._text(texts)), noise, level)}
+
+    def _samples(self, prompts: list[str], shape: tuple[int, ...]) -> Tensor:
+        """Latents of ``shape`` sampled for each prompt, (B, *shape)."""
+        text = self._text(prompts)
+        return sample_base(
+            lambda x, level: self._predict(x.to(self.device), level, text).cpu(),
+            (len(prompts), *shape),
+            self.process,
+        )
+
+    def export(self) -> None:
+        """Save the network and the mean of its clips' latents into the bundle."""
+        self.unet.save_pretrained(self.bundle / self.modality / "unet")
+        SignalLeak.of(self.clean).save(self.bundle / self.modality)
