@@ -156,7 +156,8 @@ class Kinetophone(Bundle):
             )
         one = time if len(windows) == 1 else replace(time, frames=windows[0].length.video)
         given: AV[Given | None] | None = None
-        tail, done = np.empty(0, np.float32), 0
+        tail: np.ndarray | None = None
+        done = 0
         with self._bar(progress, settings.steps * len(windows), callback) as advance:
             for k, window in enumerate(windows):
                 text = text_at(self, prompt, window, time)
@@ -173,7 +174,7 @@ class Kinetophone(Bundle):
                 yield Clip(
                     video=made[0, done - first : upto - first],
                     fps=time.fps,
-                    audio=crossfaded(tail, samples[:length]),
+                    audio=samples[:length] if tail is None else crossfaded(tail, samples[:length]),
                     sample_rate=time.sample_rate,
                 )
                 tail, done = samples[length : length + round(MEETING_S * time.sample_rate)], upto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import wave
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip, ClipTime
 from kinetophone.media.container import Budget
-from kinetophone.media.read import read_audio, read_clip, read_image, read_video
+from kinetophone.media.read import read_audio, read_clip, read_image, read_video, resample_audio
 from kinetophone.media.stills import Images
 from kinetophone.media.write import replacing, video_writer, write_wav
 
@@ -71,6 +72,32 @@ def test_mp4_has_the_codecs_players_expect(tmp_path: Path, make_struck_clip: Mak
         assert (video.start_time, audio.start_time) == (0, 0)
         assert video.duration * video.time_base == 4
         assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", 16_000, 1)
+
+
+@pytest.mark.parametrize(("suffix", "codec", "rate"), [(".mp4", "aac", 44_100), (".webm", "opus", 48_000)])
+def test_stereo_stays_stereo(
+    tmp_path: Path, make_struck_clip: MakeClip, suffix: str, codec: str, rate: int
+) -> None:
+    mono = make_struck_clip([0.3], sample_rate=44_100, frames=8)
+    clip = replace(mono, audio=np.stack([mono.audio, np.zeros_like(mono.audio)], axis=1))
+    path = clip.save(tmp_path / f"clip{suffix}")
+    with av.open(str(path)) as file:
+        stream = file.streams.audio[0]
+        assert (stream.codec_context.name, stream.rate, stream.channels) == (codec, rate, 2)
+    again = read_clip(path, mono=False)
+    assert again.layout == "stereo"
+    assert np.corrcoef(resample_audio(clip.audio, 44_100, rate)[:, 0], again.audio[:, 0])[0, 1] > 0.98
+    assert np.abs(again.audio[:, 1]).max() < 0.01
+    assert np.abs(read_clip(path).audio - again.mono).max() < 1e-6
+    with wave.open(str(clip.save(tmp_path / "clip.wav"))) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 44_100, 44_100)
+    # In parts, as a long clip is written.
+    half = len(clip.audio) // 2
+    with video_writer(tmp_path / "parts.mp4") as add:
+        add(replace(clip, video=clip.video[:4], audio=clip.audio[:half]))
+        add(replace(clip, video=clip.video[4:], audio=clip.audio[half:]))
+    if suffix == ".mp4":
+        assert np.array_equal(read_clip(tmp_path / "parts.mp4", mono=False).audio, again.audio)
 
 
 def test_wav_keeps_every_sample_to_16_bits(tmp_path: Path, make_struck_clip: MakeClip) -> None:

@@ -55,6 +55,20 @@ def test_kept_samples_are_exact_and_join_without_a_step() -> None:
     np.testing.assert_allclose(result[:3_000], made[:3_000], atol=1e-3)
 
 
+def test_channels_are_spliced_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    left, right, mono = (rng.uniform(-0.3, 0.3, 4_000).astype(np.float32) for _ in range(3))
+    stereo, stretch = np.stack([left, right], 1), [(0.1, 0.2)]
+    made_mono = spliced(mono, stereo, stretch, 16_000)
+    made_stereo = spliced(stereo, mono, stretch, 16_000)
+    for channel, own in enumerate((left, right)):
+        np.testing.assert_array_equal(made_mono[:, channel], spliced(mono, own, stretch, 16_000))
+        np.testing.assert_array_equal(made_stereo[:, channel], spliced(own, mono, stretch, 16_000))
+    np.testing.assert_array_equal(
+        mirrored(stereo, stretch, 16_000, 5_000)[:, 1], mirrored(right, stretch, 16_000, 5_000)
+    )
+
+
 def scene(seed: int = 0) -> np.ndarray:
     """A still picture with fine detail, (32, 32, 3)."""
     rng = np.random.default_rng(seed)

@@ -14,7 +14,6 @@ from kinetophone import __version__
 from kinetophone.app.uploads import NOUNS, Limits, read_upload
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
-from kinetophone.media.read import Audio
 from kinetophone.tasks.request import GenerateRequest, Script, read_gamma, read_scales, read_stretch
 from kinetophone.tasks.task import find_task
 from kinetophone.text import read_json
@@ -181,8 +180,7 @@ def perform(
         report(Part(video_file.save(folder / f"part-{len(list(folder.iterdir()))}.mp4")))
 
     clip = _made(pipe, settings, text, given, lambda progress: report(_step(pipe, progress)), part)
-    channels, layout = (given.channels, given.layout) if isinstance(given, Audio) else (None, None)
-    files = [clip.save(folder / f"clip{suffix}", channels, layout) for suffix in (".mp4", ".wav")]
+    files = [clip.save(folder / f"clip{suffix}") for suffix in (".mp4", ".wav")]
     saved = folder / "settings.json"
     known = settings.model_copy(update={"bundle": pipe.spec.name})
     saved.write_text(known.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")

@@ -60,8 +60,9 @@ def read_upload(path: Path, kind: str, limits: Limits) -> Any:
             image = read_image(path)
             return resize(image, _shrunk(image.shape[:2], limits.side_px))
         options = _checked(path, kind, limits)
-        readers: dict[str, Any] = {"video": read_video, "audio": read_audio, "clip": read_clip}
-        return readers[kind](path, **options)
+        if kind == "video":
+            return read_video(path, **options)
+        return (read_audio if kind == "audio" else read_clip)(path, mono=False, **options)
     except (MediaError, OSError, ValueError) as error:
         # Messages contain only the file's name, not the server's path.
         raise MediaError(str(error).replace(str(path), path.name)) from error

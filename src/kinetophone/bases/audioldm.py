@@ -106,6 +106,11 @@ class AudioLDM(Base):
         return int(self.vocoder.config.sampling_rate)
 
     @property
+    def channels(self) -> int:
+        """Number of audio channels: a spectrogram of one is modelled."""
+        return 1
+
+    @property
     def factor(self) -> int:
         """Mel frames, and mel bins, per latent position."""
         return spatial_factor(self.vae)

@@ -146,21 +146,17 @@ class StableAudio(Base):
     @torch.no_grad()
     def decode_mel(self, latents: Tensor) -> Tensor:
         """Log-mel spectrogram (B, frames, 64) of ``latents`` at 16 kHz, for display and metrics."""
-        sound = self.decode(latents, self.sample_length(latents.shape[2]))
+        sound = self.decode(latents, self.sample_length(latents.shape[2])).mean(axis=2)
         heard = np.stack([resample_audio(one, self.sample_rate, SAMPLE_RATE) for one in sound])
         whole = heard.shape[1] - heard.shape[1] % HOP
         return log_mel(torch.from_numpy(heard[:, :whole]))
 
     @torch.no_grad()
-    def decode_channels(self, latents: Tensor, samples: int) -> np.ndarray:
+    def decode(self, latents: Tensor, samples: int) -> np.ndarray:
         """Decode ``latents`` to audio, float32 (B, samples, channels) in [-1, 1]."""
         latents = latents.float().to(execution_device(self.vae))
         made = torch.cat([self.vae.decode(one[None]).sample for one in latents])
         return made[:, :, :samples].clamp(-1, 1).transpose(1, 2).float().cpu().numpy()
-
-    def decode(self, latents: Tensor, samples: int) -> np.ndarray:
-        """Decode ``latents`` to mono audio, the mean of the channels, float32 (B, samples) in [-1, 1]."""
-        return np.ascontiguousarray(self.decode_channels(latents, samples).mean(axis=2))
 
 
 class StableAudioDenoiser(Denoiser):

@@ -184,10 +184,9 @@ def sound(
         try:
             video = ready.pop() if ready else read(path, target)
             clip = pipe.sound(video, prompt, seed=seed, progress=True, **sampling)
-            channels, layout = None, None
             if keep_original is not None:
-                clip, channels, layout = mixed(clip, video, path, keep_original, audio_track)
-            _write(clip, target, sheet, prompt, channels, layout)
+                clip = mixed(clip, video, path, keep_original, audio_track)
+            _write(clip, target, sheet, prompt)
         except (RequestError, MediaError, OSError) as error:
             if len(videos) == 1:
                 raise
@@ -237,7 +236,6 @@ def command_of(task: Task) -> Callable[..., None]:
     ) -> None:
         asked = {} if task.seconds == "no" else {"seconds": seconds}
         time = _check(prompt, model, output, seed, sampling, **asked)
-        from kinetophone.media.read import Audio
         from kinetophone.tasks.request import read_stretch
         from kinetophone.tasks.task import read_media
 
@@ -247,8 +245,7 @@ def command_of(task: Task) -> Callable[..., None]:
         own = None if task.takes is None else read_media(task.takes, media, audio_track)
         pipe = load_pipeline(**model)
         clip = pipe.run(task, prompt, own, seed=seed, progress=True, **more, **sampling)
-        channels = (own.channels, own.layout) if isinstance(own, Audio) else (None, None)
-        _write(clip, output, sheet, prompt, *channels)
+        _write(clip, output, sheet, prompt)
 
     kinds: dict[str, Any] = {"prompt": Prompt, "output": Output, "seed": Seed, "sheet": Sheet}
     if task.takes is not None:
@@ -352,15 +349,13 @@ def load_pipeline(
     return pipe
 
 
-def _write(
-    clip: Clip, path: Path, sheet: bool, title: str, channels: Any = None, layout: str | None = None
-) -> None:
+def _write(clip: Clip, path: Path, sheet: bool, title: str) -> None:
     from kinetophone.media.write import VIDEO_SUFFIXES, channel_layout
 
-    video = path.suffix.lower() in VIDEO_SUFFIXES
-    if channels is not None and video and channel_layout(path, channels.shape[1], layout) is None:
-        count = channels.shape[1]
-        typer.echo(f"{path.suffix} cannot store {count} channels: they are written as mono", err=True)
-    typer.echo(clip.save(path, channels, layout))
+    if clip.audio.ndim == 2 and path.suffix.lower() in VIDEO_SUFFIXES:
+        count = clip.audio.shape[1]
+        if channel_layout(path, count, clip.layout) is None:
+            typer.echo(f"{path.suffix} cannot store {count} channels: they are written as mono", err=True)
+    typer.echo(clip.save(path))
     if sheet and path.suffix.lower() != ".png":
         typer.echo(clip.sheet(path.with_suffix(".png"), title=title))

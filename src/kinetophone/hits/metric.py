@@ -35,7 +35,7 @@ def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
     judge = _judge(bundle)
     with torch.no_grad():
         seen = judge.nets["picture"].features(video_input(clip.video))
-        sound = clip.audio
+        sound = clip.mono
         if clip.sample_rate != SAMPLE_RATE:
             sound = resample_audio(sound, clip.sample_rate, SAMPLE_RATE)
         whole = torch.from_numpy(sound[: len(sound) // HOP * HOP])[None]

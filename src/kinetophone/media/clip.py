@@ -1,6 +1,6 @@
 """An audio-video clip in memory.
 
-Shapes: T frames, H rows, W columns, 3 colours (red, green, blue); N audio samples.
+Shapes: T frames, H rows, W columns, 3 colours (red, green, blue); N audio samples, C audio channels.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ class Clip:
         video: Frames, uint8 (T, H, W, 3), red-green-blue, T >= 1.
         fps: Frames per second, a float such as ``diffusers.utils.export_to_video`` takes, which keeps the
             exact rate; anything ``as_fps`` takes is converted. ``clip.time.fps`` is the exact ``Fraction``.
-        audio: Waveform, float32 (N,), finite, in [-1, 1]. N must be ``clip.time.samples``, the length of the
-            video. Use ``fit_audio`` to cut or pad a waveform of another length.
+        audio: Waveform, float32, finite, in [-1, 1]: mono (N,), or (N, C) with two or more channels. N must
+            be ``clip.time.samples``, the length of the video. Use ``fit_audio`` to cut or pad a waveform of
+            another length. ``clip.mono`` is (N,) in either case.
         sample_rate: Audio samples per second.
+        layout: Layout of several channels, such as "5.1"; the usual one for their number if not given.
 
     Raises:
         TypeError: An array has the wrong dtype.
@@ -47,11 +49,17 @@ class Clip:
     fps: ExactRate
     audio: Waveform
     sample_rate: int = DEFAULT_SAMPLE_RATE
+    layout: str | None = None
 
     if TYPE_CHECKING:  # the initialiser accepts more types than the field has
 
         def __init__(
-            self, video: Frames, fps: FrameRate, audio: Waveform, sample_rate: int = DEFAULT_SAMPLE_RATE
+            self,
+            video: Frames,
+            fps: FrameRate,
+            audio: Waveform,
+            sample_rate: int = DEFAULT_SAMPLE_RATE,
+            layout: str | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -69,9 +77,10 @@ class Clip:
 
     def __repr__(self) -> str:
         frames, height, width, _ = self.video.shape
+        channels = "" if self.audio.ndim == 1 else f" in {self.audio.shape[1]} channels"
         return (
             f"Clip({frames} frames of {width} × {height} at {self.fps:g} fps, "
-            f"{self.duration_s:g} s, audio at {self.sample_rate} Hz)"
+            f"{self.duration_s:g} s, audio{channels} at {self.sample_rate} Hz)"
         )
 
     def _repr_html_(self) -> str:
@@ -102,12 +111,12 @@ class Clip:
         """Length in seconds."""
         return self.time.duration_s
 
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        channels: np.ndarray | None = None,
-        layout: str | None = None,
-    ) -> Path:
+    @property
+    def mono(self) -> Waveform:
+        """The audio as one channel (N,): the mean of several."""
+        return as_channels(self.audio, 1)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the clip to ``path``; the suffix chooses the format.
 
         ``.mp4`` and ``.mov`` have video and audio (H.264 and AAC), and so has ``.webm`` (VP9 and Opus).
@@ -116,8 +125,6 @@ class Clip:
 
         Args:
             path: File to write.
-            channels: Multichannel audio, float32 (N, C), to write instead of ``audio``, its mean.
-            layout: Layout of these channels, such as "stereo" or "5.1".
 
         Returns:
             The path written.
@@ -128,7 +135,7 @@ class Clip:
         """
         from kinetophone.media.write import save
 
-        return save(self, path, channels, layout)
+        return save(self, path)
 
     def sheet(
         self,
@@ -153,10 +160,21 @@ class Clip:
 
 
 def fit_audio(audio: Waveform, samples: int) -> Waveform:
-    """Cut ``audio`` (N,) to ``samples``, or pad its end with silence; returns (samples,)."""
+    """Cut ``audio`` (N,) or (N, C) to ``samples``, or pad its end with silence."""
     if len(audio) >= samples:
         return audio[:samples]
-    return np.pad(audio, (0, samples - len(audio)))
+    return np.pad(audio, [(0, samples - len(audio)), *[(0, 0)] * (audio.ndim - 1)])
+
+
+def as_channels(audio: Waveform, count: int) -> Waveform:
+    """``audio`` (N,) or (N, C) with ``count`` channels: (N,) for one, else (N, count).
+
+    Audio that has as many is unchanged; otherwise each channel is the mean of those there are.
+    """
+    if (1 if audio.ndim == 1 else audio.shape[1]) == count:
+        return audio
+    mean = audio if audio.ndim == 1 else np.ascontiguousarray(audio.mean(axis=1))
+    return mean if count == 1 else np.repeat(mean[:, None], count, axis=1)
 
 
 def check_frames(frames: Frames) -> None:
@@ -169,15 +187,17 @@ def check_frames(frames: Frames) -> None:
 
 
 def check_waveform(audio: Waveform) -> None:
-    """Raise unless ``audio`` is a finite float32 array (N,) in [-1, 1]."""
+    """Raise unless ``audio`` is a finite float32 array in [-1, 1], (N,) or (N, C) with C >= 2."""
     if not isinstance(audio, np.ndarray) or audio.dtype != np.float32:
         found = getattr(audio, "dtype", type(audio).__name__)
         raise TypeError(f"the audio is {found}; it must be a NumPy array of float32, -1 to 1")
-    if audio.ndim != 1:
-        raise ValueError(f"the audio has shape {audio.shape}; it must be mono, (samples,)")
+    if audio.ndim != 1 and (audio.ndim != 2 or audio.shape[1] < 2):
+        raise ValueError(
+            f"the audio has shape {audio.shape}; it must be (samples,), or (samples, channels) of two or more"
+        )
     if not np.isfinite(audio).all():
-        first = int(np.flatnonzero(~np.isfinite(audio))[0])
-        raise ValueError(f"the audio is not finite: sample {first} is {audio[first]}")
+        first = tuple(np.argwhere(~np.isfinite(audio))[0].tolist())
+        raise ValueError(f"the audio is not finite: sample {first[0]} is {audio[first]}")
     peak = float(np.abs(audio).max(initial=0.0))
     if peak > 1.0:
         raise ValueError(f"the audio's peak is {peak:.3f}, above 1; divide by the peak or clip it to [-1, 1]")

@@ -44,16 +44,15 @@ class Video:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
-    """A waveform, float32 (N,) in [-1, 1], its rate, and the time of its first sample in the file.
+    """A waveform, float32 in [-1, 1], its rate, and the time of its first sample in the file.
 
-    If the file has several channels, ``channels`` (N, C) has them and the waveform is their mean; ``layout``
-    is their layout, such as "stereo" or "5.1".
+    The waveform is mono (N,), or (N, C) with two or more channels; ``layout`` is the layout of these, such as
+    "stereo" or "5.1".
     """
 
     waveform: Waveform
     sample_rate: int
     start_s: float = 0.0
-    channels: np.ndarray | None = None
     layout: str | None = None
 
 
@@ -66,6 +65,7 @@ def read_clip(
     sound: str | os.PathLike[str] | None = None,
     longest_s: float | None = None,
     audio_track: int | None = None,
+    mono: bool = True,
 ) -> Clip:
     """Read a clip with video and audio.
 
@@ -80,10 +80,11 @@ def read_clip(
         longest_s: Maximum length in seconds. A longer file is refused at once if its metadata says so,
             otherwise as soon as the limit is exceeded while decoding.
         audio_track: Number of the audio stream, from 1; the default stream if not given.
+        mono: Whether to mix several channels to their mean. It is divided by its peak if that exceeds 1;
+            channels that are kept are clipped instead.
 
     Returns:
-        The clip. Its audio is the mean of the file's channels, divided by its peak if that exceeds 1, and
-        placed according to its timestamps. Gaps are silent.
+        The clip. Its audio is placed according to its timestamps. Gaps are silent.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -93,7 +94,9 @@ def read_clip(
     with open_media(heard_in) as file:  # fail early, before the video is decoded
         audio_stream(heard_in, file, audio_track)
     picture = read_video(path, fps=fps, size=size, longest_s=longest_s)
-    heard = read_audio(heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track)
+    heard = read_audio(
+        heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track, mono=mono
+    )
     time = ClipTime(fps=picture.fps, frames=len(picture.frames), sample_rate=heard.sample_rate)
     late_s = heard.start_s - picture.start_s if sound is None else 0.0
     return Clip(
@@ -101,6 +104,7 @@ def read_clip(
         fps=time.fps,
         audio=placed(heard.waveform, round(late_s * heard.sample_rate), time.samples),
         sample_rate=time.sample_rate,
+        layout=heard.layout,
     )
 
 
@@ -283,6 +287,7 @@ def read_audio(
     longest_s: float | None = None,
     audio_track: int | None = None,
     between: tuple[float, float] | None = None,
+    mono: bool = True,
 ) -> Audio:
     """Read the audio of a file; arguments and errors as in ``read_clip``, but the file may have no video.
 
@@ -310,21 +315,16 @@ def read_audio(
     if not np.isfinite(channels).all():
         raise MediaError(f"'{path}' has audio that is not finite; it is corrupt")
     if sample_rate is not None:
-        channels = resample_channels(channels, rate, sample_rate)
+        channels = resample_audio(channels, rate, sample_rate)
         rate = sample_rate
+    if not mono and channels.shape[1] > 1:
+        return Audio(np.clip(channels, -1.0, 1.0), rate, float(start), layout)
     waveform = np.ascontiguousarray(channels.mean(axis=1))
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak > 1.0:
         # Lossy codecs overshoot. The division can still round to just above 1, so it is clipped as well.
         waveform = np.clip(waveform / peak, -1.0, 1.0)
-    several = channels.shape[1] > 1
-    return Audio(
-        waveform=waveform,
-        sample_rate=rate,
-        start_s=float(start),
-        channels=np.clip(channels, -1.0, 1.0) if several else None,
-        layout=layout if several else None,
-    )
+    return Audio(waveform, rate, float(start))
 
 
 class _Run:
@@ -367,7 +367,7 @@ class _Run:
         if samples.shape[1] != first.layout.nb_channels:
             # A plain mean: downmix weights for loudspeakers would change the level.
             samples = samples.mean(axis=1, keepdims=True).repeat(first.layout.nb_channels, axis=1)
-        return resample_channels(samples, self.rate, first.rate)
+        return resample_audio(samples, self.rate, first.rate)
 
 
 def _format(frame: Any) -> tuple[int, str, str]:
@@ -420,17 +420,14 @@ def _placed(runs: list[_Run], budget: Budget) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def resample_channels(channels: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Resample (N, C) float32, each channel as :func:`resample_audio` does."""
-    if source_rate == target_rate:
-        return channels
-    return np.stack([resample_audio(track, source_rate, target_rate) for track in channels.T], axis=1)
-
-
 def resample_audio(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
-    """Resample (N,) float32 to round(N * target_rate / source_rate) samples, without adding delay."""
+    """Resample (N,) or (N, C) float32 to round(N * target_rate / source_rate) samples, without delay."""
     import soxr
 
+    if waveform.ndim == 2:
+        if source_rate == target_rate:
+            return waveform
+        return np.stack([resample_audio(track, source_rate, target_rate) for track in waveform.T], axis=1)
     samples = round(Fraction(len(waveform) * target_rate, source_rate))
     resampled = soxr.resample(waveform, source_rate, target_rate, quality="HQ").astype(np.float32, copy=False)
     return fit_audio(resampled, samples)

@@ -58,7 +58,7 @@ def write_sheet(
     if path.suffix.lower() != ".png":
         raise MediaError(f"'{path}' is not a .png; a contact sheet is written as .png")
     if onsets_s is None:
-        onsets_s = onsets_from_audio(clip.audio, clip.sample_rate).tolist()
+        onsets_s = onsets_from_audio(clip.mono, clip.sample_rate).tolist()
     figure = _draw(clip, title, onsets_s)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
@@ -114,10 +114,10 @@ def _draw_frames(axes: Axes, clip: Clip, shown: np.ndarray, columns: int, onsets
 
 def _draw_audio(wave: Axes, mel: Axes, clip: Clip, onsets_s: Sequence[float]) -> None:
     times = np.arange(len(clip.audio)) / clip.sample_rate
-    wave.plot(times, clip.audio, linewidth=0.5, color="#1f77b4")
+    wave.plot(times, clip.mono, linewidth=0.5, color="#1f77b4")
     wave.tick_params(labelbottom=False)
     wave.set(ylim=(-1.05, 1.05), ylabel="waveform", xlim=(0, clip.duration_s))
-    levels_db, top_hz = log_mel_db(clip.audio, clip.sample_rate)
+    levels_db, top_hz = log_mel_db(clip.mono, clip.sample_rate)
     mel.imshow(
         levels_db,
         origin="lower",

@@ -11,6 +11,7 @@ What each format preserves:
 - ``.mov``: the same in a QuickTime file.
 - ``.webm``: VP9 and Opus, with rates up to 48 kHz; frame times are rounded to milliseconds.
 - ``.wav``: 16-bit audio; a 16-bit file that was read is written back without change.
+  All of them keep the channels, videos up to eight; see :func:`channel_layout`.
 - ``.gif``: the video only. Frame times are rounded to hundredths of a second, without drift.
 - ``.png``: a contact sheet.
 
@@ -34,13 +35,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinetophone.errors import MediaError
-from kinetophone.media.clip import fit_audio
+from kinetophone.media.clip import as_channels, fit_audio
 from kinetophone.media.read import resample_audio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kinetophone.media.clip import Clip, Frames
+    from kinetophone.media.clip import Clip
 
 # Container, video codec and audio codec of each suffix.
 _VIDEOS = {
@@ -69,15 +70,8 @@ _BT601 = 6
 _GIF_MAX_FPS = 50
 
 
-def save(
-    clip: Clip,
-    path: str | os.PathLike[str],
-    channels: np.ndarray | None = None,
-    layout: str | None = None,
-) -> Path:
+def save(clip: Clip, path: str | os.PathLike[str]) -> Path:
     """Write ``clip`` to ``path`` in the format of its suffix; missing folders are created.
-
-    ``channels`` and ``layout`` are as in :func:`write_video`.
 
     Returns:
         The path written.
@@ -87,12 +81,8 @@ def save(
         OSError: The file cannot be written.
     """
     writers: dict[str, Callable[[Clip, Path], Path]] = {
-        **dict.fromkeys(
-            _VIDEOS, lambda clip, path: write_video(clip, path, channels=channels, layout=layout)
-        ),
-        ".wav": lambda clip, path: write_wav(
-            clip.audio if channels is None else _fitted(channels, clip), clip.sample_rate, path
-        ),
+        **dict.fromkeys(_VIDEOS, write_video),
+        ".wav": lambda clip, path: write_wav(clip.audio, clip.sample_rate, path),
         ".gif": write_gif,
         ".png": lambda clip, path: clip.sheet(path),
     }
@@ -150,23 +140,13 @@ def channel_layout(path: str | os.PathLike[str], count: int, layout: str | None 
     return None
 
 
-def write_video(
-    clip: Clip,
-    path: str | os.PathLike[str],
-    *,
-    crf: int = 16,
-    channels: np.ndarray | None = None,
-    layout: str | None = None,
-) -> Path:
+def write_video(clip: Clip, path: str | os.PathLike[str], *, crf: int = 16) -> Path:
     """Write video and audio, with the container and codecs of the suffix.
 
     Args:
         clip: The clip.
         path: File to write, ``.mp4``, ``.mov`` or ``.webm``.
         crf: H.264 quality, 0 (lossless) to 51; 16 is visually lossless.
-        channels: Multichannel audio, float32 (N, C), to write instead of the clip's audio, its mean. It is
-            cut or padded to the length of the video; see :func:`channel_layout` for unsupported layouts.
-        layout: Layout of these channels, such as "5.1".
 
     Returns:
         The path written.
@@ -174,17 +154,13 @@ def write_video(
     Raises:
         OSError: The file cannot be written.
     """
-    named = None if channels is None else channel_layout(path, channels.shape[1], layout)
-    several = None if channels is None or named is None else _fitted(channels, clip)
-    with video_writer(path, crf=crf, layout="mono" if several is None else str(named)) as add:
-        add(*_at_known_rate(clip, several, _VIDEOS[Path(path).suffix.lower()][2]))
+    with video_writer(path, crf=crf) as add:
+        add(_at_known_rate(clip, _VIDEOS[Path(path).suffix.lower()][2]))
     return Path(path)
 
 
 @contextmanager
-def video_writer(
-    path: str | os.PathLike[str], *, crf: int = 16, layout: str = "mono"
-) -> Iterator[Callable[..., None]]:
+def video_writer(path: str | os.PathLike[str], *, crf: int = 16) -> Iterator[Callable[[Clip], None]]:
     """Write a video in parts: a context that returns a function to call with each part, in order.
 
     Only a few frames are kept in memory. The file appears when the context ends without an error.
@@ -192,11 +168,10 @@ def video_writer(
     Args:
         path: File to write, ``.mp4``, ``.mov`` or ``.webm``.
         crf: As for :func:`write_video`.
-        layout: Layout of the audio channels.
 
     Returns:
-        ``add(part, sound)``: ``part`` is a clip with the size and rates of the first one; ``sound`` is its
-        audio (N, C), or None for the clip's own.
+        ``add(part)``: ``part`` is a clip with the size, rates and channels of the first one. Channels without
+        a layout that the codec supports are written as their mean.
 
     Raises:
         MediaError: The codec does not support the sample rate. Parts are not resampled, because that would
@@ -209,7 +184,7 @@ def video_writer(
     with replacing(path) as partial, contextlib.ExitStack() as stack:
         encoders: list[_Encoder] = []
 
-        def add(part: Clip, sound: np.ndarray | None = None) -> None:
+        def add(part: Clip) -> None:
             if not encoders:
                 if part.sample_rate not in _SAMPLE_RATES[audio_codec]:
                     rates = sorted(_SAMPLE_RATES[audio_codec])
@@ -225,8 +200,10 @@ def video_writer(
                         "movie_timescale": str(timescale if timescale < 2**31 else part.sample_rate),
                     }
                 file = stack.enter_context(av.open(f"file:{partial}", "w", format=container, options=options))
-                encoders.append(_Encoder(file, part, video_codec, audio_codec, crf, layout))
-            encoders[0].add(part.video, part.audio[:, None] if sound is None else sound)
+                count = 1 if part.audio.ndim == 1 else part.audio.shape[1]
+                layout = None if count == 1 else channel_layout(path, count, part.layout)
+                encoders.append(_Encoder(file, part, video_codec, audio_codec, crf, layout or "mono"))
+            encoders[0].add(part)
 
         yield add
         if encoders:
@@ -297,21 +274,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         raise OSError(f"'{target}' cannot be written ({error.strerror}); the file is '{partial}'") from error
 
 
-def _at_known_rate(clip: Clip, channels: np.ndarray | None, codec: str) -> tuple[Clip, np.ndarray | None]:
-    """Clip and channels (N, C) at a sample rate that the codec supports: their own or the next higher one."""
+def _at_known_rate(clip: Clip, codec: str) -> Clip:
+    """The clip at a sample rate that the codec supports: its own or the next higher one."""
     rates = _SAMPLE_RATES[codec]
     if clip.sample_rate in rates:
-        return clip, channels
+        return clip
     rate = min((r for r in rates if r > clip.sample_rate), default=max(rates))
-    samples = replace(clip.time, sample_rate=rate).samples
-
-    def resampled(track: np.ndarray) -> np.ndarray:
-        return np.clip(fit_audio(resample_audio(track, clip.sample_rate, rate), samples), -1.0, 1.0)
-
-    return (
-        replace(clip, audio=resampled(clip.audio), sample_rate=rate),
-        None if channels is None else np.stack([resampled(track) for track in channels.T], axis=1),
-    )
+    audio = resample_audio(clip.audio, clip.sample_rate, rate)
+    audio = np.clip(fit_audio(audio, replace(clip.time, sample_rate=rate).samples), -1.0, 1.0)
+    return replace(clip, audio=audio, sample_rate=rate)
 
 
 class _Encoder:
@@ -337,16 +308,17 @@ class _Encoder:
         self.video.codec_context.color_primaries = _BT601
         self.video.codec_context.color_trc = _BT601
         self.audio = file.add_stream(audio_codec, rate=like.sample_rate, layout=layout)
-        channels = self.audio.layout.nb_channels
-        most = _AAC_MAX_BIT_RATE if channels <= 2 else channels * _AAC_MAX_BIT_RATE // 2
+        self.channels = self.audio.layout.nb_channels
+        most = _AAC_MAX_BIT_RATE if self.channels <= 2 else self.channels * _AAC_MAX_BIT_RATE // 2
         self.audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * like.sample_rate, most)
         # Converts packed samples to the codec's format: PyAV cannot create frames with eight planes.
         self.resampler = av.AudioResampler(self.audio.format, layout, like.sample_rate)
         self.frames = self.samples = 0
-        self.waiting = np.empty((0, channels), np.float32)
+        self.waiting = np.empty((0, self.channels), np.float32)
 
-    def add(self, frames: Frames, sound: np.ndarray) -> None:
-        """Append frames and their audio (N, channels)."""
+    def add(self, part: Clip) -> None:
+        """Append the frames and the audio of ``part``."""
+        frames, sound = part.video, as_channels(part.audio, self.channels).reshape(-1, self.channels)
         for index, image in enumerate(frames):
             self._frame(image)
             start, end = (len(sound) * i // len(frames) for i in (index, index + 1))
@@ -386,9 +358,3 @@ class _Encoder:
         self.samples += len(samples)
         for part in self.resampler.resample(frame):
             self.file.mux(self.audio.encode(part))
-
-
-def _fitted(channels: np.ndarray, clip: Clip) -> np.ndarray:
-    """Cut or pad channels (N, C) to the length of the clip."""
-    samples = clip.time.samples
-    return np.pad(channels[:samples], ((0, max(0, samples - len(channels))), (0, 0)))

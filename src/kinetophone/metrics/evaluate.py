@@ -264,18 +264,19 @@ def detect_one(
     if reason is not None:
         return Unscored(name, reason)
     fps, flow, contact = float(clip.fps), flow_curve(clip.video), contact_curve(clip.video)
+    audio = clip.mono
     events = ClipEvents(
         name=name,
         fps=fps,
-        audio_peaks_s=_rounded(audio_peaks(clip.audio, clip.sample_rate)),
+        audio_peaks_s=_rounded(audio_peaks(audio, clip.sample_rate)),
         video_peaks_s=_rounded(video_peaks(flow, fps)),
-        onsets_s=_rounded(onsets_from_audio(clip.audio, clip.sample_rate)),
+        onsets_s=_rounded(onsets_from_audio(audio, clip.sample_rate)),
         strikes_s=_rounded(strikes_from_flow(flow, fps, width_px=clip.video.shape[2])),
         contacts_s=_rounded(contacts_from_curve(contact, fps)),
         video_peaks_2025_s=_rounded(video_peaks(flow, fps, least_flow=LEAST_FLOW_2025)),
         flow=_rounded(flow),
         contact=_rounded(contact),
-        strength=_rounded(onset_strength(clip.audio, clip.sample_rate)),
+        strength=_rounded(onset_strength(audio, clip.sample_rate)),
         features={} if features is None else features(clip),
     )
     if not (events.onsets_s or events.strikes_s or events.contacts_s):

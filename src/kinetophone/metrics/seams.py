@@ -25,7 +25,7 @@ def audio_jump(clip: Clip, second: float) -> float:
     About 0 if nothing happens there; much higher for a click.
     """
     at, beside = round(second * clip.sample_rate), round(BESIDE_S * clip.sample_rate)
-    steps = np.abs(np.diff(clip.audio[at - beside : at + beside].astype(np.float64)))
+    steps = np.abs(np.diff(clip.mono[at - beside : at + beside].astype(np.float64)))
     middle = len(steps) // 2
     rest = np.delete(steps, middle)
     return float(20 * np.log10((steps[middle] + FLOOR) / (np.sqrt(np.mean(rest**2)) + FLOOR)))
@@ -38,11 +38,12 @@ def level_step(clip: Clip, second: float) -> float:
     silent clip.
     """
     at, length = round(second * clip.sample_rate), round(LEVEL_S * clip.sample_rate)
-    moments = [clip.audio[i : i + length] for i in range(0, len(clip.audio), length)]
+    audio = clip.mono
+    moments = [audio[i : i + length] for i in range(0, len(audio), length)]
     floor = AUDIBLE * max(_level(moment) for moment in moments)
     if not floor:
         return 0.0
-    before, after = _level(clip.audio[at - length : at]) + floor, _level(clip.audio[at : at + length]) + floor
+    before, after = _level(audio[at - length : at]) + floor, _level(audio[at : at + length]) + floor
     return float(abs(20 * np.log10(after / before)))
 
 

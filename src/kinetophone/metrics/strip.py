@@ -64,7 +64,7 @@ def strip_svg(
             f'<image x="{place * each:.1f}" y="0" width="{each - 2:.1f}" height="{thumb_height:.1f}" '
             f'preserveAspectRatio="xMidYMid slice" href="{jpeg_uri(frame, 2 * round(each))}"/>'
         )
-    parts.append(f'<path d="{_envelope(clip.audio, wave_top, _WAVE)}" fill="#9db4d0"/>')
+    parts.append(f'<path d="{_envelope(clip.mono, wave_top, _WAVE)}" fill="#9db4d0"/>')
     curve_heights = _heights(np.sqrt(curve), bottom - 4, _CURVE - 8)
     flow_heights = _heights(np.asarray(flow, np.float64), end - 2, _FLOW - 10)
     for heights in (curve_heights, flow_heights):

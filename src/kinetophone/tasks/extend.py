@@ -23,7 +23,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
     """Fix the latents of the kept intervals; their frames and samples are copied from the clip."""
     from kinetophone.diffusion.inpainting import Given
     from kinetophone.diffusion.windows import whole
-    from kinetophone.media.clip import Clip
+    from kinetophone.media.clip import Clip, as_channels
     from kinetophone.media.read import resample_audio, resample_frames
     from kinetophone.tasks.common.keep import (
         check_stretches,
@@ -52,7 +52,8 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
         audio=kept_latents(stretches.audio, total.audio, bundle.bases.audio.latents_per_second),
         video=whole_latents(seen_frames, video_base.latent_times(total.video, time.fps), time.fps),
     )
-    seen = mirrored(waveform, stretches.audio, time.sample_rate, time.samples)
+    heard = as_channels(waveform, bundle.bases.audio.channels)
+    seen = mirrored(heard, stretches.audio, time.sample_rate, time.samples)
     known: AV[Given | None] = AV(
         audio=Given(encode_waveform(bundle, seen, windows), kept.audio),
         video=Given(encode_frames(bundle, frames, windows), kept.video),
@@ -62,7 +63,13 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
         made, audio = decode(bundle, latents, time)
         video = joined(made[0], frames, seen_frames[: time.frames].numpy(), time.fps)
         whole_audio = spliced(audio[0], waveform, stretches.audio, time.sample_rate)
-        return Clip(video=video, fps=time.fps, audio=whole_audio, sample_rate=time.sample_rate)
+        return Clip(
+            video=video,
+            fps=time.fps,
+            audio=whole_audio,
+            sample_rate=time.sample_rate,
+            layout=own.layout,
+        )
 
     return Plan(time=time, given=known, finish=finish)
 

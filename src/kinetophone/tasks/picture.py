@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
     """Fix all audio latents; the result has the original audio, not a decoded one."""
     from kinetophone.diffusion.inpainting import Given
-    from kinetophone.media.clip import Clip, fit_audio
+    from kinetophone.media.clip import Clip, as_channels, fit_audio
     from kinetophone.media.read import resample_audio
     from kinetophone.media.timing import ClipTime
     from kinetophone.tasks.common.sampling import encode_waveform, fitting_time, windows_of
@@ -29,7 +29,8 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
     audio = given.media
     duration = Fraction(len(audio.waveform), audio.sample_rate)
     made = fitting_time(bundle, math.ceil(duration * bundle.spec.fps))
-    waveform = resample_audio(audio.waveform, audio.sample_rate, made.sample_rate)
+    heard = as_channels(audio.waveform, bundle.bases.audio.channels)
+    waveform = resample_audio(heard, audio.sample_rate, made.sample_rate)
     known: AV[Given | None] = AV(
         audio=Given.all_of(encode_waveform(bundle, waveform, windows_of(bundle, made))), video=None
     )
@@ -41,6 +42,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
             fps=own.fps,
             audio=fit_audio(audio.waveform, own.samples),
             sample_rate=own.sample_rate,
+            layout=audio.layout,
         )
 
     return Plan(time=made, given=known, finish=finish)
@@ -49,7 +51,7 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
 def _of_truth(clip: Clip) -> TaskInput:
     from kinetophone.media.read import Audio
 
-    return TaskInput(media=Audio(clip.audio, clip.sample_rate))
+    return TaskInput(media=Audio(clip.audio, clip.sample_rate, layout=clip.layout))
 
 
 TASK = Task(

@@ -142,12 +142,12 @@ def read_media(kind: Kind, media: Any, audio_track: int | None = None) -> Any:
         return media if isinstance(media, Video) else read_video(media, longest_s=LONGEST_S)
     if kind == "audio":
         if isinstance(media, Clip):
-            return Audio(media.audio, media.sample_rate)
+            return Audio(media.audio, media.sample_rate, layout=media.layout)
         return (
             media
             if isinstance(media, Audio)
-            else read_audio(media, longest_s=LONGEST_S, audio_track=audio_track)
+            else read_audio(media, longest_s=LONGEST_S, audio_track=audio_track, mono=False)
         )
     if isinstance(media, Clip):
         return media
-    return read_clip(media, longest_s=LONGEST_S, audio_track=audio_track)
+    return read_clip(media, longest_s=LONGEST_S, audio_track=audio_track, mono=False)

@@ -58,7 +58,7 @@ def bound_clip(clip: Clip, folder: str, name: str, allow_torchscript: bool = Fal
     from kinetophone.media.read import resample_audio, resize
 
     model = load_folder(folder, name, allow_torchscript)
-    sound = resample_audio(clip.audio, clip.sample_rate, RATE)
+    sound = resample_audio(clip.mono, clip.sample_rate, RATE)
     length = int(model.audio_samples)
     sound = np.tile(sound, -(-length // len(sound)))[: max(length, len(sound))]
     last = len(sound) - length

@@ -22,7 +22,7 @@ def clap_audio(clip: Clip, source: str, allow_pickle: bool = False) -> np.ndarra
     from kinetophone.metrics.networks.transformer import transformer, unit
 
     model, processor = transformer(source, "get_audio_features", allow_pickle)
-    sound = resample_audio(clip.audio, clip.sample_rate, CLAP_RATE)
+    sound = resample_audio(clip.mono, clip.sample_rate, CLAP_RATE)
     length = processor.feature_extractor.nb_max_samples
     windows = [sound[start : start + length] for start in range(0, max(1, len(sound)), length)]
     # A short remainder is dropped: padded by repetition it would sound different.

@@ -58,7 +58,7 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
     from kinetophone.metrics.networks.load import load
 
     frames = resample_frames(clip.video, clip.time.fps, Fraction(FPS), (_SIDE, _SIDE))
-    sound = resample_audio(clip.audio, clip.sample_rate, RATE)
+    sound = resample_audio(clip.mono, clip.sample_rate, RATE)
     frames = np.pad(frames, [(0, max(0, CROP_FRAMES - len(frames))), *[(0, 0)] * 3], mode="edge")
     sound = np.pad(sound, (0, max(0, round(len(frames) * RATE / FPS) - len(sound))))
     edge = (_SIDE - _CROPPED) // 2

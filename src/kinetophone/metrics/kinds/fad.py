@@ -26,7 +26,7 @@ def vggish_features(clip: Clip, path: str, allow_torchscript: bool = False) -> n
     from kinetophone.metrics.networks.load import load
     from kinetophone.metrics.networks.transformer import as_array
 
-    mel = vggish_log_mel(resample_audio(clip.audio, clip.sample_rate, VGGISH_RATE))
+    mel = vggish_log_mel(resample_audio(clip.mono, clip.sample_rate, VGGISH_RATE))
     windows = len(mel) // 96
     if not windows:
         return np.zeros((0, 0), np.float32)

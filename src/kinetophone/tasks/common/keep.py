@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kinetophone.av import AV
 from kinetophone.errors import RequestError
+from kinetophone.media.clip import as_channels
 
 if TYPE_CHECKING:
     from kinetophone.bases.protocol import Times
@@ -87,12 +88,12 @@ def kept_latents(stretches: Stretches, count: int, per_second: Fraction) -> Tens
 
 
 def mirrored(original: np.ndarray, stretches: Stretches, sample_rate: int, length: int) -> np.ndarray:
-    """``original`` in the intervals, and mirrored copies of them elsewhere: float32 (length,).
+    """``original`` (N,) or (N, C) in the intervals, and mirrored copies of them elsewhere, ``length`` long.
 
     This is the input of the encoder. Its receptive field extends beyond the border of an interval, where it
     should see neither the audio to be replaced nor silence, but audio of similar level.
     """
-    result = np.zeros(length, np.float32)
+    result = np.zeros((length, *original.shape[1:]), np.float32)
     ends = [(round(start * sample_rate), round(end * sample_rate)) for start, end in stretches]
     spans = [(start, min(end, len(original))) for start, end in ends if start < len(original)]
     if not spans:
@@ -106,11 +107,17 @@ def mirrored(original: np.ndarray, stretches: Stretches, sample_rate: int, lengt
 
 
 def spliced(made: np.ndarray, original: np.ndarray, stretches: Stretches, sample_rate: int) -> np.ndarray:
-    """``made`` (N,) with the samples of ``original`` in the intervals, without audible seams at the borders.
+    """``made`` with the samples of ``original`` in the intervals, without audible seams at the borders.
 
     At both borders a short fade removes the jump. After the interval, its extrapolated decay is added as far
-    as the generated audio is quieter than that.
+    as the generated audio is quieter than that. Either may be mono (N,) or have channels (N, C). The result
+    has the channels of ``original``; if that is mono, those of ``made``.
     """
+    widest = original if original.ndim == 2 or made.ndim == 1 else made
+    if widest.ndim == 2:
+        several, known = (as_channels(audio, widest.shape[1]).T for audio in (made, original))
+        tracks = [spliced(*pair, stretches, sample_rate) for pair in zip(several, known, strict=True)]
+        return np.stack(tracks, axis=1)
     result = made.copy()
     fade = np.exp(-np.arange(1, round(10 * MEETING_S * sample_rate)) / (MEETING_S * sample_rate))
     for start_s, end_s in stretches:
@@ -252,10 +259,10 @@ def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def crossfaded(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """``after`` (N,), cross-faded at its start from ``before``, which covers the same time."""
+    """``after`` (N,) or (N, C), cross-faded at its start from ``before``, which covers the same time."""
     result = after.copy()
     n = min(len(before), len(after))
-    ramp = np.arange(1, n + 1, dtype=np.float32) / (n + 1)
+    ramp = np.arange(1, n + 1, dtype=np.float32).reshape(-1, *[1] * (after.ndim - 1)) / (n + 1)
     result[:n] = (1 - ramp) * before[:n] + ramp * after[:n]
     return result
 

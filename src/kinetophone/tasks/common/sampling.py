@@ -59,7 +59,7 @@ def encode_frames(bundle: Bundle, frames: np.ndarray, windows: Sequence[Window])
 
 
 def encode_waveform(bundle: Bundle, waveform: np.ndarray, windows: Sequence[Window]) -> Tensor:
-    """Encode a waveform (N,), padded with silence to the end of the windows."""
+    """Encode a waveform, padded with silence to the end of the windows; it has the channels of the base."""
     length = whole(windows).audio
     padded = fit_audio(waveform, bundle.bases.audio.sample_length(length))
     return bundle.bases.audio.encode(torch.from_numpy(padded)[None])[:, :, :length]
@@ -112,7 +112,7 @@ def sample(
 
 
 def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
-    """Decode frames (B, T, H, W, 3) and waveforms (B, N), cut to the length of ``time``."""
+    """Decode frames (B, T, H, W, 3) and waveforms (B, N) or (B, N, C), cut to the length of ``time``."""
     video = bundle.bases.video
     return (
         video.decode(latents.video[:, :, : video.latent_length(time.frames)])[:, : time.frames],
