@@ -328,6 +328,9 @@ class CouplingStage:
         if before is not None and not same_bases(before.bases, bases):
             before = None
         origin = before or self._origin()
+        defaults = dict(origin.defaults if origin else PUBLISHED_DEFAULTS)
+        if before is None:  # afterwards they may have been tuned in the bundle
+            defaults |= self.recipe.sampling
         _, _, frames, side, _ = self.latents.video.shape
         return BundleSpec(
             name=self.bundle.name,
@@ -341,7 +344,7 @@ class CouplingStage:
             max_frames=frames,
             sampling=origin.sampling if origin else "trailing",
             auto_gamma=before.auto_gamma if before else None,
-            defaults={**(origin.defaults if origin else PUBLISHED_DEFAULTS), **self.recipe.sampling},
+            defaults=defaults,
             bases=bases,
         )
 

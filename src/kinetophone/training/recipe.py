@@ -165,10 +165,10 @@ class Recipe:
             can come from an earlier recipe or from a shipped bundle that was copied there.
         model: Configuration of the trained network.
         options: The dataclass that ``STAGES`` names for the stage.
-        sampling: Default sampling settings of the bundle, with the keys of
-            ``diffusion.settings.PUBLISHED_DEFAULTS``. Missing keys are taken from the bundle if it was
-            trained on the same bases before, else from the bundle that the bases come from, else from the
-            published defaults.
+        sampling: Default sampling settings of a new bundle, with the keys of
+            ``diffusion.settings.PUBLISHED_DEFAULTS``. Missing keys are taken from the bundle that the bases
+            come from, else from the published defaults. A bundle that was trained on the same bases before
+            keeps its own settings, which may have been tuned since.
     """
 
     stage: str
