@@ -50,6 +50,7 @@ def server(place: Path) -> Iterator[str]:
             assert process.poll() is None, (place / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        assert (place / "log").read_text().startswith("loading the page and the model\n")
         yield found[1].rstrip("/")
         assert not list((place / "here").iterdir()), "nothing is written where it was started"
         assert {p.name[:16] for p in (place / "tmp").iterdir()} == {"kinetophone-app-"}

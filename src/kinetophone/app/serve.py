@@ -45,6 +45,7 @@ def serve(load: Callable[[], Kinetophone], limits: Limits, host: str, port: int)
         UserError: The address is not available.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print("loading the page and the model", file=sys.stderr, flush=True)
     with server_folder() as folder:
         # Gradio reads these on import. They keep all files in the folder and disable telemetry.
         tempfile.tempdir = str(folder)

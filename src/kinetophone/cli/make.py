@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kinetophone.cli.lean import quick_start
 from kinetophone.cli.options import (
     CLOCKS,
     MODEL,
@@ -324,22 +325,23 @@ def load_pipeline(
     allow_pickle: bool = False,
 ) -> Kinetophone:
     """Load a bundle with the values of the command-line options."""
-    import torch
+    with quick_start():
+        import torch
 
-    from kinetophone.bundle.load import offload_device
-    from kinetophone.pipeline import Kinetophone
-    from kinetophone.precision import emulated
+        from kinetophone.bundle.load import offload_device
+        from kinetophone.pipeline import Kinetophone
+        from kinetophone.precision import emulated
 
-    quiet_libraries()
-    if offload != "none":
-        offload_device(device)  # raises errors before weights are read
-    # Offloaded networks are loaded on the CPU and moved to the device when they run.
-    pipe = Kinetophone.from_pretrained(
-        bundle,
-        dtype=getattr(torch, dtype),
-        allow_pickle=allow_pickle,
-        **given(device=device if offload == "none" else "cpu"),
-    )
+        quiet_libraries()
+        if offload != "none":
+            offload_device(device)  # raises errors before weights are read
+        # Offloaded networks are loaded on the CPU and moved to the device when they run.
+        pipe = Kinetophone.from_pretrained(
+            bundle,
+            dtype=getattr(torch, dtype),
+            allow_pickle=allow_pickle,
+            **given(device=device if offload == "none" else "cpu"),
+        )
     if offload == "model":
         pipe.enable_model_cpu_offload(device)
     elif offload == "sequential":
