@@ -280,7 +280,7 @@ HOSTILE: list[tuple[str, dict[str, Any]]] = [
     ),
     *(
         ("generate", {"prompt": "a drum", "steps": 1, name: value})
-        for name in ("seconds", "gamma", "guidance", "guidance_sync", "seed", "steps", "script")
+        for name in ("seconds", "gamma", "clock", "guidance", "guidance_sync", "seed", "steps", "script")
         for value in ("nan", "1e999", "-1", "many", [1], {"a": {}}, "9" * 500, True)
     ),
     *(

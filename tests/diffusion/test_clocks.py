@@ -16,11 +16,13 @@ from kinetophone.diffusion.clocks import (
     MOST_STEPS,
     exponents,
     offset_path,
+    path_of,
     power_path,
     reference_path,
     table_path,
 )
 from kinetophone.diffusion.process import Cosine, Discrete, Flow, Process
+from kinetophone.diffusion.settings import CLOCKS, PUBLISHED_DEFAULTS, Settings
 from kinetophone.errors import UserError
 from kinetophone.reference import settings as reference
 
@@ -151,12 +153,30 @@ def test_offset_paths_keep_their_offset_where_both_processes_reach(
     assert found.tolist() == pytest.approx([offset] * len(found), abs=0.05)
 
 
-def test_shifts_of_two_flows_on_one_clock_are_an_offset() -> None:
-    # MiniMax-H3: 12 on the video, 3 on the audio. λ_video - λ_audio = 2·ln(3 / 12) at every level.
-    audio, video = Flow(shift=3.0), Flow(shift=12.0)
-    u = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
-    difference = video.log_snr(u) - audio.log_snr(u)
-    torch.testing.assert_close(difference, torch.full_like(u, 2 * math.log(3 / 12)))
+@pytest.mark.parametrize(("clock", "shift", "offset"), [("h3", 3.0, -2.7725887), ("equal-shifts", 12.0, 0.0)])
+def test_named_clocks_are_the_shifts_of_two_flows_on_one_schedule(
+    clock: str, shift: float, offset: float
+) -> None:
+    assert CLOCKS[clock] == pytest.approx(offset)
+    shifted: AV[Process] = AV(audio=Flow(shift=shift), video=Flow(shift=12.0))
+    on_one = power_path(shifted, 25, gamma=1.0)
+    assert torch.equal(on_one.audio, on_one.video)
+    log_snr = shifted.map(lambda process, levels: process.log_snr(levels), on_one)
+    # The first step is from pure noise, where both are -∞.
+    difference = (log_snr.video - log_snr.audio)[1:]
+    torch.testing.assert_close(difference, torch.full_like(difference, CLOCKS[clock]))
+    # On bases whose own shifts are equal, the clock makes the same difference.
+    settings = Settings.of({**PUBLISHED_DEFAULTS, "steps": 25, "clock": clock})
+    path = path_of(AV.both(Flow(shift=5.0)), settings)
+    log_snr = path.map(Flow(shift=5.0).log_snr)
+    inner = (path.audio < 0.95) & (path.video < 0.95) & (path.audio > 0.05) & (path.video > 0.05)
+    assert inner.sum() > 10
+    torch.testing.assert_close(
+        (log_snr.video - log_snr.audio)[inner],
+        torch.full((int(inner.sum()),), CLOCKS[clock], dtype=torch.float64),
+        atol=0.02,
+        rtol=0,
+    )
 
 
 def test_an_offset_must_be_finite() -> None:

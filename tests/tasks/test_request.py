@@ -69,6 +69,8 @@ def test_a_gif_faster_than_browsers_play_is_refused_with_the_request(tmp_path: P
         ({"gamma": "auto"}, "bundle '.*' has no automatic γ; find it with: kinetophone gamma "),
         ({"snr_offset": float("nan")}, "snr-offset is nan; it must be finite"),
         ({"snr_offset": 0.0, "gamma": 1.5}, "give gamma or snr-offset, not both"),
+        ({"clock": "h4"}, "clock is 'h4'; it must be h3 or equal-shifts"),
+        ({"clock": "h3", "gamma": 1.5}, "give gamma or clock, not both"),
         ({"guidance_sync": AV(audio=2.0, video=-1.0)}, "guidance-sync is -1; it must be at least 0"),
         ({"guidance": -1.0}, "guidance is -1; it must be at least 0"),
         ({"guidance": AV(1.0, -0.5)}, r"guidance is -0\.5; it must be at least 0"),
@@ -156,6 +158,8 @@ def test_gamma_auto_is_the_bundles_own(tmp_path: Path) -> None:
     assert (spec.gamma("auto"), spec.gamma(2)) == (0.8, 2.0)
     GenerateRequest(prompts=("a",), bundle=spec, options={"gamma": "auto"}).validate()
     assert spec.settings({"gamma": "auto"}).gamma == 0.8
+    assert spec.settings({"gamma": "auto"}).snr_offset is None
+    assert spec.settings({"clock": "h3"}).snr_offset == pytest.approx(-2.7726, abs=1e-4)
     spec.write(tmp_path / "b")
     assert BundleSpec.read(tmp_path / "b").auto_gamma == 0.8
 

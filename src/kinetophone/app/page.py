@@ -31,7 +31,7 @@ from kinetophone.app.tasks import (
 from kinetophone.app.tasks import measure as measure_clip
 from kinetophone.app.uploads import Limits
 from kinetophone.app.view import DETECTORS, preview_html, progress_html, result_html, waiting_html
-from kinetophone.diffusion.settings import each
+from kinetophone.diffusion.settings import CLOCKS, each
 from kinetophone.errors import UserError, reason
 from kinetophone.tasks.task import Task, all_tasks
 
@@ -44,6 +44,7 @@ _LABELS = {
     "keep": "Keep (seconds)",
     "steps": "Steps",
     "gamma": "γ",
+    "clock": "Clock",
     "guidance": "Guidance",
     "guidance_sync": "Cross-modal guidance",
 }
@@ -162,7 +163,12 @@ def _task_tab(shared: _Shared, task: Task) -> None:
 
 def _fields(task: Task) -> list[str]:
     """Settings of a task in display order, without prompt, negative prompt and seed."""
-    has = {"seconds": task.seconds != "no", "keep": task.keeps, "steps": True, "gamma": task.clocks}
+    has = {
+        "seconds": task.seconds != "no",
+        "keep": task.keeps,
+        "gamma": task.clocks,
+        "clock": task.clocks,
+    }
     return [name for name in _LABELS if has.get(name, True)]
 
 
@@ -209,6 +215,8 @@ def _field(shared: _Shared, task: Task, name: str) -> Any:
         return gr.Textbox(label=label, placeholder="all; or 0-1.5", **shown)
     if task.seconds == "required" and name == "seconds":
         return gr.Textbox(label=label, value="8", **shown)
+    if name == "clock":
+        return gr.Dropdown([("by γ", ""), *CLOCKS], value="", label=label, min_width=130)
     spec = shared.pipe.spec
     own = float(spec.frames / spec.fps) if name == "seconds" else spec.defaults[name]
     said = str(own)

@@ -60,6 +60,7 @@ class Settings(BaseModel):
     keep: str | None = None
     steps: int | None = None
     gamma: Annotated[float | str | None, BeforeValidator(_gamma)] = None
+    clock: str | None = None
     guidance: Annotated[float | str | None, BeforeValidator(_checked_scales)] = None
     guidance_sync: Annotated[float | str | None, BeforeValidator(_checked_scales)] = None
     bundle: str | None = None

@@ -110,7 +110,17 @@ CLOCKS = Group(
                 ),
             ],
             None,
-        )
+        ),
+        "clock": (
+            Annotated[
+                Literal["h3", "equal-shifts"] | None,
+                typer.Option(
+                    help="Instead of gamma: h3 has the audio ahead by 2.77 in log SNR, as MiniMax-H3; "
+                    "equal-shifts gives both the same SNR."
+                ),
+            ],
+            None,
+        ),
     }
 )
 # The model and its device, with the names that ``load_pipeline`` uses.

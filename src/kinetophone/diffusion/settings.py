@@ -15,6 +15,17 @@ from kinetophone.av import AV
 Stepper = Literal["ddim", "dpmpp_2m"]
 STEPPER_NAMES: tuple[Stepper, ...] = get_args(Stepper)
 
+Clock = Literal["h3", "equal-shifts"]
+CLOCKS: dict[str, float] = {"h3": 2 * math.log(3 / 12), "equal-shifts": 0.0}
+"""Clocks of published joint models, as offsets of log SNR (video minus audio) in every step.
+
+A flow model with the shift s has the log SNR -2·ln(s) - 2·logit(u) at the position u of its schedule. So two
+shifts on one schedule are the offset 2·ln(s_audio / s_video).
+
+- "h3", -2.77: MiniMax-H3 (August 2026) has the shift 12 on the video and 3 on the audio.
+- "equal-shifts", 0: one shift for both, as in Ovi, and in MOVA by default (5 and 5).
+"""
+
 MOST_STEPS = 1000  # number of training timesteps of the published bases
 _MOST_GUIDANCE = 1000
 _MOST_GAMMA = 1000
@@ -42,7 +53,9 @@ class SamplingOptions(TypedDict, total=False):
         gamma: Timestep adjustment γ > 0; above 1, the video is denoised ahead of the audio. "auto" is the
             bundle's own value, from ``kinetophone gamma``.
         snr_offset: Instead of gamma: log SNR of the video minus that of the audio, in every step.
-        clock_table: Instead of either: pairs of noise levels (audio, video) from (1, 1) to (0, 0), evenly
+        clock: Instead of gamma: the clock of a published joint model, "h3" or "equal-shifts"; see
+            :data:`CLOCKS`.
+        clock_table: Instead of gamma: pairs of noise levels (audio, video) from (1, 1) to (0, 0), evenly
             spaced in the global clock.
         guidance: Classifier-free guidance scale, one number for both modalities or an ``AV`` with one for
             each; 1 disables it.
@@ -60,6 +73,7 @@ class SamplingOptions(TypedDict, total=False):
     stepper: Stepper
     gamma: float | Literal["auto"]
     snr_offset: float
+    clock: Clock
     clock_table: Sequence[tuple[float, float]]
     guidance: float | AV[float]
     guidance_sync: float | AV[float]
@@ -72,7 +86,7 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Values of all sampling options; ``gamma`` is a number."""
+    """Values of all sampling options; ``gamma`` is a number, and a named clock is its ``snr_offset``."""
 
     steps: int
     stepper: Stepper
@@ -94,7 +108,7 @@ class Settings:
             steps=int(options["steps"]),
             stepper=options.get("stepper", "ddim"),
             gamma=float(options["gamma"]),
-            snr_offset=options.get("snr_offset"),
+            snr_offset=CLOCKS[clock] if (clock := options.get("clock")) else options.get("snr_offset"),
             clock_table=options.get("clock_table"),
             guidance=each(options["guidance"]),
             guidance_sync=each(options["guidance_sync"]),
@@ -153,7 +167,9 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
         )
     if offset is not None and not math.isfinite(offset):
         problems.append(f"snr-offset is {offset:g}; it must be finite (0 gives both the same SNR)")
-    clocks = [name for name in ("gamma", "snr_offset", "clock_table") if given.get(name) is not None]
+    if given.get("clock", "h3") not in CLOCKS:
+        problems.append(f"clock is '{given['clock']}'; it must be {' or '.join(CLOCKS)}")
+    clocks = [name for name in ("gamma", "snr_offset", "clock", "clock_table") if name in given]
     if len(clocks) > 1:
         problems.append(f"give {' or '.join(clocks).replace('_', '-')}, not both")
     if not 0 <= given.get("sync_from", 0) <= 1:
