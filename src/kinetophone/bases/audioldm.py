@@ -59,6 +59,8 @@ class AudioLDM(Base):
     vocoder: Any
     reference: dict[str, Any] = field(default_factory=dict)
 
+    channels: ClassVar[int] = 1
+    """Number of audio channels."""
     NETWORKS: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "unet": ("UNet2DConditionModel",),
@@ -151,8 +153,8 @@ class AudioLDM(Base):
         length = self.latent_shape(mel.shape[1] * HOP)[1]
         return F.pad(z, (0, 0, 0, length - z.shape[2]))
 
-    def encode(self, waveform: Tensor) -> Tensor:
-        """Latents (B, C, L, M) of a waveform (B, N) at 16 kHz."""
+    def encode(self, waveform: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, C, L, M) of a waveform (B, N) at 16 kHz; ``generator`` is ignored."""
         return self.encode_mel(log_mel(waveform))
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,7 +12,8 @@ from torch import nn
 
 from kinetophone.bases.computing import unknown_words
 from kinetophone.hub.components import load_components, save_component
-from kinetophone.hub.locate import Source
+from kinetophone.hub.locate import Source, locate
+from kinetophone.hub.weights import find_weights, is_weight_file
 
 
 class Base:
@@ -19,6 +21,9 @@ class Base:
 
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]]
     tokenizer: Any
+    reference: dict[str, Any]
+    TEXT: ClassVar[frozenset[str]] = frozenset(("tokenizer", "text_encoder", "projection_model"))
+    """Names of the components that make the text conditioning, as far as the family has them."""
     NETWORK: ClassVar[str] = "unet"
     """Name of the component that denoises."""
     NETWORKS: ClassVar[tuple[str, ...]]
@@ -54,6 +59,24 @@ class Base:
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
         """Words of ``texts`` that the text encoder has certainly never seen in training."""
         return unknown_words(self.tokenizer, texts)
+
+    def text_fingerprint(self) -> str:
+        """Hash of the files that make the text conditioning, eight hex digits.
+
+        It is that of the files where this base was loaded from, so it does not depend on the dtype.
+        """
+        parts = sorted(self.TEXT & self.COMPONENTS.keys())
+        name, revision = self.reference["name"], self.reference.get("revision")
+        digest = hashlib.sha256()
+        for folder in (locate(name, parts, revision, allow_pickle=True).folder / part for part in parts):
+            weights = find_weights(folder)
+            read = set(weights.names) if weights else set()
+            for path in sorted(folder.iterdir()):
+                if path.is_file() and (path.name in read or not is_weight_file(path.name)):
+                    with path.open("rb") as file:
+                        digest.update(f"{folder.name}/{path.name}".encode())
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:8]
 
     def to(self, device: torch.device | str) -> Self:
         """Move every network to ``device``."""

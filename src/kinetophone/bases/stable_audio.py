@@ -132,16 +132,12 @@ class StableAudio(Base):
         states = torch.cat([states, *span], dim=1) * given[:, None, None].to(states.dtype)
         return {"states": states, "seconds": torch.cat(span, dim=2)}
 
-    @torch.no_grad()
-    def encode(self, waveform: Tensor) -> Tensor:
-        """Latents (B, C, L) of a waveform (B, N), or (B, N, channels) with any number of channels."""
-        channels = waveform[..., None] if waveform.dim() == 2 else waveform
-        if channels.shape[2] != self.channels:
-            channels = channels.mean(dim=2, keepdim=True).expand(-1, -1, self.channels)
-        length = self.sample_length(self.latent_length(channels.shape[1]))
-        padded = torch.nn.functional.pad(channels, (0, 0, 0, length - channels.shape[1]))
-        x = padded.transpose(1, 2).contiguous().to(execution_device(self.vae))
-        return torch.cat([self.vae.encode(one[None]).latent_dist.mode() for one in x])
+    def encode(self, waveform: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, C, L) of a waveform (B, N), or (B, N, channels) with any number of channels.
+
+        See :func:`encode_waveform` for the ``generator``.
+        """
+        return encode_waveform(self.vae, waveform, generator)
 
     @torch.no_grad()
     def decode_mel(self, latents: Tensor) -> Tensor:
@@ -157,6 +153,25 @@ class StableAudio(Base):
         latents = latents.float().to(execution_device(self.vae))
         made = torch.cat([self.vae.decode(one[None]).sample for one in latents])
         return made[:, :, :samples].clamp(-1, 1).transpose(1, 2).float().cpu().numpy()
+
+
+@torch.no_grad()
+def encode_waveform(vae: Any, waveform: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Latents (B, C, L) of a waveform at the rate of ``vae``, padded with silence to whole latent steps.
+
+    Args:
+        vae: the autoencoder, an ``AutoencoderOobleck``.
+        waveform: (B, N), or (B, N, channels) with any number of channels, in [-1, 1].
+        generator: on the CPU; with it, the latents are drawn from the posterior, as in the training of Stable
+            Audio. Without it, they are its means.
+    """
+    channels = waveform[..., None] if waveform.dim() == 2 else waveform
+    if channels.shape[2] != vae.config.audio_channels:
+        channels = channels.mean(dim=2, keepdim=True).expand(-1, -1, vae.config.audio_channels)
+    padded = torch.nn.functional.pad(channels, (0, 0, 0, -channels.shape[1] % int(vae.hop_length)))
+    x = padded.transpose(1, 2).contiguous().to(execution_device(vae))
+    found = [vae.encode(one[None]).latent_dist for one in x]
+    return torch.cat([one.mode() if generator is None else one.sample(generator) for one in found])
 
 
 class StableAudioDenoiser(Denoiser):

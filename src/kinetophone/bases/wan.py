@@ -151,23 +151,44 @@ class Wan(Base):
         missing = self.frame_length(self.latent_length(frames.shape[1])) - frames.shape[1]
         if missing:
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
-        x = frames.permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).to(execution_device(self.vae))
-        mean, deviation = self._statistics(x)
-        return torch.cat([(self.vae.encode(one[None]).latent_dist.mode() - mean) / deviation for one in x])
+        return encode_frames(self.vae, frames)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Decode latents (B, C, T', h, w) to frames, uint8 (B, T, H, W, 3)."""
         latents = latents.float().to(execution_device(self.vae))
-        mean, deviation = self._statistics(latents)
+        mean, deviation = _statistics(self.vae, latents)
         made = [self.vae.decode(one[None] * deviation + mean).sample[0] for one in latents]
         frames = torch.stack(made).clamp(-1, 1).add(1).mul(127.5).round().byte()
         return frames.permute(0, 2, 3, 4, 1).cpu().numpy()
 
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.vae.config
-        shape = (1, -1, 1, 1, 1)
-        return tuple(torch.tensor(x).view(shape).to(like) for x in (config.latents_mean, config.latents_std))  # type: ignore[return-value]
+
+@torch.no_grad()
+def encode_frames(vae: Any, frames: Tensor) -> Tensor:
+    """Normalised latents (B, C, T', h, w) of uint8 frames (B, T, H, W, 3), where T is 1 plus a multiple of r.
+
+    They are the means of the posterior, on which Wan was trained.
+
+    Raises:
+        ValueError: if the autoencoder cannot encode that number of frames.
+    """
+    step, count = int(vae.config.scale_factor_temporal), frames.shape[1]
+    if (count - 1) % step:
+        below = count - (count - 1) % step
+        raise ValueError(
+            f"{count} frames cannot be encoded: the video autoencoder takes 1 and {step} for each further "
+            f"latent, such as {below} or {below + step}"
+        )
+    x = frames.permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).to(execution_device(vae))
+    mean, deviation = _statistics(vae, x)
+    return torch.cat([(vae.encode(one[None]).latent_dist.mode() - mean) / deviation for one in x])
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents per channel, to broadcast over (B, C, T', h, w)."""
+    known = (vae.config.latents_mean, vae.config.latents_std)
+    mean, deviation = (torch.tensor(x).view(1, -1, 1, 1, 1).to(like) for x in known)
+    return mean, deviation
 
 
 class WanDenoiser(Denoiser):

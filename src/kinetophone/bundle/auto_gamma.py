@@ -67,7 +67,7 @@ def _batches(
     if data is not None:
         from kinetophone.data.encode import load_encoded
 
-        encoded = load_encoded(data, clips, bundle.bases.map(lambda base: base.vae))
+        encoded = load_encoded(data, clips, bundle.bases)
         if len(encoded) < clips:
             raise RequestError([f"count is {clips}, but '{data}' holds {len(encoded)} clips"])
         for start in range(0, clips, _AT_ONCE):

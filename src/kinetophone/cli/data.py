@@ -7,11 +7,11 @@ videos into training data for a coupling.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from kinetophone.cli.options import AllowPickle
+from kinetophone.cli.options import AllowPickle, Dtype
 from kinetophone.cli.shared import AudioBase, MotionAdapter, VideoBase, check_at_least_one
 from kinetophone.data.sources import Layout
 from kinetophone.data.sources import Split as PrepareSplit
@@ -53,6 +53,8 @@ def prepare(
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 8,
     seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 4,
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 256,
+    sample_rate: Annotated[int, typer.Option(help="Sample rate of the audio, in Hz.")] = 16_000,
+    channels: Annotated[int, typer.Option(help="Channels of the audio, 1 or 2.")] = 1,
     layout: Annotated[Layout, typer.Option(help="How the folder is laid out.")] = "folder",
     captions: Annotated[
         Path | None,
@@ -69,13 +71,17 @@ def prepare(
     """Cut videos into clips of equal length, size and rate; gives a reason for every rejected file."""
     if size < 8 or size % 8:
         raise RequestError([f"size is {size}; it must be a multiple of 8, such as 256"])
+    if not 1 <= channels <= 2:
+        raise RequestError([f"channels is {channels}; it must be 1 or 2"])
+    if not 8_000 <= sample_rate <= 192_000:
+        raise RequestError([f"sample_rate is {sample_rate}; it must be 8000 to 192000, such as 44100"])
     if workers is not None and workers < 1:
         raise RequestError([f"workers is {workers}; it must be at least 1"])
     from kinetophone.data.prepare import Cut
     from kinetophone.data.prepare import prepare as cut_all
     from kinetophone.data.sources import find_sources
 
-    cut = Cut(fps=fps, seconds=seconds, size=size)
+    cut = Cut(fps=fps, seconds=seconds, size=size, sample_rate=sample_rate, channels=channels)
     try:
         cut.time  # noqa: B018
     except ValueError as error:
@@ -101,9 +107,12 @@ def encode(
     video_base: VideoBase = None,
     motion_adapter: MotionAdapter = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+    dtype: Dtype = "float32",
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Encode prepared clips to latents, so that training does not decode files."""
+    import torch
+
     from kinetophone.av import AV
     from kinetophone.bases.load import load_audio_base, load_video_base
     from kinetophone.bundle.spec import find_bundle
@@ -112,8 +121,11 @@ def encode(
 
     check_prepared(source)
     folder = find_bundle(bundle) if audio_base is None or video_base is None else Path()
-    audio = load_audio_base(audio_base or folder / "audio", allow_pickle=allow_pickle).to(device)
-    video = load_video_base(
-        video_base or folder / "video", motion_adapter=motion_adapter, allow_pickle=allow_pickle
-    ).to(device)
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "allow_pickle": allow_pickle}
+    audio = load_audio_base(audio_base or folder / "audio", **options)
+    video = load_video_base(video_base or folder / "video", motion_adapter=motion_adapter, **options)
+    for base in (audio, video):
+        for name, network in base.networks.items():
+            if name != base.NETWORK:  # which encodes nothing, and is the largest
+                network.to(device)
     typer.echo(f"{encode_all(source, out, AV(audio=audio, video=video))} clips in {out}")

@@ -44,6 +44,17 @@ class ClipArrays:
         """Frames per second."""
         return float(domain_of(self.domain).FPS)
 
+    def waveforms(self, clips: slice, sample_rate: int) -> np.ndarray:
+        """Waveforms of some clips at a sample rate, float32 (n, samples) or (n, samples, channels)."""
+        sound: np.ndarray = np.asarray(self.audio[clips], np.float32) / 32767
+        own = int(domain_of(self.domain).SAMPLE_RATE)
+        if own == sample_rate:
+            return sound
+        from kinetophone.media.read import resample_channels
+
+        tracks = [resample_channels(one.reshape(len(one), -1), own, sample_rate) for one in sound]
+        return np.stack([track.reshape(-1, *sound.shape[2:]) for track in tracks])
+
     def moments_s(self, index: int) -> list[float]:
         """Times of the events in a clip, in seconds; training samples these more often."""
         return moments_s(self.scenes[index])

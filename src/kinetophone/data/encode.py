@@ -1,9 +1,9 @@
 """Encoding of prepared clips for coupling training: ``kinetophone data encode``.
 
 The bases' autoencoders and text models are frozen, so they are run only once per clip. The latents of a shard
-are written to ``latents-00000.safetensors``, with ``video`` (n, C, T, h, w) and ``audio`` (n, C, L, M) in
-float16. The text states of each caption and of the empty one are written to ``texts.safetensors``.
-``encoded.json`` is written last.
+are written to ``latents-00000.safetensors``, with ``video`` (n, C, T, h, w) and ``audio`` (n, C, L, …) in
+float16. The text conditioning of each caption and of the empty one is written to ``texts.safetensors``: one
+tensor for each modality, or several (``audio.states``, …). ``encoded.json`` is written last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import wave
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from kinetophone.av import AV
+from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.protocol import Conditioning
 from kinetophone.data.latents import LatentArrays, fingerprint
 from kinetophone.data.shards import read, remove_unfinished, write_json, writing
 from kinetophone.errors import RequestError
 from kinetophone.locks import sole_writer
+from kinetophone.media.timing import as_fps
 from kinetophone.progress import track
 from kinetophone.text import parse_json, read_json, read_text
 
@@ -59,8 +62,10 @@ def encode(source: Path, out: Path, bases: AV[Any]) -> int:
 
 def _encode(source: Path, out: Path, bases: AV[Any]) -> int:
     settings = read_json(source / "prepare.json")
+    rate = settings.get("sample_rate", 16_000)  # that of older folders
+    _check_fitting(source, settings, bases)
     remove_unfinished(out)
-    made_by = {name: fingerprint(getattr(bases, name).vae) for name in ("audio", "video")}
+    made_by = {name: fingerprint(getattr(bases, name).vae) for name in MODALITIES}
     clips: list[dict[str, Any]] = []
     shards = sorted(source.glob("clips-*.tar"))
     for shard in track(shards, len(shards), "encoding shards"):
@@ -71,24 +76,72 @@ def _encode(source: Path, out: Path, bases: AV[Any]) -> int:
         if not whole or (path.exists() and _metadata(path) == made_of):
             continue
         parts: list[AV[Tensor]] = []
+        generator = torch.Generator().manual_seed(0)
         for first in range(0, len(whole), _CLIPS_AT_ONCE):
             few = whole[first : first + _CLIPS_AT_ONCE]
             frames = torch.from_numpy(np.stack([_frames(jpg, settings["size"]) for _, jpg, _ in few]))
-            sound = torch.from_numpy(np.stack([_samples(wav) for _, _, wav in few]))
-            parts.append(AV(audio=bases.audio.encode(sound), video=bases.video.encode(frames)))
+            sound = torch.from_numpy(
+                np.stack([_fitted(_samples(wav), rate, bases.audio) for _, _, wav in few])
+            )
+            parts.append(AV(audio=bases.audio.encode(sound, generator), video=bases.video.encode(frames)))
         tensors = {
             name: torch.cat([getattr(part, name) for part in parts]).half().cpu().contiguous()
-            for name in ("audio", "video")
+            for name in MODALITIES
         }
         with writing(path) as file:
             file.write(save(tensors, made_of))
     captions = sorted({clip["caption"] for clip in clips} | {""})
-    states = bases.map(lambda base: torch.cat([base.encode_prompt([c]).cpu() for c in captions]).contiguous())
+    states: dict[str, Tensor] = {}
+    for name in MODALITIES:
+        base = getattr(bases, name)
+        each = [_named(name, base.encode_prompt([caption], settings["seconds"])) for caption in captions]
+        states |= {key: torch.cat([one[key] for one in each]).cpu().contiguous() for key in each[0]}
     with writing(out / "texts.safetensors") as file:
-        file.write(save({"audio": states.audio, "video": states.video}))
+        file.write(save(states))
     index = {key: settings[key] for key in ("fps", "seconds", "size")}
+    made_by |= {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
     write_json({**index, "made_by": made_by, "captions": captions, "clips": clips}, out / INDEX)
     return len(clips)
+
+
+def _check_fitting(source: Path, settings: Mapping[str, Any], bases: AV[Any]) -> None:
+    """Check that prepared clips have what the bases need.
+
+    Raises:
+        RequestError: They do not; it lists all problems, each with the option of ``data prepare``.
+    """
+    video, audio, problems = bases.video, bases.audio, []
+    for key, before in (("sample_rate", 16_000), ("channels", 1)):
+        there, needed = settings.get(key, before), getattr(audio, key)
+        if there < needed:
+            option = f"--{key.replace('_', '-')} {needed}"
+            problems.append(f"has audio of {key} {there}: the audio base needs {option}")
+    if settings["size"] % video.multiple:
+        problems.append(f"has size {settings['size']}: the video base needs a multiple of {video.multiple}")
+    fps = as_fps(settings["fps"])
+    frames, step = round(settings["seconds"] * fps), video.frame_step
+    if (frames - 1) % step:
+        below = frames - (frames - 1) % step
+        near = " or ".join(f"{float(count / fps):g}" for count in (below, below + step))
+        problems.append(f"has clips of {frames} frames: the video base needs --seconds {near}")
+    if problems:
+        raise RequestError(
+            [f"'{source}' {problem}; run kinetophone data prepare again" for problem in problems]
+        )
+
+
+def _named(name: str, conditioning: Conditioning) -> dict[str, Tensor]:
+    """The tensors of a conditioning by their names in a file."""
+    if isinstance(conditioning, Tensor):
+        return {name: conditioning}
+    return {f"{name}.{key}": tensor for key, tensor in conditioning.items()}
+
+
+def _conditioning(name: str, tensors: Mapping[str, Tensor]) -> Conditioning:
+    """Undo :func:`_named`."""
+    if name in tensors:
+        return tensors[name]
+    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
 
 def check_prepared(source: Path) -> None:
@@ -117,25 +170,27 @@ class EncodedClips(LatentArrays):
 
     fps: float
     texts: dict[str, int]
-    states: AV[Tensor]
+    states: AV[Conditioning]
 
-    def text(self, captions: Sequence[str]) -> AV[Tensor]:
-        """Text states of each base for captions of these clips; "" is allowed too."""
+    def text(self, captions: Sequence[str]) -> AV[Conditioning]:
+        """Text conditioning of each base for captions of these clips; "" is allowed too."""
         rows = [self.texts[caption] for caption in captions]
-        return self.states.map(lambda states: states[rows])
+        return self.states.map(lambda states: tree_map(lambda tensor: tensor[rows], states))
 
 
-def load_encoded(folder: Path, count: int, vaes: AV[Any]) -> EncodedClips:
+def load_encoded(folder: Path, count: int, bases: AV[Any]) -> EncodedClips:
     """Load the first ``count`` clips (0: all) of a folder written by :func:`encode`.
 
     Raises:
-        RequestError: The folder has no encoded clips, or they were made with other autoencoders than
-            ``vaes``.
+        RequestError: The folder has no encoded clips, or they were made with other autoencoders or text
+            encoders than those of ``bases``.
     """
     if not (folder / INDEX).is_file():
         raise RequestError([f"'{folder}' has no {INDEX}; run kinetophone data encode first"])
     index = read_json(folder / INDEX)
-    found = {"audio": fingerprint(vaes.audio), "video": fingerprint(vaes.video)}
+    found = {name: fingerprint(getattr(bases, name).vae) for name in MODALITIES}
+    if any(f"{name} text" in index["made_by"] for name in MODALITIES):  # older folders do not say it
+        found |= {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
     if index["made_by"] != found:
         raise RequestError([f"'{folder}' was encoded with other bases; run kinetophone data encode again"])
     clips = index["clips"][: count or None]
@@ -150,7 +205,7 @@ def load_encoded(folder: Path, count: int, vaes: AV[Any]) -> EncodedClips:
         strikes_s=[clip["events_s"] for clip in clips],
         fps=index["fps"],
         texts={caption: row for row, caption in enumerate(index["captions"])},
-        states=AV(audio=states["audio"], video=states["video"]),
+        states=AV(audio=_conditioning("audio", states), video=_conditioning("video", states)),
     )
 
 
@@ -189,5 +244,18 @@ def _frames(jpg: bytes, size: int) -> np.ndarray:
 
 
 def _samples(wav: bytes) -> np.ndarray:
+    """The samples (N, channels) of a 16-bit WAV file, float32."""
     with wave.open(io.BytesIO(wav)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
+        return samples.reshape(-1, file.getnchannels())
+
+
+def _fitted(samples: np.ndarray, rate: int, base: Any) -> np.ndarray:
+    """Samples (N, channels) as an audio base takes them: at its rate, and (N,) if it is mono."""
+    if base.channels == 1:
+        samples = samples.mean(axis=1, keepdims=True)
+    if rate != base.sample_rate:
+        from kinetophone.media.read import resample_channels
+
+        samples = resample_channels(samples, rate, base.sample_rate)
+    return samples[:, 0] if samples.shape[1] == 1 else samples

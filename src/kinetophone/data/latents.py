@@ -1,6 +1,7 @@
 """The latent cache: clips encoded once with the frozen autoencoders, with several captions each.
 
-``video.npy`` float16 (N, C, T, h, w) and ``audio.npy`` float16 (N, C, L, M) are scaled latents.
+Latents are float16 and scaled as their base expects them: video (N, C, T, h, w), audio (N, C, L, M) or
+(N, C, L). Each modality is one ``.npy`` file, whose name has the fingerprint of its autoencoder.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan, AutoencoderOobleck
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.computing import encode_latents
+from kinetophone.bases.stable_audio import encode_waveform
+from kinetophone.bases.wan import encode_frames
 from kinetophone.data.arrays import ClipArrays
 from kinetophone.data.domains import domain
 from kinetophone.data.shards import write_json, writing
 from kinetophone.progress import track
 
 CAPTIONS_PER_CLIP = 4
+_CLIPS_AT_ONCE = 8
 DECODER = ("decoder.", "post_quant_conv.")  # prefixes of the decoder's parameters
 
 
@@ -68,11 +74,14 @@ def _prefix(clips: ClipArrays) -> str:
 
 
 def fingerprint(vae: Any) -> str:
-    """Hash of an autoencoder's weights, eight hex digits, to detect a cache made with another autoencoder.
+    """Hash of what an autoencoder makes latents with, eight hex digits, to detect a cache made with another.
 
     The decoder is excluded, because it does not affect latents and may be trained further.
     """
     digest = hashlib.sha256()
+    for key in ("latents_mean", "latents_std"):  # of each channel, in the configuration
+        if vae.config.get(key) is not None:
+            digest.update(np.float64(vae.config[key]).tobytes())
     for name, tensor in vae.state_dict().items():
         if name.startswith(DECODER):
             continue
@@ -91,33 +100,42 @@ def load_latents(clips: ClipArrays, split: str, folder: Path, vaes: AV[Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     empty = np.zeros((len(clips), 0), np.float16)
     places = AV(*(folder / f"{_prefix(clips)}latents-{name}-{split}-{len(clips)}" for name in MODALITIES))
-    video = empty if vaes.video is None else _encode(vaes.video, clips.video, places.video, "video")
-    audio = empty if vaes.audio is None else _encode(vaes.audio, clips.mel, places.audio, "audio")
+    video = empty if vaes.video is None else _cached(vaes.video, clips, places.video)
+    audio = empty if vaes.audio is None else _cached(vaes.audio, clips, places.audio)
     moments = [clips.moments_s(i) for i in range(len(clips))]
     return LatentArrays(video, audio, load_captions(clips, split, folder), moments)
 
 
-def _encode(vae: Any, source: np.ndarray, place: Path, name: str) -> np.ndarray:
-    from kinetophone.bases.computing import encode_latents
-
+def _cached(vae: Any, clips: ClipArrays, place: Path) -> np.ndarray:
     path = place.with_name(f"{place.name}-{fingerprint(vae)}.npy")
     if not path.exists():
-        vae = vae.eval().to(memory_format=torch.channels_last)
-        parts = []
-        for start in track(range(0, len(source), 8), -(-len(source) // 8), f"encoding {name}"):
-            x = torch.from_numpy(np.array(source[start : start + 8]))
-            with torch.no_grad():
-                z = encode_latents(vae, _as_images(x, name))
-            z = z.unflatten(0, (x.shape[0], -1)).transpose(1, 2) if name == "video" else z
-            parts.append(z.half().numpy())
+        generator = torch.Generator().manual_seed(0)
+        starts = range(0, len(clips), _CLIPS_AT_ONCE)
+        vae = vae.eval()
+        parts = [
+            _encoded(vae, clips, slice(start, start + _CLIPS_AT_ONCE), generator).half().cpu().numpy()
+            for start in track(starts, len(starts), f"encoding {place.name}")
+        ]
         with writing(path) as file:
             np.save(file, np.concatenate(parts))
     return np.load(path)
 
 
-def _as_images(x: Tensor, name: str) -> Tensor:
-    if name == "video":
-        x = x.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-    else:
-        x = x.float()[:, None]
-    return x.contiguous(memory_format=torch.channels_last)
+@torch.no_grad()
+def _encoded(vae: Any, clips: ClipArrays, some: slice, generator: torch.Generator) -> Tensor:
+    """Latents of some clips, by the kind of their autoencoder."""
+    if isinstance(vae, AutoencoderKLWan):
+        return encode_frames(vae, torch.from_numpy(np.array(clips.video[some])))
+    if isinstance(vae, AutoencoderOobleck):
+        sound = torch.from_numpy(clips.waveforms(some, int(vae.config.sampling_rate)))
+        return encode_waveform(vae, sound, generator)
+    vae = vae.to(memory_format=torch.channels_last)
+    images = vae.config.in_channels == 3
+    x = torch.from_numpy(np.array((clips.video if images else clips.mel)[some]))
+    z = encode_latents(vae, _as_images(x, images))
+    return z.unflatten(0, (len(x), -1)).transpose(1, 2) if images else z
+
+
+def _as_images(x: Tensor, video: bool) -> Tensor:
+    images = x.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1) if video else x.float()[:, None]
+    return images.contiguous(memory_format=torch.channels_last)

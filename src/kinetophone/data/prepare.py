@@ -1,9 +1,9 @@
 """Cutting of videos into uniform clips: ``kinetophone data prepare``.
 
 The output folder has shards ``clips-00000.tar``, ``manifest.jsonl`` with a line per source, and
-``prepare.json``. The members of a clip are ``jpg`` (its frames, stacked vertically), ``wav`` (16 kHz mono)
-and ``json`` (caption, source and times of events). Each worker writes entire shards, which are renamed when
-they are complete, so a killed run can resume.
+``prepare.json``. The members of a clip are ``jpg`` (its frames, stacked vertically), ``wav`` and ``json``
+(caption, source and times of events). Each worker writes entire shards, which are renamed when they are
+complete, so a killed run can resume.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,10 +34,6 @@ from kinetophone.media.timing import ClipTime
 from kinetophone.progress import track
 from kinetophone.text import read_json, read_text
 
-if TYPE_CHECKING:
-    from kinetophone.media import Clip
-
-SAMPLE_RATE = 16_000
 SILENCE_DB = -60.0  # RMS of a clip in dBFS; quieter clips are rejected
 _SOURCES_PER_SHARD = 16
 _JPEG_QUALITY = 95
@@ -45,16 +41,26 @@ _JPEG_QUALITY = 95
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Frame rate, length in seconds, and height and width in pixels of every clip."""
+    """The format of every clip.
+
+    Attributes:
+        fps: Frame rate.
+        seconds: Length.
+        size: Height and width in pixels.
+        sample_rate: Sample rate of the audio in Hz.
+        channels: Channels of the audio, 1 or 2.
+    """
 
     fps: float = 8
     seconds: float = 4
     size: int = 256
+    sample_rate: int = 16_000
+    channels: int = 1
 
     @property
     def time(self) -> ClipTime:
         """Timing of a clip; raises ValueError if its length is not a whole number of frames."""
-        return ClipTime.from_seconds(self.seconds, self.fps, SAMPLE_RATE)
+        return ClipTime.from_seconds(self.seconds, self.fps, self.sample_rate)
 
 
 def prepare(sources: Sources, out: Path, cut: Cut, workers: int | None = None) -> list[dict[str, Any]]:
@@ -174,14 +180,15 @@ def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
 
 def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: dict[str, Any]) -> None:
     """Cut one file into consecutive clips, add them to the shard and record them in ``row``."""
-    clip, time = _read(source, cut), cut.time
-    windows = len(clip.video) // time.frames
+    video, audio, whole = _read(source, cut)
+    time = cut.time
+    windows = len(video) // time.frames
     if not windows:
-        raise ValueError(f"is {clip.duration_s:.2f} s long, shorter than a clip of {cut.seconds:g} s")
+        raise ValueError(f"is {whole.duration_s:.2f} s long, shorter than a clip of {cut.seconds:g} s")
     for number in range(windows):
         first = number * time.frames
-        sound = clip.audio[clip.time.sample_at(first) :][: time.samples]
-        start_s = clip.time.frame_time_s(first)
+        sound = audio[whole.sample_at(first) :][: time.samples]
+        start_s = whole.frame_time_s(first)
         level = 20 * np.log10(max(float(np.sqrt(np.mean(np.square(sound)))), 1e-10))
         if level < SILENCE_DB:
             row["rejected"].append({"start_s": start_s, "reason": f"silent ({level:.0f} dB)"})
@@ -198,25 +205,26 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
             "events_s": [round(e.time_s - start_s, 4) for e in source.events if start_s <= e.time_s < stop_s],
         }
         members = {
-            "jpg": _strip(clip.video[first : first + time.frames]),
-            "wav": _wav(sound),
+            "jpg": _strip(video[first : first + time.frames]),
+            "wav": _wav(sound, cut.sample_rate),
             "json": json.dumps(about).encode(),
         }
         row["clips"].append(f"{key}-{number:04d}")
         add(tar, row["clips"][-1], members)
 
 
-def _read(source: Source, cut: Cut) -> Clip:
-    from kinetophone.media.clip import Clip, fit_audio
-    from kinetophone.media.read import read_audio, read_clip, read_video
+def _read(source: Source, cut: Cut) -> tuple[np.ndarray, np.ndarray, ClipTime]:
+    """Frames (T, H, W, 3) of a whole file, its audio (N, channels) in [-1, 1], and the timing of both."""
+    from kinetophone.media.read import placed, read_audio, read_video
 
-    size = (cut.size, cut.size)
-    if source.sound is None:
-        return read_clip(source.picture, fps=cut.fps, size=size, sample_rate=SAMPLE_RATE)
-    picture = read_video(source.picture, fps=cut.fps, size=size)
-    time = ClipTime(Fraction(picture.fps), len(picture.frames), SAMPLE_RATE)
-    sound = read_audio(source.sound, sample_rate=SAMPLE_RATE)
-    return Clip(picture.frames, picture.fps, fit_audio(sound.waveform, time.samples), SAMPLE_RATE)
+    heard = read_audio(source.sound or source.picture, sample_rate=cut.sample_rate)
+    picture = read_video(source.picture, fps=cut.fps, size=(cut.size, cut.size))
+    time = ClipTime(Fraction(picture.fps), len(picture.frames), cut.sample_rate)
+    late_s = heard.start_s - picture.start_s if source.sound is None else 0.0
+    tracks = heard.channels
+    if tracks is None or tracks.shape[1] != cut.channels:
+        tracks = np.repeat(heard.waveform[:, None], cut.channels, axis=1)
+    return picture.frames, placed(tracks, round(late_s * cut.sample_rate), time.samples), time
 
 
 def _strip(frames: np.ndarray) -> bytes:
@@ -229,11 +237,12 @@ def _strip(frames: np.ndarray) -> bytes:
     return encoded.tobytes()
 
 
-def _wav(samples: np.ndarray) -> bytes:
+def _wav(samples: np.ndarray, sample_rate: int) -> bytes:
+    """A 16-bit WAV file of samples (N, channels)."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
+        file.setnchannels(samples.shape[1])
         file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
+        file.setframerate(sample_rate)
         file.writeframes((samples * 32767).round().astype("<i2").tobytes())
     return buffer.getvalue()
