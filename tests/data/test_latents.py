@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from kinetophone.av import AV
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.data.arrays import ClipArrays
 from kinetophone.data.latents import fingerprint, load_latents
@@ -29,7 +30,7 @@ def test_latents_of_transformers(models: Path, tmp_path: Path) -> None:
     video, audio = load_video_base(models / "wan"), load_audio_base(models / "stable_audio")
     for channels in (1, 2):
         made = clips(9, channels)
-        found = load_latents(made, "train", tmp_path / str(channels), video.vae, audio.vae)
+        found = load_latents(made, "train", tmp_path / str(channels), AV(audio=audio.vae, video=video.vae))
         assert (found.video.shape, found.audio.shape) == ((3, 16, 3, 4, 4), (3, 8, 13))
         frames = video.encode(torch.from_numpy(made.video))
         np.testing.assert_allclose(found.video, frames.numpy(), atol=5e-3, rtol=1e-2)
@@ -38,14 +39,14 @@ def test_latents_of_transformers(models: Path, tmp_path: Path) -> None:
         drawn = audio.encode(sound, torch.Generator().manual_seed(0))
         np.testing.assert_allclose(found.audio, drawn.numpy(), atol=5e-3, rtol=1e-2)
         assert not np.allclose(found.audio, audio.encode(sound).numpy(), atol=0.1)
-        again = load_latents(made, "train", tmp_path / f"{channels}-again", video.vae, audio.vae)
+        again = load_latents(made, "train", tmp_path / f"{channels}-again", AV(audio=audio.vae, video=video.vae))
         assert np.array_equal(found.audio, again.audio)
 
 
 def test_lengths_that_a_causal_autoencoder_cannot_make(models: Path, tmp_path: Path) -> None:
     vae: Any = load_video_base(models / "wan").vae
     with pytest.raises(ValueError, match=r"32 frames cannot be encoded: .* such as 29 or 33"):
-        load_latents(clips(32), "train", tmp_path, vae, None)
+        load_latents(clips(32), "train", tmp_path, AV(audio=None, video=vae))
 
 
 def test_the_statistics_of_latents_are_part_of_what_made_them(models: Path) -> None:

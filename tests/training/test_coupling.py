@@ -226,7 +226,7 @@ def test_what_is_given_is_never_both(make):
 def test_relative_weights_make_the_bases_alone_score_about_one_at_every_level(make):
     stage = make(CouplingOptions(relative=True))
     stage.model.detach()  # the bases alone
-    clean, noisy = stage.errors.audio.at(torch.tensor([0.05, 0.9]))
+    clean, noisy = 1 / stage.errors.audio.weight(stage.processes.audio, torch.tensor([0.05, 0.9]))
     assert clean > 10 * noisy
     with torch.no_grad():
         mean = np.mean([float(loss(stage, seed)["loss"]) for seed in range(6)])

@@ -116,7 +116,7 @@ def _check_texts(
         if text_uncond is None:
             raise ValueError(f"{modality} guidance is {getattr(guidance, modality)}, which needs text_uncond")
         cond, uncond = (
-            [tuple(x.shape) for x in tree_leaves(getattr(text, modality))]
+            sorted(tuple(x.shape) for x in tree_leaves(getattr(text, modality)))
             for text in (text_cond, text_uncond)
         )
         if cond != uncond:

@@ -96,6 +96,38 @@ class Process(ABC):
         a, b = self._broadcast(level, x0)
         return a * noise - b * x0
 
+    def angle(self, level: Level) -> Tensor:
+        """The signal-to-noise ratio as a number from 0 (clean) to 1 (noise): (2/π)·atan(b / a), float64.
+
+        Unlike a level, it means the same for every process; unlike λ, it is finite at both ends.
+        """
+        a, b = self.coefficients(level)
+        return torch.atan2(b, a) * (2 / math.pi)
+
+    def level_at(self, angle: np.ndarray) -> np.ndarray:
+        """The levels of signal-to-noise ratios given by :meth:`angle`, up to the spacing of a table."""
+        levels, log_snr = self.log_snr_table()
+        rising = np.arctan(np.exp(-log_snr / 2)) * (2 / math.pi)
+        return np.interp(angle, rising, levels)
+
+    def noise_error_scale(self, level: Level) -> Tensor:
+        """What a squared error of the network's output is multiplied by to give that of the noise ε.
+
+        1 for a network that predicts ε. For v and for a flow, ε̂ is x̂ plus a times the output, so it is a².
+        """
+        a, _ = self.coefficients(level)
+        return torch.ones_like(a) if self.output == "epsilon" else a.square()
+
+    def velocity_error_scale(self, level: Level) -> Tensor:
+        """What a squared error of the network's output is multiplied by to give that of v.
+
+        v is that of the variance-preserving process with the same signal-to-noise ratio. Its error is the
+        same however a network is parametrised, and neither 0 nor infinite at either end.
+        """
+        a, b = self.coefficients(level)
+        power = a.square() + b.square()
+        return power / a.square() if self.output == "epsilon" else power
+
     def _broadcast(self, level: Level, x: Tensor) -> tuple[Tensor, Tensor]:
         """a and b with dtype and device of ``x``, shaped to broadcast over (B, …).
 

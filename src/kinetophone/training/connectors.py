@@ -1,10 +1,11 @@
 """Pretraining of the connectors: each learns to predict the other modality's latents from its own.
 
-When a coupling is trained, a connector learns through a frozen U-Net. Every step needs a pass through both
-U-Nets, and the gradient is weak while the inserted blocks still output zero. This stage trains the features
+When a coupling is trained, a connector learns through a frozen network. Every step needs a pass through both
+networks, and the gradient is weak while the inserted blocks still output zero. This stage trains the features
 directly to predict the other modality's latents at the same moment. The prediction head is as small as the
-layer that reads the feature in CMC-PE (``ConditionedSelfAttention.proj_c``) and is discarded afterwards. A
-step is about ten times as fast, and coupling training then starts from features that carry timing.
+layer that reads the feature in CMC-PE (``ConditionedSelfAttention.proj_c``), sees as many feature steps for
+each latent, and is discarded afterwards. A step is about ten times as fast, and coupling training then starts
+from features that carry timing.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.protocol import Times
+from kinetophone.coupling.blocks.cmc_pe import stacked
+from kinetophone.coupling.times import SiteTimes
 from kinetophone.errors import RequestError
 from kinetophone.training.coupling import CouplingStage
 from kinetophone.training.diffusion import WHOLE, standard_normal
@@ -45,8 +48,10 @@ class ConnectorStage:
         some: AV[Tensor] = self.clean.map(lambda x: _targets(torch.from_numpy(np.array(x[:256])).float()))
         # Each connector predicts the other modality, hence the swap.
         self.spread: AV[Tensor] = some.swap().map(lambda x: x.std(dim=(0, 2), keepdim=True) + EPS)
+        self.stack = AV(audio=coupling.config.audio_stack, video=coupling.config.video_stack)
         self.heads: AV[nn.Module] = some.swap().map(
-            lambda x: FeedForward(coupling.config.connector_channels, dim_out=x.shape[1])
+            lambda x, stack: FeedForward(coupling.config.connector_channels * stack, dim_out=x.shape[1]),
+            self.stack,
         )
         self.heads.map(lambda head: head.to(self.whole.device))
         self.trained: dict[str, nn.Module] = {
@@ -77,7 +82,11 @@ class ConnectorStage:
         processes = self.whole.processes
         seen: AV[Tensor] = processes.map(lambda process, *of: process.noised(*of), clean, noise, levels)
         features = self.whole.model.features(seen, levels, None)
-        return features.map(_squared_error, self.heads, clean.swap().map(_targets), self.spread)
+        times: AV[Times | None] = self.whole.times
+        if self.whole.coupling.config.alignment == "stretched":
+            times = AV.both(None)
+        targets: AV[Tensor] = clean.swap().map(_targets)
+        return features.map(_squared_error, times, self.heads, targets, times.swap(), self.spread, self.stack)
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Unexplained fraction of the first series' variance at some noise levels, on training clips."""
@@ -112,6 +121,17 @@ def _targets(x: Tensor) -> Tensor:
     return torch.cat([moved, series - series.mean(dim=2, keepdim=True)], dim=1)
 
 
-def _squared_error(feature: Tensor, head: nn.Module, target: Tensor, spread: Tensor) -> Tensor:
-    held = F.interpolate(feature, size=target.shape[2], mode="nearest").transpose(1, 2)
+def _squared_error(
+    feature: Tensor,
+    own: Times | None,
+    head: nn.Module,
+    target: Tensor,
+    other: Times | None,
+    spread: Tensor,
+    stack: int,
+) -> Tensor:
+    """Errors of a prediction from a feature (B, K, T'); ``own`` and ``other`` are times of the latents."""
+    steps = target.shape[2]
+    at = None if own is None or other is None else SiteTimes.of(other, steps, own, feature.shape[2])
+    held = stacked(feature, steps, at, stack).transpose(1, 2)
     return (head(held).transpose(1, 2).float() - target / spread.to(target)).square()

@@ -1,8 +1,11 @@
 """Training the coupling on audio-video pairs with frozen bases (arXiv 2409.17550, section 3).
 
-Each U-Net has its own noise level. The connectors read copies of the latents with the same noise but at
+Each network has its own noise level. The connectors read copies of the latents with the same noise but at
 independently drawn levels, so that one trained model works for any γ. The self-conditioning estimate is made
 at the connector's level, as in sampling; the published code makes it at the U-Net's level.
+
+The loss is the squared error of the estimated noise ε, for any base: what a network predicts (ε, v or a flow)
+and its process only scale the error of its output.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.load import load_audio_base, load_video_base
-from kinetophone.bases.protocol import Denoiser, Times
+from kinetophone.bases.protocol import Conditioning, Denoiser, Times
 from kinetophone.bundle.spec import CONFIG_NAME, BundleSpec, same_bases
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
@@ -34,7 +37,7 @@ from kinetophone.diffusion.sample import initial_noise, sample_joint
 from kinetophone.diffusion.settings import PUBLISHED_DEFAULTS
 from kinetophone.errors import RequestError
 from kinetophone.hub.components import load_network
-from kinetophone.media.clip import Clip, fit_audio
+from kinetophone.media.clip import Clip
 from kinetophone.media.timing import ClipTime, as_fps
 from kinetophone.training.clips import load_clips
 from kinetophone.training.diffusion import (
@@ -51,7 +54,7 @@ from kinetophone.training.diffusion import (
 )
 from kinetophone.training.levels import LevelErrors, base_errors
 from kinetophone.training.recipe import Recipe, frozen_dtype
-from kinetophone.training.samples import mel_image, save_wav
+from kinetophone.training.samples import save_wav, spectrogram
 from kinetophone.training.validation import validate
 
 CLIPS_FOR_ERRORS = 32
@@ -67,23 +70,27 @@ class CouplingStage:
         self.bases: AV = AV(
             audio=load_audio_base(
                 named.audio or self.bundle / "audio", dtype=dtype, allow_pickle=named.allow_pickle
-            ).to(self.device),
+            ),
             video=load_video_base(
                 named.video or self.bundle / "video",
                 motion_adapter=named.motion_adapter or None,
                 dtype=dtype,
                 allow_pickle=named.allow_pickle,
-            ).to(self.device),
+            ),
         )
         trains = recipe.options.train
         for base in (self.bases.audio, self.bases.video):
-            base.network.requires_grad_(trains in ("all", "scratch"))
+            base.network.to(self.device).requires_grad_(trains in ("all", "scratch"))
             plain_attention(base.network)
             # torch 2.13 crashes on a CPU when the backward pass goes through frozen channels-last
             # convolutions to trained motion modules before them.
             if base is self.bases.audio or trains != "motion":
                 channels_last(base.network)
-        self.latents = self._load_latents(self.bases.map(lambda base: base.vae.cpu()))
+        self.latents = self._load_latents()
+        if not isinstance(self.latents, EncodedClips):  # which has the conditioning of its texts
+            for base in (self.bases.audio, self.bases.video):
+                for name in base.TEXT & base.networks.keys():
+                    base.networks[name].to(self.device)
         networks: AV[nn.Module] = self.bases.map(lambda base: base.network)
         denoisers: AV[Denoiser] = self.bases.map(lambda base: base.denoiser())
         rates = AV(
@@ -104,11 +111,18 @@ class CouplingStage:
         elif trains != "coupling":
             self.trained |= {"audio": networks.audio, "video": networks.video}
         self.learns = AV(*(name in self.trained for name in MODALITIES))
-        self.errors = self._base_errors() if recipe.options.relative else None
+        # Saved in checkpoints and shared by all processes: the weights of the loss must not change in a run.
+        self.start = _packed(self._base_errors()) if recipe.options.relative else {}
         if trains == "scratch":  # only now: the loss weights come from the errors of the trained bases
             networks.map(_randomise)
         if recipe.loop.gradient_checkpointing:
             save_memory([networks.audio, networks.video, self.coupling])
+
+    @property
+    def time(self) -> ClipTime:
+        """Length and rates of a clip."""
+        frames = self.bases.video.frame_length(self.latents.video.shape[2])
+        return ClipTime(self.fps, frames, self.bases.audio.sample_rate)
 
     @property
     def times(self) -> AV[Times]:
@@ -116,14 +130,15 @@ class CouplingStage:
         lengths = AV(audio=self.latents.audio.shape[2], video=self.latents.video.shape[2])
         return self.bases.map(lambda base, steps: base.latent_times(steps, self.fps), lengths)
 
-    def _load_latents(self, vaes: AV[Any]) -> LatentArrays:
+    def _load_latents(self) -> LatentArrays:
         data = self.recipe.data
         if data.source not in DOMAINS:
-            encoded = load_encoded(Path(data.source), data.count, vaes)
+            encoded = load_encoded(Path(data.source), data.count, self.bases)
             self.fps, self.prompts = as_fps(encoded.fps), sorted(encoded.texts)[1 : 1 + len(SAMPLE_PROMPTS)]
             return encoded
         self.fps, self.prompts = Fraction(domain(data.source).FPS), sample_prompts(data.source)
         clips = load_clips(self.recipe)
+        vaes: AV[Any] = self.bases.map(lambda base: base.vae)
         latents = load_latents(clips, data.split, Path(data.cache), vaes)
         if not data.materials:
             return latents
@@ -153,24 +168,32 @@ class CouplingStage:
         dtype = frozen_dtype(self.recipe)
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
+    @property
+    def errors(self) -> AV[LevelErrors]:
+        """The bases' own errors, with the option ``relative``."""
+        return AV(*(LevelErrors(*self.start[name].double().numpy()) for name in MODALITIES))
+
     def _weights(self, levels: AV[Tensor]) -> AV[Tensor]:
-        """Loss weights at the given noise levels."""
-        if self.errors is not None:
-            return levels.map(lambda level, errors: 1 / errors.at(level), self.errors)
+        """Weights of the squared errors of the outputs at the given noise levels."""
+        if self.start:
+            return self.errors.map(lambda errors, *of: errors.weight(*of), self.processes, levels)
         gamma = self.recipe.options.snr_gamma
-        return self.processes.map(lambda process, level: min_snr(process, level, gamma), levels)
+        return self.processes.map(
+            lambda process, level: process.noise_error_scale(level) * min_snr(process, level, gamma), levels
+        )
 
     def _levels(self, batch: int, generator: torch.Generator) -> AV[Tensor]:
-        """Draw the noise levels of the two U-Nets."""
+        """Draw the noise levels of the two networks, each as its base was trained."""
         power = self.recipe.options.timestep_power
         levels: AV[Tensor] = self.processes.map(lambda process: process.draw(batch, generator, power))
         drawn = self.recipe.options.noise_levels
-        if drawn == "shared":
-            return AV.both(levels.audio)
+        if drawn == "independent":
+            return levels
+        shared = levels.audio.clamp(self.processes.video.least, self.processes.video.most)
         if drawn == "mixed":
             same = torch.rand(batch, generator=generator) < 0.5
-            return AV(audio=levels.audio, video=torch.where(same, levels.audio, levels.video))
-        return levels
+            shared = torch.where(same, shared, levels.video)
+        return AV(audio=levels.audio, video=shared)
 
     def _given(self, batch: int, rng: np.random.Generator) -> AV[Tensor]:
         """Choose the samples whose audio or video is given clean; never both of the same sample."""
@@ -193,10 +216,12 @@ class CouplingStage:
         local = AV(audio=levels.video ** (1 / gamma), video=levels.audio**gamma)
         return local.map(lambda u, process: u.clamp(process.least, process.most), self.processes)
 
-    def _text(self, texts: list[str]) -> AV[Tensor]:
-        if isinstance(self.latents, EncodedClips):
-            return self.latents.text(texts).map(lambda states: states.to(self.device))
-        return self.bases.map(lambda base: base.encode_prompt(texts))
+    def _text(self, texts: list[str]) -> AV[Conditioning]:
+        if isinstance(self.latents, EncodedClips) and self.latents.texts.keys() >= set(texts):
+            text = self.latents.text(texts)
+        else:
+            text = self.bases.map(lambda base: base.encode_prompt(texts, self.time.duration_s))
+        return text.map(lambda states: tree_map(lambda tensor: tensor.to(self.device), states))
 
     def _predict(
         self,
@@ -206,10 +231,10 @@ class CouplingStage:
         features: AV[Tensor],
         wanted: AV[Tensor],
         coupled: AV[Tensor] | None = None,
-    ) -> AV[tuple[Tensor, Tensor]]:
-        """Estimates of x0 and ε of ``x`` at ``levels``; each network runs on its ``wanted`` samples only.
+    ) -> AV[Tensor]:
+        """The outputs of both networks for ``x`` at ``levels``; each runs on its ``wanted`` samples only.
 
-        The network output for the other samples is 0. A network without wanted samples runs on all of them,
+        The output for the other samples is 0. A network without wanted samples runs on all of them,
         because distributed training needs every parameter in the graph.
         """
         rows: AV[Tensor] = wanted.map(lambda w: (w if w.any() else ~w).nonzero().flatten())
@@ -223,10 +248,9 @@ class CouplingStage:
         output: AV[Tensor] = self.model(
             of(x), of(levels), of(text), features, coupled and of(coupled), times=self.times
         )
-        whole = output.map(
+        return output.map(
             lambda o, z, some: torch.zeros_like(z, dtype=o.dtype).index_copy(0, some, o), x, rows
         )
-        return self.processes.map(lambda process, *of: process.split(*of), x, whole, levels)
 
     def loss(
         self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
@@ -262,15 +286,19 @@ class CouplingStage:
         if estimated:
             x, own = (seen, seen_levels) if options.estimate_at == "connector" else (noisy, levels)
             with torch.no_grad():
-                split = self._predict(x, own, text, self.model.features(seen, own, None), asked)
-                x0_hat = split.map(lambda estimates, *of: _replace_known(estimates[0], *of), given, clean)
+                output = self._predict(x, own, text, self.model.features(seen, own, None), asked)
+                x0_hat = self.processes.map(
+                    lambda process, known, real, *of: _replace_known(process.split(*of)[0], known, real),
+                    given, clean, x, output, own,
+                )  # fmt: skip
         features = self.model.features(seen, seen_levels, x0_hat)
-        # With a frozen U-Net, samples without coupling give no gradient, so they are skipped.
+        # With a frozen network, samples without coupling give no gradient, so they are skipped.
         counts = asked.map(lambda a, c, learns: a if learns else a & c, coupled, self.learns)
-        split = self._predict(noisy, levels, text, features, counts, coupled)
-        losses: AV[Tensor] = split.map(
-            lambda estimates, *of: noise_loss(estimates[1], *of), noise, self._weights(levels), counts
+        output = self._predict(noisy, levels, text, features, counts, coupled)
+        target: AV[Tensor] = self.processes.map(
+            lambda process, *of: process.target(*of), clean, noise, levels
         )
+        losses: AV[Tensor] = output.map(noise_loss, target, self._weights(levels), counts)
         return {"loss": losses.audio + losses.video, "audio": losses.audio, "video": losses.video}
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
@@ -287,23 +315,20 @@ class CouplingStage:
         )  # fmt: skip
         with self.autocast():
             z = sample_joint(predict, noise, path, self.processes)
+        time = self.time
         frames = self.bases.video.decode(z.video.cpu())
-        mel = self.bases.audio.decode_mel(z.audio.cpu())
+        sound = self.bases.audio.decode(z.audio.cpu(), time.samples)
         rows = []
-        for clip, spectrum in zip(frames, mel, strict=True):
+        for clip, waveform in zip(frames, sound, strict=True):
             strip = np.concatenate(list(clip), axis=1)
             picture = cv2.resize(
-                mel_image(spectrum[None]), (strip.shape[1], 64), interpolation=cv2.INTER_AREA
+                spectrogram(waveform, time.sample_rate), (strip.shape[1], 64), interpolation=cv2.INTER_AREA
             )
             rows += [strip[..., ::-1], picture]
         cv2.imwrite(str(folder / f"sample-{step}.png"), np.concatenate(rows))
-        with torch.no_grad():
-            sound = self.bases.audio.vocoder.cpu()(mel)
-        save_wav(sound.flatten(), folder / f"sample-{step}.wav")
-        time = ClipTime(self.fps, frames.shape[1], self.bases.audio.sample_rate)
+        save_wav(np.concatenate(list(sound)), folder / f"sample-{step}.wav", time.sample_rate)
         clips = [
-            Clip(video, time.fps, fit_audio(audio, time.samples), time.sample_rate)
-            for video, audio in zip(frames, sound.clamp(-1, 1).numpy(), strict=True)
+            Clip(video, time.fps, audio, time.sample_rate) for video, audio in zip(frames, sound, strict=True)
         ]
         return validate(clips, folder, step)
 
@@ -331,7 +356,7 @@ class CouplingStage:
         defaults = dict(origin.defaults if origin else PUBLISHED_DEFAULTS)
         if before is None:  # afterwards they may have been tuned in the bundle
             defaults |= self.recipe.sampling
-        _, _, frames, side, _ = self.latents.video.shape
+        frames, side = self.time.frames, self.latents.video.shape[-1]
         return BundleSpec(
             name=self.bundle.name,
             folder=self.bundle,
@@ -342,6 +367,7 @@ class CouplingStage:
             fps_choices=(self.fps,),
             min_frames=frames,
             max_frames=frames,
+            frame_step=self.bases.video.frame_step,
             sampling=origin.sampling if origin else "trailing",
             auto_gamma=before.auto_gamma if before else None,
             defaults=defaults,
@@ -356,6 +382,12 @@ class CouplingStage:
 
 def _description(folder: Path) -> BundleSpec | None:
     return BundleSpec.read(folder) if (folder / CONFIG_NAME).is_file() else None
+
+
+def _packed(errors: AV[LevelErrors]) -> dict[str, Tensor]:
+    """The errors as tensors (2, K), for a checkpoint."""
+    found = {"audio": errors.audio, "video": errors.video}
+    return {name: torch.from_numpy(np.stack([of.angles, of.errors])) for name, of in found.items()}
 
 
 def _randomise(unet: nn.Module) -> None:

@@ -66,8 +66,8 @@ def standard_normal(x: Tensor, batch: int, part: slice, generator: torch.Generat
     return torch.randn((batch, *x.shape[1:]), generator=generator)[part].to(x.device)
 
 
-def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Mean squared error of predicted noise (B, ...), each sample weighted by ``weight`` (B,).
+def noise_loss(output: Tensor, target: Tensor, weight: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Mean squared error of a network's output (B, ...), each sample weighted by ``weight`` (B,).
 
     Samples where ``counts``, bool (B,), is False add 0 to the sum but still count in the mean. This way the
     losses of equal parts of a batch average to the loss of the batch.
@@ -75,7 +75,7 @@ def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None
     Returns:
         The loss, a scalar.
     """
-    error = (eps.float() - noise).square().flatten(1).mean(1) * weight.float().to(eps.device)
+    error = (output.float() - target).square().flatten(1).mean(1) * weight.float().to(output.device)
     if counts is not None:
         error = error * counts.to(error)
     return error.mean()
@@ -84,14 +84,14 @@ def noise_loss(eps: Tensor, noise: Tensor, weight: Tensor, counts: Tensor | None
 def min_snr(process: Process, levels: Tensor, gamma: float) -> Tensor:
     """Min-SNR loss weights, min(SNR, γ) / SNR (arXiv 2303.09556), for noise levels (B,).
 
-    They reduce the weight of nearly clean levels, whose noise cannot be predicted. With an infinite γ all
-    weights are 1.
+    They are for errors of the noise, and reduce the weight of nearly clean levels, whose noise cannot be
+    predicted. With an infinite γ all weights are 1.
 
     Returns:
         Weights (B,).
     """
     snr = process.log_snr(levels).exp()
-    return snr.clamp(max=gamma) / snr
+    return torch.where(snr > gamma, gamma / snr, 1.0)  # without noise or without signal, too
 
 
 def drop_texts(texts: list[str], rng: np.random.Generator, rate: float) -> list[str]:

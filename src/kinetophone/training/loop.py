@@ -55,7 +55,7 @@ class Stage(Protocol):
 
 @runtime_checkable
 class KeepsStart(Protocol):
-    """A stage that needs its initial weights; they are saved in checkpoints too."""
+    """A stage that needs tensors from its start: those of the first process, also after a resume."""
 
     start: dict[str, Tensor]
 
@@ -242,6 +242,8 @@ def train(
         checkpoints.clean(out, all_of_them=not resume)
     processes.wait()
     run = Run(stage, config, processes)
+    if isinstance(stage, KeepsStart):
+        stage.start = processes.of_first(stage.start)
     found = checkpoints.find(out)
     start = 0
     changed: list[str] = []
@@ -249,7 +251,7 @@ def train(
         state = checkpoints.load(found[-1])
         run.restore(state, found[-1])
         if isinstance(stage, KeepsStart):
-            stage.start = state["start"]
+            stage.start = state.get("start", stage.start)
         start = int(state["step"])
         changed = checkpoints.changes(state["made_by"], made_by) if made_by else []
     monitor = Monitor(out, config, start) if processes.first else None

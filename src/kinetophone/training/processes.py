@@ -125,6 +125,13 @@ class Processes:
             values /= self.count
         return dict(zip(row, values.tolist(), strict=True))
 
+    def of_first(self, value: Any) -> Any:
+        """The ``value`` that the first process has; every process must call this."""
+        shared = [value]
+        if self.count > 1:
+            torch.distributed.broadcast_object_list(shared)
+        return shared[0]
+
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
         """Run the block in the first process, then in the others, which read files that the first made."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
-from kinetophone.media.mel import SAMPLE_RATE
+from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
 
 
 def save_strips(frames: Tensor, path: Path, scale: int = 1) -> None:
@@ -29,11 +30,21 @@ def mel_image(mel: Tensor) -> np.ndarray:
     )
 
 
-def save_wav(waveform: Tensor | np.ndarray, path: Path) -> None:
-    """Write samples (N,) in [-1, 1] as a mono 16-bit WAV file at 16 kHz."""
+def spectrogram(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Draw the log-mel of a waveform (N,) as BGR uint8 (64, frames, 3); only what is below 8 kHz."""
+    if sample_rate != SAMPLE_RATE:
+        from kinetophone.media.read import resample_audio
+
+        waveform = resample_audio(waveform, sample_rate, SAMPLE_RATE)
+    whole = waveform[: len(waveform) - len(waveform) % HOP]
+    return mel_image(log_mel(torch.from_numpy(whole)[None]))
+
+
+def save_wav(waveform: Tensor | np.ndarray, path: Path, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write samples (N,) in [-1, 1] as a mono 16-bit WAV file."""
     samples = np.clip(np.asarray(waveform, np.float32), -1, 1)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
+        file.setframerate(sample_rate)
         file.writeframes((samples * 32767).astype("<i2").tobytes())
