@@ -28,9 +28,10 @@ def clips(frames: int, channels: int = 1) -> ClipArrays:
 
 def test_latents_of_transformers(models: Path, tmp_path: Path) -> None:
     video, audio = load_video_base(models / "wan"), load_audio_base(models / "stable_audio")
+    vaes = AV(audio=audio.vae, video=video.vae)
     for channels in (1, 2):
         made = clips(9, channels)
-        found = load_latents(made, "train", tmp_path / str(channels), AV(audio=audio.vae, video=video.vae))
+        found = load_latents(made, "train", tmp_path / str(channels), vaes)
         assert (found.video.shape, found.audio.shape) == ((3, 16, 3, 4, 4), (3, 8, 13))
         frames = video.encode(torch.from_numpy(made.video))
         np.testing.assert_allclose(found.video, frames.numpy(), atol=5e-3, rtol=1e-2)
@@ -39,7 +40,7 @@ def test_latents_of_transformers(models: Path, tmp_path: Path) -> None:
         drawn = audio.encode(sound, torch.Generator().manual_seed(0))
         np.testing.assert_allclose(found.audio, drawn.numpy(), atol=5e-3, rtol=1e-2)
         assert not np.allclose(found.audio, audio.encode(sound).numpy(), atol=0.1)
-        again = load_latents(made, "train", tmp_path / f"{channels}-again", AV(audio=audio.vae, video=video.vae))
+        again = load_latents(made, "train", tmp_path / f"{channels}-again", vaes)
         assert np.array_equal(found.audio, again.audio)
 
 

@@ -59,8 +59,6 @@ class AudioLDM(Base):
     vocoder: Any
     reference: dict[str, Any] = field(default_factory=dict)
 
-    channels: ClassVar[int] = 1
-    """Number of audio channels."""
     NETWORKS: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel",)
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "unet": ("UNet2DConditionModel",),

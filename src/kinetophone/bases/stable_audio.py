@@ -149,10 +149,11 @@ class StableAudio(Base):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, samples: int) -> np.ndarray:
-        """Decode ``latents`` to audio, float32 (B, samples, channels) in [-1, 1]."""
+        """Decode ``latents`` to audio in [-1, 1], float32 (B, samples, channels), (B, samples) if mono."""
         latents = latents.float().to(execution_device(self.vae))
         made = torch.cat([self.vae.decode(one[None]).sample for one in latents])
-        return made[:, :, :samples].clamp(-1, 1).transpose(1, 2).float().cpu().numpy()
+        sound = made[:, :, :samples].clamp(-1, 1).transpose(1, 2).float().cpu().numpy()
+        return sound[..., 0] if self.channels == 1 else sound
 
 
 @torch.no_grad()

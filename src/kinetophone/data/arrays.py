@@ -50,10 +50,9 @@ class ClipArrays:
         own = int(domain_of(self.domain).SAMPLE_RATE)
         if own == sample_rate:
             return sound
-        from kinetophone.media.read import resample_channels
+        from kinetophone.media.read import resample_audio
 
-        tracks = [resample_channels(one.reshape(len(one), -1), own, sample_rate) for one in sound]
-        return np.stack([track.reshape(-1, *sound.shape[2:]) for track in tracks])
+        return np.stack([resample_audio(one, own, sample_rate) for one in sound])
 
     def moments_s(self, index: int) -> list[float]:
         """Times of the events in a clip, in seconds; training samples these more often."""

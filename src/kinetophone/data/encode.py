@@ -31,6 +31,7 @@ from kinetophone.data.latents import LatentArrays, fingerprint
 from kinetophone.data.shards import read, remove_unfinished, write_json, writing
 from kinetophone.errors import RequestError
 from kinetophone.locks import sole_writer
+from kinetophone.media.clip import as_channels
 from kinetophone.media.timing import as_fps
 from kinetophone.progress import track
 from kinetophone.text import parse_json, read_json, read_text
@@ -244,18 +245,17 @@ def _frames(jpg: bytes, size: int) -> np.ndarray:
 
 
 def _samples(wav: bytes) -> np.ndarray:
-    """The samples (N, channels) of a 16-bit WAV file, float32."""
+    """The samples of a 16-bit WAV file, float32 (N,) or (N, channels)."""
     with wave.open(io.BytesIO(wav)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
-        return samples.reshape(-1, file.getnchannels())
+        count = file.getnchannels()
+        return samples if count == 1 else samples.reshape(-1, count)
 
 
 def _fitted(samples: np.ndarray, rate: int, base: Any) -> np.ndarray:
-    """Samples (N, channels) as an audio base takes them: at its rate, and (N,) if it is mono."""
-    if base.channels == 1:
-        samples = samples.mean(axis=1, keepdims=True)
+    """Samples (N, channels) at the rate and with the channels of an audio base: (N,) if it is mono."""
     if rate != base.sample_rate:
-        from kinetophone.media.read import resample_channels
+        from kinetophone.media.read import resample_audio
 
-        samples = resample_channels(samples, rate, base.sample_rate)
-    return samples[:, 0] if samples.shape[1] == 1 else samples
+        samples = resample_audio(samples, rate, base.sample_rate)
+    return as_channels(samples, base.channels)

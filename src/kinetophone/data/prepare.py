@@ -17,7 +17,6 @@ import wave
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -180,15 +179,25 @@ def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
 
 def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: dict[str, Any]) -> None:
     """Cut one file into consecutive clips, add them to the shard and record them in ``row``."""
-    video, audio, whole = _read(source, cut)
-    time = cut.time
-    windows = len(video) // time.frames
+    from kinetophone.media.clip import as_channels
+    from kinetophone.media.read import read_clip
+
+    clip = read_clip(
+        source.picture,
+        fps=cut.fps,
+        size=(cut.size, cut.size),
+        sample_rate=cut.sample_rate,
+        sound=source.sound,
+        mono=cut.channels == 1,
+    )
+    audio, time = as_channels(clip.audio, cut.channels), cut.time
+    windows = len(clip.video) // time.frames
     if not windows:
-        raise ValueError(f"is {whole.duration_s:.2f} s long, shorter than a clip of {cut.seconds:g} s")
+        raise ValueError(f"is {clip.duration_s:.2f} s long, shorter than a clip of {cut.seconds:g} s")
     for number in range(windows):
         first = number * time.frames
-        sound = audio[whole.sample_at(first) :][: time.samples]
-        start_s = whole.frame_time_s(first)
+        sound = audio[clip.time.sample_at(first) :][: time.samples]
+        start_s = clip.time.frame_time_s(first)
         level = 20 * np.log10(max(float(np.sqrt(np.mean(np.square(sound)))), 1e-10))
         if level < SILENCE_DB:
             row["rejected"].append({"start_s": start_s, "reason": f"silent ({level:.0f} dB)"})
@@ -205,26 +214,12 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
             "events_s": [round(e.time_s - start_s, 4) for e in source.events if start_s <= e.time_s < stop_s],
         }
         members = {
-            "jpg": _strip(video[first : first + time.frames]),
+            "jpg": _strip(clip.video[first : first + time.frames]),
             "wav": _wav(sound, cut.sample_rate),
             "json": json.dumps(about).encode(),
         }
         row["clips"].append(f"{key}-{number:04d}")
         add(tar, row["clips"][-1], members)
-
-
-def _read(source: Source, cut: Cut) -> tuple[np.ndarray, np.ndarray, ClipTime]:
-    """Frames (T, H, W, 3) of a whole file, its audio (N, channels) in [-1, 1], and the timing of both."""
-    from kinetophone.media.read import placed, read_audio, read_video
-
-    heard = read_audio(source.sound or source.picture, sample_rate=cut.sample_rate)
-    picture = read_video(source.picture, fps=cut.fps, size=(cut.size, cut.size))
-    time = ClipTime(Fraction(picture.fps), len(picture.frames), cut.sample_rate)
-    late_s = heard.start_s - picture.start_s if source.sound is None else 0.0
-    tracks = heard.channels
-    if tracks is None or tracks.shape[1] != cut.channels:
-        tracks = np.repeat(heard.waveform[:, None], cut.channels, axis=1)
-    return picture.frames, placed(tracks, round(late_s * cut.sample_rate), time.samples), time
 
 
 def _strip(frames: np.ndarray) -> bytes:
@@ -238,10 +233,10 @@ def _strip(frames: np.ndarray) -> bytes:
 
 
 def _wav(samples: np.ndarray, sample_rate: int) -> bytes:
-    """A 16-bit WAV file of samples (N, channels)."""
+    """A 16-bit WAV file of samples (N,) or (N, channels)."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
-        file.setnchannels(samples.shape[1])
+        file.setnchannels(samples.size // len(samples))
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes((samples * 32767).round().astype("<i2").tobytes())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinetophone.media.clip import as_channels
 from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
 
 
@@ -31,7 +32,8 @@ def mel_image(mel: Tensor) -> np.ndarray:
 
 
 def spectrogram(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Draw the log-mel of a waveform (N,) as BGR uint8 (64, frames, 3); only what is below 8 kHz."""
+    """Draw the log-mel of a waveform as BGR uint8 (64, frames, 3): the mean of its channels, below 8 kHz."""
+    waveform = as_channels(waveform, 1)
     if sample_rate != SAMPLE_RATE:
         from kinetophone.media.read import resample_audio
 
@@ -41,10 +43,10 @@ def spectrogram(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def save_wav(waveform: Tensor | np.ndarray, path: Path, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write samples (N,) in [-1, 1] as a mono 16-bit WAV file."""
+    """Write samples (N,) or (N, channels) in [-1, 1] as a 16-bit WAV file."""
     samples = np.clip(np.asarray(waveform, np.float32), -1, 1)
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
+        file.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes((samples * 32767).astype("<i2").tobytes())
