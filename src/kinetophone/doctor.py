@@ -422,7 +422,7 @@ def _smallest(pipe: Any) -> None:
     audio, video = pipe.bases.audio, pipe.bases.video
     frames = min(4, pipe.spec.frames)
     shapes: AV[Any] = AV(audio=audio.latent_shape(1), video=video.latent_shape(frames, video.multiple))
-    text = pipe.bases.map(lambda base: base.encode_prompt([_PROMPT]))
+    text = pipe.bases.map(lambda base: base.conditioning([_PROMPT]))
     times = pipe.latent_times(shapes.map(lambda shape: shape[1]), pipe.spec.fps)
     sample_joint(
         guided(pipe.model, text, None, AV.both(1.0), times=times),

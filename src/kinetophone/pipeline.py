@@ -34,7 +34,7 @@ from kinetophone.media.timing import ClipTime
 from kinetophone.progress import check_bar_options, step_bar
 from kinetophone.tasks import animate, extend, picture, sound
 from kinetophone.tasks.common.keep import MEETING_S, crossfaded
-from kinetophone.tasks.common.sampling import decode, sample, text_at, windows_of
+from kinetophone.tasks.common.sampling import decode, prepare_texts, sample, text_at, windows_of
 from kinetophone.tasks.request import GenerateRequest, Script
 from kinetophone.tasks.task import Stretches, Task, TaskInput, read_media
 
@@ -104,6 +104,7 @@ class Kinetophone(Bundle):
         settings = self.spec.settings(options)
         clips: list[Clip] = []
         batch = settings.batch_size
+        prepare_texts(self, texts, time, settings)
         with self._bar(progress, settings.steps * -(-len(texts) // batch), callback) as advance:
             for start in range(0, len(texts), batch):
                 part = texts[start : start + batch]

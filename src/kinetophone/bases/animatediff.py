@@ -13,7 +13,7 @@ import torch
 
 from kinetophone.bases.video import VideoBase
 from kinetophone.errors import RequestError
-from kinetophone.hub.components import component_class, load_components, load_network, quiet
+from kinetophone.hub.components import component_class, load_network, quiet
 from kinetophone.hub.locate import Source, locate
 
 MOTION_ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
@@ -41,6 +41,7 @@ class AnimateDiff(VideoBase):
         adapter_revision: str | None = None,
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
+        text_encoder: bool = True,
     ) -> AnimateDiff:
         """Load the components from ``source``.
 
@@ -51,6 +52,7 @@ class AnimateDiff(VideoBase):
             adapter_revision: branch, tag or commit of the motion modules on the Hub.
             dtype: dtype of the U-Net and the text encoder; the autoencoder is always float32.
             allow_pickle: whether pickled weights may be downloaded and read.
+            text_encoder: see :meth:`Base.from_source`.
 
         Raises:
             RequestError: if a component is missing, has an unsupported class, or does not fit the others.
@@ -64,9 +66,7 @@ class AnimateDiff(VideoBase):
             adapter_source = locate(motion_adapter or MOTION_ADAPTER, [""], adapter_revision, allow_pickle)
             reference["motion_adapter"] = adapter_source.name
             reference["adapter_revision"] = adapter_source.revision
-        parts = load_components(
-            source.folder, {**cls.COMPONENTS, "unet": cls.NETWORKS}, dtype=dtype, allow_pickle=allow_pickle
-        )
+        parts = cls.load_parts(source, dtype, allow_pickle, text_encoder)
         if adapter_source is not None:
             parts["unet"] = _with_motion(parts["unet"], adapter_source, dtype, allow_pickle)
             parts["scheduler"] = type(parts["scheduler"]).from_config(

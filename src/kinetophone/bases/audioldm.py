@@ -70,16 +70,14 @@ class AudioLDM(Base):
     }
 
     @classmethod
-    def from_source(
-        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
-    ) -> Self:
-        """Load the components from ``source``, networks in ``dtype``.
+    def from_source(cls, source: Source, **options: Any) -> Self:
+        """Load the components from ``source``; see :meth:`Base.from_source`.
 
         Raises:
             RequestError: if a component is missing or has an unsupported class, or if the vocoder has
                 another sample rate, number of mel bins or hop.
         """
-        base = super().from_source(source, dtype=dtype, allow_pickle=allow_pickle)
+        base = super().from_source(source, **options)
         vocoder = base.vocoder.config
         hop = int(np.prod(vocoder.upsample_rates))
         made_for = (vocoder.sampling_rate, vocoder.model_in_dim, hop)

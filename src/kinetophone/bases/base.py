@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from kinetophone.bases.computing import unknown_words
+from kinetophone.bases.protocol import Conditioning
+from kinetophone.bases.texts import TextCache
 from kinetophone.hub.components import load_components, save_component
 from kinetophone.hub.locate import Source, locate
 from kinetophone.hub.weights import find_weights, is_weight_file
@@ -28,6 +30,8 @@ class Base:
     """Name of the component that denoises."""
     NETWORKS: ClassVar[tuple[str, ...]]
     """Classes of that component that this family supports; they identify the family."""
+    texts: TextCache | None = None
+    """Text states on disk, in place of a text encoder in memory; None: the encoder is a component."""
 
     @property
     def network(self) -> nn.Module:
@@ -39,16 +43,55 @@ class Base:
 
     @classmethod
     def from_source(
-        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
+        cls,
+        source: Source,
+        *,
+        dtype: torch.dtype = torch.float32,
+        allow_pickle: bool = False,
+        text_encoder: bool = True,
     ) -> Self:
         """Load the components from ``source``, networks in ``dtype``.
+
+        Args:
+            source: where they are.
+            dtype: dtype of the networks; autoencoder and vocoder are always float32.
+            allow_pickle: whether pickled weights may be read.
+            text_encoder: whether to load the text encoder, too; without, :attr:`texts` must be set.
 
         Raises:
             RequestError: if a component is missing or has an unsupported class.
         """
-        wanted = {**cls.COMPONENTS, cls.NETWORK: cls.NETWORKS}
-        parts = load_components(source.folder, wanted, dtype=dtype, allow_pickle=allow_pickle)
+        parts = cls.load_parts(source, dtype, allow_pickle, text_encoder)
         return cls(**parts, reference={"name": source.name, "revision": source.revision})
+
+    @classmethod
+    def load_parts(
+        cls, source: Source, dtype: torch.dtype, allow_pickle: bool, text_encoder: bool
+    ) -> dict[str, Any]:
+        """The components by name; arguments and errors are those of :meth:`from_source`."""
+        wanted = {**cls.COMPONENTS, cls.NETWORK: cls.NETWORKS}
+        if not text_encoder:
+            del wanted["text_encoder"]
+        parts = load_components(source.folder, wanted, dtype=dtype, allow_pickle=allow_pickle)
+        return {"text_encoder": None, **parts}
+
+    def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> Conditioning:
+        """Run the text encoder: conditioning for ``prompts`` and a clip of ``seconds``."""
+        raise NotImplementedError
+
+    def text_seconds(self, seconds: float | None) -> float | None:
+        """The clip length that the states from :meth:`encode_prompt` depend on; None if they do not."""
+        return None
+
+    def conditioning(self, prompts: list[str], seconds: float | None = None) -> Conditioning:
+        """Conditioning for ``prompts`` and a clip of ``seconds``: from the cache of text states, if any.
+
+        Raises:
+            RequestError: the text encoder is needed and cannot be loaded.
+        """
+        if self.texts is None:
+            return self.encode_prompt(prompts, seconds)
+        return self.texts.states(self, prompts, seconds)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -87,4 +130,7 @@ class Base:
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Save every component in the diffusers folder layout, networks in ``dtype``."""
         for name in self.COMPONENTS:
-            save_component(getattr(self, name), Path(folder) / name, dtype)
+            part = getattr(self, name)
+            if part is None and self.texts is not None:
+                part = self.texts.load()
+            save_component(part, Path(folder) / name, dtype)

@@ -11,6 +11,7 @@ import torch
 from kinetophone.bases.animatediff import AnimateDiff
 from kinetophone.bases.audioldm import AudioLDM
 from kinetophone.bases.stable_audio import StableAudio
+from kinetophone.bases.texts import TextCache
 from kinetophone.bases.unet3d import UNet3D
 from kinetophone.bases.wan import Wan
 from kinetophone.errors import RequestError, reason
@@ -29,6 +30,7 @@ def load_audio_base(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     allow_pickle: bool = False,
+    text_cache: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Load an audio model from a folder or the Hub.
 
@@ -37,6 +39,8 @@ def load_audio_base(
         revision: branch, tag or commit on the Hub.
         dtype: dtype of the networks; autoencoder and vocoder are always float32.
         allow_pickle: whether pickled weights may be downloaded and read.
+        text_cache: folder of text states, see :class:`kinetophone.bases.texts.TextCache`; the text encoder
+            is then loaded, and downloaded, only for texts without states there.
 
     Returns:
         A base of one of the audio families in ``FAMILIES``.
@@ -45,8 +49,7 @@ def load_audio_base(
         RequestError: if the model is not found or its family is not supported.
     """
     family = family_of(os.fspath(name), revision, "audio")
-    source = locate(name, family.COMPONENTS, revision, allow_pickle)
-    return family.from_source(source, dtype=dtype, allow_pickle=allow_pickle)
+    return _load(family, name, revision, text_cache, dtype=dtype, allow_pickle=allow_pickle)
 
 
 def load_video_base(
@@ -57,6 +60,7 @@ def load_video_base(
     adapter_revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     allow_pickle: bool = False,
+    text_cache: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Load a video model from a folder or the Hub.
 
@@ -67,6 +71,7 @@ def load_video_base(
         adapter_revision: branch, tag or commit of the motion modules on the Hub.
         dtype: dtype of the networks; autoencoder and vocoder are always float32.
         allow_pickle: whether pickled weights may be downloaded and read.
+        text_cache: see :func:`load_audio_base`.
 
     Returns:
         A base of one of the video families in ``FAMILIES``.
@@ -80,7 +85,31 @@ def load_video_base(
         options |= {"motion_adapter": motion_adapter, "adapter_revision": adapter_revision}
     elif motion_adapter is not None:
         raise RequestError([f"'{name}' has its own motion modules; omit the motion adapter"])
-    return family.from_source(locate(name, family.COMPONENTS, revision, allow_pickle), **options)
+    return _load(family, name, revision, text_cache, **options)
+
+
+def _load(
+    family: Any,
+    name: str | os.PathLike[str],
+    revision: str | None,
+    text_cache: str | os.PathLike[str] | None,
+    *,
+    dtype: torch.dtype,
+    allow_pickle: bool,
+    **options: Any,
+) -> Any:
+    options |= {"dtype": dtype, "allow_pickle": allow_pickle}
+    if text_cache is None:
+        return family.from_source(locate(name, family.COMPONENTS, revision, allow_pickle), **options)
+    components = [part for part in family.COMPONENTS if part != "text_encoder"]
+    source = locate(name, components, revision, allow_pickle)
+    base = family.from_source(source, text_encoder=False, **options)
+    # The files of a commit never change; those of a folder are read.
+    known = source.revision or base.text_fingerprint()
+    base.texts = TextCache(
+        Path(text_cache), source, known, family.COMPONENTS["text_encoder"], dtype, allow_pickle
+    )
+    return base
 
 
 def family_of(name: str, revision: str | None, modality: str, folder: str = "") -> Any:

@@ -98,6 +98,11 @@ class StableAudio(Base):
         """Start and end of each of ``steps`` latent steps; ``fps`` is ignored."""
         return Times.even(steps, float(self.latents_per_second))
 
+    def text_seconds(self, seconds: float | None) -> float:
+        """``seconds``, or the longest clip that the transformer was trained on."""
+        longest = self.transformer.config.sample_size / float(self.latents_per_second)
+        return longest if seconds is None else seconds
+
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str], seconds: float | None = None) -> dict[str, Tensor]:
         """Conditioning for ``prompts`` and a clip length.
@@ -124,8 +129,7 @@ class StableAudio(Base):
         place = execution_device(project)
         states = project(text_hidden_states=states.to(place)).text_hidden_states
         states = states * tokens.attention_mask[..., None].to(states)
-        longest = self.transformer.config.sample_size / float(self.latents_per_second)
-        ends = torch.full((len(prompts),), longest if seconds is None else seconds, device=place)
+        ends = torch.full((len(prompts),), self.text_seconds(seconds), device=place)
         asked = project(start_seconds=torch.zeros_like(ends), end_seconds=ends)
         span = [asked.seconds_start_hidden_states, asked.seconds_end_hidden_states]
         given = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=place)

@@ -52,19 +52,17 @@ class Wan(Base):
     }
 
     @classmethod
-    def from_source(
-        cls, source: Source, *, dtype: torch.dtype = torch.float32, allow_pickle: bool = False
-    ) -> Self:
-        """Load the components from ``source``, networks in ``dtype``.
+    def from_source(cls, source: Source, **options: Any) -> Self:
+        """Load the components from ``source``; see :meth:`Base.from_source`.
 
         Raises:
-            RequestError: if a component is missing or has an unsupported class.
+            RequestError: if a component is missing or has an unsupported class, or it has two transformers.
         """
         if small_file(source.name, "transformer_2/config.json", source.revision) is not None:
             raise RequestError(
                 [f"'{source.name}' has two transformers, for high and low noise; use a Wan model with one"]
             )
-        return super().from_source(source, dtype=dtype, allow_pickle=allow_pickle)
+        return super().from_source(source, **options)
 
     def denoiser(self) -> Denoiser:
         """The transformer with its noise process."""

@@ -44,7 +44,7 @@ def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str
     parts, first = [], 0
     batches = -(-clips // _AT_ONCE)
     for captions, clean in track(_batches(bundle, clips, data, domain), batches, "measuring the map"):
-        text: AV[Tensor] = bundle.bases.map(lambda base, texts=captions: base.encode_prompt(texts))
+        text: AV[Tensor] = bundle.bases.map(lambda base, texts=captions: base.conditioning(texts))
         times = bundle.latent_times(clean.map(lambda x: x.shape[2]), bundle.spec.fps)
         parts.append(
             measure(

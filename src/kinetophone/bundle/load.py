@@ -99,6 +99,7 @@ class Bundle:
         device: str | None = None,
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
+        text_cache: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Load an included bundle by name, or any other by its folder or Hub id.
 
@@ -107,6 +108,8 @@ class Bundle:
             device: "cpu", "cuda", "mps" …; default: the fastest available.
             dtype: dtype of the networks; autoencoders and vocoder always run in float32.
             allow_pickle: download and read pickled weights of the bases, as tensors only.
+            text_cache: folder for text states, created if necessary. A text encoder is then loaded only for
+                texts whose states are not there, and dropped again; default: it stays in memory.
 
         Raises:
             RequestError: there is no such bundle, or a component is missing, damaged or does not fit.
@@ -114,7 +117,7 @@ class Bundle:
         spec = BundleSpec.read(name_or_path)
         assert spec.folder is not None
         target = usable_device(device)
-        options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
+        options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle, "text_cache": text_cache}
         # The coupling comes first: it is small, so its errors show before the large bases are read.
         coupling = load_coupling(spec.folder / "coupling", dtype)
         places = {name: {"name": spec.folder / name, **spec.bases.get(name, {})} for name in MODALITIES}
@@ -141,6 +144,7 @@ class Bundle:
         device: str | None = None,
         dtype: torch.dtype = torch.float32,
         allow_pickle: bool = False,
+        text_cache: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Combine two base models.
 
@@ -159,6 +163,7 @@ class Bundle:
             device: "cpu", "cuda", "mps" …; default: the fastest available.
             dtype: dtype of the networks; autoencoders and vocoder always run in float32.
             allow_pickle: download and read pickled weights, as tensors only.
+            text_cache: see :meth:`from_pretrained`.
 
         Raises:
             RequestError: something is missing, damaged or does not fit the other parts.
@@ -168,7 +173,7 @@ class Bundle:
         except ValueError as error:
             raise RequestError([str(error)]) from None
         target = usable_device(device)
-        options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle}
+        options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle, "text_cache": text_cache}
         ready = coupling if isinstance(coupling, Coupling) else None
         if coupling is not None and ready is None:
             ready = load_coupling(coupling, dtype)

@@ -323,6 +323,7 @@ def load_pipeline(
     dtype: str = "float32",
     offload: str = "none",
     allow_pickle: bool = False,
+    text_cache: Path | None = None,
 ) -> Kinetophone:
     """Load a bundle with the values of the command-line options."""
     with quick_start():
@@ -340,6 +341,7 @@ def load_pipeline(
             bundle,
             dtype=getattr(torch, dtype),
             allow_pickle=allow_pickle,
+            text_cache=text_cache,
             **given(device=device if offload == "none" else "cpu"),
         )
     if offload == "model":

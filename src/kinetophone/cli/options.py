@@ -137,6 +137,16 @@ MODEL = Group(
             "none",
         ),
         "allow_pickle": (AllowPickle, False),
+        "text_cache": (
+            Annotated[
+                Path | None,
+                typer.Option(
+                    help="Folder for text states: text encoders are loaded only for new texts, and dropped "
+                    "again."
+                ),
+            ],
+            None,
+        ),
     }
 )
 

@@ -83,6 +83,7 @@ def sample(
     )
     if given is not None and settings.replacement:
         given = given.map(lambda track: None if track is None else replace(track, clean=False))
+    prepare_texts(bundle, prompts, time, settings)
     complete = [m for m in MODALITIES if given and (g := getattr(given.swap(), m)) and g.complete]
     only = complete[0] if complete else None  # the modality to sample if the other one is given completely
     negative = _text(bundle, [settings.negative_prompt] * len(prompts), time)
@@ -111,6 +112,19 @@ def sample(
     return sample_joint(predict, noise, path, bundle.processes, callback, given, leak, settings.stepper)
 
 
+def prepare_texts(
+    bundle: Bundle, prompts: Sequence[str | Script], time: ClipTime, settings: Settings
+) -> None:
+    """With a cache of text states: encode all texts of these clips now, with one loading of each encoder."""
+    scripts = [
+        [prompt] if isinstance(prompt, str) else [text for _, text in prompt.lines] for prompt in prompts
+    ]
+    said = [text for script in scripts for text in script]
+    for base in (bundle.bases.audio, bundle.bases.video):
+        if base.texts is not None:
+            base.conditioning([settings.negative_prompt, *said], time.duration_s)
+
+
 def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
     """Decode frames (B, T, H, W, 3) and waveforms (B, N) or (B, N, C), cut to the length of ``time``."""
     video = bundle.bases.video
@@ -137,7 +151,7 @@ def text_at(bundle: Bundle, prompt: str | Script, window: Window, time: ClipTime
 
 
 def _text(bundle: Bundle, texts: list[str], time: ClipTime) -> AV[Any]:
-    return bundle.bases.map(lambda base: base.encode_prompt(texts, time.duration_s))
+    return bundle.bases.map(lambda base: base.conditioning(texts, time.duration_s))
 
 
 def _of_length(shape: Sequence[int], length: int) -> tuple[int, ...]:
