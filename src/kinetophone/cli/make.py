@@ -341,8 +341,7 @@ def load_pipeline(
             bundle,
             dtype=getattr(torch, dtype),
             allow_pickle=allow_pickle,
-            text_cache=text_cache,
-            **given(device=device if offload == "none" else "cpu"),
+            **given(device=device if offload == "none" else "cpu", text_cache=text_cache),
         )
     if offload == "model":
         pipe.enable_model_cpu_offload(device)
