@@ -189,8 +189,7 @@ class Bundle:
             ready = Coupling.for_denoisers(bases.map(lambda base: base.denoiser()), rates, coupling=kind)
             ready = cast(ready, dtype)
         step = bases.video.frame_step
-        most = bases.video.max_frames or MOST_FRAMES
-        most -= (most - 1) % step
+        most = _most_frames(bases.video.max_frames, step)
         problems = []
         if size < 1 or size % bases.video.multiple:
             problems.append(f"size is {size}; this video base needs a multiple of {bases.video.multiple}")
@@ -208,7 +207,7 @@ class Bundle:
             name=f"{bases.video.reference['name']} + {bases.audio.reference['name']}",
             folder=None,
             fps=rate,
-            frames=frames or _usual_frames(rate, most, step),
+            frames=frames or usual_frames(rate, bases.video.max_frames, step),
             size=size,
             sample_rate=bases.audio.sample_rate,
             fps_choices=(rate,),
@@ -336,9 +335,20 @@ class Bundle:
         return [networks[name] for name in names for networks in both if name in networks]
 
 
-def _usual_frames(rate: Fraction, most: int, step: int) -> int:
-    """The frames of a clip of some four seconds that a video base can make."""
-    frames = min(round(_USUAL_S * rate), most)
+def usual_frames(rate: Fraction, most: int | None, step: int) -> int:
+    """The frames of a clip of some four seconds that a video base can make.
+
+    Args:
+        rate: frames a second.
+        most: the most that the base can make; None if it has no limit of its own.
+        step: lengths are 1 plus a multiple of this.
+    """
+    frames = min(round(_USUAL_S * rate), _most_frames(most, step))
+    return frames - (frames - 1) % step
+
+
+def _most_frames(most: int | None, step: int) -> int:
+    frames = most or MOST_FRAMES
     return frames - (frames - 1) % step
 
 

@@ -1,7 +1,8 @@
-"""The networks of the published pair at full size, with random weights, for tests and benchmarks.
+"""Published bases at full size without their weights, for dry runs, tests and benchmarks.
 
-Video: Stable Diffusion 1.5 with AnimateDiff's motion modules (v1-5-2). Audio: ``cvssp/audioldm-m-full``.
-Under ``torch.device("meta")`` they have shapes but no storage.
+Video: Stable Diffusion 1.5 with AnimateDiff's motion modules (v1-5-2), and Wan2.1-T2V-1.3B. Audio:
+``cvssp/audioldm-m-full`` and Stable Audio Open 1.0. Under ``torch.device("meta")`` the networks have shapes
+but no storage.
 """
 
 from __future__ import annotations
@@ -46,6 +47,60 @@ VOCODER: dict[str, Any] = {
 }
 
 
+def _autoencoder(channels: int, latent_channels: int, widths: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "in_channels": channels,
+        "out_channels": channels,
+        "latent_channels": latent_channels,
+        "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "layers_per_block": 2,
+    }
+
+
+# Configurations by Hub id and component, so that a dry run needs no internet access.
+PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "cvssp/audioldm-m-full": {
+        "unet": {"_class_name": "UNet2DConditionModel", **AUDIO_UNET},
+        "vae": {"_class_name": "AutoencoderKL", **_autoencoder(1, 8, (128, 256, 512))},
+    },
+    "SG161222/Realistic_Vision_V5.1_noVAE": {
+        "unet": {"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768},
+        "vae": {"_class_name": "AutoencoderKL", **_autoencoder(3, 4, (128, 256, 512, 512))},
+    },
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {
+        "transformer": {
+            "_class_name": "WanTransformer3DModel",
+            "num_attention_heads": 12,
+            "attention_head_dim": 128,
+            "in_channels": 16,
+            "out_channels": 16,
+            "ffn_dim": 8960,
+            "num_layers": 30,
+            "text_dim": 4096,
+        },
+        "vae": {"_class_name": "AutoencoderKLWan", "base_dim": 96, "z_dim": 16},
+    },
+    "stabilityai/stable-audio-open-1.0": {
+        "transformer": {
+            "_class_name": "StableAudioDiTModel",
+            "sample_size": 1024,
+            "in_channels": 64,
+            "out_channels": 64,
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "num_key_value_attention_heads": 12,
+            "attention_head_dim": 64,
+            "cross_attention_dim": 768,
+            "cross_attention_input_dim": 768,
+            "global_states_input_dim": 1536,
+        },
+        "vae": {"_class_name": "AutoencoderOobleck", "sampling_rate": 44_100, "audio_channels": 2},
+    },
+}
+
+
 def unets() -> AV[Any]:
     """The two U-Nets, 1.31 and 0.42 billion parameters."""
     from diffusers import UNet2DConditionModel, UNetMotionModel
@@ -84,13 +139,4 @@ def autoencoder(
     """An autoencoder with the published layers, for images or log-mels; a level for each of ``widths``."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
-        in_channels=channels,
-        out_channels=channels,
-        latent_channels=latent_channels,
-        block_out_channels=widths,
-        down_block_types=["DownEncoderBlock2D"] * len(widths),
-        up_block_types=["UpDecoderBlock2D"] * len(widths),
-        layers_per_block=2,
-        norm_num_groups=norm_num_groups,
-    )
+    return AutoencoderKL(**_autoencoder(channels, latent_channels, widths), norm_num_groups=norm_num_groups)
