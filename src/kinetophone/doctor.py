@@ -193,7 +193,7 @@ def _parts(question: Question) -> Iterator[Part]:
     inside = {"audio": "", "video": ""}
     if not (question.audio_base and question.video_base):
         place, spec = _bundle(question.bundle)
-        if not question.is_pair:
+        if not question.is_pair and spec.file is None:  # an adapter has been read already
             yield Part("coupling", place, None, {"coupling": ("Coupling",)})
         for name, named in (("audio", audio), ("video", video)):
             if named["name"] is None:
@@ -222,12 +222,14 @@ def _parts(question: Question) -> Iterator[Part]:
 
 def _bundle(name: str) -> tuple[str, Any]:
     """Folder or Hub id of a bundle, and its spec."""
-    from kinetophone.bundle.spec import BUNDLES, CONFIG_NAME, BundleSpec, available_bundles
+    from kinetophone.bundle.spec import ADAPTER_NAME, BUNDLES, CONFIG_NAME, BundleSpec, available_bundles
     from kinetophone.hub.locate import small_file
 
     place = str(BUNDLES / name) if name in available_bundles() else name
+    if place.endswith(".safetensors"):
+        return place, BundleSpec.read(place)
     try:
-        described = small_file(place, CONFIG_NAME)
+        described = small_file(place, CONFIG_NAME) or small_file(place, ADAPTER_NAME)
     except ConnectionError as error:
         raise RequestError([f"the Hub cannot be reached for '{name}' ({reason(error)})"]) from None
     if described is None:

@@ -6,6 +6,7 @@ the result in the bundle.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -102,11 +103,17 @@ def find_gamma(
     return choice, found, {"choice": asdict(choice), "map": found.to_dict()}
 
 
-def store(folder: Path, gamma: float) -> None:
-    """Store γ "auto" in the ``kinetophone.json`` of the bundle in ``folder``."""
+def store(name_or_path: str | os.PathLike[str], gamma: float) -> None:
+    """Store γ "auto" in the description of a bundle: its ``kinetophone.json``, or its adapter."""
+    from kinetophone.bundle.adapter import store_in_adapter
     from kinetophone.bundle.spec import BundleSpec
 
-    replace(BundleSpec.read(folder), auto_gamma=gamma).write(folder)
+    spec = BundleSpec.read(name_or_path)
+    assert spec.folder is not None
+    if spec.file is None:
+        replace(spec, auto_gamma=gamma).write(spec.folder)
+    else:
+        store_in_adapter(spec, auto_gamma=gamma)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

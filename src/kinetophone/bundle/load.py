@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.bases.protocol import Denoiser, Times
+from kinetophone.bundle.adapter import read_adapter, write_adapter
 from kinetophone.bundle.spec import BundleSpec
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
@@ -119,7 +120,7 @@ class Bundle:
         target = usable_device(device)
         options: dict[str, Any] = {"dtype": dtype, "allow_pickle": allow_pickle, "text_cache": text_cache}
         # The coupling comes first: it is small, so its errors show before the large bases are read.
-        coupling = load_coupling(spec.folder / "coupling", dtype)
+        coupling = coupling_of(spec, dtype)
         places = {name: {"name": spec.folder / name, **spec.bases.get(name, {})} for name in MODALITIES}
         bases: AV[Any] = AV(
             audio=load_audio_base(**places["audio"], **options),
@@ -152,8 +153,8 @@ class Bundle:
             video: folder or Hub id of a video model (``UNetMotionModel``, ``UNet3DConditionModel``,
                 ``WanTransformer3DModel``), or of an image model that gets a motion adapter.
             audio: folder or Hub id of an AudioLDM or a Stable Audio.
-            coupling: a coupling, or folder or Hub id of a trained one; default: an untrained coupling, which
-                does not change the output of the bases.
+            coupling: a coupling, or adapter, folder or Hub id of a trained one; default: an untrained
+                coupling, which does not change the output of the bases.
             kind: kind of an untrained coupling, see :class:`Coupling`.
             motion_adapter: folder or Hub id, for an image model; default: that of AnimateDiff.
             fps: frames per second the coupling was trained at; default: those the video model was trained at.
@@ -242,6 +243,21 @@ class Bundle:
         classifiers = self.spec.folder and self.spec.folder / "classifiers"
         if classifiers and classifiers.is_dir():
             shutil.copytree(classifiers, root / "classifiers", dirs_exist_ok=True)
+
+    def save_adapter(self, file: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+        """Write the coupling and the names and revisions of its bases as one safetensors file.
+
+        Args:
+            file: the file; :meth:`from_pretrained` takes it, or a folder where it is named
+                ``kinetophone.safetensors``.
+            dtype: dtype of the stored weights; default: that of the coupling.
+
+        Raises:
+            RequestError: the name of the file has another suffix.
+        """
+        references = self.bases.map(lambda base: {k: v for k, v in base.reference.items() if v is not None})
+        spec = replace(self.spec, bases={"audio": references.audio, "video": references.video})
+        write_adapter(Path(file), self.coupling, spec, dtype or self.coupling.dtype)
 
     def save_coupling(self, folder: str | os.PathLike[str]) -> None:
         """Write a bundle without its bases: the coupling, and references to the bases (name and revision)."""
@@ -357,12 +373,24 @@ def _keep_first_noise(denoiser: Denoiser, base: Any) -> None:
     denoiser.process = Discrete.from_scheduler(base.scheduler, None)
 
 
+def coupling_of(spec: BundleSpec, dtype: torch.dtype) -> Coupling:
+    """The coupling of a bundle.
+
+    Raises:
+        RequestError: it is missing or damaged.
+    """
+    assert spec.folder is not None
+    return load_coupling(spec.file or spec.folder / "coupling", dtype)
+
+
 def load_coupling(name_or_path: str | os.PathLike[str], dtype: torch.dtype) -> Coupling:
-    """Load a trained coupling from a folder or the Hub, or from the sub-folder "coupling" there.
+    """Load a trained coupling from an adapter, a folder or the Hub, or from the sub-folder "coupling" there.
 
     Raises:
         RequestError: there is none, or its weights are damaged or incomplete.
     """
+    if os.fspath(name_or_path).endswith(".safetensors"):
+        return read_adapter(Path(name_or_path), dtype)
     source = locate(name_or_path, ["", "coupling"])
     inner = source.folder / "coupling"
     folder = inner if inner.is_dir() else source.folder

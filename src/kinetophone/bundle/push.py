@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from kinetophone.bundle.spec import BASE_FOLDERS, CONFIG_NAME, BundleSpec
+from kinetophone.bundle.spec import ADAPTER_NAME, BASE_FOLDERS, CONFIG_NAME, BundleSpec
 from kinetophone.errors import RequestError, reason
 
 CARD = "README.md"
@@ -24,9 +24,12 @@ def bundle_files(name_or_path: str | os.PathLike[str]) -> tuple[Path, list[Path]
     spec = BundleSpec.read(name_or_path)
     folder = spec.folder
     assert folder is not None
-    files = sorted(path.relative_to(folder) for path in _published(folder))
+    files = sorted(path.relative_to(folder) for path in _published(folder, spec.file))
     problems = []
-    if not any(path.parts[0] == "coupling" and path.suffix == ".safetensors" for path in files):
+    if spec.file is not None and spec.file.name != ADAPTER_NAME:
+        problems.append(f"'{spec.file}' would not be found on the Hub: name it {ADAPTER_NAME}")
+    weights = [path for path in files if path.parts[0] == "coupling" and path.suffix == ".safetensors"]
+    if spec.file is None and not weights:
         problems.append(f"'{folder}' has no coupling/*.safetensors")
     problems += [
         f"the {name} base is a local folder, '{base[key]}': train on one from the Hub, or write "
@@ -82,7 +85,10 @@ def push(name_or_path: str | os.PathLike[str], repository: str, *, private: bool
     return str(commit.commit_url)
 
 
-def _published(folder: Path) -> Iterator[Path]:
+def _published(folder: Path, adapter: Path | None) -> Iterator[Path]:
+    if adapter is not None:
+        yield from (path for path in (adapter, folder / CARD) if path.is_file())
+        return
     yield from (folder / name for name in (CONFIG_NAME, CARD) if (folder / name).is_file())
     for part in _PARTS:
         yield from (path for path in (folder / part).rglob("*") if path.suffix in _SUFFIXES)

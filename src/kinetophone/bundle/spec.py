@@ -13,6 +13,8 @@ Optional keys:
 - ``"defaults"``: sampling options used if a call does not set them;
 - ``"bases"``: where the base models are if not in the folder. Either Hub ids with a revision, or folders.
   Folders are stored relative to the bundle and (under ``"folders"``) absolute, since either may have moved.
+
+A bundle can also be one file, see :mod:`kinetophone.bundle.adapter`. Its metadata have the same description.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from kinetophone.text import parse_json, read_text
 
 BUNDLES = Path(kinetophone.__file__).parent / "bundles"
 CONFIG_NAME = "kinetophone.json"
+ADAPTER_NAME = "kinetophone.safetensors"  # of an adapter in a folder or on the Hub
+ADAPTER_KEYS = ("kinetophone", "coupling")  # of its metadata: the bundle's description, the coupling's
 LONGEST_S = 600  # length of a clip; both tracks are held in memory
 # Limits for values in ``kinetophone.json``.
 _LEAST_FPS, _MOST_FPS = 0.1, 1000
@@ -46,8 +50,14 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Folders of a bundle on the Hub to download.
 _PARTS = (
     "", "coupling", "classifiers", "audio", "video",
-    *(f"video/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")),
-    *(f"audio/{part}" for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "vocoder")),
+    *(
+        f"{modality}/{part}"
+        for modality in ("video", "audio")
+        for part in (
+            "unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler", "vocoder",
+            "projection_model",
+        )
+    ),
 )  # fmt: skip
 
 
@@ -58,6 +68,7 @@ class BundleSpec:
     Attributes:
         name: Name, folder or Hub id as given by the user.
         folder: The bundle's files; None for a pair of bases combined in memory.
+        file: The adapter in the folder, if the bundle is one.
         fps: Frame rate it was trained at; the default.
         frames: Length it was trained at, in frames; the default.
         size: Height and width of its frames in pixels.
@@ -86,6 +97,7 @@ class BundleSpec:
     auto_gamma: float | None = None
     defaults: dict[str, Any] = field(default_factory=lambda: dict(PUBLISHED_DEFAULTS))
     bases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    file: Path | None = None
 
     @classmethod
     def read(cls, name_or_path: str | os.PathLike[str]) -> BundleSpec:
@@ -96,9 +108,10 @@ class BundleSpec:
         """
         name = os.fspath(name_or_path)
         folder = find_bundle(name)
-        file = folder / CONFIG_NAME
+        adapter = _adapter(name, folder)
+        file = adapter or folder / CONFIG_NAME
         try:
-            config = parse_json(read_text(file), "it")
+            config = _metadata(file) if adapter else parse_json(read_text(file), "it")
             if not isinstance(config, dict):
                 raise ValueError("it is not a mapping")
             fps, frames = _rate(config["fps"]), _whole(config, "frames")
@@ -117,6 +130,7 @@ class BundleSpec:
                 auto_gamma=None if config.get("auto_gamma") is None else float(config["auto_gamma"]),
                 defaults={**PUBLISHED_DEFAULTS, **renamed(config.get("defaults", {}))},
                 bases={name: _found(base, folder) for name, base in config.get("bases", {}).items()},
+                file=adapter,
             )
             if not spec.min_frames <= frames <= spec.max_frames:
                 raise ValueError(f"frames is {frames}; it must be min_frames to max_frames")
@@ -132,8 +146,13 @@ class BundleSpec:
 
     def write(self, folder: Path) -> None:
         """Write ``kinetophone.json`` into a bundle's folder."""
+        text = json.dumps(self.described(folder), indent=1)
+        (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+    def described(self, folder: Path) -> dict[str, Any]:
+        """The content of ``kinetophone.json`` for a bundle in ``folder``."""
         settings = asdict(self)
-        for key in ("name", "folder"):
+        for key in ("name", "folder", "file"):
             del settings[key]
         settings["fps"] = _plain(self.fps)
         settings["fps_choices"] = [_plain(choice) for choice in self.fps_choices]
@@ -141,7 +160,7 @@ class BundleSpec:
         for key in ("auto_gamma", "bases"):
             if not settings[key]:
                 del settings[key]
-        (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        return settings
 
     def gamma(self, asked: float | Literal["auto"]) -> float:
         """γ as a number; "auto" gives this bundle's own value.
@@ -227,6 +246,25 @@ def _found(base: dict[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
+def _adapter(name: str, folder: Path) -> Path | None:
+    """The adapter that a bundle consists of: the file itself, or the only description in its folder."""
+    if name.endswith(".safetensors"):
+        return Path(name)
+    alone = not (folder / CONFIG_NAME).is_file() and (folder / ADAPTER_NAME).is_file()
+    return folder / ADAPTER_NAME if alone else None
+
+
+def _metadata(file: Path) -> Any:
+    """The description in an adapter."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as opened:
+            return parse_json((opened.metadata() or {})[ADAPTER_KEYS[0]], "it")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(reason(error)) from error
+
+
 def same_bases(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> bool:
     """Whether two bundles use the same bases, judged by the arguments that load them."""
 
@@ -272,7 +310,7 @@ def available_bundles() -> list[str]:
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder of an included bundle by name, or of any other by its path or Hub id.
 
-    A bundle on the Hub is downloaded.
+    The path may be that of an adapter. A bundle on the Hub is downloaded.
 
     Raises:
         RequestError: There is no such bundle; the message lists the included ones.
@@ -280,15 +318,23 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     name = os.fspath(name_or_path)
     if name in available_bundles():
         return BUNDLES / name
-    if name and (Path(name) / CONFIG_NAME).is_file():
+    if name.endswith(".safetensors") and Path(name).is_file():
+        return Path(name).parent
+    if name and any((Path(name) / file).is_file() for file in (CONFIG_NAME, ADAPTER_NAME)):
         return Path(name)
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
-        from kinetophone.hub.locate import locate
+        from kinetophone.hub.locate import locate, small_file
 
+        with contextlib.suppress(ConnectionError):  # a bundle that was downloaded before is found below
+            if (adapter := small_file(name, ADAPTER_NAME)) is not None:
+                return adapter.parent
         folder = locate(name, _PARTS).folder
         if (folder / CONFIG_NAME).is_file():
             return folder
     known = ", ".join(f"'{bundle}'" for bundle in available_bundles()) or "none in this installation"
     raise RequestError(
-        [f"unknown bundle '{name}'; available: {known}, or give a folder or Hub id with a {CONFIG_NAME}"]
+        [
+            f"unknown bundle '{name}'; available: {known}, or give a folder or Hub id with a {CONFIG_NAME} "
+            f"or {ADAPTER_NAME}"
+        ]
     )

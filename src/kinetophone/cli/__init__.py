@@ -122,7 +122,14 @@ def pack(
     folder: Annotated[
         Path, typer.Argument(help="Folder of trained components, such as runs/hits.", show_default=False)
     ],
-    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of the bundle to write; or NAME.safetensors, for the coupling with the names of its "
+            "bases.",
+            show_default=False,
+        ),
+    ],
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Pack trained components into a bundle with half-precision weights."""
@@ -130,9 +137,16 @@ def pack(
     from kinetophone.tasks.request import check_writable
 
     BundleSpec.read(folder)
-    check_writable(out / "kinetophone.json")
+    adapter = out.suffix == ".safetensors"
+    check_writable(out if adapter else out / "kinetophone.json")
     import torch
 
+    if adapter:
+        from kinetophone.bundle.adapter import pack_adapter
+
+        pack_adapter(folder, out, torch.float16)
+        typer.echo(out)
+        return
     from kinetophone.pipeline import Kinetophone
 
     pipe = Kinetophone.from_pretrained(folder, device="cpu", allow_pickle=allow_pickle)

@@ -36,9 +36,10 @@ def gamma(
     from kinetophone.bundle.spec import BundleSpec
     from kinetophone.tasks.request import check_writable
 
-    folder = BundleSpec.read(bundle).folder
-    assert folder is not None
-    for path in (json_path, plot, folder / "kinetophone.json" if keep else None):
+    spec = BundleSpec.read(bundle)
+    assert spec.folder is not None
+    described = spec.file or spec.folder / "kinetophone.json"
+    for path in (json_path, plot, described if keep else None):
         if path is not None:
             check_writable(path)
     from kinetophone.bundle.auto_gamma import draw, find_gamma, store
@@ -64,8 +65,8 @@ def gamma(
         draw(results, plot)
         typer.echo(plot)
     if keep:
-        store(folder, choice.gamma)
-        typer.echo(folder / "kinetophone.json")
+        store(bundle, choice.gamma)
+        typer.echo(described)
 
 
 def experiment(
