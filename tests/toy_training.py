@@ -54,17 +54,22 @@ def config(**changes):
     return LoopConfig(**({"log_every": 5} | usual | changes))
 
 
+def train_slowly(out):
+    """A run whose steps are slow enough to be killed in."""
+    torch.set_num_threads(1)
+    train(Toy(nap_s=0.05), config(), out)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--nap", type=float, default=0.0)
     parser.add_argument("--poison", type=int)
     parser.add_argument("--stop-at", type=int)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    stage = Toy(nap_s=given.nap, poisoned=given.poison)
+    stage = Toy(poisoned=given.poison)
     loop = config(steps=given.steps, accumulate=given.accumulate)
     processes = Processes.join("cpu")
     train(stage, loop, given.out, stop_at=given.stop_at, processes=processes)

@@ -1,15 +1,13 @@
 """Checkpoints are complete or absent: after kill -9, and with a full disk."""
 
 import contextlib
-import os
 import random
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -17,9 +15,7 @@ import torch
 from kinetophone.errors import UserError
 from kinetophone.training import checkpoints
 from kinetophone.training.loop import train
-from toy_training import Toy, config
-
-TOY = Path(__file__).parents[1] / "toy_training.py"
+from toy_training import Toy, config, train_slowly
 
 
 def state(step, size=10):
@@ -121,21 +117,23 @@ def test_a_run_on_a_full_disk_stops_and_goes_on_once_there_is_room(tmp_path):
 
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
     """Three times kill -9; ``benchmarks/kills.py`` does it ten times to the coupling."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([train.__module__])  # imported once, not by each process
     moments = random.Random(0)
     whole = Toy()
     train(whole, config(), tmp_path / "whole")
     out = tmp_path / "killed"
-    command = [sys.executable, str(TOY), str(out), "--nap", "0.05"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(3):
         before = checkpoints.find(out)[-1:]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-            deadline = time.monotonic() + 120
-            while checkpoints.find(out)[-1:] == before and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0, 0.2))
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL, "it had ended before it could be killed"
+        process = context.Process(target=train_slowly, args=(out,))
+        process.start()
+        deadline = time.monotonic() + 120
+        while checkpoints.find(out)[-1:] == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it had ended before it could be killed"
         for path in checkpoints.find(out):
             checkpoints.load(path)
     last = Toy()

@@ -6,8 +6,10 @@ A folder has ``video.npy`` uint8 (N, 32, S, S, 3), ``mel.npy`` float16 (N, 400, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -86,8 +88,11 @@ def load_rendered(
         if not (root / f"{name}.npy").exists():
             np.lib.format.open_memmap(root / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
     starts = [s for s in range(0, count, _CHUNK) if not (root / f"scenes-{s}.json").exists()]
-    if starts:
-        render = partial(_render_chunk, domain, root, split, count, size)
+    render = partial(_render_chunk, domain, root, split, count, size)
+    if len(starts) == 1:  # a process for it would only take time to start
+        with _threads_restored():
+            render(starts[0])
+    elif starts:
         with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
             for _ in track(pool.map(render, starts), len(starts), f"rendering {split} clips"):
                 pass
@@ -98,6 +103,19 @@ def load_rendered(
     ]
     maps = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in shapes}
     return ClipArrays(**maps, scenes=scenes, domain=domain)
+
+
+@contextlib.contextmanager
+def _threads_restored() -> Iterator[None]:
+    import cv2
+    import torch
+
+    kept = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(kept[0])
+        cv2.setNumThreads(kept[1])
 
 
 def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, start: int) -> None:
