@@ -14,10 +14,12 @@ from diffusers import (
     AnimateDiffPipeline,
     AudioLDMPipeline,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     MotionAdapter,
     StableAudioPipeline,
+    UniPCMultistepScheduler,
     WanPipeline,
 )
 from torch import Tensor
@@ -26,6 +28,7 @@ from kinetophone.av import AV
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.diffusion.process import Discrete, Flow
 from kinetophone.diffusion.sample import sample_joint
+from kinetophone.diffusion.settings import Stepper
 
 PROMPT, NEGATIVE = "a drumstick hits metal", "bad quality"
 # DDIM of diffusers finds the previous timestep by subtraction: right where the steps divide 1000.
@@ -42,7 +45,13 @@ PUBLISHED: dict[str, Any] = {
 
 
 def alone(
-    denoiser: Any, text: Any, nothing: Any, noise: Tensor, levels: Tensor, process: Any = None
+    denoiser: Any,
+    text: Any,
+    nothing: Any,
+    noise: Tensor,
+    levels: Tensor,
+    process: Any = None,
+    stepper: Stepper = "ddim",
 ) -> Tensor:
     """What the joint sampler makes with one base; the audio latents are empty."""
 
@@ -54,7 +63,8 @@ def alone(
 
     path = AV.both(levels)
     processes = AV(audio=Flow(), video=process or denoiser.process)
-    return sample_joint(predict, AV(audio=torch.zeros(1, 1, 1, 1), video=noise), path, processes).video
+    noises = AV(audio=torch.zeros(1, 1, 1, 1), video=noise)
+    return sample_joint(predict, noises, path, processes, stepper=stepper).video
 
 
 def close(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> float:
@@ -62,18 +72,33 @@ def close(ours: Tensor | np.ndarray, theirs: Tensor | np.ndarray) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def test_equal_to_wan_pipeline(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class WholeTimes(Flow):
+    """A flow whose network is told whole timesteps, as by the schedulers of diffusers of higher order."""
+
+    def network_time(self, level: Tensor) -> Tensor:
+        return super().network_time(level).floor()
+
+
+FLOW: dict[str, Any] = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "stepper"),
+    [
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), "ddim"),
+        (DPMSolverMultistepScheduler(**FLOW), "dpmpp_2m"),
+        (UniPCMultistepScheduler(**FLOW), "unipc"),  # what the folders of Wan name
+    ],
+    ids=["euler", "dpmpp_2m", "unipc"],
+)
+def test_equal_to_wan_pipeline(
+    models: Path, monkeypatch: pytest.MonkeyPatch, scheduler: Any, stepper: Stepper
+) -> None:
     # Older diffusers clean prompts with ftfy without asking whether it is installed.
     as_it_is = SimpleNamespace(fix_text=lambda text: text)
     monkeypatch.setattr("diffusers.pipelines.wan.pipeline_wan.ftfy", as_it_is, raising=False)
     base = load_video_base(models / "wan")
-    pipe = WanPipeline(
-        base.tokenizer,
-        base.text_encoder,
-        base.vae,
-        FlowMatchEulerDiscreteScheduler(shift=3.0),
-        base.transformer,
-    )
+    pipe = WanPipeline(base.tokenizer, base.text_encoder, base.vae, scheduler, base.transformer)
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(1, *base.latent_shape(FRAMES, SIZE), generator=torch.Generator().manual_seed(3))
     text, nothing = (base.encode_prompt([said]) for said in (PROMPT, NEGATIVE))
@@ -97,7 +122,10 @@ def test_equal_to_wan_pipeline(models: Path, monkeypatch: pytest.MonkeyPatch) ->
     denoiser = base.denoiser()
     # The grid is the scheduler's, as levels of the process: its network time is 1000 times its sigma.
     levels = levels_of(denoiser.process, pipe.scheduler.sigmas[:-1].double())
-    ours = alone(denoiser, text, nothing, noise, levels)
+    if not pipe.scheduler.timesteps.is_floating_point():
+        denoiser.process = WholeTimes(shift=3.0)
+        assert denoiser.process.network_time(levels).tolist() == pipe.scheduler.timesteps.tolist()
+    ours = alone(denoiser, text, nothing, noise, levels, stepper=stepper)
     assert close(ours, theirs[0]) < 1e-4
     pixels = base.decode(ours).astype(np.float32) / 255
     assert np.abs(pixels - theirs[1]).max() <= 0.5 / 255 + 1e-4
@@ -120,7 +148,8 @@ class Deterministic(EDMDPMSolverMultistepScheduler):
         return torch.atan(torch.as_tensor(sigma)) / math.pi * 2
 
 
-def test_equal_to_stable_audio_pipeline(models: Path) -> None:
+@pytest.mark.parametrize(("order", "stepper"), [(1, "ddim"), (2, "dpmpp_2m")])
+def test_equal_to_stable_audio_pipeline(models: Path, order: int, stepper: Stepper) -> None:
     base = load_audio_base(models / "stable_audio")
     scheduler = Deterministic(
         sigma_min=0.3,
@@ -128,7 +157,7 @@ def test_equal_to_stable_audio_pipeline(models: Path) -> None:
         sigma_data=1.0,
         sigma_schedule="exponential",
         prediction_type="v_prediction",
-        solver_order=1,
+        solver_order=order,
     )
     pipe = StableAudioPipeline(
         base.vae, base.text_encoder, base.projection_model, base.tokenizer, base.transformer, scheduler
@@ -158,7 +187,7 @@ def test_equal_to_stable_audio_pipeline(models: Path) -> None:
     text, nothing = (base.encode_prompt([said], seconds) for said in (PROMPT, NEGATIVE))
     sigmas = pipe.scheduler.sigmas[:-1].double()
     levels = levels_of(base.denoiser().process, 2 / math.pi * sigmas.atan() / 1000)
-    ours = alone(base.denoiser(), text, nothing, noise, levels)
+    ours = alone(base.denoiser(), text, nothing, noise, levels, stepper=stepper)
     assert close(ours, theirs) < 1e-4
     samples = round(seconds * base.sample_rate)
     made = base.decode(ours, samples)

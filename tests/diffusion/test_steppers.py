@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from kinetophone.diffusion.process import Cosine, Discrete, Flow, Process
@@ -47,7 +48,7 @@ def levels_of(process: Process, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize("process", [Cosine(), Flow(), Flow(shift=5.0)])
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("unipc", 3)])
 def test_errors_fall_at_the_order_of_the_stepper(process: Process, name: str, order: int) -> None:
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
     errors = []
@@ -59,15 +60,16 @@ def test_errors_fall_at_the_order_of_the_stepper(process: Process, name: str, or
     assert all(abs(m - order) < 0.3 for m in measured), measured
 
 
-def test_a_step_equals_that_of_diffusers() -> None:
-    scheduler = DPMSolverMultistepScheduler(
-        beta_schedule="scaled_linear", solver_order=2, lower_order_final=False, timestep_spacing="trailing"
-    )
+@pytest.mark.parametrize(
+    ("name", "kind"), [("dpmpp_2m", DPMSolverMultistepScheduler), ("unipc", UniPCMultistepScheduler)]
+)
+def test_a_step_equals_that_of_diffusers(name: str, kind: Any) -> None:
+    scheduler = kind(beta_schedule="scaled_linear", solver_order=2, timestep_spacing="trailing")
     scheduler.set_timesteps(12)
     process = Discrete.from_scheduler(DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
-    ours, step = x.clone(), STEPPERS["dpmpp_2m"]()
+    ours, step = x.clone(), STEPPERS[name]()
     levels = [process.level(int(t)) for t in scheduler.timesteps] + [0.0]
     for t, (level, following) in zip(scheduler.timesteps, itertools.pairwise(levels), strict=True):
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)

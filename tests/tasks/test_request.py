@@ -61,7 +61,7 @@ def test_a_gif_faster_than_browsers_play_is_refused_with_the_request(tmp_path: P
         ({"fps": 24}, r"fps is 24; bundle '.*' makes clips at 8 fps"),
         ({"fps": 0}, "fps is 0; it must be above 0"),
         ({"steps": 0}, "steps is 0; it must be 1 to 1000"),
-        ({"stepper": "euler"}, "stepper is 'euler'; it must be ddim or dpmpp_2m"),
+        ({"stepper": "euler"}, "stepper is 'euler'; it must be ddim or dpmpp_2m or unipc"),
         ({"steps": 1001}, "steps is 1001; it must be 1 to 1000"),
         ({"gamma": 0.0}, "gamma is 0; it must be above 0"),
         ({"gamma": float("inf")}, "gamma is inf; it must be above 0"),

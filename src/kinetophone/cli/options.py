@@ -67,8 +67,8 @@ SAMPLING = Group(
         ),
         "stepper": (
             Annotated[
-                Literal["ddim", "dpmpp_2m"] | None,
-                typer.Option(help="Solver: ddim, or dpmpp_2m (second order), which needs fewer steps."),
+                Literal["ddim", "dpmpp_2m", "unipc"] | None,
+                typer.Option(help="Solver: ddim, or dpmpp_2m or unipc, of higher order, for fewer steps."),
             ],
             None,
         ),

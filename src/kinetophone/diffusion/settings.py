@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from kinetophone.av import AV
 
-Stepper = Literal["ddim", "dpmpp_2m"]
+Stepper = Literal["ddim", "dpmpp_2m", "unipc"]
 STEPPER_NAMES: tuple[Stepper, ...] = get_args(Stepper)
 
 Clock = Literal["h3", "equal-shifts"]
@@ -48,7 +48,7 @@ class SamplingOptions(TypedDict, total=False):
 
     Attributes:
         steps: Denoising steps, 1 to 1000.
-        stepper: "ddim", or "dpmpp_2m", a second-order solver that needs fewer steps; see
+        stepper: "ddim", or "dpmpp_2m" or "unipc", solvers of higher order that need fewer steps; see
             :mod:`kinetophone.diffusion.steppers`.
         gamma: Timestep adjustment γ > 0; above 1, the video is denoised ahead of the audio. "auto" is the
             bundle's own value, from ``kinetophone gamma``.
