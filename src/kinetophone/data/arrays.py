@@ -1,7 +1,8 @@
 """Rendered clips of a procedural domain as memory-mapped arrays, for training the base models.
 
-A folder has ``video.npy`` uint8 (N, 32, S, S, 3), ``mel.npy`` float16 (N, 400, 64), ``audio.npy`` int16
-(N, 64000) and ``scenes-*.json`` (captions, strike times, attributes). Interrupted rendering is resumed.
+A folder has ``video.npy`` uint8 (N, frames, S, S, 3), ``audio.npy`` int16 (N, samples), ``scenes-*.json``
+(captions, strike times, attributes), and ``mel.npy`` float16 (N, 400, 64) for domains at the sample rate of
+log-mel. Interrupted rendering is resumed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from kinetophone.data.domains import domain as domain_of
 from kinetophone.data.domains import moments_s
 from kinetophone.data.shards import write_json
+from kinetophone.media.mel import SAMPLE_RATE
 from kinetophone.progress import track
 
 MEL_FRAMES = 400
@@ -33,9 +35,9 @@ class ClipArrays:
     """Clips of one split; index i is clip i of the domain."""
 
     video: np.ndarray
-    mel: np.ndarray
     audio: np.ndarray
     scenes: list[dict[str, Any]]
+    mel: np.ndarray | None = None
     domain: str = "hits"
 
     def __len__(self) -> int:
@@ -80,9 +82,10 @@ def load_rendered(
     root, world = Path(folder) / f"{domain}-{split}-{size}-{count}", domain_of(domain)
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "video": ((count, world.FRAMES, size, size, 3), np.uint8),
-        "mel": ((count, MEL_FRAMES, 64), np.float16),
         "audio": ((count, round(world.SECONDS * world.SAMPLE_RATE)), np.int16),
     }
+    if world.SAMPLE_RATE == SAMPLE_RATE:
+        shapes["mel"] = ((count, MEL_FRAMES, 64), np.float16)
     root.mkdir(parents=True, exist_ok=True)
     for name, (shape, dtype) in shapes.items():
         if not (root / f"{name}.npy").exists():
@@ -126,15 +129,16 @@ def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, st
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    video, mel, audio = (np.load(root / f"{name}.npy", mmap_mode="r+") for name in ("video", "mel", "audio"))
+    arrays = {path.stem: np.load(path, mmap_mode="r+") for path in root.glob("*.npy")}
     scenes = []
     for i in range(start, min(start + _CHUNK, count)):
         clip = domain_of(domain).make_clip(split, i, size)
-        video[i] = clip.video
-        audio[i] = np.round(clip.audio * 32767)
-        mel[i] = log_mel(torch.from_numpy(clip.audio)[None])[0].numpy()
+        arrays["video"][i] = clip.video
+        arrays["audio"][i] = np.round(clip.audio * 32767)
+        if "mel" in arrays:
+            arrays["mel"][i] = log_mel(torch.from_numpy(clip.audio)[None])[0].numpy()
         scenes.append(clip.events())
-    for array in (video, mel, audio):
+    for array in arrays.values():
         array.flush()
     # The scenes are written last and atomically: their file marks the chunk as complete.
     write_json(scenes, root / f"scenes-{start}.json")

@@ -1,4 +1,4 @@
-"""The procedural domains by name: ``hits`` and ``bows``.
+"""The procedural domains by name: ``hits``, ``hits16`` and ``bows``.
 
 Each is a package with ``make_clip``, ``make_scene`` and ``captions_of``, and the constants FPS, FRAMES,
 SECONDS, SAMPLE_RATE.
@@ -12,7 +12,7 @@ from typing import Any
 
 from kinetophone.errors import RequestError
 
-DOMAINS = {"hits": "kinetophone.hits", "bows": "kinetophone.study.bows"}
+DOMAINS = {"hits": "kinetophone.hits", "hits16": "kinetophone.hits.sixteen", "bows": "kinetophone.study.bows"}
 
 
 def domain(name: str) -> Any:

@@ -58,47 +58,49 @@ BANKS = {
 HARDNESS = {"drumstick": 0.65, "mallet": 0.35, "hammer": 1.0}
 
 
-def strike_audio(scene: Scene, force: float, rng: np.random.Generator) -> np.ndarray:
+def strike_audio(
+    scene: Scene, force: float, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE
+) -> np.ndarray:
     """The sound of one strike without the room, float64 ``(samples,)``, starting at the contact."""
     bank = BANKS[scene.material]
     small, large = bank.fundamental_hz
     ratios = np.array(bank.ratios)
     hertz = small * (large / small) ** scene.size * ratios
     decay = bank.decay_s * ratios**-bank.damping
-    keep = hertz < 0.46 * SAMPLE_RATE
+    keep = hertz < 0.46 * sample_rate
     brightness = 0.25 + 0.75 * force * HARDNESS[scene.tool]
     level = np.exp(-(ratios - 1) * (1 - brightness)) * rng.uniform(0.6, 1.0, len(ratios))
-    length = int(SAMPLE_RATE * min(decay[keep].max() * 1.2, SECONDS))
-    t = np.arange(length) / SAMPLE_RATE
+    length = int(sample_rate * min(decay[keep].max() * 1.2, SECONDS))
+    t = np.arange(length) / sample_rate
     glide = 1 + 0.12 * np.exp(-t / 0.03) if scene.material == "drum" else np.ones_like(t)
-    phase = 2 * np.pi * np.cumsum(glide) / SAMPLE_RATE
+    phase = 2 * np.pi * np.cumsum(glide) / sample_rate
     out = np.zeros(length)
     for f, d, a in zip(hertz[keep], decay[keep], level[keep], strict=True):
         out += a * np.sin(f * phase) * np.exp(-6.9 * t / d)
     out /= max(level[keep].sum(), 1e-9) ** 0.5
-    burst = rng.standard_normal(min(length, int(0.08 * SAMPLE_RATE)))
-    burst *= np.exp(-np.arange(len(burst)) / SAMPLE_RATE / (0.016 if scene.material == "cloth" else 0.004))
-    cutoff = min(bank.noise_hz * (0.5 + 0.5 * brightness), 0.45 * SAMPLE_RATE)
-    out[: len(burst)] += bank.noise * sosfilt(butter(2, cutoff, fs=SAMPLE_RATE, output="sos"), burst)
+    burst = rng.standard_normal(min(length, int(0.08 * sample_rate)))
+    burst *= np.exp(-np.arange(len(burst)) / sample_rate / (0.016 if scene.material == "cloth" else 0.004))
+    cutoff = min(bank.noise_hz * (0.5 + 0.5 * brightness), 0.45 * sample_rate)
+    out[: len(burst)] += bank.noise * sosfilt(butter(2, cutoff, fs=sample_rate, output="sos"), burst)
     return out * bank.gain * force**1.3 * 0.5
 
 
-def render_audio(scene: Scene) -> np.ndarray:
-    """Waveform of a scene, float32 ``(64000,)`` in [-1, 1] at 16 kHz.
+def render_audio(scene: Scene, sample_rate: int = SAMPLE_RATE, seconds: float = SECONDS) -> np.ndarray:
+    """Waveform of a scene, float32 ``(samples,)`` in [-1, 1].
 
     Loudness is not normalised per clip, because it carries the force. A soft limiter keeps peaks below 1.
     """
     rng = np.random.default_rng(scene.audio_seed)
-    total = round(SECONDS * SAMPLE_RATE)
+    total = round(seconds * sample_rate)
     dry = np.zeros(total)
     for strike in scene.strikes:
-        start = round(strike.time_s * SAMPLE_RATE)
+        start = round(strike.time_s * sample_rate)
         # When the tool touches the object again, it damps the sound that is still ringing.
         dry[start:] *= 0.6
-        sound = strike_audio(scene, strike.force, rng)[: total - start]
+        sound = strike_audio(scene, strike.force, rng, sample_rate)[: total - start]
         dry[start : start + len(sound)] += sound
     tail_s = rng.uniform(0.1, 0.3)
-    samples = np.arange(int(tail_s * SAMPLE_RATE))
+    samples = np.arange(int(tail_s * sample_rate))
     tail = rng.standard_normal(len(samples)) * np.exp(-6.9 * samples / len(samples))
     tail[0] = 0
     wet = fftconvolve(dry, tail)[:total] * rng.uniform(0.01, 0.03)

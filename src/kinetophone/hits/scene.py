@@ -7,6 +7,7 @@ Everything that video and audio have in common is decided here, so that the two 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -106,8 +107,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     loudness = str(rng.choice(["soft", "even", "hard"], p=[0.25, 0.5, 0.25]))
     centre = {"soft": 0.42, "even": 0.66, "hard": 0.93}[loudness]
     forces = np.clip(centre + rng.uniform(-0.08, 0.08, count), 0.3, 1.0)
-    wall = rng.integers(60, 200, 3) * 0.5 + rng.integers(60, 200) * 0.5
-    table = np.array([120, 96, 74]) * rng.uniform(0.5, 1.3) + rng.integers(-18, 18, 3)
+    room = colours_of_room(rng)
     return Scene(
         material=material,
         noun=str(rng.choice(list(nouns))),
@@ -117,20 +117,33 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         tempo=tempo,
         loudness=loudness,
         strikes=tuple(Strike(time_s=float(t), force=float(f)) for t, f in zip(times, forces, strict=True)),
-        size=float(rng.uniform(0, 1)),
-        object_x=float(0.5 + rng.uniform(-0.07, 0.07)),
-        table_y=float(rng.uniform(0.74, 0.84)),
-        side=int(rng.choice([-1, 1])),
-        lift=float(rng.uniform(0.6, 0.8)),
-        wall_rgb=_rgb(wall),
-        table_rgb=_rgb(np.clip(table, 20, 200)),
-        light=float(rng.uniform(0.8, 1.15)),
-        light_x=float(rng.uniform(0.1, 0.9)),
-        zoom=float(rng.uniform(0.96, 1.06)),
-        shift_xy=(float(rng.uniform(-0.03, 0.03)), float(rng.uniform(-0.02, 0.02))),
-        texture_seed=int(rng.integers(2**31)),
-        audio_seed=int(rng.integers(2**31)),
+        **placement(rng),
+        **room,
     )
+
+
+def colours_of_room(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw the colours of the wall and the table."""
+    wall = rng.integers(60, 200, 3) * 0.5 + rng.integers(60, 200) * 0.5
+    table = np.array([120, 96, 74]) * rng.uniform(0.5, 1.3) + rng.integers(-18, 18, 3)
+    return {"wall_rgb": _rgb(wall), "table_rgb": _rgb(np.clip(table, 20, 200))}
+
+
+def placement(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw the size and place of the object, the tool's lift, light, camera, and the renderers' seeds."""
+    return {
+        "size": float(rng.uniform(0, 1)),
+        "object_x": float(0.5 + rng.uniform(-0.07, 0.07)),
+        "table_y": float(rng.uniform(0.74, 0.84)),
+        "side": int(rng.choice([-1, 1])),
+        "lift": float(rng.uniform(0.6, 0.8)),
+        "light": float(rng.uniform(0.8, 1.15)),
+        "light_x": float(rng.uniform(0.1, 0.9)),
+        "zoom": float(rng.uniform(0.96, 1.06)),
+        "shift_xy": (float(rng.uniform(-0.03, 0.03)), float(rng.uniform(-0.02, 0.02))),
+        "texture_seed": int(rng.integers(2**31)),
+        "audio_seed": int(rng.integers(2**31)),
+    }
 
 
 def _rgb(colour: np.ndarray) -> tuple[int, int, int]:

@@ -28,6 +28,8 @@ _TOOL_RGB = {"drumstick": (226, 190, 130), "mallet": (150, 100, 60), "hammer": (
 def lift_angle(scene: Scene, time_s: float) -> float:
     """Angle of the tool above the object at ``time_s``, in radians; 0 at a contact."""
     times = [s.time_s for s in scene.strikes]
+    if not times:
+        return 0.7 * scene.lift
     gaps = [1.0, *np.diff(times)]
     heights = [
         scene.lift * min(1.0, gap / 0.9) * (0.6 + 0.4 * s.force)
@@ -53,38 +55,41 @@ def _rebound(u: float) -> float:
     return 1.0 - (1.0 - min(u, 1.0)) ** 2
 
 
-def exposed_time(scene: Scene, frame: int) -> float:
+def exposed_time(scene: Scene, frame: int, fps: int = FPS) -> float:
     """The time, in seconds, that a frame shows.
 
     It is the time of a contact within half a frame, as if its flash exposed the frame, else the frame's own.
     """
-    time_s = frame / FPS
-    contacts = [s.time_s for s in scene.strikes if abs(s.time_s - time_s) <= 0.5 / FPS]
+    time_s = frame / fps
+    contacts = [s.time_s for s in scene.strikes if abs(s.time_s - time_s) <= 0.5 / fps]
     return contacts[0] if contacts else time_s
 
 
-def impact(scene: Scene, frame: int) -> float:
+def impact(scene: Scene, frame: int, fps: int = FPS) -> float:
     """Remaining impact of the last contact in ``frame``: its force with a constant decay per frame."""
-    past = [s for s in scene.strikes if round(s.time_s * FPS) <= frame]
-    return past[-1].force * IMPACT_DECAY ** (frame - round(past[-1].time_s * FPS)) if past else 0.0
+    past = [s for s in scene.strikes if round(s.time_s * fps) <= frame]
+    return past[-1].force * IMPACT_DECAY ** (frame - round(past[-1].time_s * fps)) if past else 0.0
 
 
-def render_video(scene: Scene, size: int) -> np.ndarray:
-    """Render all frames, uint8 ``(32, size, size, 3)`` RGB. ``size`` is a multiple of 8, at least 32."""
+def render_video(scene: Scene, size: int, fps: int = FPS, frames: int = FRAMES) -> np.ndarray:
+    """Render ``frames`` frames at ``fps`` frames a second, uint8 ``(frames, size, size, 3)`` RGB.
+
+    ``size`` is a multiple of 8, at least 32.
+    """
     if size < 32 or size % 8:
         raise ValueError(f"size must be a multiple of 8, at least 32 pixels, got {size}")
-    return np.stack(list(_frames(scene, size)))
+    return np.stack(list(_frames(scene, size, fps, frames)))
 
 
-def _frames(scene: Scene, size: int) -> Iterator[np.ndarray]:
+def _frames(scene: Scene, size: int, fps: int, frames: int) -> Iterator[np.ndarray]:
     side = size * _SUPERSAMPLE
     background = _background(scene, side)
-    for k in range(FRAMES):
-        shock = impact(scene, k)
+    for k in range(frames):
+        shock = impact(scene, k, fps)
         canvas = background.copy()
         top = _draw_object(canvas, scene, shock, side)
         contact = (scene.object_x, top)
-        _draw_tool(canvas, scene, contact, lift_angle(scene, exposed_time(scene, k)), side)
+        _draw_tool(canvas, scene, contact, lift_angle(scene, exposed_time(scene, k, fps)), side)
         _draw_contact(canvas, scene, contact, shock, side)
         canvas = _camera(canvas, scene, shock, side)
         small = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)

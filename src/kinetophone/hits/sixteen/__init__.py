@@ -1,0 +1,99 @@
+"""``hits16``: the world of ``hits`` at 16 frames a second and 24 kHz, with captions as people write them.
+
+Every clip is a pure function of ``(split, index, size)``: 65 frames (4.06 s), 24 kHz mono, with its caption
+and its event list. ``hits`` keeps its own scenes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kinetophone.hits.audio import render_audio
+from kinetophone.hits.scene import MATERIALS, SPLITS, TOOLS, Scene
+from kinetophone.hits.sixteen.scene import SECONDS, sample_scene, scene_rng
+from kinetophone.hits.sixteen.wording import HELD_OUT, TRAINING, Said, Wording, caption
+from kinetophone.hits.video import render_video
+
+FPS = 16
+FRAMES = round(SECONDS * FPS)
+SAMPLE_RATE = 24_000
+
+__all__ = [
+    "FPS",
+    "FRAMES",
+    "HELD_OUT",
+    "MATERIALS",
+    "SAMPLE_RATE",
+    "SECONDS",
+    "SPLITS",
+    "TOOLS",
+    "TRAINING",
+    "Scene",
+    "SixteenClip",
+    "captions_of",
+    "make_clip",
+    "make_scene",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SixteenClip:
+    """A rendered clip: ``video`` uint8 ``(65, size, size, 3)``, ``audio`` float32 ``(97500,)`` in [-1, 1]."""
+
+    video: np.ndarray
+    audio: np.ndarray
+    said: Said
+    scene: Scene
+
+    @property
+    def caption(self) -> str:
+        """The clip's caption."""
+        return self.said.text
+
+    def events(self) -> dict[str, Any]:
+        """The clip's entry in ``events.json``: times in seconds, forces in [0.3, 1], attributes, what is said."""
+        scene, said = self.scene, self.said
+        return {
+            "strikes_s": [round(s.time_s, 4) for s in scene.strikes],
+            "force": [round(s.force, 3) for s in scene.strikes],
+            "material": scene.material,
+            "object": scene.noun,
+            "colour": scene.colour,
+            "tool": scene.tool,
+            "tempo": scene.tempo,
+            "size": round(scene.size, 3),
+            "caption": said.text,
+            "said": {
+                name: getattr(said, name)
+                for name in ("count", "tempo", "loudness", "colour", "tool")
+                if getattr(said, name) is not None
+            },
+        }
+
+
+def make_scene(split: str, index: int, wording: Wording = TRAINING) -> tuple[Scene, Said]:
+    """Scene and caption of a clip, without rendering it."""
+    rng = scene_rng(split, index)
+    scene = sample_scene(rng)
+    return scene, caption(scene, rng, wording)
+
+
+def captions_of(split: str, index: int, count: int) -> list[str]:
+    """``count`` captions of a clip: its own, then others of the same scene."""
+    rng = scene_rng(split, index)
+    scene = sample_scene(rng)
+    return [caption(scene, rng).text for _ in range(count)]
+
+
+def make_clip(split: str, index: int, size: int = 64, wording: Wording = TRAINING) -> SixteenClip:
+    """Render clip ``index`` of ``split`` ("train", "val" or "test") at ``size`` x ``size`` pixels."""
+    scene, said = make_scene(split, index, wording)
+    return SixteenClip(
+        video=render_video(scene, size, FPS, FRAMES),
+        audio=render_audio(scene, SAMPLE_RATE, SECONDS),
+        said=said,
+        scene=scene,
+    )
