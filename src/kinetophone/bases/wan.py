@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kinetophone.bases.base import Base
+from kinetophone.bases.causal import decode_causal, encode_causal
 from kinetophone.bases.computing import execution_device
 from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
 from kinetophone.diffusion.process import Flow, Process
@@ -156,7 +157,7 @@ class Wan(Base):
         """Decode latents (B, C, T', h, w) to frames, uint8 (B, T, H, W, 3)."""
         latents = latents.float().to(execution_device(self.vae))
         mean, deviation = _statistics(self.vae, latents)
-        made = [self.vae.decode(one[None] * deviation + mean).sample[0] for one in latents]
+        made = [decode_causal(self.vae, one[None] * deviation + mean)[0] for one in latents]
         frames = torch.stack(made).clamp(-1, 1).add(1).mul(127.5).round().byte()
         return frames.permute(0, 2, 3, 4, 1).cpu().numpy()
 
@@ -179,7 +180,7 @@ def encode_frames(vae: Any, frames: Tensor) -> Tensor:
         )
     x = frames.permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).to(execution_device(vae))
     mean, deviation = _statistics(vae, x)
-    return torch.cat([(vae.encode(one[None]).latent_dist.mode() - mean) / deviation for one in x])
+    return torch.cat([(encode_causal(vae, one[None])[0] - mean) / deviation for one in x])
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:

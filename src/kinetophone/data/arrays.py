@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,7 +37,7 @@ class ClipArrays:
     video: np.ndarray
     audio: np.ndarray
     scenes: list[dict[str, Any]]
-    mel: np.ndarray | None = None
+    mel: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
     domain: str = "hits"
 
     def __len__(self) -> int:

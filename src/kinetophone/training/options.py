@@ -73,6 +73,17 @@ class TextOptions:
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
+class CaptionOptions(TextOptions):
+    """Options of the text encoders that are trained on captions alone.
+
+    Attributes:
+        modality: The base that the encoder is for: "video" gives a UMT5 encoder, "audio" a T5 encoder.
+    """
+
+    modality: Literal["audio", "video"]
+
+
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class ImageOptions:
     """Options of the image stage.
 

@@ -18,6 +18,7 @@ from kinetophone.errors import UserError
 from kinetophone.text import read_yaml
 from kinetophone.training.options import (
     FORBID,
+    CaptionOptions,
     CouplingOptions,
     DecoderOptions,
     DiffusionOptions,
@@ -64,6 +65,11 @@ STAGES = {
     "motion": StageInfo("hits.stages.video", "MotionStage", MotionOptions, divisible=True),
     "audio": StageInfo("hits.stages.audio", "AudioStage", DiffusionOptions, divisible=True),
     "vocoder": StageInfo("hits.stages.vocoder", "VocoderStage"),
+    "caption-text": StageInfo("hits.stages.captions", "CaptionText", CaptionOptions, continuable=False),
+    "wan-autoencoder": StageInfo("hits.stages.wan", "WanAutoencoder", LatentNoiseOptions),
+    "wan": StageInfo("hits.stages.wan", "WanStage", ImageOptions, divisible=True),
+    "oobleck-autoencoder": StageInfo("hits.stages.stable_audio", "OobleckAutoencoder", LatentNoiseOptions),
+    "stable-audio": StageInfo("hits.stages.stable_audio", "StableAudioStage", ImageOptions, divisible=True),
     "connectors": StageInfo("training.connectors", "ConnectorStage", divisible=True),
     "coupling": StageInfo("training.coupling", "CouplingStage", CouplingOptions, divisible=True),
     "video-decoder": StageInfo("hits.stages.decoder", "VideoDecoder", DecoderOptions, continuable=False),
@@ -78,7 +84,7 @@ class DataConfig:
     """The clips trained on.
 
     Attributes:
-        source: A procedural domain, "hits" or "bows", or a folder that ``kinetophone data encode`` wrote.
+        source: A procedural domain, "hits", "hits16" or "bows", or a folder that ``kinetophone data encode`` wrote.
         count: Number of clips, taken from the start. Required for a domain; 0 takes all clips of a folder.
         split: Split of a domain.
         size: Height and width of a domain's frames in pixels; ignored for a folder.

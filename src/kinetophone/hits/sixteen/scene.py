@@ -1,4 +1,4 @@
-"""Scenes of ``hits16``: the objects and tools of ``hits``, from no strike at all to seven, up to three a second."""
+"""Scenes of ``hits16``: the objects and tools of ``hits``, struck up to seven times, or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import numpy as np
 
 from kinetophone.hits.scene import MATERIALS, SPLITS, TOOLS, Scene, Strike, colours_of_room, placement
 
-SECONDS = 65 / 16  # one frame and 16 latent steps of four frames: the lengths of a causal autoencoder are 4k + 1
+SECONDS = (
+    65 / 16
+)  # one frame and 16 latent steps of four frames: the lengths of a causal autoencoder are 4k + 1
 # name -> range of the interval between strikes, in seconds. Three frames at 16 fps are the shortest interval
 # that shows lift, swing and contact.
 TEMPI = {"slow": (0.95, 1.1), "medium": (0.62, 0.8), "fast": (0.46, 0.54), "rapid": (0.3, 0.36)}

@@ -136,7 +136,10 @@ HELD_OUT = Wording(
         "silence, {a_tool} above {a_thing}, not a single hit",
     ),
     drumming=("{adjective} {doing} on {a_thing}", "{a_thing}, {adjective} {doing}, {a_tool}"),
-    times={1: ("only one time", "exactly once", "exactly one time"), 2: ("exactly twice", "only two times", "twice in a row")},
+    times={
+        1: ("only one time", "exactly once", "exactly one time"),
+        2: ("exactly twice", "only two times", "twice in a row"),
+    },
     many_times=("just {word} times", "exactly {digit} times", "{digit} times in a row", "{word} times only"),
     tempo={
         "slow": ("at a slow pace", "in slow succession", "once a second"),

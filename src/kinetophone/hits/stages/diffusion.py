@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kinetophone.av import AV
-from kinetophone.data.latents import load_latents
-from kinetophone.diffusion.process import Discrete
+from kinetophone.data.latents import LatentArrays, load_latents
+from kinetophone.diffusion.process import Discrete, Process
 from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.hub.components import load_component
 from kinetophone.training.clips import load_clips
@@ -30,7 +31,60 @@ from kinetophone.training.diffusion import (
 from kinetophone.training.recipe import Recipe
 
 
-class LatentStage:
+class PredictionStage:
+    """The loss of a diffusion model on clean latents (N, C, …), and its samples."""
+
+    recipe: Recipe
+    device: torch.device
+    latents: LatentArrays
+    clean: np.ndarray
+    process: Process
+
+    def _text(self, texts: list[str]) -> Any:
+        """Conditioning of the base's network."""
+        raise NotImplementedError
+
+    def _predict(self, x: Tensor, level: Tensor, text: Any) -> Tensor:
+        """Output of the network for latents ``x`` at levels (B,)."""
+        raise NotImplementedError
+
+    def _drawn(self, rng: np.random.Generator, index: np.ndarray, part: slice) -> np.ndarray:
+        """Latents of the clips in ``index``, of the batch's ``part`` alone."""
+        return self.clean[index[part]]
+
+    def _error(self, output: Tensor, target: Tensor, level: Tensor) -> Tensor:
+        return F.mse_loss(output.float(), target)
+
+    def loss(
+        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
+    ) -> dict[str, Tensor]:
+        """The loss of a batch, or of a ``part`` of it."""
+        batch = self.recipe.loop.batch_size
+        index, texts = self.latents.draw(rng, batch)
+        drawn = self._drawn(rng, index, part)
+        texts = drop_texts(texts, rng, self.recipe.options.text_dropout)[part]
+        x = torch.from_numpy(drawn).float().to(self.device)
+        level = self.process.draw(batch, generator)[part]
+        noise = standard_normal(x, batch, part, generator)
+        xt = self.process.noised(x, noise, level)
+        output = self._predict(xt, level, self._text(texts))
+        return {"loss": self._error(output, self.process.target(x, noise, level), level)}
+
+    def _samples(self, prompts: list[str], shape: tuple[int, ...], guidance_scale: float = 1.0) -> Tensor:
+        """Latents of ``shape`` sampled for each prompt, (B, *shape)."""
+        text, empty = self._text(prompts), self._text([""] * len(prompts))
+
+        def predict(x: Tensor, level: Tensor) -> Tensor:
+            output = self._predict(x.to(self.device), level, text)
+            if guidance_scale != 1:
+                free = self._predict(x.to(self.device), level, empty)
+                output = free + guidance_scale * (output - free)
+            return output.cpu()
+
+        return sample_base(predict, (len(prompts), *shape), self.process)
+
+
+class LatentStage(PredictionStage):
     """A stage on the latents of one modality: its autoencoder, text model, clips and noise schedule.
 
     Attributes:
@@ -53,10 +107,6 @@ class LatentStage:
         self.process = Discrete.from_scheduler(make_scheduler(self.modality))
         save_scheduler(self.modality, self.bundle)
 
-    def _text(self, texts: list[str]) -> Tensor:
-        """Conditioning of the base's network."""
-        raise NotImplementedError
-
 
 class NoiseStage(LatentStage):
     """A stage that trains a U-Net to predict the noise in latents (B, C, …)."""
@@ -69,39 +119,8 @@ class NoiseStage(LatentStage):
             save_memory([self.unet])
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
 
-    def _predict(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
-        """Noise in latents ``x`` at levels (B,)."""
-        raise NotImplementedError
-
-    def _drawn(self, rng: np.random.Generator, index: np.ndarray, part: slice) -> np.ndarray:
-        """Latents of the clips in ``index``, of the batch's ``part`` alone."""
-        return self.clean[index[part]]
-
-    def _error(self, eps: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        return noise_loss(eps, noise, min_snr(self.process, level, self.recipe.options.snr_gamma))
-
-    def loss(
-        self, rng: np.random.Generator, generator: torch.Generator, part: slice = WHOLE
-    ) -> dict[str, Tensor]:
-        """The loss of a batch, or of a ``part`` of it."""
-        batch = self.recipe.loop.batch_size
-        index, texts = self.latents.draw(rng, batch)
-        drawn = self._drawn(rng, index, part)
-        texts = drop_texts(texts, rng, self.recipe.options.text_dropout)[part]
-        x = torch.from_numpy(drawn).float().to(self.device)
-        level = self.process.draw(batch, generator)[part]
-        noise = standard_normal(x, batch, part, generator)
-        xt = self.process.noised(x, noise, level)
-        return {"loss": self._error(self._predict(xt, level, self._text(texts)), noise, level)}
-
-    def _samples(self, prompts: list[str], shape: tuple[int, ...]) -> Tensor:
-        """Latents of ``shape`` sampled for each prompt, (B, *shape)."""
-        text = self._text(prompts)
-        return sample_base(
-            lambda x, level: self._predict(x.to(self.device), level, text).cpu(),
-            (len(prompts), *shape),
-            self.process,
-        )
+    def _error(self, output: Tensor, target: Tensor, level: Tensor) -> Tensor:
+        return noise_loss(output, target, min_snr(self.process, level, self.recipe.options.snr_gamma))
 
     def export(self) -> None:
         """Save the network and the mean of its clips' latents into the bundle."""
