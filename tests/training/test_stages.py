@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import UMT5EncoderModel
 
+from kinetophone.bases.stable_audio import StableAudio
+from kinetophone.bases.wan import Wan
 from kinetophone.bundle.spec import BUNDLES
 from kinetophone.data.latents import fingerprint
 from kinetophone.diffusion.signal_leak import SignalLeak
@@ -20,6 +23,7 @@ from kinetophone.errors import UnknownWordsWarning, UserError
 from kinetophone.hits.classifiers import MaterialJudge
 from kinetophone.hits.stages.decoder import widened
 from kinetophone.hub.components import load_component
+from kinetophone.hub.locate import Source
 from kinetophone.media.read import read_clip
 from kinetophone.pipeline import Kinetophone
 from kinetophone.precision import emulated
@@ -48,6 +52,14 @@ ORDER = (
     "video-classifier",
     "audio-classifier",
 )
+SIXTEEN = (
+    "video-autoencoder",
+    "audio-autoencoder",
+    "video-text",
+    "audio-text",
+    "video",
+    "audio",
+)
 ONE_OF_EACH = tuple(name for name in ORDER if name not in ("audio-2", "motion-2", "coupling-2", "coupling-3"))
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -70,12 +82,12 @@ def shrunk(name, root, domain="hits"):
     return dataclasses.replace(recipe, data=data, loop=loop, bundle=str(root / "bundle"), sampling=sampling)
 
 
-def trained(names, root):
+def trained(names, root, domain="hits"):
     """The bundle that recipes make, one after the other."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusion, "SAMPLE_STEPS", 1)
         for name in names:
-            recipe = shrunk(name, root)
+            recipe = shrunk(name, root, domain)
             train(build_stage(recipe), recipe.loop, root / "runs" / name)
     return root / "bundle"
 
@@ -85,6 +97,24 @@ def bundle(tmp_path_factory):
     return trained(ONE_OF_EACH, tmp_path_factory.mktemp("hits"))
 
 
+@pytest.fixture(scope="module")
+def transformers(tmp_path_factory):
+    return trained(SIXTEEN, tmp_path_factory.mktemp("hits16"), "hits16")
+
+
+def test_the_transformer_recipes_make_bases_and_their_samples(transformers):
+    assert_samples([name for name in SIXTEEN if not name.endswith("text")], transformers)
+    video = Wan.from_source(Source(transformers / "video", "video"))
+    audio = StableAudio.from_source(Source(transformers / "audio", "audio"))
+    assert isinstance(video.text_encoder, UMT5EncoderModel)
+    assert video.latent_shape(65, 64) == (48, 17, 4, 4)
+    assert audio.latent_shape(97_500) == (20, 127)
+    # Each channel of the video's latents has mean 0 and deviation 1 on the clips it was trained on.
+    latents = np.load(next((transformers.parent / "cache").glob("hits16-latents-video-*.npy")))
+    assert abs(latents.astype(float).mean()) < 0.5
+    assert 0.3 < latents.astype(float).std() < 3
+
+
 def assert_samples(names, bundle):
     silent = ("clip-text", "clap-text", "connectors", "video-classifier", "audio-classifier")
     for name in set(names) - set(silent):
@@ -92,7 +122,8 @@ def assert_samples(names, bundle):
 
 
 def test_every_class_of_stage_is_run():
-    assert {load_recipe(RECIPES / f"hits-{name}.yaml").stage for name in ONE_OF_EACH} == set(STAGES)
+    names = [f"hits-{name}" for name in ONE_OF_EACH] + [f"hits16-{name}" for name in SIXTEEN]
+    assert {load_recipe(RECIPES / f"{name}.yaml").stage for name in names} == set(STAGES)
 
 
 def test_every_stage_writes_something_to_look_at_or_listen_to(bundle):

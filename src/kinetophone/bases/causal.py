@@ -1,4 +1,4 @@
-"""``AutoencoderKLWan`` in longer stretches than its own ``encode`` and ``decode``, which take r frames at once.
+"""``AutoencoderKLWan`` in longer stretches than its own ``encode`` and ``decode``, which take r frames.
 
 Its causal convolutions keep what they need of the past, so a stretch may have any number of latent steps.
 Long stretches are several times faster for small frames, and can be trained.

@@ -84,7 +84,8 @@ class DataConfig:
     """The clips trained on.
 
     Attributes:
-        source: A procedural domain, "hits", "hits16" or "bows", or a folder that ``kinetophone data encode`` wrote.
+        source: A procedural domain ("hits", "hits16" or "bows"), or a folder that ``kinetophone data encode``
+            wrote.
         count: Number of clips, taken from the start. Required for a domain; 0 takes all clips of a folder.
         split: Split of a domain.
         size: Height and width of a domain's frames in pixels; ignored for a folder.

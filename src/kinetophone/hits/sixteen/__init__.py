@@ -54,7 +54,7 @@ class SixteenClip:
         return self.said.text
 
     def events(self) -> dict[str, Any]:
-        """The clip's entry in ``events.json``: times in seconds, forces in [0.3, 1], attributes, the caption."""
+        """The clip's entry in ``events.json``: times in seconds, forces in [0.3, 1], and attributes."""
         scene, said = self.scene, self.said
         return {
             "strikes_s": [round(s.time_s, 4) for s in scene.strikes],

@@ -6,9 +6,7 @@ import numpy as np
 
 from kinetophone.hits.scene import MATERIALS, SPLITS, TOOLS, Scene, Strike, colours_of_room, placement
 
-SECONDS = (
-    65 / 16
-)  # one frame and 16 latent steps of four frames: the lengths of a causal autoencoder are 4k + 1
+SECONDS = 65 / 16  # a causal autoencoder takes 4k + 1 frames
 # name -> range of the interval between strikes, in seconds. Three frames at 16 fps are the shortest interval
 # that shows lift, swing and contact.
 TEMPI = {"slow": (0.95, 1.1), "medium": (0.62, 0.8), "fast": (0.46, 0.54), "rapid": (0.3, 0.36)}

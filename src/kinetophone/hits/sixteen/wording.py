@@ -166,7 +166,7 @@ COUNT, TEMPO, LOUDNESS, COLOUR, TOOL = 0.65, 0.5, 0.25, 0.5, 0.9  # how often a 
 
 @dataclass(frozen=True)
 class Said:
-    """What a caption states about its scene; None is left open. It is the truth that adherence is judged by."""
+    """What a caption states about its scene; None is left open. Adherence to prompts is judged by it."""
 
     text: str
     count: int | None

@@ -38,7 +38,11 @@ class PredictionStage:
     device: torch.device
     latents: LatentArrays
     clean: np.ndarray
-    process: Process
+
+    @property
+    def _process(self) -> Process:
+        """The noise process of the base."""
+        raise NotImplementedError
 
     def _text(self, texts: list[str]) -> Any:
         """Conditioning of the base's network."""
@@ -64,11 +68,11 @@ class PredictionStage:
         drawn = self._drawn(rng, index, part)
         texts = drop_texts(texts, rng, self.recipe.options.text_dropout)[part]
         x = torch.from_numpy(drawn).float().to(self.device)
-        level = self.process.draw(batch, generator)[part]
+        level = self._process.draw(batch, generator)[part]
         noise = standard_normal(x, batch, part, generator)
-        xt = self.process.noised(x, noise, level)
+        xt = self._process.noised(x, noise, level)
         output = self._predict(xt, level, self._text(texts))
-        return {"loss": self._error(output, self.process.target(x, noise, level), level)}
+        return {"loss": self._error(output, self._process.target(x, noise, level), level)}
 
     def _samples(self, prompts: list[str], shape: tuple[int, ...], guidance_scale: float = 1.0) -> Tensor:
         """Latents of ``shape`` sampled for each prompt, (B, *shape)."""
@@ -81,10 +85,10 @@ class PredictionStage:
                 output = free + guidance_scale * (output - free)
             return output.cpu()
 
-        return sample_base(predict, (len(prompts), *shape), self.process)
+        return sample_base(predict, (len(prompts), *shape), self._process)
 
 
-class LatentStage(PredictionStage):
+class LatentStage:
     """A stage on the latents of one modality: its autoencoder, text model, clips and noise schedule.
 
     Attributes:
@@ -108,7 +112,7 @@ class LatentStage(PredictionStage):
         save_scheduler(self.modality, self.bundle)
 
 
-class NoiseStage(LatentStage):
+class NoiseStage(LatentStage, PredictionStage):
     """A stage that trains a U-Net to predict the noise in latents (B, C, …)."""
 
     def _train(self, unet: Any) -> None:
@@ -118,6 +122,10 @@ class NoiseStage(LatentStage):
         if self.recipe.loop.gradient_checkpointing:
             save_memory([self.unet])
         self.trained: dict[str, nn.Module] = {"unet": self.unet}
+
+    @property
+    def _process(self) -> Process:
+        return self.process
 
     def _error(self, output: Tensor, target: Tensor, level: Tensor) -> Tensor:
         return noise_loss(output, target, min_snr(self.process, level, self.recipe.options.snr_gamma))

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderOobleck, CosineDPMSolverMultistepScheduler, StableAudioDiTModel
+from diffusers import AutoencoderOobleck, StableAudioDiTModel
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from kinetophone.bases.stable_audio import StableAudio
 from kinetophone.data.domains import domain
 from kinetophone.hits.stages.transformer import TransformerStage
 from kinetophone.hits.stages.vocoder import AUDIBLE
-from kinetophone.hub.components import load_component
+from kinetophone.hub.components import StoredScheduler, load_component
 from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import mel_image, save_wav
@@ -29,7 +29,13 @@ _STEPS = 16  # latent steps of a crop
 _WINDOW = 1024  # of the log-mel
 # Small latents need less noise to lose their meaning than those of the published model (0.3 to 500), and the
 # autoencoder decodes latents with a tenth of noise well.
-SIGMAS = {"sigma_min": 0.1, "sigma_max": 100.0}
+SCHEDULE = {
+    "_class_name": "CosineDPMSolverMultistepScheduler",
+    "prediction_type": "v_prediction",
+    "sigma_data": 1.0,
+    "sigma_min": 0.1,
+    "sigma_max": 100.0,
+}
 
 
 class OobleckAutoencoder:
@@ -90,7 +96,7 @@ class StableAudioStage(TransformerStage):
     """
 
     modality, family, network = "audio", StableAudio, StableAudioDiTModel
-    scheduler = CosineDPMSolverMultistepScheduler(prediction_type="v_prediction", sigma_data=1.0, **SIGMAS)
+    scheduler = StoredScheduler(SCHEDULE)
 
     def __init__(self, recipe: Recipe) -> None:
         folder = Path(recipe.bundle) / "audio"

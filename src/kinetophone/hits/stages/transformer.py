@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from kinetophone.av import AV
 from kinetophone.bases.base import Base
+from kinetophone.bases.protocol import Denoiser
 from kinetophone.data.domains import domain
 from kinetophone.data.latents import load_latents
+from kinetophone.diffusion.process import Process
 from kinetophone.hits.stages.diffusion import PredictionStage
 from kinetophone.hub.components import load_component
 from kinetophone.training.clips import load_clips
@@ -39,18 +41,20 @@ class TransformerStage(PredictionStage, ABC):
         components = {name: self._component(name) for name in frozen}
         network = self._component("transformer") if recipe.continued else self.network(**recipe.model)
         self.scheduler.save_pretrained(self.folder / "scheduler")
-        self.base: Any = self.family(
-            transformer=network.to(self.device), scheduler=self.scheduler, **components
-        )
+        family: Any = self.family
+        self.base = family(transformer=network.to(self.device), scheduler=self.scheduler, **components)
         clips = load_clips(recipe)
         vaes = AV.both(None).replaced(self.modality, components["vae"])
         self.latents = load_latents(clips, recipe.data.split, Path(recipe.data.cache), vaes)
         self.clean = getattr(self.latents, self.modality)
         if recipe.loop.gradient_checkpointing:
             save_memory([network])
-        self.denoiser = self.base.denoiser()
-        self.process = self.denoiser.process
+        self.denoiser: Denoiser = self.base.denoiser()
         self.trained: dict[str, nn.Module] = {"transformer": network}
+
+    @property
+    def _process(self) -> Process:
+        return self.denoiser.process
 
     def _component(self, name: str) -> Any:
         component = load_component(self.folder, name, self.family.COMPONENTS[name])

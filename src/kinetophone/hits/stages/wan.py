@@ -22,7 +22,7 @@ from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
-FRAMES = 17  # of a crop: one latent step of one frame and four of four
+FRAMES = 9  # of a crop: one latent step of one frame and two of four
 SHIFT = 3.0  # of the noise schedule, that of the published model at 480p
 
 
