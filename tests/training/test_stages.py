@@ -104,8 +104,8 @@ def transformers(tmp_path_factory):
 
 def test_the_transformer_recipes_make_bases_and_their_samples(transformers):
     assert_samples([name for name in SIXTEEN if not name.endswith("text")], transformers)
-    video = Wan.from_source(Source(transformers / "video", "video"))
-    audio = StableAudio.from_source(Source(transformers / "audio", "audio"))
+    video = Wan.from_source(Source(transformers / "video", str(transformers / "video")))
+    audio = StableAudio.from_source(Source(transformers / "audio", str(transformers / "audio")))
     assert isinstance(video.text_encoder, UMT5EncoderModel)
     assert video.latent_shape(65, 64) == (48, 17, 4, 4)
     assert audio.latent_shape(97_500) == (20, 127)
