@@ -70,7 +70,7 @@ def test_numbers_written_as_yaml_strings_are_read(tmp_path):
         ),
         (
             LOOP.format("vocoder", "accumulate: 2"),
-            "is for the stages image, motion, audio, connectors, coupling",
+            "is for the stages image, motion, audio, wan, stable-audio, connectors, coupling",
         ),
         (LOOP.format("audio", "accumulate: 3"), "batch_size' 4 is not a multiple of 'loop.accumulate' 3"),
         (LOOP.format("audio", "precision: half"), "must be float32 or bfloat16 or float16, got 'half'"),
