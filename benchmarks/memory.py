@@ -125,7 +125,7 @@ def row(dtype: torch.dtype, size: int, frames: int, length: int, batch: int) -> 
             largest_layer(unets.audio, unets.video) + joint, largest_layer(*decoders) + decode
         )
     parts = (whole, by_model, by_layer, joint, decode)
-    return f"| {str(dtype).removeprefix('torch.')} | " + " | ".join(f"{b / 1e9:.1f}" for b in parts) + " |"
+    return [str(dtype).removeprefix("torch."), *(f"{size / 1e9:.1f}" for size in parts)]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/processes.py --json processes.json
 
-A coupling of the included bases is trained for 20 steps on 8 clips of ``hits``, with every option that draws
-random numbers. It is trained in one process, and in two processes over gloo on the CPU. The benchmark prints
-the largest difference of any weight. AdamW divides a gradient by its own magnitude, so a weight whose
+A coupling of the included bases is trained for ``--steps`` on 8 clips of ``hits``, with every option that
+draws random numbers. It is trained in one process, and in two processes over gloo on the CPU. The benchmark
+prints the largest difference of any weight. AdamW divides a gradient by its own magnitude, so a weight whose
 gradient is only rounding error moves by up to the learning rate in either direction. In float32 the
 difference therefore grows with the learning rate. The runs in float64 show whether there is any other cause.
 """
@@ -43,7 +43,7 @@ KINDS: dict[str, list[str]] = {
 SETTINGS = (("float32", 2e-4), ("float32", 8e-4), ("float64", 8e-4))
 
 
-def recipe_of(root: Path, lr: float) -> Recipe:
+def recipe_of(root: Path, lr: float, steps: int) -> Recipe:
     return Recipe(
         stage="coupling",
         name="tiny",
@@ -53,18 +53,18 @@ def recipe_of(root: Path, lr: float) -> Recipe:
         options=CouplingOptions(
             connector_dropout=0.1, aligned_share=0.5, noise_levels="mixed", one_clean=0.3
         ),
-        loop=LoopConfig(steps=20, batch_size=4, lr=lr, warmup=2, sample_every=0, threads=1),
+        loop=LoopConfig(steps=steps, batch_size=4, lr=lr, warmup=2, sample_every=0, threads=1),
     )
 
 
-def learn(root: Path, out: Path) -> None:
+def learn(root: Path, out: Path, steps: int) -> None:
     """Train all settings in turn, in one process or as one of several."""
     torch.set_num_threads(1)
     processes = Processes.join("cpu")
     for dtype, lr in SETTINGS:
         if dtype == "float64" and processes.zero_stage:
             continue  # DeepSpeed keeps float32 copies of the weights
-        recipe = recipe_of(root, lr)
+        recipe = recipe_of(root, lr, steps)
         with processes.first_alone():
             stage: Any = build_stage(recipe)
         stage.export = lambda: None
@@ -86,14 +86,14 @@ def in_float64(model: Any) -> None:
     model.features = lambda seen, t, x0_hat: features(cast(seen), t, cast(x0_hat))
 
 
-def launch(kind: list[str], root: Path, out: Path) -> None:
+def launch(kind: list[str], root: Path, out: Path, steps: int) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     command = [
         sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_processes", "2",
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--main_process_port", port, __file__, "--worker", str(root), str(out),
+        "--main_process_port", port, __file__, "--worker", str(root), str(out), "--steps", str(steps),
     ]  # fmt: skip
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
@@ -110,22 +110,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        learn(*given.worker)
+        learn(*given.worker, given.steps)
         return
     root = Path(tempfile.mkdtemp(prefix="processes-"))
     shutil.copytree(BUNDLES / "hits", root / "bundle")
-    learn(root, root / "one")
+    learn(root, root / "one", given.steps)
     left_out = [] if find_spec("deepspeed") else ["ZeRO-2"]
     names = []
     for name, kind in KINDS.items():
         if name in left_out:
             print(f"{name} skipped: deepspeed is not installed")
             continue
-        launch(kind, root, root / name)
+        launch(kind, root, root / name, given.steps)
         names.append(name)
     rows = [
         {"kind": name, "dtype": dtype, "lr": lr}
@@ -137,9 +138,9 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
     if given.json:
-        described = checkpoints.describe(recipe_of(root, 1e-3), 2)
+        described = checkpoints.describe(recipe_of(root, 1e-3, given.steps), 2)
         content = {
-            "command": "python benchmarks/processes.py",
+            "command": f"python benchmarks/processes.py --steps {given.steps}",
             "revision": described["revision"],
             "versions": described["versions"],
             "largest_difference": rows,

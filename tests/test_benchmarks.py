@@ -1,4 +1,4 @@
-"""Benchmarks run; what they measure is not looked at here."""
+"""Each benchmark runs, at its smallest; what it measures is not looked at here."""
 
 from __future__ import annotations
 
@@ -6,20 +6,60 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
+# Those that take more than a few seconds even so are among the slow tests.
+SLOW = {
+    "app_load": "--requests 4 --clients 2 --steps 1 --hostile 0.5 --keep-files 1",
+    "efficiency": "--seconds 1 --clips 2 --count 4 --cells 1 --plot plot.png",
+    "evaluate": "--clips 2 --workers 1",
+    "kills": "--kills 1 --steps 2",
+    "long": "--lengths 4 --modes fused --clips 1",
+    "processes": "--steps 1",
+    "training": "--clips 2 --rounds 1 --steps 1",
+}
+
+
+def ran(folder: Path, name: str, *arguments: str) -> str:
+    """What a benchmark prints; run in ``folder``."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def result_of(folder: Path, name: str, arguments: str) -> Any:
+    ran(folder, name, *arguments.split(), "--json", "results.json")
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_all_benchmarks_are_run() -> None:
+    names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert names == {*SLOW, "full_size", "memory"}
 
 
 def test_the_full_size_benchmark_runs_narrow(tmp_path: Path) -> None:
-    results = tmp_path / "results.json"
-    small = ["--narrow", "40", "--size", "64", "--frames", "4", "--repeat", "1"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "full_size.py", *small, "--json", results],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(results.read_text())["rows"]
+    rows = result_of(tmp_path, "full_size", "--narrow 40 --size 64 --frames 4 --repeat 1")["rows"]
     assert [row["row"] for row in rows] == ["bases", "joint", "train"]
     assert all(row["seconds"] > 0 and row["peak_gib"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_memory_benchmark_writes_a_table(tmp_path: Path) -> None:
+    lines = ran(tmp_path, "memory", "--size", "64", "--seconds", "1").splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["float32", "bfloat16"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_a_benchmark_runs_at_its_smallest(tmp_path: Path, name: str) -> None:
+    assert result_of(tmp_path, name, SLOW[name])
