@@ -65,7 +65,7 @@ def learn(root: Path, out: Path, steps: int) -> None:
         if dtype == "float64" and processes.zero_stage:
             continue  # DeepSpeed keeps float32 copies of the weights
         recipe = recipe_of(root, lr, steps)
-        with processes.first_alone():
+        with processes.first_process_first():
             stage: Any = build_stage(recipe)
         stage.export = lambda: None
         if dtype == "float64":

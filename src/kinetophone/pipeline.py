@@ -33,7 +33,7 @@ from kinetophone.media.read import Audio, Video
 from kinetophone.media.timing import ClipTime
 from kinetophone.progress import check_bar_options, step_bar
 from kinetophone.tasks import animate, extend, picture, sound
-from kinetophone.tasks.common.keep import MEETING_S, crossfaded
+from kinetophone.tasks.common.keep import CROSSFADE_S, crossfaded
 from kinetophone.tasks.common.sampling import decode, prepare_texts, sample, text_at, windows_of
 from kinetophone.tasks.request import GenerateRequest, Script
 from kinetophone.tasks.task import Stretches, Task, TaskInput, read_media
@@ -178,7 +178,7 @@ class Kinetophone(Bundle):
                     audio=samples[:length] if tail is None else crossfaded(tail, samples[:length]),
                     sample_rate=time.sample_rate,
                 )
-                tail, done = samples[length : length + round(MEETING_S * time.sample_rate)], upto
+                tail, done = samples[length : length + round(CROSSFADE_S * time.sample_rate)], upto
 
     def audio(
         self,

@@ -20,7 +20,7 @@ from kinetophone.metrics.sources import (
     read_truth,
     truth_of,
     unmatched,
-    unread,
+    unread_files,
 )
 
 MakeClip = Callable[..., Clip]
@@ -138,4 +138,4 @@ def test_captions_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.wav", "b.DOCX", "c.iso", "report.json", ".hidden"):
         (tmp_path / name).touch()
-    assert unread(tmp_path) == ["b.DOCX", "c.iso"]
+    assert unread_files(tmp_path) == ["b.DOCX", "c.iso"]

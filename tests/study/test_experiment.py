@@ -36,7 +36,7 @@ from kinetophone.study.experiment import (
     load_experiment,
     merged,
     read_cells,
-    that_matter,
+    result_settings,
     training_fingerprint,
     write_cells,
 )
@@ -214,7 +214,7 @@ def test_a_row_is_sampled_as_the_bundle_is_but_for_what_it_says(here: Path) -> N
     path = changed(here, rows=rows, baseline="own", sampling={"steps": 2})
     experiment = load_experiment(path)
     own, clock, of_each = (experiment.options(row) for row in experiment.rows.values())
-    defaults = that_matter(BundleSpec.read("hits").defaults)
+    defaults = result_settings(BundleSpec.read("hits").defaults)
     assert own == {**defaults, "steps": 2}
     assert "batch_size" not in own  # what is made does not depend on it, so results must not
     assert "gamma" not in clock
@@ -231,7 +231,7 @@ def test_the_results_that_are_committed_are_those_of_the_bundle_as_it_is(
     of_limits = json.loads((ROOT / "docs" / "results" / "limits" / "hits-256.json").read_text())["made_of"]
     spec = BundleSpec.read("hits")
     assert of_limits[0] == fingerprint(BUNDLES / "hits", coupling=True)
-    assert of_limits[3] == that_matter(spec.defaults)
+    assert of_limits[3] == result_settings(spec.defaults)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -405,7 +405,7 @@ def test_rules_are_compared_with_the_best_of_a_sweep() -> None:
 
 def test_clips_of_bows_are_measured_by_their_curves() -> None:
     true = [measures.as_clip(clip) for clip in measures.true_clips("bows", "val", range(2, 6), 64)]
-    found = measures.measured(true, "bows", "val", "no judges", first=2)
+    found = measures.measure_clips(true, "bows", "val", "no judges", first=2)
     assert [clip["clip"] for clip in found["clips"]] == [2, 3, 4, 5]
     assert found["synchrony"]["sustained"]["value"] > 0.9
     assert found["synchrony"]["sustained"]["value"] - found["synchrony"]["sustained"]["shuffled"] > 0.5
@@ -428,5 +428,5 @@ def test_counts_are_of_what_prompts_name() -> None:
         {"asked": 3, "onsets": 3, "strikes": 5},
         {"asked": None},
     ]
-    assert measures.count_right(clips) == 0.5
-    assert measures.count_right([{"asked": None}]) is None
+    assert measures.count_accuracy(clips) == 0.5
+    assert measures.count_accuracy([{"asked": None}]) is None

@@ -253,7 +253,7 @@ def _evaluate_folder(
     workers: int | None,
     html_path: Path | None,
 ) -> dict[str, Any]:
-    from kinetophone.data.sources import few
+    from kinetophone.data.sources import first_few
     from kinetophone.metrics.evaluate import detect, score
     from kinetophone.metrics.sources import (
         find_clips,
@@ -261,14 +261,14 @@ def _evaluate_folder(
         read_captions,
         read_truth,
         unmatched,
-        unread,
+        unread_files,
     )
 
     files = find_clips(folder)
     events = find_truth(folder) if events is None else events
     truth = None if events is None else read_truth(events)
-    if names := unread(folder):
-        typer.echo(f"{len(names)} files have an unsupported type: {few(names)}", err=True)
+    if names := unread_files(folder):
+        typer.echo(f"{len(names)} files have an unsupported type: {first_few(names)}", err=True)
     texts = None if captions is None else read_captions(captions)
     for line in unmatched([file.name for file in files], texts) if texts is not None else ():
         typer.echo(line, err=True)

@@ -100,7 +100,7 @@ def experiment(
     from kinetophone.bundle.load import fastest_device
     from kinetophone.precision import emulated
     from kinetophone.study.cells import check_recipes, make
-    from kinetophone.study.measures import MAIN
+    from kinetophone.study.measures import MAIN_METRIC
     from kinetophone.study.table import write
 
     quiet_libraries()
@@ -126,7 +126,7 @@ def experiment(
             typer.echo(f"{where}: skipped, out of time")
             continue
         typer.echo(f"{where}: running")
-        measure = MAIN[cell.experiment.domain]
+        measure = MAIN_METRIC[cell.experiment.domain]
         found = make(cell, device=device, workers=workers)["synchrony"][measure]
         typer.echo(f"{where}: {measure} {found['value']:.3f}, shuffled {found['shuffled']:.3f}")
         write(cell.experiment)

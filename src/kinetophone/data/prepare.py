@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from kinetophone.data.shards import add, remove_unfinished, write_json, writing
-from kinetophone.data.sources import Source, Sources, few
+from kinetophone.data.sources import Source, Sources, first_few
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.locks import sole_writer
 from kinetophone.media.container import share_memory
@@ -143,7 +143,7 @@ def _no_clip_message(manifest: list[dict[str, Any]], out: Path) -> str:
         # Reasons that differ only in numbers are grouped.
         alike[re.sub(r"\d+", "", row["reason"].replace(row["source"], ""))].append(row)
     groups = sorted(alike.values(), key=len, reverse=True)
-    most = [f"{few([row['source'] for row in group])}: {group[0]['reason']}" for group in groups[:3]]
+    most = [f"{first_few([row['source'] for row in group])}: {group[0]['reason']}" for group in groups[:3]]
     return (
         f"no clip was made from {len(manifest)} files: {'; '.join(most)}; "
         f"all reasons are in '{out / 'manifest.jsonl'}'"

@@ -33,7 +33,9 @@ from kinetophone.text import read_text
 Layout = Literal["folder", "greatesthits", "landscape", "vggsound"]
 Split = Literal["train", "val", "test"]
 # Files of these types accompany videos: their audio, captions and tables.
-BESIDE = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml")
+COMPANION_SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml",
+)  # fmt: skip
 _NO_CAPTION = "no caption (name a table, put a .txt file next to it, or give one for all)"
 # A folder with one of these names, ignoring case, is a split.
 _SPLITS: dict[str, Split] = {
@@ -151,9 +153,9 @@ def find_sources(
     notes: list[str] = []
     below = files_below(folder)
     videos = sorted(path for path in below if path.suffix.lower() in VIDEOS)
-    if unread := sorted(path for path in below if path.suffix.lower() not in (*VIDEOS, *BESIDE)):
+    if unread := sorted(path for path in below if path.suffix.lower() not in (*VIDEOS, *COMPANION_SUFFIXES)):
         kinds = ", ".join(sorted({path.suffix.lower() or "none" for path in unread})[:8])
-        names = few([path.relative_to(folder).as_posix() for path in unread])
+        names = first_few([path.relative_to(folder).as_posix() for path in unread])
         notes.append(f"{_number(unread, 'file')} not used, not a video (suffixes {kinds}): {names}")
     if layout == "greatesthits":
         found = _greatest_hits(folder, below, split, notes)
@@ -181,7 +183,8 @@ def find_sources(
         if source.problem:
             without[source.problem].append(source.name)
     notes += [
-        f"{_number(names, 'file')} not used, {problem}: {few(names)}" for problem, names in without.items()
+        f"{_number(names, 'file')} not used, {problem}: {first_few(names)}"
+        for problem, names in without.items()
     ]
     settings = {
         "layout": layout,
@@ -233,7 +236,7 @@ def _number(things: Sequence[object], what: str) -> str:
     return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
-def few(names: Sequence[str], at_most: int = 3) -> str:
+def first_few(names: Sequence[str], at_most: int = 3) -> str:
     """The first ``at_most`` names as text, and how many more there are."""
     more = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")
@@ -323,14 +326,15 @@ def _greatest_hits(folder: Path, below: list[Path], split: Split | None, notes: 
     times = {path.name[: -len(ending)]: path for path in below if path.name.lower().endswith(ending)}
     unseen = [name for name in times if name not in pictures]
     if unseen:
-        names = few([times[name].name for name in unseen])
+        names = first_few([times[name].name for name in unseen])
         notes.append(f"{_number(unseen, 'list')} of events not used, no video with that name: {names}")
     if split:
         part = _recordings(folder, below, split)
         missing = sorted(part - pictures.keys())
         if missing:
             notes.append(
-                f"{_number(missing, 'recording')} in {split}.txt not used, no such video: {few(missing)}"
+                f"{_number(missing, 'recording')} in {split}.txt not used, no such video: "
+                f"{first_few(missing)}"
             )
         pictures = {name: files for name, files in pictures.items() if name in part}
     found = []
@@ -395,7 +399,7 @@ def _of_table(
     read = read_list(table)
     rows = read.rows
     if read.incomplete:
-        lines = few([str(line) for line in read.incomplete], 8)
+        lines = first_few([str(line) for line in read.incomplete], 8)
         number = _number(read.incomplete, "row")
         notes.append(f"{number} of {table.name} not used, without a file or a caption: line {lines}")
     root = folder.resolve()
@@ -407,14 +411,14 @@ def _of_table(
         first = f"its first row is '{rows[0].name}', the first file is '{found[0].name}'"
         raise RequestError([f"'{table}' matches {which} in '{folder}': {first}"])
     if matches.unused:
-        names = few([row.name for row in matches.unused])
+        names = first_few([row.name for row in matches.unused])
         notes.append(f"{_number(matches.unused, 'row')} of {table.name} not used, no such file: {names}")
     if matches.repeated:
-        names = few([path.relative_to(root).as_posix() for path in matches.repeated])
+        names = first_few([path.relative_to(root).as_posix() for path in matches.repeated])
         number = _number(matches.repeated, "file")
         notes.append(f"{number} with several captions in {table.name}; the first one is used: {names}")
     for row, several in matches.unclear[:3]:
-        names = few([path.relative_to(root).as_posix() for path in several])
+        names = first_few([path.relative_to(root).as_posix() for path in several])
         notes.append(f"line {row.line} of {table.name} not used, '{row.name}' matches several files: {names}")
     if len(matches.unclear) > 3:
         notes.append(f"{len(matches.unclear) - 3} more rows of {table.name} not used, for the same reason")
@@ -481,5 +485,7 @@ def _of_vggsound(
     wanted = {key for key, of_key in rows.items() if split is None or _SPLITS.get(of_key[0].split) == split}
     missing = [f"{name}_{start_s:06d}" for name, start_s in sorted(wanted - used)]
     if missing:
-        notes.append(f"{_number(missing, 'row')} of {table.name} not used, no such file: {few(missing)}")
+        notes.append(
+            f"{_number(missing, 'row')} of {table.name} not used, no such file: {first_few(missing)}"
+        )
     return captioned

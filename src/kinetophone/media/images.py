@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kinetophone.errors import RequestError
-from kinetophone.media.stills import EIGHT_BITS, over_black, pillow_pixels, read_image
+from kinetophone.media.stills import EIGHT_BITS, composite_over_black, pillow_pixels, read_image
 
 
 def as_image(image: Any) -> np.ndarray:
@@ -42,7 +42,7 @@ def as_image(image: Any) -> np.ndarray:
     if pixels.dtype != np.uint8:
         pixels = _from_floats(pixels)
     if pixels.shape[2] == 4:
-        pixels = over_black(pixels)
+        pixels = composite_over_black(pixels)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 

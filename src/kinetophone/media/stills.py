@@ -107,7 +107,7 @@ class Images:
             # Convert HDR to SDR; FFmpeg does the tone mapping.
             options |= {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         image = self._reformatter.reformat(frame, **options).to_ndarray()
-        return _turned(over_black(image) if alpha else image, self._turn(frame))
+        return _turned(composite_over_black(image) if alpha else image, self._turn(frame))
 
     def _turn(self, frame: Any) -> _Turn:
         # Cached: PyAV's side data object keeps its frame in memory until it is garbage-collected.
@@ -167,7 +167,7 @@ def _turned(image: np.ndarray, turn: _Turn) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def over_black(image: np.ndarray) -> np.ndarray:
+def composite_over_black(image: np.ndarray) -> np.ndarray:
     """Blend RGBA, uint8 (H, W, 4), with black; returns uint8 (H, W, 3)."""
     alpha = image[..., 3:].astype(np.uint16)
     return ((image[..., :3] * alpha + 127) // 255).astype(np.uint8)
@@ -182,7 +182,7 @@ def pillow_pixels(image: Image) -> np.ndarray:
 
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
-        return over_black(np.asarray(image.convert("RGBA")))
+        return composite_over_black(np.asarray(image.convert("RGBA")))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kinetophone.metrics.evaluate import ClipEvents
     from kinetophone.metrics.kinds.desync import Desync
 
-ELSEWHERE = ("kinetophone.hits.metric",)  # metrics outside of ``metrics.kinds``
+OTHER_MODULES = ("kinetophone.hits.metric",)  # metrics outside of ``metrics.kinds``
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ def all_metrics() -> dict[str, Metric]:
     """All metrics by name."""
     import kinetophone.metrics.kinds as package
 
-    names = [*ELSEWHERE, *(f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__))]
+    names = [
+        *OTHER_MODULES,
+        *(f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)),
+    ]
     found: list[Metric] = []
     for name in names:
         module = importlib.import_module(name)

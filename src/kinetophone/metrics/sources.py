@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kinetophone.data.captions import VIDEOS, Row, read_list
-from kinetophone.data.sources import BESIDE, few, sibling
+from kinetophone.data.sources import COMPANION_SUFFIXES, first_few, sibling
 from kinetophone.errors import MediaError, RequestError, reason
 from kinetophone.media.clip import Clip
 from kinetophone.text import read_json, read_text
@@ -49,9 +49,9 @@ def find_clips(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(video_files + sounds)
 
 
-def unread(folder: str | os.PathLike[str]) -> list[str]:
+def unread_files(folder: str | os.PathLike[str]) -> list[str]:
     """Names of the files in a folder that are neither media files nor belong to one."""
-    beside = (*MEDIA_SUFFIXES, AUDIO_SUFFIX, *BESIDE, ".html", ".png")
+    beside = (*MEDIA_SUFFIXES, AUDIO_SUFFIX, *COMPANION_SUFFIXES, ".html", ".png")
     files = (path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path.name for path in files if path.suffix.lower() not in beside)
 
@@ -160,8 +160,8 @@ def unmatched(names: Sequence[str], captions: Mapping[str, str]) -> list[str]:
     silent = [name for name in names if name not in known]
     stems = {Path(name).stem for name in names}
     idle = [name for name in captions if Path(name).stem not in stems]
-    lines = [f"{len(silent)} of {len(names)} clips have no caption: {few(silent)}"] if silent else []
-    return lines + ([f"{len(idle)} captions belong to no clip here: {few(idle)}"] if idle else [])
+    lines = [f"{len(silent)} of {len(names)} clips have no caption: {first_few(silent)}"] if silent else []
+    return lines + ([f"{len(idle)} captions belong to no clip here: {first_few(idle)}"] if idle else [])
 
 
 def _read_times(path: Path) -> list[float]:

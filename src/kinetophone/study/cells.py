@@ -26,7 +26,7 @@ from kinetophone.study.experiment import (
     write_cells,
     write_recipe,
 )
-from kinetophone.study.measures import measured, true_clips
+from kinetophone.study.measures import measure_clips, true_clips
 from kinetophone.training.checkpoints import revision
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _made(cell: Cell, device: str | None, workers: int | None) -> dict[str, Any]
         "revision": revision(),
         "torch": torch.__version__,
         "machine": f"{platform.processor() or platform.machine()}, {pipe.device}",
-        **measured(clips, experiment.domain, experiment.split, judges, workers, cell.prompts.start),
+        **measure_clips(clips, experiment.domain, experiment.split, judges, workers, cell.prompts.start),
     }
 
 

@@ -127,7 +127,7 @@ class Experiment:
     def options(self, row: Row) -> dict[str, Any]:
         """Sampling options of a row, with defaults from the experiment, then from the bundle."""
         defaults = BundleSpec.read(self.bundle).defaults
-        chosen = {**that_matter(defaults), **self.sampling, **row.sampling}
+        chosen = {**result_settings(defaults), **self.sampling, **row.sampling}
         if "snr_offset" in chosen:
             chosen.pop("gamma")
         return chosen
@@ -140,7 +140,7 @@ class Experiment:
         return folder
 
 
-def that_matter(sampling: dict[str, Any]) -> dict[str, Any]:
+def result_settings(sampling: dict[str, Any]) -> dict[str, Any]:
     """The sampling settings that affect the result."""
     return {key: value for key, value in sampling.items() if key != "batch_size"}
 

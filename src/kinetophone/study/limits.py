@@ -26,15 +26,22 @@ from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import HOP, log_mel
 from kinetophone.media.read import Audio, Video
 from kinetophone.progress import track
-from kinetophone.study.experiment import fingerprint, that_matter
-from kinetophone.study.measures import MAIN, as_clip, count_right, measured, right, true_clips
+from kinetophone.study.experiment import fingerprint, result_settings
+from kinetophone.study.measures import (
+    MAIN_METRIC,
+    as_clip,
+    count_accuracy,
+    material_accuracy,
+    measure_clips,
+    true_clips,
+)
 from kinetophone.study.table import difference, with_interval
 from kinetophone.text import markdown_table
 
 if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
 
-MEASURE = MAIN["hits"]
+MEASURE = MAIN_METRIC["hits"]
 DISTANCES = ("hits-FVD", "hits-FAD")
 
 
@@ -64,13 +71,13 @@ PARTS = (
 )
 
 
-def frames_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
+def reconstructed_frames(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
     """Encode and decode the frames of a real clip with the video autoencoder."""
     video = pipe.bases.video
     return video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
 
 
-def audio_again(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
+def reconstructed_audio(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
     """Reconstruct the audio of a real clip with the audio autoencoder and the vocoder."""
     audio, samples = pipe.bases.audio, len(clip.audio)
     latents = audio.encode(torch.from_numpy(clip.audio)[None])
@@ -83,7 +90,7 @@ def with_audio(clip: HitsClip, waveform: np.ndarray) -> Clip:
     return replace(as_clip(clip), audio=fit_audio(waveform, len(clip.audio)))
 
 
-def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
+def clip_makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
     """Functions by set name that make a clip from a real clip and its index (the noise seed)."""
 
     common: dict[str, Any] = {"progress": False, **sampling}
@@ -102,9 +109,11 @@ def makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, 
 
     return {
         "true": lambda clip, seed: as_clip(clip),
-        "video autoencoder": lambda clip, seed: replace(as_clip(clip), video=frames_again(pipe, clip)),
+        "video autoencoder": lambda clip, seed: replace(
+            as_clip(clip), video=reconstructed_frames(pipe, clip)
+        ),
         "vocoder": lambda clip, seed: with_audio(clip, through_vocoder(clip)),
-        "audio autoencoder, vocoder": lambda clip, seed: with_audio(clip, audio_again(pipe, clip)),
+        "audio autoencoder, vocoder": lambda clip, seed: with_audio(clip, reconstructed_audio(pipe, clip)),
         "true picture, sound made": audio_made,
         "true sound, picture made": video_made,
         "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **common)[0],
@@ -134,25 +143,25 @@ def limits(
         **sampling: Sampling options.
 
     Returns:
-        ``sets`` by name, as from :func:`kinetophone.study.measures.measured`, and ``parts``: the event F1
-        that each part loses, paired by clip, with a 95 % confidence interval.
+        ``sets`` by name, as from :func:`kinetophone.study.measures.measure_clips`, and ``parts``: the event
+        F1 that each part loses, paired by clip, with a 95 % confidence interval.
     """
     made_of = [
         fingerprint(bundle, coupling=True),
         count,
         split,
-        {**that_matter(pipe.spec.defaults), **sampling},
+        {**result_settings(pipe.spec.defaults), **sampling},
     ]
     others = range(count, 2 * count)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("made_of") != made_of:
         found = {"made_of": made_of, "sets": {}}
     true = true_clips("hits", split, range(count), pipe.spec.size)
-    for name, make in makers(pipe, **sampling).items():
+    for name, make in clip_makers(pipe, **sampling).items():
         if name in found["sets"]:
             continue
         clips = [make(clip, i) for i, clip in enumerate(track(true, count, name))]
-        found["sets"][name] = measured(clips, "hits", split, str(bundle), workers, others=others)
+        found["sets"][name] = measure_clips(clips, "hits", split, str(bundle), workers, others=others)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, path)
     sets = {name: [result | {"seed": 0}] for name, result in found["sets"].items()}
@@ -176,8 +185,8 @@ def markdown(found: dict[str, Any]) -> str:
             f"{result['synchrony']['synchrony']['value']:.3f}",
             *[f"{result['distances'][key]['frechet']:.2f}" for key in DISTANCES],
             *[f"{away['frechet']:.2f} ({away['kernel']:.3f})" for away in from_others],
-            *[f"{right(clips, side):.3f}" for side in ("seen", "heard")],
-            "" if (count := count_right(clips)) is None else f"{count:.3f}",
+            *[f"{material_accuracy(clips, side):.3f}" for side in ("seen", "heard")],
+            "" if (count := count_accuracy(clips)) is None else f"{count:.3f}",
             str(f1["n"]),
         ]
         cells.append(row)

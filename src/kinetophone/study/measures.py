@@ -21,9 +21,9 @@ from kinetophone.metrics.registry import Consent, Sample
 from kinetophone.study.sustained import correlation, loudness_curve, motion_curve
 
 # The main synchrony metric of each domain.
-MAIN = {"hits": "event_f1", "bows": "sustained"}
+MAIN_METRIC = {"hits": "event_f1", "bows": "sustained"}
 # Metrics of hits that are saved for every clip.
-OF_CLIPS = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
+CLIP_METRICS = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
 
 
 @lru_cache(maxsize=2)
@@ -37,7 +37,7 @@ def as_clip(clip: Any) -> Clip:
     return Clip(video=clip.video, fps=FPS, audio=clip.audio, sample_rate=SAMPLE_RATE)
 
 
-def measured(
+def measure_clips(
     clips: Sequence[Clip],
     domain: str,
     split: str,
@@ -112,7 +112,7 @@ def _of_hits(
             {
                 "clip": indices[int(item.name)],
                 "material": true[int(item.name)].scene.material,
-                **{name: round(float(rows[item.name][name]), 4) for name in OF_CLIPS},
+                **{name: round(float(rows[item.name][name]), 4) for name in CLIP_METRICS},
                 "seen": NAMES[int(item.features["hits_seen"].argmax())],
                 "heard": NAMES[int(item.features["hits_heard"].argmax())],
                 "asked": count_named(true[int(item.name)].caption),
@@ -129,13 +129,13 @@ def _distances(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> 
     return {name: {"frechet": d.frechet, "kernel": d.kernel} for name, d in found.items()}
 
 
-def right(clips: Sequence[dict[str, Any]], side: str) -> float | None:
+def material_accuracy(clips: Sequence[dict[str, Any]], side: str) -> float | None:
     """Fraction of clips whose material, "seen" or "heard", is the prompt's; None if it was not classified."""
     judged = [clip[side] == clip["material"] for clip in clips if side in clip]
     return float(np.mean(judged)) if judged else None
 
 
-def count_right(clips: Sequence[dict[str, Any]]) -> float | None:
+def count_accuracy(clips: Sequence[dict[str, Any]]) -> float | None:
     """Fraction of clips with the right number of strikes, within 1, in both video and audio.
 
     Only clips whose prompt names a number count.

@@ -19,10 +19,10 @@ import numpy as np
 from kinetophone.data.shards import write_json
 from kinetophone.metrics.control import bootstrap_interval
 from kinetophone.study.experiment import RESULTS, Experiment
-from kinetophone.study.measures import MAIN, OF_CLIPS, count_right, right
+from kinetophone.study.measures import CLIP_METRICS, MAIN_METRIC, count_accuracy, material_accuracy
 from kinetophone.text import markdown_table
 
-SYNCHRONY = (*OF_CLIPS, "sustained")
+SYNCHRONY = (*CLIP_METRICS, "sustained")
 # Markers around the tables in docs/results.md.
 START = "<!-- experiments: written by kinetophone experiment, changes made by hand are lost -->"
 END = "<!-- /experiments -->"
@@ -49,7 +49,7 @@ def collect(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
 
 def summary(experiment: Experiment, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """The content of the table, ready for JSON."""
-    rows, measure = {}, MAIN[experiment.domain]
+    rows, measure = {}, MAIN_METRIC[experiment.domain]
     for name, cells in results.items():
         if cells:
             others = results[experiment.baseline] if name != experiment.baseline else []
@@ -111,9 +111,9 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
             if measure in cells[0]["synchrony"]
         },
         **{name: [cell["distances"][name]["frechet"] for cell in cells] for name in names},
-        "seen": right(clips, "seen"),
-        "heard": right(clips, "heard"),
-        "count": count_right(clips),
+        "seen": material_accuracy(clips, "seen"),
+        "heard": material_accuracy(clips, "heard"),
+        "count": count_accuracy(clips),
     }
 
 

@@ -70,7 +70,7 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     check_device(recipe, processes.count)
     torch.set_num_threads(recipe.loop.threads)
     with sole_writer(folder) if processes.first else contextlib.nullcontext():
-        with processes.first_alone():
+        with processes.first_process_first():
             stage = build_stage(recipe)
         train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
     processes.leave()

@@ -25,11 +25,11 @@ from kinetophone.training.monitor import Monitor
 from kinetophone.training.processes import (
     Objective,
     Processes,
-    gathered,
-    own,
-    split_like,
+    full_parameters,
+    full_tensor,
+    local_shard,
+    shard_like,
     sync_only_last,
-    whole,
 )
 from kinetophone.training.recipe import LoopConfig
 from kinetophone.training.zero import Zero
@@ -143,7 +143,7 @@ class Run:
     def _step(self, finite: bool) -> bool:
         """Clip and take the step if loss and gradients are finite."""
         self.scaler.unscale_(self.optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip))
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip))
         taken = finite and bool(torch.isfinite(norm))
         if taken:
             self.scaler.step(self.optimizer)
@@ -155,13 +155,13 @@ class Run:
         """The full state dict, gathered from all processes; every process must call this."""
         optimizer = self.zero.state() if self.zero else self.optimizer.state_dict()
         optimizer["state"] = {
-            index: {key: whole(value) for key, value in entry.items()}
+            index: {key: full_tensor(value) for key, value in entry.items()}
             for index, entry in optimizer["state"].items()
         }
         return {
             "step": step,
-            "weights": {k: whole(p.detach()) for k, p in self.named.items()},
-            "ema": {k: whole(s) for k, s in zip(self.named, self.ema.shadow_params, strict=True)},
+            "weights": {k: full_tensor(p.detach()) for k, p in self.named.items()},
+            "ema": {k: full_tensor(s) for k, s in zip(self.named, self.ema.shadow_params, strict=True)},
             "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
@@ -185,8 +185,8 @@ class Run:
         if {k: v.shape for k, v in state["weights"].items()} != {k: p.shape for k, p in self.named.items()}:
             raise UserError(f"{path} belongs to another model: move it away or train with --fresh")
         for (key, parameter), shadow in zip(self.named.items(), self.ema.shadow_params, strict=True):
-            own(parameter.detach()).copy_(own(split_like(state["weights"][key], parameter)))
-            own(shadow).copy_(own(split_like(state["ema"][key], parameter)))
+            local_shard(parameter.detach()).copy_(local_shard(shard_like(state["weights"][key], parameter)))
+            local_shard(shadow).copy_(local_shard(shard_like(state["ema"][key], parameter)))
         self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
         if self.zero:
             self.zero.restore(state["optimizer"])
@@ -195,7 +195,7 @@ class Run:
             parameter = self.parameters[index]
             for key, value in entry.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim():
-                    entry[key] = split_like(value, parameter)
+                    entry[key] = shard_like(value, parameter)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -243,7 +243,7 @@ def train(
     processes.wait()
     run = Run(stage, config, processes)
     if isinstance(stage, KeepsStart):
-        stage.start = processes.of_first(stage.start)
+        stage.start = processes.broadcast(stage.start)
     found = checkpoints.find(out)
     start = 0
     changed: list[str] = []
@@ -284,7 +284,7 @@ def train(
             if sampled or done == config.steps:
                 measured = _show(stage, run, out, done, processes, sample=bool(config.sample_every))
                 if monitor and measured:
-                    monitor.measured(measured, done)
+                    monitor.log_metrics(measured, done)
             if done % config.checkpoint_every == 0 or done == end:
                 state = run.state(done) | {"made_by": made_by}
                 if isinstance(stage, KeepsStart):
@@ -302,7 +302,7 @@ def _show(
 ) -> Mapping[str, float]:
     """Sample and export with the averaged weights in the first process, while the others wait."""
     measured: Mapping[str, float] | None = None
-    with run.averaged(), gathered(stage):
+    with run.averaged(), full_parameters(stage):
         if processes.first:
             if sample:
                 with torch.no_grad():

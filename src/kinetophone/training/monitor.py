@@ -60,7 +60,7 @@ class Monitor:
             self.say(f"{done}/{self.config.steps}  {text}  {clips:.1f} clips/s  {left:.1f} min left")
         self.sums, self.seen, self.clock = {}, 0, now
 
-    def measured(self, values: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Show metrics of a step's samples on the terminal and in TensorBoard."""
         self.say(f"{step}/{self.config.steps}  " + "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
         if self.writer:

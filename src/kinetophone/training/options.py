@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass
 
 # For dataclasses that are read from YAML: an unknown key is an error.
 FORBID = ConfigDict(extra="forbid")
-share = partial(Field, ge=0, le=1)
-not_negative = partial(Field, ge=0)
+fraction = partial(Field, ge=0, le=1)
+non_negative = partial(Field, ge=0)
 
 
 def positive(default: Any = ...) -> Any:
@@ -36,7 +36,7 @@ class LatentNoiseOptions:
         latent_noise: Standard deviation of the noise added to the latents in training.
     """
 
-    latent_noise: float = not_negative(0.1)
+    latent_noise: float = non_negative(0.1)
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
@@ -53,10 +53,10 @@ class DecoderOptions(LatentNoiseOptions):
             that a discriminator adds.
     """
 
-    adversarial: float = not_negative(0.0)
-    estimated: float = share(0.5)
+    adversarial: float = non_negative(0.0)
+    estimated: float = fraction(0.5)
     most_noise: int = positive(400)
-    kept: float = share(0.0)
+    kept: float = fraction(0.0)
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
@@ -91,7 +91,7 @@ class ImageOptions:
         text_dropout: Fraction of captions replaced with "", for classifier-free guidance.
     """
 
-    text_dropout: float = share(0.1)
+    text_dropout: float = fraction(0.1)
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
@@ -142,12 +142,12 @@ class CouplingOptions(DiffusionOptions):
             also both U-Nets; "scratch", the same from random U-Net weights, as a baseline for adapting.
     """
 
-    self_conditioning: float = share(0.5)
+    self_conditioning: float = fraction(0.5)
     estimate_at: Literal["connector", "unet"] = "connector"
-    connector_dropout: float = share(0.0)
-    aligned_share: float = share(0.0)
+    connector_dropout: float = fraction(0.0)
+    aligned_share: float = fraction(0.0)
     noise_levels: Literal["independent", "shared", "mixed"] = "independent"
-    one_clean: float = share(0.0)
+    one_clean: float = fraction(0.0)
     timestep_power: float = positive(1.0)
     relative: bool = False
     train: Literal["coupling", "motion", "all", "scratch"] = "coupling"

@@ -125,7 +125,7 @@ class Processes:
             values /= self.count
         return dict(zip(row, values.tolist(), strict=True))
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The ``value`` that the first process has; every process must call this."""
         shared = [value]
         if self.count > 1:
@@ -133,7 +133,7 @@ class Processes:
         return shared[0]
 
     @contextlib.contextmanager
-    def first_alone(self) -> Iterator[None]:
+    def first_process_first(self) -> Iterator[None]:
         """Run the block in the first process, then in the others, which read files that the first made."""
         if not self.first:
             self.wait()
@@ -169,17 +169,17 @@ def sync_only_last(model: nn.Module, last: bool) -> contextlib.AbstractContextMa
     )
 
 
-def whole(tensor: Any) -> Any:
+def full_tensor(tensor: Any) -> Any:
     """The full tensor if FSDP sharded it (every process must call this); anything else unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def own(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This process's shard if FSDP sharded the tensor, else the tensor itself. Shares memory with it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def split_like(full: Tensor, tensor: Tensor) -> Tensor:
+def shard_like(full: Tensor, tensor: Tensor) -> Tensor:
     """``full`` sharded in the same way as ``tensor``."""
     if not isinstance(tensor, DTensor):
         return full
@@ -187,7 +187,7 @@ def split_like(full: Tensor, tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def gathered(stage: Any) -> Iterator[None]:
+def full_parameters(stage: Any) -> Iterator[None]:
     """Within the block, trained modules have full, plain parameters, even under FSDP."""
     swapped = []
     for root in stage.trained.values():
@@ -195,7 +195,9 @@ def gathered(stage: Any) -> Iterator[None]:
             for name, parameter in list(module._parameters.items()):
                 if isinstance(parameter, DTensor):
                     swapped.append((module, name, parameter))
-                    module._parameters[name] = nn.Parameter(whole(parameter.detach()), requires_grad=False)
+                    module._parameters[name] = nn.Parameter(
+                        full_tensor(parameter.detach()), requires_grad=False
+                    )
     try:
         yield
     finally:

@@ -27,9 +27,9 @@ from kinetophone.training.options import (
     MotionOptions,
     NoOptions,
     TextOptions,
-    not_negative,
+    fraction,
+    non_negative,
     positive,
-    share,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class DataConfig:
     """
 
     source: str = "hits"
-    count: int = not_negative(0)
+    count: int = non_negative(0)
     split: Literal["train", "val", "test"] = "train"
     size: int = positive(64)
     materials: list[str] = Field(default_factory=list)
@@ -141,15 +141,15 @@ class LoopConfig:
     accumulate: int = positive(1)
     schedule: Literal["cosine", "constant"] = "cosine"
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    warmup: int = not_negative(100)
-    weight_decay: float = not_negative(1e-2)
+    warmup: int = non_negative(100)
+    weight_decay: float = non_negative(1e-2)
     grad_clip: float = positive(1.0)
-    ema_decay: float = share(0.999)
-    seed: int = not_negative(0)
+    ema_decay: float = fraction(0.999)
+    seed: int = non_negative(0)
     checkpoint_every: int = positive(500)
     keep: int = positive(2)
     max_skipped: int = positive(10)
-    sample_every: int = not_negative(1000)
+    sample_every: int = non_negative(1000)
     log_every: int = positive(25)
     threads: int = positive(2)
     device: str = "cpu"

@@ -32,7 +32,7 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
 FRAMES_OF_A_CLIP = 8
-PAIRS_APART = 0.02  # relative standard deviation of the noise on duplicated channels' weights
+SYMMETRY_BREAKING_NOISE = 0.02  # relative standard deviation of the noise on duplicated channels' weights
 
 
 class Discriminator(nn.Module):
@@ -103,7 +103,7 @@ class VideoDecoder(VideoStage):
                 )
             with torch.no_grad():  # otherwise both copies would always get the same gradients
                 for p in self.vae.decoder.parameters():
-                    p.mul_(1 + PAIRS_APART * torch.randn(p.shape))
+                    p.mul_(1 + SYMMETRY_BREAKING_NOISE * torch.randn(p.shape))
         self.vae = self.vae.to(self.device, memory_format=torch.channels_last)
         plain_attention(self.unet)
         # A copy: exports overwrite the bundle's decoder, so a resumed run could not read it from there.

@@ -19,7 +19,7 @@ def clap_audio(clip: Clip, source: str, allow_pickle: bool = False) -> np.ndarra
     import torch
 
     from kinetophone.media.read import resample_audio
-    from kinetophone.metrics.networks.transformer import transformer, unit
+    from kinetophone.metrics.networks.transformer import transformer, unit_norm
 
     model, processor = transformer(source, "get_audio_features", allow_pickle)
     sound = resample_audio(clip.mono, clip.sample_rate, CLAP_RATE)
@@ -29,7 +29,7 @@ def clap_audio(clip: Clip, source: str, allow_pickle: bool = False) -> np.ndarra
     windows = [window for window in windows if len(window) >= length // 2] or windows[:1]
     inputs = processor.feature_extractor(windows, sampling_rate=CLAP_RATE, return_tensors="pt")
     with torch.no_grad():
-        return unit(model.get_audio_features(**inputs))
+        return unit_norm(model.get_audio_features(**inputs))
 
 
 def _load(source: str, consent: Consent, texts: bool) -> Any:

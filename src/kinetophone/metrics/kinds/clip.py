@@ -19,13 +19,13 @@ def clip_frames(frames: Frames, source: str, allow_pickle: bool = False) -> np.n
     import numpy as np
     import torch
 
-    from kinetophone.metrics.networks.transformer import transformer, unit
+    from kinetophone.metrics.networks.transformer import transformer, unit_norm
 
     model, processor = transformer(source, "get_image_features", allow_pickle)
     picked = np.unique(np.linspace(0, len(frames) - 1, CLIP_FRAMES).round().astype(int))
     inputs = processor.image_processor(list(frames[picked]), return_tensors="pt")
     with torch.no_grad():
-        return unit(model.get_image_features(**inputs))
+        return unit_norm(model.get_image_features(**inputs))
 
 
 def _load(source: str, consent: Consent, texts: bool) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kinetophone.errors import RequestError
 from kinetophone.hub.locate import locate_file
 from kinetophone.hub.weights import SAFE, differences, file_format, read_tensors
-from kinetophone.metrics.networks.load import DEFINED, NETWORK, empty_network
+from kinetophone.metrics.networks.load import DEFINED_HERE, NETWORK, empty_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,8 @@ def convert_metric(
 
     from kinetophone.media.write import replacing
 
-    if network not in DEFINED:
-        why = _OTHERS.get(network, f"is unknown; choose from {', '.join(DEFINED)}")
+    if network not in DEFINED_HERE:
+        why = _OTHERS.get(network, f"is unknown; choose from {', '.join(DEFINED_HERE)}")
         raise RequestError([f"metric network '{network}' {why}"])
     if Path(out).suffix not in SAFE:
         raise RequestError([f"'{out}' will be safetensors: name it '{Path(out).with_suffix(SAFE[0])}'"])

@@ -17,7 +17,7 @@ from kinetophone.hub.weights import SAFE, differences, file_format, read_tensors
 if TYPE_CHECKING:
     from torch import nn
 
-DEFINED = ("i3d", "vggish", "synchformer", "imagebind")  # networks that are defined here
+DEFINED_HERE = ("i3d", "vggish", "synchformer", "imagebind")  # networks that are defined here
 NETWORK = "network"  # metadata key for the name of the network
 
 
@@ -25,9 +25,9 @@ def load(source: str, network: str, *, allow_torchscript: bool = False) -> Any:
     """Load the network of a file, on the CPU and in evaluation mode.
 
     Args:
-        source: TorchScript, or safetensors of a network in ``DEFINED``: a file, or one on the Hub such as
-            "owner/name/folder/weights.safetensors" or "owner/name@COMMIT/folder/network.pt".
-        network: Name of the network; safetensors only work for those in ``DEFINED``.
+        source: TorchScript, or safetensors of a network in ``DEFINED_HERE``: a file, or one on the Hub such
+            as "owner/name/folder/weights.safetensors" or "owner/name@COMMIT/folder/network.pt".
+        network: Name of the network; safetensors only work for those in ``DEFINED_HERE``.
         allow_torchscript: Whether the user allows TorchScript.
 
     Raises:
@@ -38,7 +38,7 @@ def load(source: str, network: str, *, allow_torchscript: bool = False) -> Any:
 
 
 def empty_network(network: str) -> Any:
-    """Build one of ``DEFINED`` without weights, in evaluation mode."""
+    """Build one of ``DEFINED_HERE`` without weights, in evaluation mode."""
     import torch
 
     from kinetophone.metrics.networks.i3d import I3D
@@ -61,7 +61,7 @@ def _load(source: str, network: str, allow_torchscript: bool) -> Any:
     if found == "torchscript":
         _check_torchscript(source, "is", allow_torchscript)
         return _torchscript(source, file)
-    if found == "safetensors" and network in DEFINED:
+    if found == "safetensors" and network in DEFINED_HERE:
         return _defined(source, file, network)
     raise RequestError([f"'{source}' {_format_problem(source, found, network)}"])
 
@@ -116,9 +116,9 @@ def _defined(source: str, file: Path, network: str) -> nn.Module:
 
 def _format_problem(source: str, found: str | None, network: str) -> str:
     if found is None:
-        return "is neither TorchScript nor safetensors" if network in DEFINED else "is not TorchScript"
+        return "is neither TorchScript nor safetensors" if network in DEFINED_HERE else "is not TorchScript"
     kind = "safetensors" if found == "safetensors" else "a pickled state dict"
-    if network not in DEFINED:
+    if network not in DEFINED_HERE:
         return f"is {kind}, weights without a network, but TorchScript is needed; see docs/measuring.md"
     return f"is {kind}, weights without a network: {_remedy(source, network)} --allow-pickle"
 

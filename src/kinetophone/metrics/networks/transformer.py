@@ -24,7 +24,7 @@ def text_features(texts: list[str], source: str, allow_pickle: bool = False) -> 
     inputs = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     names = {"input_ids", "attention_mask"}
     with torch.no_grad():
-        return unit(model.get_text_features(**{k: v for k, v in inputs.items() if k in names}))
+        return unit_norm(model.get_text_features(**{k: v for k, v in inputs.items() if k in names}))
 
 
 def transformer(source: str, method: str, allow_pickle: bool = False) -> Any:
@@ -58,7 +58,7 @@ def _model_and_processor(source: str, allow_pickle: bool) -> Any:
         return model, transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
-def unit(found: Any) -> np.ndarray:
+def unit_norm(found: Any) -> np.ndarray:
     """Unit embeddings (N, D) from a model's output."""
     # transformers 5 returns the whole output, 4 the tensor.
     tensor = getattr(found, "pooler_output", found)

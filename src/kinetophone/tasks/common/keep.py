@@ -32,7 +32,7 @@ _STILL_S, _LEAD_S = 1.0, 4.0
 # without motion.
 _SAME, _UNMOVED = 12.0, 20.0
 # Seconds over which a jump between kept and generated audio decays, which avoids a click.
-MEETING_S = 0.005
+CROSSFADE_S = 0.005
 # Kept audio is extrapolated for at most _RING_S seconds, by linear prediction of order _ORDER from its last
 # _HEARD_S seconds. Its power is compared with that of the generated audio over _LEVEL_S seconds.
 _RING_S, _HEARD_S, _ORDER, _LEVEL_S = 0.5, 0.2, 128, 0.05
@@ -119,7 +119,7 @@ def spliced(made: np.ndarray, original: np.ndarray, stretches: Stretches, sample
         tracks = [spliced(*pair, stretches, sample_rate) for pair in zip(several, known, strict=True)]
         return np.stack(tracks, axis=1)
     result = made.copy()
-    fade = np.exp(-np.arange(1, round(10 * MEETING_S * sample_rate)) / (MEETING_S * sample_rate))
+    fade = np.exp(-np.arange(1, round(10 * CROSSFADE_S * sample_rate)) / (CROSSFADE_S * sample_rate))
     for start_s, end_s in stretches:
         start = round(start_s * sample_rate)
         end = min(round(end_s * sample_rate), len(original), len(result))
