@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetophone.hits import make_scene
-from kinetophone.hits.classifiers import as_many, count_named
+from kinetophone.hits.classifiers import count_named
 from kinetophone.metrics.control import shuffled_control
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ MATERIALS = {
     "material seen is the one asked for": "material seen is the caption's",
     "material heard is the one asked for": "material heard is the caption's",
 }
-COUNTS = "strikes as many as the prompt names, within one, heard and seen"
+COUNTS = "exactly the number of strikes that the prompt names, heard and seen"
 SETS = {"generated": "generated", "uncoupled": "coupling off", "true": "true clips"}
 # Of a task: what is made, from what, the group of measures in its results, and the measure at one frame.
 TASKS = {
@@ -104,7 +104,7 @@ def counts_right(rows: list[dict[str, Any]]) -> dict[str, Any]:
     wanted = [count for count in asked.values() if count is not None]
 
     def right(counts: tuple[int, int], number: int) -> float:
-        return float(as_many(number, *counts))
+        return float(counts == (number, number))
 
     control = shuffled_control(right, found, wanted, 0)
     low, high = control.interval.low, control.interval.high

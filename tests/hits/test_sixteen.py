@@ -12,8 +12,8 @@ from kinetophone.hits.sixteen import (
     SECONDS,
     TRAINING,
     captions_of,
+    describe,
     make_clip,
-    make_scene,
 )
 from kinetophone.hits.sixteen.scene import TEMPI
 from kinetophone.hits.sixteen.wording import NUMBERS, OBJECTS
@@ -39,7 +39,7 @@ def test_a_clip_is_a_function_of_split_and_index():
 @settings(max_examples=200, deadline=None)
 @given(indices)
 def test_strikes_fit_into_the_clip_at_their_tempo(index):
-    scene, _ = make_scene("train", index)
+    scene, _ = describe("train", index)
     times = [s.time_s for s in scene.strikes]
     assert all(0.3 <= t <= SECONDS - 0.3 + 1e-9 for t in times)
     low, high = TEMPI[scene.tempo]
@@ -49,7 +49,7 @@ def test_strikes_fit_into_the_clip_at_their_tempo(index):
 @settings(max_examples=300, deadline=None)
 @given(indices, st.sampled_from([TRAINING, HELD_OUT]))
 def test_what_a_caption_says_is_true_of_its_scene(index, wording):
-    scene, said = make_scene("val", index, wording)
+    scene, said = describe("val", index, wording)
     truth = {
         "count": len(scene.strikes),
         "tempo": scene.tempo,
@@ -68,13 +68,13 @@ def test_what_a_caption_says_is_true_of_its_scene(index, wording):
 
 
 def test_every_number_of_strikes_is_asked_for_and_none_too():
-    said = [make_scene("train", i)[1].count for i in range(2000)]
+    said = [describe("train", i)[1].count for i in range(2000)]
     assert set(said) == {None, *range(8)}
 
 
 def test_held_out_captions_are_not_among_the_training_captions():
     training = {text for i in range(3000) for text in captions_of("train", i, 4)}
-    held_out = [make_scene("test", i, HELD_OUT)[1].text for i in range(300)]
+    held_out = [describe("test", i, HELD_OUT)[1].text for i in range(300)]
     # Only by chance, in sentences that say little.
     assert sum(text in training for text in held_out) <= 3
     known = set().union(*map(words_of, training))

@@ -20,7 +20,8 @@ def gamma(
         typer.Option(help="Folder written by kinetophone data encode; default: val clips of --domain."),
     ] = None,
     domain: Annotated[
-        Literal["hits", "bows"], typer.Option(help="Procedural data set to measure on, without --data.")
+        Literal["hits", "hits16", "bows"],
+        typer.Option(help="Procedural data set to measure on, without --data."),
     ] = "hits",
     keep: Annotated[
         bool, typer.Option("--store", help="Store the result in the bundle's kinetophone.json, for γ auto.")

@@ -81,11 +81,6 @@ def count_named(prompt: str) -> int | None:
     return None
 
 
-def as_many(asked: int, *found: int) -> bool:
-    """Whether all numbers of detected strikes differ from the requested number by at most one."""
-    return all(abs(count - asked) <= 1 for count in found)
-
-
 class MaterialJudge:
     """Both classifiers, loaded from a bundle."""
 

@@ -74,7 +74,7 @@ class Experiment:
         prompts: Number of prompts per seed. Each seed has its own prompts: those of seed 1 follow those of
             seed 0 in ``split``. More prompts are more informative than more noise for the same prompts.
         split: Split of the domain.
-        domain: "hits" or "bows": the source of the prompts. It also determines the synchrony metric.
+        domain: Source of the prompts: "hits", "hits16" or "bows". It also determines the synchrony metric.
         sampling: Sampling options of all rows. Options set neither here nor in a row are the bundle's.
         precision: Precision of the U-Nets and the coupling in sampling.
         along: Sampling option for the x axis of the plot, if any.
@@ -92,7 +92,7 @@ class Experiment:
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2])
     prompts: int = positive(256)
     split: str = "test"
-    domain: Literal["hits", "bows"] = "hits"
+    domain: Literal["hits", "hits16", "bows"] = "hits"
     sampling: dict[str, Any] = Field(default_factory=dict)
     precision: Literal["float32", "bfloat16"] = "float32"
     along: str = ""

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from kinetophone.data.domains import domain as domain_of
-from kinetophone.hits import FPS, SAMPLE_RATE
-from kinetophone.hits.classifiers import NAMES, as_many, count_named
+from kinetophone.hits.classifiers import NAMES, count_named
 from kinetophone.hits.metric import DISTANCES, material_agreement
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, shuffled_control
@@ -21,8 +20,8 @@ from kinetophone.metrics.registry import Consent, Sample
 from kinetophone.study.sustained import correlation, loudness_curve, motion_curve
 
 # The main synchrony metric of each domain.
-MAIN_METRIC = {"hits": "event_f1", "bows": "sustained"}
-# Metrics of hits that are saved for every clip.
+MAIN_METRIC = {"hits": "event_f1", "hits16": "event_f1", "bows": "sustained"}
+# Metrics of strikes that are saved for every clip.
 CLIP_METRICS = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
 
 
@@ -32,9 +31,10 @@ def true_clips(domain: str, split: str, indices: range, size: int) -> list[Any]:
     return [domain_of(domain).make_clip(split, i, size) for i in indices]
 
 
-def as_clip(clip: Any) -> Clip:
-    """Convert a rendered clip to a ``Clip``."""
-    return Clip(video=clip.video, fps=FPS, audio=clip.audio, sample_rate=SAMPLE_RATE)
+def as_clip(clip: Any, domain: str = "hits") -> Clip:
+    """Convert a rendered clip of a domain to a ``Clip``."""
+    world = domain_of(domain)
+    return Clip(video=clip.video, fps=world.FPS, audio=clip.audio, sample_rate=world.SAMPLE_RATE)
 
 
 def measure_clips(
@@ -50,20 +50,20 @@ def measure_clips(
 
     Args:
         clips: One clip per real clip, in the same order.
-        domain: "hits" or "bows".
+        domain: "hits", "hits16" or "bows".
         split: Split whose captions were the prompts.
-        judges: Folder of the bundle with the classifiers; for hits.
-        workers: Number of processes for the detectors; for hits.
+        judges: Folder of the bundle with the classifiers; for strikes.
+        workers: Number of processes for the detectors; for strikes.
         first: Index of the first clip in the split.
-        others: Indices of other real clips of hits, for additional distances.
+        others: Indices of other real clips of strikes, for additional distances.
 
     Returns:
         The scores, ready for JSON: synchrony with its control, distances, and the scores of each clip.
     """
     indices, size = range(first, first + len(clips)), clips[0].video.shape[1]
-    if domain == "hits":
-        return _of_hits(clips, split, indices, size, judges, workers, others)
-    return _of_bows(clips, true_clips(domain, split, indices, size), first)
+    if domain == "bows":
+        return _of_bows(clips, true_clips(domain, split, indices, size), first)
+    return _of_strikes(clips, domain, split, indices, size, judges, workers, others)
 
 
 def _of_bows(clips: Sequence[Clip], true: Sequence[Any], first: int) -> dict[str, Any]:
@@ -82,8 +82,9 @@ def _of_bows(clips: Sequence[Clip], true: Sequence[Any], first: int) -> dict[str
     }
 
 
-def _of_hits(
+def _of_strikes(
     clips: Sequence[Clip],
+    domain: str,
     split: str,
     indices: range,
     size: int,
@@ -91,7 +92,7 @@ def _of_hits(
     workers: int | None,
     others: range | None,
 ) -> dict[str, Any]:
-    true = true_clips("hits", split, indices, size)
+    true = true_clips(domain, split, indices, size)
     found = detect(clips, workers=workers, features=Extractor(hits=judges))
     report = score(found)
     scored = [item for item in found if isinstance(item, ClipEvents)]
@@ -104,7 +105,7 @@ def _of_hits(
         "unscored": len(report.unscored),
         "synchrony": {name: _plain(control) for name, control in report.metrics.items()},
         **{
-            name: _distances(scored, _reference(split, of, size, judges, workers))
+            name: _distances(scored, _reference(domain, split, of, size, judges, workers))
             for name, of in references.items()
         },
         "materials": {name: {"value": c.value, "shuffled": c.shuffled} for name, c in agreed.items()},
@@ -115,13 +116,18 @@ def _of_hits(
                 **{name: round(float(rows[item.name][name]), 4) for name in CLIP_METRICS},
                 "seen": NAMES[int(item.features["hits_seen"].argmax())],
                 "heard": NAMES[int(item.features["hits_heard"].argmax())],
-                "asked": count_named(true[int(item.name)].caption),
+                "asked": _count_asked(true[int(item.name)]),
                 "onsets": len(item.onsets_s),
                 "strikes": len(item.strikes_s),
             }
             for item in scored
         ],
     }
+
+
+def _count_asked(clip: Any) -> int | None:
+    """The number of strikes that a real clip's caption names."""
+    return clip.said.count if hasattr(clip, "said") else count_named(clip.caption)
 
 
 def _distances(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:
@@ -136,14 +142,14 @@ def material_accuracy(clips: Sequence[dict[str, Any]], side: str) -> float | Non
 
 
 def count_accuracy(clips: Sequence[dict[str, Any]]) -> float | None:
-    """Fraction of clips with the right number of strikes, within 1, in both video and audio.
+    """Fraction of clips with exactly the right number of strikes, in both video and audio.
 
     Only clips whose prompt names a number count.
     """
     asked = [clip for clip in clips if clip.get("asked") is not None]
     if not asked:
         return None
-    return float(np.mean([as_many(clip["asked"], clip["onsets"], clip["strikes"]) for clip in asked]))
+    return float(np.mean([clip["asked"] == clip["onsets"] == clip["strikes"] for clip in asked]))
 
 
 def _plain(control: Control) -> dict[str, Any]:
@@ -157,9 +163,9 @@ def _plain(control: Control) -> dict[str, Any]:
 
 @lru_cache(maxsize=2)
 def _reference(
-    split: str, indices: range, size: int, judges: str, workers: int | None
+    domain: str, split: str, indices: range, size: int, judges: str, workers: int | None
 ) -> tuple[ClipEvents, ...]:
-    """Events and features of real clips of hits."""
-    clips = [as_clip(clip) for clip in true_clips("hits", split, indices, size)]
+    """Events and features of real clips of a domain of strikes."""
+    clips = [as_clip(clip, domain) for clip in true_clips(domain, split, indices, size)]
     found = detect(clips, workers=workers, features=Extractor(hits=judges))
     return tuple(item for item in found if isinstance(item, ClipEvents))

@@ -32,7 +32,7 @@ _MEASURED = {
 }
 _OF_HITS = (
     " Seen and heard: share of clips whose material is the prompt's (chance 0.2). Count: of the prompts that "
-    "name a number of strikes, the share whose clip has it, within 1, seen and heard. Distances are each "
+    "name a number of strikes, the share whose clip has exactly it, seen and heard. Distances are each "
     "seed's, from the true clips of its prompts."
 )
 

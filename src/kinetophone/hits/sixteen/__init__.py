@@ -34,6 +34,7 @@ __all__ = [
     "Scene",
     "SixteenClip",
     "captions_of",
+    "describe",
     "make_clip",
     "make_scene",
 ]
@@ -74,11 +75,17 @@ class SixteenClip:
         }
 
 
-def make_scene(split: str, index: int, wording: Wording = TRAINING) -> tuple[Scene, Said]:
-    """Scene and caption of a clip, without rendering it."""
+def describe(split: str, index: int, wording: Wording = TRAINING) -> tuple[Scene, Said]:
+    """Scene of a clip, and its caption with what it says, without rendering it."""
     rng = scene_rng(split, index)
     scene = sample_scene(rng)
     return scene, caption(scene, rng, wording)
+
+
+def make_scene(split: str, index: int) -> tuple[Scene, str]:
+    """Scene and caption of a clip, without rendering it."""
+    scene, said = describe(split, index)
+    return scene, said.text
 
 
 def captions_of(split: str, index: int, count: int) -> list[str]:
@@ -90,7 +97,7 @@ def captions_of(split: str, index: int, count: int) -> list[str]:
 
 def make_clip(split: str, index: int, size: int = 64, wording: Wording = TRAINING) -> SixteenClip:
     """Render clip ``index`` of ``split`` ("train", "val" or "test") at ``size`` x ``size`` pixels."""
-    scene, said = make_scene(split, index, wording)
+    scene, said = describe(split, index, wording)
     return SixteenClip(
         video=render_video(scene, size, FPS, FRAMES),
         audio=render_audio(scene, SAMPLE_RATE, SECONDS),

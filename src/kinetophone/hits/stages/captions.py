@@ -57,7 +57,7 @@ class CaptionText:
         self.recipe, options = recipe, recipe.options
         self.folder = Path(recipe.bundle) / options.modality
         self.world = domain(recipe.data.source)
-        captions = [self.world.make_scene(recipe.data.split, i)[1].text for i in range(recipe.data.count)]
+        captions = [self.world.make_scene(recipe.data.split, i)[1] for i in range(recipe.data.count)]
         self.tokenizer = train_tokenizer(captions, options.vocabulary, options.length)
         config, model = (
             (UMT5Config, UMT5EncoderModel) if options.modality == "video" else (T5Config, T5EncoderModel)
@@ -72,7 +72,7 @@ class CaptionText:
         self.trained: dict[str, nn.Module] = {"text": self.encoder, "reader": self.reader}
 
     def _batch(self, indices: np.ndarray) -> tuple[Any, dict[str, Tensor]]:
-        scenes = [self.world.make_scene(self.recipe.data.split, int(i)) for i in indices]
+        scenes = [self.world.describe(self.recipe.data.split, int(i)) for i in indices]
         tokens = self.tokenizer(
             [said.text for _, said in scenes], padding="max_length", truncation=True, return_tensors="pt"
         )

@@ -72,7 +72,7 @@ class TransformerStage(PredictionStage, ABC):
 
     def sample(self, folder: Path, step: int) -> None:
         make_scene = domain(self.recipe.data.source).make_scene
-        prompts = [make_scene("val", i)[1].text for i in range(_SAMPLES)]
+        prompts = [make_scene("val", i)[1] for i in range(_SAMPLES)]
         (folder / "samples.txt").write_text("\n".join(prompts) + "\n")
         self.show(self._samples(prompts, self.clean.shape[1:], _GUIDANCE), folder / f"sample-{step}")
 
