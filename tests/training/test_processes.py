@@ -24,6 +24,8 @@ from toy_training import Toy, config
 from videos import write_video
 
 CUT = Cut(fps=8, seconds=1, size=32)
+WAN_CUT = Cut(fps=16, seconds=9 / 16, size=32, sample_rate=8000, channels=2)
+UNETS = {"channel_mult": [2], "num_blocks": [1], "connector_channels": 32, "head_dim": 16}
 
 TOY = Path(__file__).parents[1] / "toy_training.py"
 DDP, FSDP2 = ["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]
@@ -147,15 +149,18 @@ def test_what_deepspeed_cannot_do_is_said(tmp_path, changes, stage, message):
         train(Toy(), config(**changes), tmp_path, processes=Processes(zero_stage=stage))
 
 
-@pytest.fixture(scope="module")
-def coupling(tmp_path_factory, models):
+@pytest.fixture(scope="module", params=["U-Nets", "transformers"])
+def coupling(request, tmp_path_factory, models):
     """A recipe for tiny bases with every option that draws random numbers, and its state in one process."""
+    transformers = request.param == "transformers"
+    names, cut = (("stable_audio", "wan"), WAN_CUT) if transformers else (("audioldm", "animatediff"), CUT)
     root = tmp_path_factory.mktemp("coupling")
     (root / "videos").mkdir()
     for number in range(4):
-        write_video(root / "videos" / f"{number}.mp4", seconds=2.25)
-    prepare(find_sources(root / "videos", caption="a bowl"), root / "clips", CUT, workers=1)
-    bases = {"audio": str(models / "audioldm"), "video": str(models / "animatediff")}
+        kind = {"fps": 16, "layout": "stereo", "size": (32, 32)} if transformers else {}
+        write_video(root / "videos" / f"{number}.mp4", seconds=2.25, **kind)
+    prepare(find_sources(root / "videos", caption="a bowl"), root / "clips", cut, workers=1)
+    bases = {name: str(models / base) for name, base in zip(("audio", "video"), names, strict=True)}
     encode(
         root / "clips",
         root / "latents",
@@ -166,12 +171,14 @@ def coupling(tmp_path_factory, models):
         "data": {"source": str(root / "latents")},
         "bundle": str(root / "bundle"),
         "bases": bases,
-        "model": {"channel_mult": [2], "num_blocks": [1], "connector_channels": 32, "head_dim": 16},
+        "model": {"coupling": "in_place"} if transformers else UNETS,
         "options": {
             "connector_dropout": 0.1, "aligned_share": 0.5, "noise_levels": "mixed", "one_clean": 0.3,
         },
         "loop": {"steps": 20, "batch_size": 4, "lr": 2e-4, "warmup": 2, "sample_every": 0, "threads": 1},
     }  # fmt: skip
+    if transformers:
+        recipe["options"]["relative"] = True
     (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     run(root / "tiny.yaml", root / "one")
     return root / "tiny.yaml", last_state(root / "one")

@@ -340,7 +340,7 @@ class Bundle:
             for network in self._around(
                 "text_encoder", "projection_model", "unet", "transformer", "vae", "vocoder"
             ):
-                cpu_offload(network, device)
+                cpu_offload(network, device, preload_module_classes=_weight_normed(network))
             # Small, and its layers access each other's weights, which rules out offloading it by layer.
             self.coupling.to(device)
         self._offload = (offload, device)
@@ -349,6 +349,16 @@ class Bundle:
         """Networks of both bases with these names, in this order."""
         both = (self.bases.audio.networks, self.bases.video.networks)
         return [networks[name] for name in names for networks in both if name in networks]
+
+
+def _weight_normed(network: nn.Module) -> list[str]:
+    """Classes of the parts of ``network`` with weight norm.
+
+    These have to be moved as a whole: a layer's weight is computed before a hook of the layer would move what
+    it is computed from.
+    """
+    parts = network.children()
+    return [type(part).__name__ for part in parts if any(hasattr(m, "weight_g") for m in part.modules())]
 
 
 def usual_frames(rate: Fraction, most: int | None, step: int) -> int:
