@@ -82,7 +82,7 @@ def in_float64(model: Any) -> None:
     def cast(pair: AV[Any] | None) -> AV[Any] | None:
         return pair and pair.map(lambda x: x.double())
 
-    model.forward = lambda noisy, t, text, *rest: forward(cast(noisy), t, cast(text), *rest)
+    model.forward = lambda noisy, t, text, *rest, **more: forward(cast(noisy), t, cast(text), *rest, **more)
     model.features = lambda seen, t, x0_hat: features(cast(seen), t, cast(x0_hat))
 
 

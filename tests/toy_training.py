@@ -4,6 +4,7 @@ A convolution and a linear layer learn to tell how bright noise is; the batch ca
 """
 
 import argparse
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,9 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from kinetophone.training.loop import train
-from kinetophone.training.processes import Processes
-from kinetophone.training.recipe import LoopConfig
+from kinetophone.cli.lean import quick_start
+
+# A process of its own starts as that of a command does. Where a test imports this, no module is replaced.
+with quick_start() if __name__ == "__main__" else contextlib.nullcontext():
+    from kinetophone.training.loop import train
+    from kinetophone.training.processes import Processes
+    from kinetophone.training.recipe import LoopConfig
 
 
 class Toy:
