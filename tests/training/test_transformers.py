@@ -17,8 +17,10 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from kinetophone import Kinetophone
+from kinetophone import AV, Kinetophone
+from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.cli import app
+from kinetophone.data.encode import load_encoded
 from kinetophone.errors import RequestError
 from kinetophone.training.loop import train
 from kinetophone.training.recipe import load_recipe
@@ -80,13 +82,19 @@ def loss(stage: Any, seed: int = 0, *part: slice) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_latents_and_text_are_those_of_the_bases(root: Path) -> None:
+def test_latents_and_text_are_those_of_the_bases(root: Path, models: Path) -> None:
     latents = load_file(root / "latents" / "latents-00000.safetensors")
     assert latents["video"].shape[1:] == (16, 3, 4, 4)  # 1 + 4 + 4 frames
     assert latents["audio"].shape[1:] == (8, 13)
-    texts = load_file(root / "latents" / "texts.safetensors")
-    assert texts.keys() == {"audio.states", "audio.seconds", "video"}
-    assert {len(tensor) for tensor in texts.values()} == {2}  # the caption, and none
+    bases: AV[Any] = AV(audio=load_audio_base(models / "stable_audio"), video=load_video_base(models / "wan"))
+    texts = ["", "a drumstick hits metal", ""]
+    found = load_encoded(root / "latents", 0, bases).text(texts)
+    assert isinstance(found.audio, dict)
+    expected = bases.map(lambda base: base.encode_prompt(texts, FRAMES / 16))
+    torch.testing.assert_close(found.video, expected.video)
+    torch.testing.assert_close(dict(sorted(expected.audio.items())), found.audio)
+    stored = load_file(root / "latents" / "texts.safetensors")  # without padding
+    assert len(stored["video.tokens"]) == int(stored["video.used"].sum()) < stored["video.used"].numel()
     made_by = json.loads((root / "latents" / "encoded.json").read_text())["made_by"]
     assert made_by.keys() == {"audio", "video", "audio text", "video text"}
 
@@ -115,6 +123,7 @@ def test_what_clips_lack_is_said_before_anything_is_encoded(root: Path, models: 
 def test_a_coupling_is_trained_and_makes_a_clip(root: Path, models: Path, kind: str, tmp_path: Path) -> None:
     made = recipe(root, models, kind=kind, options={"self_conditioning": 1.0})
     stage = build_stage(made)
+    assert stage.bases.video.text_encoder is None  # not needed
     before = {name: p.detach().clone() for name, p in stage.coupling.named_parameters()}
     train(stage, made.loop, tmp_path / "run")
     assert any(not torch.equal(p, before[name]) for name, p in stage.coupling.named_parameters())

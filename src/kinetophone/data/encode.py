@@ -3,7 +3,8 @@
 The bases' autoencoders and text models are frozen, so they are run only once per clip. The latents of a shard
 are written to ``latents-00000.safetensors``, with ``video`` (n, C, T, h, w) and ``audio`` (n, C, L, …) in
 float16. The text conditioning of each caption and of the empty one is written to ``texts.safetensors``: one
-tensor for each modality, or several (``audio.states``, …). ``encoded.json`` is written last.
+tensor for each modality, or several (``audio.states``, …). Of hidden states, only the tokens that are not
+zero are stored, since texts are padded. ``encoded.json`` is written last.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning
@@ -37,6 +37,7 @@ from kinetophone.progress import track
 from kinetophone.text import parse_json, read_json, read_text
 
 INDEX = "encoded.json"
+_TOKENS, _USED = ".tokens", ".used"  # of stored hidden states: all tokens that are not zero, and where
 _CLIPS_AT_ONCE = 1  # 32 frames of 256 px already use a device well
 
 
@@ -95,8 +96,8 @@ def _encode(source: Path, out: Path, bases: AV[Any]) -> int:
     states: dict[str, Tensor] = {}
     for name in MODALITIES:
         base = getattr(bases, name)
-        each = [_named(name, base.encode_prompt([caption], settings["seconds"])) for caption in captions]
-        states |= {key: torch.cat([one[key] for one in each]).cpu().contiguous() for key in each[0]}
+        each = [_stored(name, base.encode_prompt([caption], settings["seconds"])) for caption in captions]
+        states |= {key: torch.cat([one[key] for one in each]).contiguous() for key in each[0]}
     with writing(out / "texts.safetensors") as file:
         file.write(save(states))
     index = {key: settings[key] for key in ("fps", "seconds", "size")}
@@ -131,18 +132,43 @@ def _check_fitting(source: Path, settings: Mapping[str, Any], bases: AV[Any]) ->
         )
 
 
-def _named(name: str, conditioning: Conditioning) -> dict[str, Tensor]:
-    """The tensors of a conditioning by their names in a file."""
-    if isinstance(conditioning, Tensor):
-        return {name: conditioning}
-    return {f"{name}.{key}": tensor for key, tensor in conditioning.items()}
+def _stored(name: str, conditioning: Conditioning) -> dict[str, Tensor]:
+    """The tensors to store of a text's conditioning, by name."""
+    if not isinstance(conditioning, Tensor):
+        parts = [_stored(f"{name}.{key}", tensor) for key, tensor in conditioning.items()]
+        return {key: tensor for part in parts for key, tensor in part.items()}
+    states = conditioning.cpu()
+    if states.dim() < 3:
+        return {name: states}
+    used = states.any(dim=2)
+    return {f"{name}{_TOKENS}": states[used], f"{name}{_USED}": used}
 
 
-def _conditioning(name: str, tensors: Mapping[str, Tensor]) -> Conditioning:
-    """Undo :func:`_named`."""
-    if name in tensors:
-        return tensors[name]
-    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+class _Texts:
+    """The stored conditioning of texts, whole or only the tokens that are used; index with a list."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        self._whole = tensors.get(name)
+        if self._whole is None:
+            self._tokens, self._used = tensors[f"{name}{_TOKENS}"], tensors[f"{name}{_USED}"]
+            self._ends = self._used.sum(dim=1).cumsum(dim=0).tolist()
+
+    def __getitem__(self, rows: list[int]) -> Tensor:
+        if self._whole is not None:
+            return self._whole[rows]
+        states = self._tokens.new_zeros(len(rows), self._used.shape[1], self._tokens.shape[1])
+        for state, row in zip(states, rows, strict=True):
+            state[self._used[row]] = self._tokens[self._ends[row - 1] if row else 0 : self._ends[row]]
+        return states
+
+
+def _conditioning(name: str, tensors: Mapping[str, Tensor]) -> _Texts | dict[str, _Texts]:
+    """The stored conditioning of a modality: one, or several by name."""
+    names = {key.removesuffix(_TOKENS).removesuffix(_USED) for key in tensors}
+    if name in names:
+        return _Texts(tensors, name)
+    inner = sorted(key for key in names if key.startswith(f"{name}."))
+    return {key.removeprefix(f"{name}."): _Texts(tensors, key) for key in inner}
 
 
 def check_prepared(source: Path) -> None:
@@ -171,12 +197,18 @@ class EncodedClips(LatentArrays):
 
     fps: float
     texts: dict[str, int]
-    states: AV[Conditioning]
+    states: AV[_Texts | dict[str, _Texts]]
 
     def text(self, captions: Sequence[str]) -> AV[Conditioning]:
         """Text conditioning of each base for captions of these clips; "" is allowed too."""
         rows = [self.texts[caption] for caption in captions]
-        return self.states.map(lambda states: tree_map(lambda tensor: tensor[rows], states))
+        return self.states.map(
+            lambda states: (
+                states[rows]
+                if isinstance(states, _Texts)
+                else {name: part[rows] for name, part in states.items()}
+            )
+        )
 
 
 def load_encoded(folder: Path, count: int, bases: AV[Any]) -> EncodedClips:

@@ -67,15 +67,21 @@ class CouplingStage:
         self.recipe, self.bundle = recipe, Path(recipe.bundle)
         self.device = torch.device(recipe.loop.device)
         named, dtype = recipe.bases, frozen_dtype(recipe)
+        # Encoded clips have the states of their texts, so text encoders stay on the disk.
+        texts = None if recipe.data.source in DOMAINS else Path(recipe.data.source) / "texts"
         self.bases: AV = AV(
             audio=load_audio_base(
-                named.audio or self.bundle / "audio", dtype=dtype, allow_pickle=named.allow_pickle
+                named.audio or self.bundle / "audio",
+                dtype=dtype,
+                allow_pickle=named.allow_pickle,
+                text_cache=texts,
             ),
             video=load_video_base(
                 named.video or self.bundle / "video",
                 motion_adapter=named.motion_adapter or None,
                 dtype=dtype,
                 allow_pickle=named.allow_pickle,
+                text_cache=texts,
             ),
         )
         trains = recipe.options.train
@@ -220,7 +226,7 @@ class CouplingStage:
         if isinstance(self.latents, EncodedClips) and self.latents.texts.keys() >= set(texts):
             text = self.latents.text(texts)
         else:
-            text = self.bases.map(lambda base: base.encode_prompt(texts, self.time.duration_s))
+            text = self.bases.map(lambda base: base.conditioning(texts, self.time.duration_s))
         return text.map(lambda states: tree_map(lambda tensor: tensor.to(self.device), states))
 
     def _predict(
