@@ -9,14 +9,16 @@ import diffusers
 import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
+from torch.utils._pytree import tree_map
 
 import tiny as tiny_models
 from kinetophone.av import AV
+from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.bundle.spec import BUNDLES
 from kinetophone.errors import UserError
 from kinetophone.reference import networks as published
 from kinetophone.training import requirements, run
-from kinetophone.training.dry_run import estimate
+from kinetophone.training.dry_run import _conditioning, _kept, estimate
 from kinetophone.training.recipe import load_recipe
 
 GIB = 2**30
@@ -121,8 +123,8 @@ def test_the_recipe_for_transformers():
     assert trained == "trained   8.7 M parameters"
     assert frozen == "frozen    2,475.9 M parameters"  # 1,419 M of Wan, 1,057 M of Stable Audio
     assert latents == "latents   audio 64 x 83, video 16 x 16 x 60 x 60: 1.77 MiB a clip on disk"  # 61 frames
-    assert total.split()[:2] == ["16.9", "GiB"]  # four clips at once
-    assert clips == "clips     on a card of 24 GB: 6 at once; 80 GB: 16 at once"
+    assert total.split()[:2] == ["18.0", "GiB"]  # four clips at once
+    assert clips == "clips     on a card of 24 GB: 5 at once; 80 GB: 16 at once"
     assert "of 16 clips" in steps
 
 
@@ -136,6 +138,27 @@ def test_transformers_by_the_configurations_on_disk(tmp_path):
     shutil.rmtree(folders[1] / "vae")
     with pytest.raises(UserError, match=r"has no vae/config\.json: name a base with an autoencoder"):
         estimate(load_recipe(pair(tmp_path, *folders)))
+
+
+@pytest.mark.parametrize("name", ["wan", "stable_audio"])
+def test_what_is_kept_without_weights_is_what_is_kept_with_them(models, name):
+    video = name == "wan"
+    base = (load_video_base if video else load_audio_base)(models / name, dtype=torch.bfloat16)
+    shape = base.latent_shape(33, 64) if video else base.latent_shape(20_000)
+
+    def kept(device):
+        network = base.network.to(device).requires_grad_(False)
+        dtype = torch.bfloat16 if device == "meta" else torch.float32
+        x = torch.zeros(1, *shape, device=device, dtype=dtype, requires_grad=True)
+        text = tree_map(lambda tensor: torch.zeros_like(tensor, device=device), _conditioning(base, dtype))
+        level = torch.full((1,), 0.5, dtype=torch.float64)
+        with _kept(network) as count, torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu"):
+            alive = base.denoiser()(x, level, text)
+        del alive
+        return count()
+
+    measured = kept("cpu")
+    assert kept("meta") == pytest.approx(measured, rel=0.02)
 
 
 def test_latents_have_the_length_and_size_of_clips_that_are_encoded(tmp_path):

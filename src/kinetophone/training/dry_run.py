@@ -32,7 +32,7 @@ from kinetophone.coupling.model import JointModel
 from kinetophone.data.domains import DOMAINS, domain
 from kinetophone.data.encode import INDEX
 from kinetophone.errors import UserError
-from kinetophone.hub.components import StoredScheduler, quiet
+from kinetophone.hub.components import StoredScheduler, cast, quiet
 from kinetophone.hub.locate import pickled_parts
 from kinetophone.hub.weights import refusal
 from kinetophone.media.timing import ClipTime, as_fps
@@ -142,9 +142,9 @@ def estimate(recipe: Recipe) -> Estimate:
     latents: AV[tuple[int, ...]] = AV(
         audio=bases.audio.latent_shape(time.samples), video=bases.video.latent_shape(time.frames, size)
     )
+    # Under autocast nearly all is in half precision; what a network casts to float32 itself is counted so.
+    cast(model, getattr(torch, recipe.loop.precision))
     kept = _kept_bytes(model, bases, latents, time.fps, recipe.loop.gradient_checkpointing)
-    if recipe.loop.precision != "float32":
-        kept //= 2
     # float32: the weight, its gradient, its average and AdamW's two moments (one byte each if 8-bit).
     per_parameter = 12 + (2 if recipe.loop.optimizer == "adamw8bit" else 8)
     return Estimate(
@@ -311,12 +311,12 @@ def _clip(recipe: Recipe, bases: AV[Any]) -> tuple[ClipTime, int]:
     return ClipTime(fps, usual_frames(fps, video.max_frames, video.frame_step), rate), data.size
 
 
-def _conditioning(base: Any) -> Conditioning:
+def _conditioning(base: Any, dtype: torch.dtype) -> Conditioning:
     """Text conditioning of one clip, of the shapes that a base's network takes."""
     config = base.network.config
 
     def zeros(*shape: int) -> Tensor:
-        return torch.zeros(shape, device="meta")
+        return torch.zeros(shape, device="meta", dtype=dtype)
 
     if isinstance(base, Wan):
         return zeros(1, TOKENS, config.text_dim)
@@ -333,9 +333,10 @@ def _kept_bytes(
     model: JointModel, bases: AV[Any], shapes: AV[tuple[int, ...]], fps: Fraction, checkpointing: bool
 ) -> int:
     """Bytes that autograd keeps for the backward pass on one clip, excluding parameters."""
-    latents: AV[Tensor] = shapes.map(lambda shape: torch.zeros(1, *shape, device="meta"))
+    dtype = model.dtype
+    latents: AV[Tensor] = shapes.map(lambda shape: torch.zeros(1, *shape, device="meta", dtype=dtype))
     levels = AV.both(torch.ones(1, dtype=torch.float64))
-    text: AV[Conditioning] = bases.map(_conditioning)
+    text: AV[Conditioning] = bases.map(lambda base: _conditioning(base, dtype))
     times = bases.map(lambda base, x: base.latent_times(x.shape[2], fps), latents)
     again = 0
     if checkpointing:
@@ -352,7 +353,7 @@ def _kept_bytes(
 
 
 @contextmanager
-def _kept(model: JointModel) -> Iterator[Callable[[], int]]:
+def _kept(model: nn.Module) -> Iterator[Callable[[], int]]:
     """Count what autograd keeps within the block; yields a function that says how much so far."""
     weights = {_storage(p) for p in model.parameters()}
     kept: dict[int, int] = {}
