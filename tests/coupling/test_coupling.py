@@ -220,8 +220,7 @@ def test_other_unets_are_refused(unets: AV[Any]) -> None:
     with pytest.raises(RequestError) as raised:
         JointModel(denoisers(unets), other)
     assert raised.value.problems == (
-        "the audio base has widths [32, 64], the coupling was made for [32, 96]",
-        "the video latents have 4 channels, the coupling was made for 16",
-        "use the bases that the coupling was trained with, "
-        "or make a new coupling with Coupling.for_denoisers",
+        "the coupling belongs to other bases (the audio base has widths [32, 64], the coupling was made for "
+        "[32, 96]; the video latents have 4 channels, the coupling was made for 16): use those that it was "
+        "trained with, or make a new coupling with Coupling.for_denoisers",
     )

@@ -237,14 +237,11 @@ class Coupling(ModelMixin, ConfigMixin):
         """Check that this coupling was made for networks like these.
 
         Raises:
-            RequestError: if it was not; it lists all differences.
+            RequestError: if it was not; its line has all differences.
         """
         if found := differences(self.config, denoisers, attention=self.in_place):
-            remedy = (
-                "use the bases that the coupling was trained with, "
-                "or make a new coupling with Coupling.for_denoisers"
-            )
-            raise RequestError([*found, remedy])
+            remedy = "use those that it was trained with, or make a new coupling with Coupling.for_denoisers"
+            raise RequestError([f"the coupling belongs to other bases ({'; '.join(found)}): {remedy}"])
 
     def _normalised(self, series: Tensor) -> Tensor:
         """Time series (B, K, T') -> feature of unit norm, in the form that the inserted blocks take."""
