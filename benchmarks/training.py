@@ -53,8 +53,9 @@ CUT = Cut(fps=8, seconds=4, size=64)
 class Files:
     """Clips of mp4 files in place of a stage's latents: decoded in advance, encoded on access."""
 
-    def __init__(self, sources: list[Source], bases: AV[Any], batch: int) -> None:
+    def __init__(self, sources: list[Source], bases: AV[Any], batch: int, encoded: Any) -> None:
         self.sources, self.bases, self.batch = sources, bases, batch
+        self.shapes = AV(audio=encoded.audio.shape, video=encoded.video.shape)
         self.pool, self.rng = ThreadPoolExecutor(1), np.random.default_rng(0)
         self.ahead = self._decode_next()
         self.clips: list[Any] = []
@@ -71,18 +72,21 @@ class Files:
     @property
     def video(self) -> Any:
         return _Encoded(
-            lambda: self.bases.video.encode(torch.from_numpy(np.stack([c.video for c in self.clips])))
+            self.shapes.video,
+            lambda: self.bases.video.encode(torch.from_numpy(np.stack([c.video for c in self.clips]))),
         )
 
     @property
     def audio(self) -> Any:
         return _Encoded(
-            lambda: self.bases.audio.encode(torch.from_numpy(np.stack([c.audio for c in self.clips])))
+            self.shapes.audio,
+            lambda: self.bases.audio.encode(torch.from_numpy(np.stack([c.audio for c in self.clips]))),
         )
 
 
 @dataclasses.dataclass
 class _Encoded:
+    shape: tuple[int, ...]
     encode: Callable[[], Tensor]
 
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -165,12 +169,12 @@ def watch(stage: Any, run: Run) -> Timeline:
         timeline.switch(DATA)
 
     coupling.condition, coupling.features = timed_condition, timed_features
-    for unet in (stage.model.unets.audio, stage.model.unets.video):
-        unet.register_forward_pre_hook(enter)
-        unet.register_forward_hook(leave)
+    for network in (stage.model.networks.audio, stage.model.networks.video):
+        network.register_forward_pre_hook(enter)
+        network.register_forward_hook(leave)
     # clip_grad_norm_, AdamW and the EMA update follow the backward pass in this order.
     timeline.around(run.optimizer, "step", lambda: OPTIMISER)
-    timeline.around(run.ema, "update", lambda: OPTIMISER)
+    timeline.around(run.ema, "step", lambda: OPTIMISER)
     return timeline
 
 
@@ -205,7 +209,7 @@ def start(stage: str, root: Path, sources: list[Source], files: bool) -> tuple[A
     built: Any = build_stage(recipe)
     if files:
         whole = built if stage == "coupling" else built.whole
-        whole.latents = Files(sources, whole.bases, recipe.loop.batch_size)
+        whole.latents = Files(sources, whole.bases, recipe.loop.batch_size, whole.latents)
         built.clean = AV(audio=whole.latents.audio, video=whole.latents.video)
     return built, Run(built, recipe.loop, Processes())
 
