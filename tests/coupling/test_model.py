@@ -20,6 +20,7 @@ from kinetophone.bases.protocol import Site
 from kinetophone.bases.unet import VideoUNet, denoisers
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel, _behind_block, from_tokens, to_tokens
+from kinetophone.diffusion.guidance import Branches
 
 
 def equal(a: AV[Tensor], b: AV[Tensor]) -> AV[bool]:
@@ -124,6 +125,43 @@ def test_a_mask_switches_samples_off_exactly(
     for each in MODALITIES:
         expected = [getattr(on, each)[0], getattr(off if each == modality else on, each)[1]]
         assert torch.equal(getattr(masked, each), torch.stack(expected))
+
+
+@pytest.mark.parametrize("with_connector", [[True, True], [False, True]])
+def test_branches_of_guidance_share_what_they_do_not_differ_in(
+    with_connector: list[bool], any_unets: AV[Any], inputs: Any, trained: Callable[..., JointModel]
+) -> None:
+    model = trained(any_unets, with_connector=with_connector)
+    uncond = inputs.text.map(lambda x: x.flip(0))
+    rows: dict[str, int] = {}
+    paths = ("conv_in", "down_blocks.0", "down_blocks.1", "conv_out")
+    keys = [p for p, _ in any_unets.video.named_modules() if p.endswith("attn2.to_k") and ".attentions." in p]
+    for path in (*paths, keys[-1]):
+        any_unets.video.get_submodule(path).register_forward_hook(
+            lambda module, args, output, path=path: rows.update({path: len(args[0] if args else output[0])}),
+            prepend=True,
+        )
+    with torch.no_grad():
+        features = model.features(inputs.latents, inputs.levels, inputs.x0_hat)
+        one = (inputs.latents, inputs.levels)
+        apart = model(*one, inputs.text)
+        expected = [model(*one, uncond, features), model(*one, inputs.text, features), apart]
+        rows.clear()
+        thrice = [pair.map(lambda x: torch.cat([x] * 3)) for pair in one]
+        text = uncond.map(lambda u, c: torch.cat([u, c, c]), inputs.text)
+        coupled = features.map(lambda x: torch.cat([x] * 2))
+        branches = AV.both(Branches.of(["uncond", "cond", "apart"]))
+        made = model(*thrice, text, coupled, branches=branches)
+    for modality in MODALITIES:
+        together = torch.cat([getattr(one, modality) for one in expected])
+        torch.testing.assert_close(getattr(made, modality), together, atol=1e-5, rtol=1e-5)
+    # A branch has two samples of three frames.
+    down = 1 if type(any_unets.video).__name__ == "UNetMotionModel" else 2  # its first block sees no text
+    assert rows["conv_in"] == 2 * 3
+    assert rows["conv_out"] == 3 * 2 * 3
+    assert rows["down_blocks.0"] == down * 2 * 3
+    assert rows["down_blocks.1"] == (3 if with_connector[0] else 2) * 2 * 3
+    assert rows[keys[-1]] == 2 * 2
 
 
 def test_masked_samples_give_the_coupling_no_gradient(

@@ -62,8 +62,8 @@ def test_guidance_is_its_formula_in_one_call_per_network(model: JointModel, worl
         cond, uncond = (model(*args, world[key], features) for key in ("cond", "uncond"))
     batches: dict[str, list[int]] = {}
     parts = {
-        "audio U-Net": model.network_audio.conv_in,
-        "video U-Net": model.network_video.conv_in,
+        "audio U-Net": model.network_audio.conv_out,
+        "video U-Net": model.network_video.conv_out,
         "audio connector": model.coupling.connector_out_audio[0],
     }
     hooks = []

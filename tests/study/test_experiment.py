@@ -430,3 +430,5 @@ def test_counts_are_of_what_prompts_name() -> None:
     ]
     assert measures.count_accuracy(clips) == 0.5
     assert measures.count_accuracy([{"asked": None}]) is None
+    assert measures.exact_counts(clips, "onsets") == [True, True]
+    assert measures.exact_counts(clips, "strikes") == [True, False]

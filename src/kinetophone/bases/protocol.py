@@ -56,6 +56,22 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A module whose work the branches of guidance can share.
+
+    All tensors that it takes and gives have the batch first, divided into steps if the network takes images.
+
+    Attributes:
+        path: Path of the module in the network.
+        sees: What its output depends on: the noisy latents and their level alone, also the conditioning, or
+            the text alone, the same at each step.
+    """
+
+    path: str
+    sees: Literal["latents", "conditioning", "text"]
+
+
+@dataclass(frozen=True, slots=True)
 class Times:
     """Start and end of each step of a series, float64 (T,) each, in seconds of the clip."""
 
@@ -120,6 +136,14 @@ class Denoiser(ABC):
     @abstractmethod
     def sites(self) -> tuple[Site, ...]:
         """The modules where the network can be conditioned, in the order of the forward pass."""
+
+    def shared(self, first: str) -> tuple[Shared, ...]:
+        """The modules whose work the branches of guidance can share, those that see the text alone last.
+
+        Args:
+            first: path of the first conditioned site. Behind it, branches differ by the other modality.
+        """
+        return ()
 
     @property
     def substeps(self) -> int:

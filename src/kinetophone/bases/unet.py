@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel, UNet3DConditionModel, UNetMotionMode
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
-from kinetophone.bases.protocol import Conditioning, Denoiser, Site
+from kinetophone.bases.protocol import Conditioning, Denoiser, Shared, Site
 from kinetophone.diffusion.process import Discrete
 
 SUPPORTED = AV(audio=(UNet2DConditionModel,), video=(UNetMotionModel, UNet3DConditionModel))
@@ -70,6 +70,11 @@ class _UNet(Denoiser):
         activation = getattr(unet, "time_embed_act", None)
         return embedding if activation is None else activation(embedding)
 
+    def _down_to(self, first: str) -> list[str]:
+        """Paths of the down blocks, up to the first conditioned one."""
+        paths = [f"down_blocks.{i}" for i in range(len(self.network.down_blocks))]
+        return paths[: paths.index(first) + 1] if first in paths else paths
+
     @property
     def multiple(self) -> int:
         """Total downsampling factor: the sides of a map must be multiples of it."""
@@ -80,6 +85,10 @@ class AudioUNet(_UNet):
     """Audio U-Net on latents (B, C, L, M). The conditioning is a text embedding (B, D), as class labels."""
 
     per_frame, latent_dims = False, 4
+
+    def shared(self, first: str) -> tuple[Shared, ...]:
+        # The text is part of the embedding of the level. The first convolution is not worth it.
+        return tuple(Shared(path, "conditioning") for path in self._down_to(first))
 
     def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         time = self.network_time(level)
@@ -101,6 +110,24 @@ class VideoUNet(_UNet):
     """Video U-Net on latents (B, C, T, H, W). The conditioning is the text's hidden states (B, S, D)."""
 
     per_frame, latent_dims = True, 5
+
+    def shared(self, first: str) -> tuple[Shared, ...]:
+        network, found, conditioned = self.network, ["conv_in"], False
+        if hasattr(network, "transformer_in"):  # UNet3DConditionModel: over time, without text
+            found.append("transformer_in")
+        shared = [Shared(path, "latents") for path in found]
+        for path in self._down_to(first):
+            conditioned |= bool(getattr(network.get_submodule(path), "has_cross_attention", False))
+            shared.append(Shared(path, "conditioning" if conditioned else "latents"))
+        keys_and_values = ("attn2.to_k", "attn2.to_v")
+        return (
+            *shared,
+            *(
+                Shared(path, "text")
+                for path, _ in network.named_modules()
+                if path.endswith(keys_and_values) and ".attentions." in path
+            ),
+        )
 
     def __call__(self, x: Tensor, level: Tensor, conditioning: Conditioning) -> Tensor:
         assert isinstance(conditioning, Tensor)

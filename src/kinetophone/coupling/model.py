@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.times import SiteTimes
+from kinetophone.diffusion.guidance import Branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,18 @@ class _Signal:
     times: tuple[Times, Times] | None  # times of its own latent and of the other modality's
 
 
-# The current forward pass: its model, and what conditions the two networks. It is a context variable, not an
-# attribute of the model, because threads that share a model must not see one another's features. The same is
-# true for two models that share a base.
-_Call = tuple["JointModel", AV[_Signal | None]]
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The current forward pass: its model, and what the two networks get beside their inputs."""
+
+    model: JointModel
+    signals: AV[_Signal | None]
+    branches: AV[Branches | None]
+    sizes: AV[tuple[int, int]]  # of the latents: batch, and steps along time
+
+
+# A context variable, not an attribute of the model, because threads that share a model must not see one
+# another's features. The same is true for two models that share a base.
 _CALL: ContextVar[_Call | None] = ContextVar("kinetophone_call", default=None)
 
 
@@ -70,6 +79,15 @@ class JointModel(nn.Module):
         for modality in MODALITIES:
             denoiser = getattr(denoisers, modality)
             found = {site.path: site for site in denoiser.sites()}
+            # These come first: the block of the first site takes what the module there gives to all branches.
+            before = denoiser.shared(coupling.sites(modality)[0].path)
+            outer = tuple(f"{shared.path}." for shared in before if shared.sees == "conditioning")
+            for shared in before:
+                module = denoiser.network.get_submodule(shared.path)
+                sharing = partial(_sharing, self, modality, shared.sees, shared.path.startswith(outer))
+                narrow, widen = partial(_narrowed, sharing), partial(_widened, sharing)
+                self._handles.append(module.register_forward_pre_hook(narrow, with_kwargs=True))
+                self._handles.append(module.register_forward_hook(widen))
             for inserted in coupling.sites(modality):
                 path, name, site = inserted.path, inserted.name, found[inserted.path]
                 # partial, not a closure: copy.deepcopy copies the arguments of a partial, so the hooks of a
@@ -125,6 +143,7 @@ class JointModel(nn.Module):
         coupled: AV[Tensor | None] | None = None,
         only: str | None = None,
         times: AV[Times] | None = None,
+        branches: AV[Branches] | None = None,
     ) -> AV[Tensor]:
         """Run both networks.
 
@@ -141,6 +160,8 @@ class JointModel(nn.Module):
             coupled: per network, bool (B,): samples with False are not conditioned. None conditions all.
             only: "audio" or "video": run only that network, for example if the other modality is given.
             times: times of each modality's latent steps; required with the alignment "seconds".
+            branches: per network, if its batch consists of branches of guidance. What they share is computed
+                once, and ``features`` are those of the coupled branches.
 
         Returns:
             Outputs in the shapes of ``latents``; zeros for a network that was not run.
@@ -148,7 +169,7 @@ class JointModel(nn.Module):
         Raises:
             ValueError: if shapes do not match one another or the networks, or if ``times`` are missing.
         """
-        self._check_shapes(latents, levels, text, features, coupled)
+        self._check_shapes(latents, levels, text, features, coupled, branches)
         masks: AV[Tensor | None] = AV.both(None) if coupled is None else coupled
         signals: AV[_Signal | None] = AV.both(None)
         if features is not None:
@@ -164,7 +185,8 @@ class JointModel(nn.Module):
             )
         if torch.is_grad_enabled():
             _keep_calls(self)
-        with _calling((self, signals)):
+        sizes: AV[tuple[int, int]] = latents.map(lambda x: (x.shape[0], x.shape[2]))
+        with _calling(_Call(self, signals, branches or AV.both(None), sizes)):
             outputs: AV[Tensor] = latents.map(torch.zeros_like)
             for modality in MODALITIES:
                 if only in (None, modality):
@@ -190,6 +212,7 @@ class JointModel(nn.Module):
         text: AV[Conditioning],
         features: AV[Tensor] | None,
         coupled: AV[Tensor | None] | None,
+        branches: AV[Branches] | None,
     ) -> None:
         for modality in MODALITIES:
             x, denoiser = getattr(latents, modality), getattr(self.denoisers, modality)
@@ -197,16 +220,19 @@ class JointModel(nn.Module):
                 dims = {5: "(B, C, T, H, W)", 4: "(B, C, L, M)", 3: "(B, C, L)"}[denoiser.latent_dims]
                 raise ValueError(f"{modality} latents have shape {tuple(x.shape)}, expected {dims}")
             given = {"levels": [getattr(levels, modality)], "text": tree_leaves(getattr(text, modality))}
-            if features is not None:
-                given["features made from the other modality"] = [getattr(features.swap(), modality)]
+            batch = dict.fromkeys(given, x.shape[0])
             if coupled is not None and getattr(coupled, modality) is not None:
-                given["coupled"] = [getattr(coupled, modality)]
+                given["coupled"], batch["coupled"] = [getattr(coupled, modality)], x.shape[0]
+            if features is not None:
+                name, own = "features made from the other modality", branches and getattr(branches, modality)
+                given[name] = [getattr(features.swap(), modality)]
+                batch[name] = x.shape[0] // len(own.texts) * own.coupled if own else x.shape[0]
             for name, values in given.items():
                 for value in values:
-                    if value.dim() == 0 or value.shape[0] != x.shape[0]:
+                    if value.dim() == 0 or value.shape[0] != batch[name]:
                         raise ValueError(
                             f"{modality} {name} have shape {tuple(value.shape)}, but the batch of {modality} "
-                            f"latents is {x.shape[0]}"
+                            f"latents is {batch[name]}"
                         )
             denoiser.check(x)
 
@@ -239,9 +265,9 @@ def _before_attention(
 def _conditioned(model: JointModel, modality: str, site: Site, name: str, x: Tensor) -> Tensor | None:
     """The activations ``x`` of a site, conditioned on the current feature; None if no feature is set."""
     call = _CALL.get()
-    if call is None or call[0] is not model:
+    if call is None or call.model is not model:
         return None
-    signal = getattr(call[1], modality)
+    signal = getattr(call.signals, modality)
     if signal is None:
         return None
     denoiser = getattr(model.denoisers, modality)
@@ -251,12 +277,88 @@ def _conditioned(model: JointModel, modality: str, site: Site, name: str, x: Ten
         own, other = signal.times
         times = SiteTimes.of(own, rows, other, signal.feature.shape[2])
     tokens = to_tokens(site, x, rows, denoiser.per_frame)
-    conditioned = model.coupling.condition(name, tokens, signal.feature, denoiser.per_frame, times)
+    count = len(signal.feature)  # of the coupled samples; in branches of guidance, those come first
+    conditioned = model.coupling.condition(name, tokens[:count], signal.feature, denoiser.per_frame, times)
     if signal.coupled is not None:
         # Selection, rather than a weight of 0, leaves uncoupled samples exactly unchanged. Computing all
         # samples keeps every parameter in the graph, which distributed training needs.
         conditioned = torch.where(signal.coupled.to(x.device)[:, None, None, None], conditioned, tokens)
+    if count < len(tokens):
+        whole = tokens.clone()  # in the same memory format, which decides how the next layer rounds
+        whole[:count] = conditioned
+        conditioned = whole
     return from_tokens(site, conditioned, x, denoiser.per_frame)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sharing:
+    """How a module's work is shared in a forward pass."""
+
+    places: list[int]  # for each branch that the module is given, the one that it equals
+    samples: int  # of a branch
+    steps: int  # of the text, which is the same at each; 0: the module sees more than the text
+
+    @property
+    def kept(self) -> list[int]:
+        """The branches that are computed."""
+        return list(dict.fromkeys(self.places))
+
+
+def _sharing(model: JointModel, modality: str, sees: str, inside: bool) -> _Sharing | None:
+    """How a module's work is shared in this forward pass; None: not at all.
+
+    Args:
+        model: the joint model.
+        modality: that of the module's network.
+        sees: what its output depends on, see :class:`kinetophone.bases.protocol.Shared`.
+        inside: whether it is part of a module that is itself given only the branches that differ in text.
+    """
+    call = _CALL.get()
+    if call is None or call.model is not model:
+        return None
+    branches, (batch, steps) = getattr(call.branches, modality), getattr(call.sizes, modality)
+    if branches is None:
+        return None
+    samples, texts = batch // len(branches.texts), list(branches.texts)
+    if inside:
+        texts = list(range(len(set(texts))))
+    sharing = _Sharing([0] * len(texts) if sees == "latents" else texts, samples, steps * (sees == "text"))
+    return sharing if sharing.steps or len(sharing.kept) < len(sharing.places) else None
+
+
+def _narrowed(
+    sharing: Callable[[], _Sharing | None], module: nn.Module, args: Any, options: Any
+) -> tuple[Any, Any] | None:
+    """Forward pre-hook: the inputs of the branches that differ, in place of those of all."""
+    found = sharing()
+    if found is None:
+        return None
+
+    def narrowed(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        branches = x.unflatten(0, (len(found.places), found.samples, -1))
+        kept = found.kept
+        first = kept == list(range(len(kept)))  # as a slice, which copies nothing
+        branches = branches[: len(kept)] if first else branches[kept]
+        return (branches[:, :, :1] if found.steps else branches).flatten(0, 2)
+
+    return tree_map(narrowed, (args, options))
+
+
+def _widened(sharing: Callable[[], _Sharing | None], module: nn.Module, args: Any, output: Any) -> Any:
+    """Forward hook: the outputs for all branches."""
+    found = sharing()
+    if found is None:
+        return None
+
+    def widened(x: Tensor) -> Tensor:
+        if found.steps:
+            x = x.repeat_interleave(found.steps, dim=0)
+        branches = x.unflatten(0, (len(found.kept), -1))
+        return torch.cat([branches[found.kept.index(place)] for place in found.places])
+
+    return tree_map(widened, output)
 
 
 def to_tokens(site: Site, x: Tensor, rows: int, per_frame: bool) -> Tensor:

@@ -7,7 +7,9 @@ Shape legend: B batch; latents (B, C, time, …), levels (B,) in [0, 1] on the C
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +21,27 @@ from kinetophone.diffusion.sample import Predict
 
 Conditioning = Tensor | Mapping[str, Tensor]
 """The text conditioning of a base: a tensor (B, …), or several by name."""
+Run = Callable[[Sequence[Callable[[], Any]]], list[Any]]
+"""Runs independent functions and returns their results in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The branches in a network's batch, one after the other, with the same latents and levels.
+
+    Attributes:
+        texts: For each branch, the number of the first one with the same text.
+        coupled: How many are coupled; they come first.
+    """
+
+    texts: tuple[int, ...]
+    coupled: int
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Branches:
+        """Those of the names "uncond", "cond" and "apart", in this order; each may be missing."""
+        texts = tuple(names.index("cond" if name == "apart" else name) for name in names)
+        return cls(texts, len(names) - ("apart" in names))
 
 
 class Denoiser(Protocol):
@@ -31,7 +54,7 @@ class Denoiser(Protocol):
     def features(self, latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
         """The connector features that each modality passes to the other."""
 
-    def __call__(self, *inputs: Any) -> AV[Tensor]:
+    def __call__(self, *inputs: Any, **options: Any) -> AV[Tensor]:
         """The outputs of both networks, see ``JointModel.forward``."""
 
 
@@ -46,6 +69,7 @@ def guided(
     only: str | None = None,
     times: AV[Any] | None = None,
     sync_from: float = 0.0,
+    run: Run | None = None,
 ) -> Predict:
     """A ``predict`` function with classifier-free guidance (arXiv 2207.12598) and cross-modal guidance.
 
@@ -56,7 +80,7 @@ def guided(
 
     The branches u, c and a of a modality form one batch. A scale of 1 skips the branch it would need, and a
     is skipped below the level ``sync_from``. The connectors run once per step: their features do not depend
-    on the text, so all branches share them.
+    on the text, so all branches share them. So they do what the networks compute before they differ.
 
     Args:
         model: the joint model.
@@ -70,6 +94,7 @@ def guided(
         times: times of each modality's latents, see ``JointModel.forward``.
         sync_from: cross-modal guidance applies at this level and above. At low noise the other modality
             reduces the error only a little, but a forward pass with the coupling off costs the same.
+        run: runs both networks at the same time, e.g. in two threads; default: one after the other.
 
     Returns:
         The prediction for :func:`kinetophone.diffusion.sample.sample_joint`, in the model's dtype.
@@ -89,19 +114,25 @@ def guided(
             ],
             sync, levels,
         )  # fmt: skip
-        text: AV[Conditioning] = text_cond.map(
-            lambda cond, uncond, names: _joined([uncond if name == "uncond" else cond for name in names]),
-            text_uncond or AV.both(None), branches,
-        )  # fmt: skip
         latents = latents.map(lambda x: x.to(model.dtype))
-        features, masks = None, None
-        if coupled:
-            features = model.features(latents, levels, x0_hat)
-            # Audio features go to the video network and need its batch size, and vice versa.
-            features = features.map(_tiled, branches.swap())
-            masks = latents.map(_coupled_branches, branches)
-        tiled = (x.map(_tiled, branches) for x in (latents, levels))
-        output = model(*tiled, text, features, masks, only, times)
+        features = model.features(latents, levels, x0_hat) if coupled else None
+
+        def outputs(branches: AV[list[str]], only: str | None) -> AV[Tensor]:
+            text: AV[Conditioning] = text_cond.map(
+                lambda cond, uncond, names: _joined([uncond if name == "uncond" else cond for name in names]),
+                text_uncond or AV.both(None), branches,
+            )  # fmt: skip
+            shared: AV[Branches] = branches.map(Branches.of)
+            # Audio features go to the video network, to its coupled branches, and vice versa.
+            made = features and features.map(lambda x, own: torch.cat([x] * own.coupled), shared.swap())
+            tiled = (x.map(lambda x, names: torch.cat([x] * len(names)), branches) for x in (latents, levels))
+            return model(*tiled, text, made, only=only, times=times, branches=shared)
+
+        if run is None or only is not None:
+            output = outputs(branches, only)
+        else:  # the video's network is the larger one
+            video, audio = run([partial(outputs, branches, modality) for modality in ("video", "audio")])
+            output = AV(audio.audio, video.video)
         return output.map(_combined, branches, guidance, sync)
 
     return predict
@@ -128,18 +159,6 @@ def _check_texts(
 
 def _joined(texts: list[Conditioning]) -> Conditioning:
     return tree_map(lambda *parts: torch.cat(parts), *texts)
-
-
-def _tiled(x: Tensor, branches: list[str]) -> Tensor:
-    return torch.cat([x] * len(branches)) if len(branches) > 1 else x
-
-
-def _coupled_branches(x: Tensor, branches: list[str]) -> Tensor | None:
-    """Mask over the samples of all branches: whether the coupling is on; None if it is on for all."""
-    if "apart" not in branches:
-        return None
-    flags = torch.tensor([name != "apart" for name in branches], device=x.device)
-    return flags.repeat_interleave(x.shape[0])
 
 
 def _combined(output: Tensor, branches: list[str], scale: float, sync: float) -> Tensor:

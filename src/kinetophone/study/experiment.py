@@ -128,7 +128,7 @@ class Experiment:
         """Sampling options of a row, with defaults from the experiment, then from the bundle."""
         defaults = BundleSpec.read(self.bundle).defaults
         chosen = {**result_settings(defaults), **self.sampling, **row.sampling}
-        if "snr_offset" in chosen:
+        if "snr_offset" in chosen or "clock_table" in chosen:
             chosen.pop("gamma")
         return chosen
 

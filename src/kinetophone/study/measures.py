@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -150,6 +150,11 @@ def count_accuracy(clips: Sequence[dict[str, Any]]) -> float | None:
     if not asked:
         return None
     return float(np.mean([clip["asked"] == clip["onsets"] == clip["strikes"] for clip in asked]))
+
+
+def exact_counts(clips: Sequence[dict[str, Any]], side: Literal["onsets", "strikes"]) -> list[bool]:
+    """For each clip whose prompt names a number of strikes: whether it has exactly so many, heard or seen."""
+    return [clip["asked"] == clip[side] for clip in clips if clip.get("asked") is not None]
 
 
 def _plain(control: Control) -> dict[str, Any]:

@@ -19,7 +19,13 @@ import numpy as np
 from kinetophone.data.shards import write_json
 from kinetophone.metrics.control import bootstrap_interval
 from kinetophone.study.experiment import RESULTS, Experiment
-from kinetophone.study.measures import CLIP_METRICS, MAIN_METRIC, count_accuracy, material_accuracy
+from kinetophone.study.measures import (
+    CLIP_METRICS,
+    MAIN_METRIC,
+    count_accuracy,
+    exact_counts,
+    material_accuracy,
+)
 from kinetophone.text import markdown_table
 
 SYNCHRONY = (*CLIP_METRICS, "sustained")
@@ -32,8 +38,8 @@ _MEASURED = {
 }
 _OF_HITS = (
     " Seen and heard: share of clips whose material is the prompt's (chance 0.2). Count: of the prompts that "
-    "name a number of strikes, the share whose clip has exactly it, seen and heard. Distances are each "
-    "seed's, from the true clips of its prompts."
+    "name a number of strikes, the share whose clip has exactly it, seen and heard; heard alone and seen "
+    "alone with 95 % intervals over prompts. Distances are each seed's, from the true clips of its prompts."
 )
 
 
@@ -114,6 +120,8 @@ def _row(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[st
         "seen": material_accuracy(clips, "seen"),
         "heard": material_accuracy(clips, "heard"),
         "count": count_accuracy(clips),
+        "count, heard": _mean(np.array(exact_counts(clips, "onsets"), float)),
+        "count, seen": _mean(np.array(exact_counts(clips, "strikes"), float)),
     }
 
 
@@ -192,12 +200,13 @@ def markdown(table: dict[str, Any]) -> str:
     measure, rows = table["measure"], table["rows"].values()
     distances = [key for key in ("hits-FVD", "hits-FAD") if any(key in row for row in rows)]
     judged = [key for key in ("seen", "heard", "count") if any(row[key] is not None for row in rows)]
+    exact = [key for key in ("count, heard", "count, seen") if any(row[key]["n"] for row in rows)]
     groups = sorted({group for row in rows for group in row["groups"]})
     minus = f"minus {table['baseline']}"
     columns = [
         "row", "seeds", measure, "by seed", "shuffled", minus,
         *[column for group in groups for column in (f"{measure}, {group}", f"{minus}, {group}")],
-        *distances, *judged, "parameters",
+        *distances, *judged, *exact, "parameters",
     ]  # fmt: skip
     lines = [
         f"### {table['experiment']}",
@@ -227,6 +236,7 @@ def markdown(table: dict[str, Any]) -> str:
             ],
             *[seed_range(row[key]) for key in distances],
             *["" if row[key] is None else f"{row[key]:.3f}" for key in judged],
+            *[with_interval(row[key]) for key in exact],
             f"{row['parameters'] / 1e6:.2f} M",
         ]
         cells.append(row_cells)

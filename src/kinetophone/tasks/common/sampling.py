@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from kinetophone.diffusion.windows import Window, plan_causal_windows, plan_wind
 from kinetophone.errors import RequestError
 from kinetophone.media.clip import fit_audio
 from kinetophone.media.timing import ClipTime
+from kinetophone.tasks.common.cores import divided
 from kinetophone.tasks.request import Script
 
 if TYPE_CHECKING:
@@ -89,27 +92,29 @@ def sample(
     negative = _text(bundle, [settings.negative_prompt] * len(prompts), time)
     said = [tuple(text_at(bundle, prompt, window, time) for prompt in prompts) for window in windows]
     encoded = {texts: _text(bundle, list(texts), time) for texts in dict.fromkeys(said)}
-    predicts = [
-        guided(
-            bundle.model,
-            encoded[texts],
-            negative,
-            settings.guidance,
-            sync=settings.guidance_sync,
-            coupled=settings.coupled,
-            only=only,
-            times=times_in(bundle, window, time),
-            sync_from=settings.sync_from,
-        )
-        for window, texts in zip(windows, said, strict=True)
-    ]
     path = path_of(bundle.processes, settings, bundle.spec.sampling)
     noise = initial_noise(shapes, seeds, device=bundle.device)
     leak: AV[Tensor | None] = bundle.leaks.map(
         lambda leak, known: None if leak is None else leak.draw(seeds, known), given or AV.both(None)
     )
-    predict = windowed(windows, predicts)
-    return sample_joint(predict, noise, path, bundle.processes, callback, given, leak, settings.stepper)
+    with divided(bundle.device) if only is None else nullcontext() as run:
+        predicts = [
+            guided(
+                bundle.model,
+                encoded[texts],
+                negative,
+                settings.guidance,
+                sync=settings.guidance_sync,
+                coupled=settings.coupled,
+                only=only,
+                times=times_in(bundle, window, time),
+                sync_from=settings.sync_from,
+                run=run,
+            )
+            for window, texts in zip(windows, said, strict=True)
+        ]
+        predict = windowed(windows, predicts)
+        return sample_joint(predict, noise, path, bundle.processes, callback, given, leak, settings.stepper)
 
 
 def prepare_texts(
@@ -127,11 +132,14 @@ def prepare_texts(
 
 def decode(bundle: Bundle, latents: AV[Tensor], time: ClipTime) -> tuple[np.ndarray, np.ndarray]:
     """Decode frames (B, T, H, W, 3) and waveforms (B, N) or (B, N, C), cut to the length of ``time``."""
-    video = bundle.bases.video
-    return (
-        video.decode(latents.video[:, :, : video.latent_length(time.frames)])[:, : time.frames],
-        bundle.bases.audio.decode(latents.audio, time.samples),
-    )
+    video, audio = bundle.bases.video, bundle.bases.audio
+    parts: list[Callable[[], np.ndarray]] = [
+        partial(video.decode, latents.video[:, :, : video.latent_length(time.frames)]),
+        partial(audio.decode, latents.audio, time.samples),
+    ]
+    with divided(bundle.device) as run:
+        frames, waveforms = run(parts) if run else [part() for part in parts]
+    return frames[:, : time.frames], waveforms
 
 
 def times_in(bundle: Bundle, window: Window, time: ClipTime) -> AV[Times]:
