@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from kinetophone import AV, Kinetophone
 from kinetophone.bases.load import load_audio_base, load_video_base
+from kinetophone.bundle.spec import BundleSpec
 from kinetophone.cli import app
 from kinetophone.data.encode import load_encoded
 from kinetophone.errors import RequestError
@@ -198,3 +199,16 @@ def test_latents_of_other_text_encoders_are_refused(root: Path, models: Path, tm
     made = dataclasses.replace(made, bases=dataclasses.replace(made.bases, video=str(other)))
     with pytest.raises(RequestError, match="was encoded with other bases; run kinetophone data encode again"):
         build_stage(made)
+
+
+def test_procedural_clips_at_sixteen_frames_a_second_train_a_coupling(models: Path, tmp_path: Path) -> None:
+    made = recipe(tmp_path, models)
+    data = dataclasses.replace(made.data, source="hits16", count=2, size=32, cache=str(tmp_path / "cache"))
+    stage = build_stage(dataclasses.replace(made, data=data))
+    assert stage.latents.video.shape == (2, 16, 17, 4, 4)
+    assert stage.latents.audio.shape[:2] == (2, 8)
+    assert stage.times.video.ends[-1] == stage.time.duration_s == 65 / 16
+    loss(stage)["loss"].backward()
+    assert all(torch.isfinite(p.grad).all() for p in stage.coupling.parameters() if p.grad is not None)
+    stage.export()
+    assert BundleSpec.read(tmp_path / "bundle").time().duration_s == 65 / 16
