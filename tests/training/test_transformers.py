@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from kinetophone import AV, Kinetophone
+from kinetophone.av import MODALITIES
 from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.bundle.spec import BundleSpec
 from kinetophone.cli import app
@@ -155,6 +156,25 @@ def test_the_losses_of_two_halves_average_to_that_of_the_batch(root: Path, model
         whole, halves = loss(stage), [loss(stage, 0, part) for part in (slice(0, 1), slice(1, 2))]
     for key, value in whole.items():
         torch.testing.assert_close((halves[0][key] + halves[1][key]) / 2, value)
+
+
+@pytest.mark.parametrize("drawn", ["independent", "mixed", "shared"])
+def test_levels_are_those_that_each_base_was_trained_on(root: Path, models: Path, drawn: str) -> None:
+    options = {"noise_levels": drawn, "timestep_power": 1.0, "relative": False}
+    stage = build_stage(recipe(root, models, options=options))
+    generator = torch.Generator().manual_seed(0)
+    levels = stage._levels(2000, generator)
+    seen = stage._connector_levels(levels, np.random.default_rng(0), generator)
+    for pair in (levels, seen):
+        for name in MODALITIES:
+            process, level = getattr(stage.processes, name), getattr(pair, name)
+            assert process.least <= level.min() < level.max() <= process.most
+    if drawn == "independent":  # uniform within the range of Stable Audio, logit-normal for Wan
+        quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+        uniform = stage.processes.audio.least + quarters * 0.8132
+        torch.testing.assert_close(levels.audio.quantile(quarters), uniform, atol=0.01, rtol=0)
+        normal = torch.special.ndtri(quarters).sigmoid()
+        torch.testing.assert_close(levels.video.quantile(quarters), normal, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["in_place", "cmc_pe"])
