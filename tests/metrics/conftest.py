@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from kinetophone.media import Clip
 from kinetophone.metrics.control import Interval
 from kinetophone.metrics.evaluate import evaluate
-from kinetophone.metrics.features import to_dict
 from kinetophone.metrics.kinds.desync import Desync
 from kinetophone.metrics.registry import Scores
 from kinetophone.metrics.report import write_report
@@ -28,5 +28,5 @@ def report_page(tmp_path: Path, make_struck_clip: MakeClip) -> Path:
     report = evaluate([folder / name for name in ("a.mp4", "b.mp4", "c.mp4")])
     captions = {"a.mp4": "a <bowl> & a drum"}
     quality = Scores({}, {}, Desync(0.25, Interval(0.2, 0.3), n=2, short=2))
-    results = {"clips": report.to_dict(), "quality": to_dict(quality)}
+    results = {"clips": report.to_dict(), "quality": asdict(quality)}
     return write_report(results, folder, tmp_path / "report.html", captions=captions)

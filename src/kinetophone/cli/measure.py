@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -278,8 +279,6 @@ def _evaluate_folder(
     print_report("clips", report)
     results: dict[str, Any] = {"clips": report.to_dict()}
     if extractor is not None:
-        from kinetophone.metrics.features import to_dict
-
         scored = [item for item in found if not hasattr(item, "reason")]
         compared: list[Any] = []
         if others is not None:
@@ -290,7 +289,7 @@ def _evaluate_folder(
                     compared.append(item)
         quality = extractor.score(scored, None if others is None else compared, texts, seed=seed)
         print_quality(quality)
-        results["quality"] = to_dict(quality)
+        results["quality"] = asdict(quality)
     if html_path is not None:
         from kinetophone.metrics.report import write_report
 

@@ -9,8 +9,7 @@ Each worker process calls ``Extractor`` on the clips it decodes, and loads each 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kinetophone.errors import RequestError
 from kinetophone.metrics.registry import Consent, Metric, Sample, Scores, all_metrics, merged
@@ -110,8 +109,3 @@ class Extractor:
                 for metric in self.metrics
             ]
         )
-
-
-def to_dict(scores: Scores) -> dict[str, Any]:
-    """Plain numbers, lists and dictionaries, ready for JSON."""
-    return asdict(scores)
