@@ -21,7 +21,7 @@ from kinetophone.diffusion.information import (
     gained_nats,
     measure,
 )
-from kinetophone.diffusion.process import Discrete
+from kinetophone.diffusion.process import Cosine, Discrete, Flow
 from kinetophone.diffusion.sample import sample_joint
 from kinetophone.reference import settings as reference
 from no_float64 import NoFloat64
@@ -217,3 +217,32 @@ def test_the_map_is_measured_on_a_device_without_double_precision() -> None:
 
 def _nothing(latents: AV[Tensor], levels: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Tensor]:
     return latents.map(torch.zeros_like)
+
+
+@pytest.mark.parametrize("gamma", [0.35, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("video", [Flow(), Flow(shift=3.0)])
+def test_unlike_processes_gain_their_mutual_information_on_every_path(video: Flow, gamma: float) -> None:
+    """A flow, which ends without any signal, and a cosine process, which does not reach the first level."""
+    processes = AV(audio=Cosine(least=0.1855, most=0.9987), video=video)
+    ends = processes.map(lambda process: (process.least, process.most))
+    both = np.array([[1.0, RHO], [RHO, 1.0]])
+    n = len(LEVELS)
+    coupled = AV(np.zeros((2, n, n)), np.zeros((2, n, n)))
+
+    def scales(u_audio: float, u_video: float) -> tuple[np.ndarray, np.ndarray]:
+        levels = (np.clip(u_audio, *ends.audio), np.clip(u_video, *ends.video))
+        pairs = [processes.audio.coefficients(levels[0]), processes.video.coefficients(levels[1])]
+        return np.array([float(a) for a, _ in pairs]), np.array([float(b) for _, b in pairs])
+
+    for i, u_audio in enumerate(LEVELS):
+        for j, u_video in enumerate(LEVELS):
+            a, b = scales(u_audio, u_video)
+            seen = np.diag(a) @ both @ np.diag(a) + np.diag(b**2)
+            errors = 1 - np.diag(np.diag(b) @ np.linalg.inv(seen) @ np.diag(b))  # of the best estimate of ε
+            coupled.audio[:, i, j], coupled.video[:, j, i] = errors
+    found = InformationMap(LEVELS, AV.both(np.zeros((2, n))), coupled, AV.both(1))
+    a, b = scales(LEVELS[0], LEVELS[0])
+    shared = RHO**2 * np.prod(a**2 / (a**2 + b**2))
+    gained = gained_nats(found, processes, gamma)
+    assert float((gained.audio + gained.video)[0]) == pytest.approx(-0.5 * math.log(1 - shared), rel=0.05)
+    assert choose_gamma(found, processes).gamma == pytest.approx(1, abs=0.2)  # all are as good

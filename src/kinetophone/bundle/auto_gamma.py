@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.protocol import Conditioning
 from kinetophone.data.domains import domain as domain_of
 from kinetophone.diffusion.guidance import guided
 from kinetophone.diffusion.information import GammaChoice, InformationMap, choose_gamma, measure
 from kinetophone.errors import RequestError
+from kinetophone.media.read import resample_audio
 from kinetophone.progress import track
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str
         clips: number of clips to measure on.
         data: a folder written by ``kinetophone data encode`` with the same bases; default: clips of the val
             split of ``domain``.
-        domain: a procedural domain, "hits" or "bows".
+        domain: a procedural domain, see :mod:`kinetophone.data.domains`.
 
     Raises:
         RequestError: the folder has fewer clips.
@@ -45,7 +47,9 @@ def map_bundle(bundle: Bundle, clips: int, data: Path | None = None, domain: str
     parts, first = [], 0
     batches = -(-clips // _AT_ONCE)
     for captions, clean in track(_batches(bundle, clips, data, domain), batches, "measuring the map"):
-        text: AV[Tensor] = bundle.bases.map(lambda base, texts=captions: base.conditioning(texts))
+        text: AV[Conditioning] = bundle.bases.map(
+            lambda base, texts=captions: base.conditioning(texts, bundle.spec.time().duration_s)
+        )
         times = bundle.latent_times(clean.map(lambda x: x.shape[2]), bundle.spec.fps)
         parts.append(
             measure(
@@ -79,10 +83,15 @@ def _batches(
                 latents.map(lambda source, i=index: torch.from_numpy(source[i]).float().to(bundle.device)),
             )
         return
-    make_clip = domain_of(domain).make_clip
+    make_clip, rate = domain_of(domain).make_clip, int(domain_of(domain).SAMPLE_RATE)
+    own = bundle.bases.audio.sample_rate
     for start in range(0, clips, _AT_ONCE):
         made = [make_clip("val", i, bundle.spec.size) for i in range(start, min(start + _AT_ONCE, clips))]
-        audio = torch.from_numpy(np.stack([clip.audio for clip in made]))
+        heard = [
+            clip.audio if rate == own else resample_audio(clip.audio, rate, own)  # bit-equal at one rate
+            for clip in made
+        ]
+        audio = torch.from_numpy(np.stack(heard))
         frames = torch.from_numpy(np.stack([clip.video for clip in made]))
         yield (
             [clip.caption for clip in made],

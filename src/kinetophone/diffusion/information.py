@@ -118,14 +118,19 @@ def measure(
         clean: clean latents (N, …).
         processes: noise processes of both modalities.
         seeds: seed of the noise of each clip.
-        levels: levels to measure at, rising.
+        levels: levels to measure at, rising; those that a process was not trained at are moved to its range.
         self_conditioning: give the connectors an estimate of the clean latents, made at the same levels.
     """
     batch = len(seeds)
     noise = initial_noise(clean.map(lambda x: x.shape[1:]), seeds, device=clean.audio.device)
 
     def at(own: AV[float]) -> tuple[AV[Tensor], AV[Tensor]]:
-        each: AV[Tensor] = own.map(lambda level: torch.full((batch,), level, dtype=torch.float64))
+        each: AV[Tensor] = own.map(
+            lambda level, process: torch.full((batch,), level, dtype=torch.float64).clamp(
+                process.least, process.most
+            ),
+            processes,
+        )
         return processes.map(lambda process, *of: process.noised(*of), clean, noise, each), each
 
     def split(predict: Predict, noisy: AV[Tensor], each: AV[Tensor], x0_hat: AV[Tensor] | None) -> AV[Any]:
@@ -174,7 +179,9 @@ def gained_nats(found: InformationMap, processes: AV[Process], gamma: float) -> 
 
     def of_one(gain: np.ndarray, size: int, process: Process, other: np.ndarray) -> np.ndarray:
         shares = spline(u)[:, :, None] * spline(other)[:, None, :]  # (steps, n, n)
-        log_snr = process.log_snr(torch.from_numpy(u)).cpu().numpy()
+        log_snr = process.log_snr(torch.from_numpy(u.clip(process.least, process.most))).cpu().numpy()
+        if not np.isfinite(log_snr[-1]):  # no signal at all: half a grid step before
+            log_snr[-1] = float(process.log_snr(1 - 0.5 / _FINE))
         weights = np.trapezoid(shares, -log_snr, axis=0)
         return 0.5 * size * np.einsum("kij,ij->k", gain, weights)
 
