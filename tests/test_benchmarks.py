@@ -19,6 +19,7 @@ SLOW = {
     "kills": "--kills 1 --steps 2",
     "long": "--lengths 4 --modes fused --clips 1",
     "processes": "--steps 1",
+    "speed": "--steps 1 --repeat 1",
     "training": "--clips 2 --rounds 1 --steps 1",
 }
 
