@@ -40,6 +40,17 @@ class LatentNoiseOptions:
 
 
 @dataclass(frozen=True, kw_only=True, config=FORBID)
+class CausalOptions(LatentNoiseOptions):
+    """Options of the causal video autoencoder.
+
+    Attributes:
+        frames: Number of frames of a training crop, 1 plus a multiple of the frames per latent step.
+    """
+
+    frames: int = positive(17)
+
+
+@dataclass(frozen=True, kw_only=True, config=FORBID)
 class DecoderOptions(LatentNoiseOptions):
     """Options of the video decoder.
 

@@ -19,6 +19,7 @@ from kinetophone.text import read_yaml
 from kinetophone.training.options import (
     FORBID,
     CaptionOptions,
+    CausalOptions,
     CouplingOptions,
     DecoderOptions,
     DiffusionOptions,
@@ -66,7 +67,7 @@ STAGES = {
     "audio": StageInfo("hits.stages.audio", "AudioStage", DiffusionOptions, divisible=True),
     "vocoder": StageInfo("hits.stages.vocoder", "VocoderStage"),
     "caption-text": StageInfo("hits.stages.captions", "CaptionText", CaptionOptions, continuable=False),
-    "wan-autoencoder": StageInfo("hits.stages.wan", "WanAutoencoder", LatentNoiseOptions),
+    "wan-autoencoder": StageInfo("hits.stages.wan", "WanAutoencoder", CausalOptions),
     "wan": StageInfo("hits.stages.wan", "WanStage", ImageOptions, divisible=True),
     "oobleck-autoencoder": StageInfo("hits.stages.stable_audio", "OobleckAutoencoder", LatentNoiseOptions),
     "stable-audio": StageInfo("hits.stages.stable_audio", "StableAudioStage", ImageOptions, divisible=True),

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderOobleck, StableAudioDiTModel
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kinetophone.bases.stable_audio import StableAudio
 from kinetophone.data.domains import domain
@@ -75,9 +76,9 @@ class OobleckAutoencoder:
         wave = (y - x).abs().mean()
         a, b = (_log_mel(v, self.rate).clamp(min=AUDIBLE) for v in (y, x))
         audible = (a - b).abs().mean()
-        scale = (z.std((0, 2)) - 1).square().mean() + z.mean((0, 2)).square().mean()
+        scale = z.square().mean()
         told = (posterior.std.float() - self.noise).square().mean()
-        loss = spectral + audible + 2 * wave + 0.05 * scale + 0.1 * told
+        loss = spectral + audible + 2 * wave + 0.4 * F.relu(scale - 1) + 0.1 * told
         return {"loss": loss, "spectral": spectral, "audible": audible, "wave": wave, "scale": scale}
 
     def sample(self, folder: Path, step: int) -> None:

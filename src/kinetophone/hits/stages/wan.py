@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kinetophone.bases.causal import decode_causal, encode_causal
 from kinetophone.bases.wan import Wan
@@ -22,7 +23,8 @@ from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
-FRAMES = 9  # of a crop: one latent step of one frame and two of four
+CHANGE_WEIGHT = 10.0  # of errors where the true frame differs from the one before it, per unit of difference
+STRUCK = 0.15  # change of a pixel between two frames from which it counts as struck
 SHIFT = 3.0  # of the noise schedule, that of the published model at 480p
 
 
@@ -41,18 +43,18 @@ class WanAutoencoder:
             if parameter.dim() == 5:  # faster kernels
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         self.trained: dict[str, nn.Module] = {"vae": self.vae}
-        self.noise = recipe.options.latent_noise
+        self.noise, self.frames = recipe.options.latent_noise, recipe.options.frames
 
     def _batch(self, rng: np.random.Generator, size: int) -> Tensor:
         crops = []
         for _ in range(size):
             i = int(rng.integers(len(self.clips)))
-            last = self.clips.video.shape[1] - FRAMES
+            last = self.clips.video.shape[1] - self.frames
             start, strikes = int(rng.integers(last + 1)), self.clips.moments_s(i)
             if strikes and rng.random() < 0.7:
                 frame = round(rng.choice(strikes) * self.clips.fps)
-                start = int(np.clip(frame - rng.integers(FRAMES), 0, last))
-            crops.append(self.clips.video[i, start : start + FRAMES])
+                start = int(np.clip(frame - rng.integers(self.frames), 0, last))
+            crops.append(self.clips.video[i, start : start + self.frames])
         x = torch.from_numpy(np.stack(crops)).permute(0, 4, 1, 2, 3)
         return x.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last_3d)
 
@@ -61,16 +63,23 @@ class WanAutoencoder:
         z, log_variance = encode_causal(self.vae, x)
         noise = torch.randn(z.shape, generator=generator)
         y = decode_causal(self.vae, z + self.noise * noise).float()
-        mae = (y - x).abs().mean()
+        # A strike is a few pixels of a few frames; without a weight it is learned last.
+        change = F.pad(x.diff(dim=2).abs().mean(1, keepdim=True), (0, 0, 0, 0, 1, 0))
+        weight = 1 + CHANGE_WEIGHT * change
+        error = (y - x).square()
         edge = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True))
-        change = (y.diff(dim=2) - x.diff(dim=2)).abs().mean()
-        mse = (y - x).square().mean()
-        # Every channel at unit scale, so that the noise above has a defined level in each.
-        z = z.float()
-        scale = (z.std((0, 2, 3, 4)) - 1).square().mean() + z.mean((0, 2, 3, 4)).square().mean()
+        # Keeps the latents at unit scale, so that the noise above has a defined level.
+        scale = z.float().square().mean()
         told = (log_variance.float() - 2 * np.log(self.noise)).square().mean()
-        loss = mae + edge + change + 2 * mse + 0.05 * scale + 0.01 * told
-        return {"loss": loss, "psnr": 10 * torch.log10(4 / mse.detach()), "change": change, "scale": scale}
+        loss = ((y - x).abs() * weight).mean() + edge + 2 * (error * weight).mean()
+        loss = loss + 0.4 * F.relu(scale - 1) + 0.01 * told
+        struck = change.expand_as(error) > STRUCK
+        return {
+            "loss": loss,
+            "psnr": _decibels(error.mean()),
+            "psnr where struck": _decibels(error[struck].mean() if struck.any() else error.mean()),
+            "scale": scale,
+        }
 
     def sample(self, folder: Path, step: int) -> None:
         x = self._batch(np.random.default_rng(0), 6)
@@ -87,6 +96,11 @@ class WanAutoencoder:
             latents_std=[round(float(v), 5) for v in deviation],
         )
         self.vae.save_pretrained(Path(self.recipe.bundle) / "video" / "vae")
+
+
+def _decibels(error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of a mean squared error of pixels in [-1, 1]."""
+    return 10 * torch.log10(4 / error.detach())
 
 
 class WanStage(TransformerStage):
