@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from kinetophone.media import Clip
 
 ROOT = Path(__file__).parents[1]
 # Those that take more than a few seconds even so are among the slow tests.
@@ -44,13 +47,22 @@ def result_of(folder: Path, name: str, arguments: str) -> Any:
 
 def test_all_benchmarks_are_run() -> None:
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert names == {*SLOW, "full_size", "memory"}
+    assert names == {*SLOW, "full_size", "memory", "lag"}
 
 
 def test_the_full_size_benchmark_runs_narrow(tmp_path: Path) -> None:
     rows = result_of(tmp_path, "full_size", "--narrow 40 --size 64 --frames 4 --repeat 1")["rows"]
     assert [row["row"] for row in rows] == ["bases", "joint", "train"]
     assert all(row["seconds"] > 0 and row["peak_gib"] > 0 for row in rows)
+
+
+def test_the_lag_benchmark_finds_the_delays_of_a_clip(
+    tmp_path: Path, make_struck_clip: Callable[..., Clip]
+) -> None:
+    make_struck_clip((0.5, 1.25, 2.5, 3.25)).save(tmp_path / "clips" / "clip.mp4")
+    found = result_of(tmp_path, "lag", "clips --delays 0.2 0.2")
+    assert found["n"] == 3
+    assert found["told from 0"]["0"] == 0
 
 
 @pytest.mark.slow

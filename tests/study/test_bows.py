@@ -136,7 +136,7 @@ def test_a_faster_bow_is_louder_and_brighter(clips):
 
 
 def test_a_split_is_written(tmp_path):
-    write_split("val", 2, tmp_path, 32, make_clip)
+    write_split("val", 2, tmp_path, 32, "bows")
     events = json.loads((tmp_path / "events.json").read_text())["clips"]
     assert list(events) == ["00000.mp4", "00001.mp4"]
     assert len(events["00000.mp4"]["speed"]) == SECONDS * CURVE_RATE

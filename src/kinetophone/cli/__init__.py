@@ -18,6 +18,7 @@ from kinetophone.cli.measure import compare, evaluate
 from kinetophone.cli.options import AllowPickle, Device, Dtype
 from kinetophone.cli.shared import AudioBase, Commands, MotionAdapter, VideoBase, given, quiet_libraries
 from kinetophone.cli.study import experiment, gamma, limits
+from kinetophone.cli.sync import sync
 
 app = typer.Typer(
     cls=Commands,
@@ -32,7 +33,7 @@ convert = typer.Typer(help="Convert weights from other projects.", no_args_is_he
 app.add_typer(convert, name="convert")
 for name, command in commands():
     app.command(name)(command)
-for command in (evaluate, compare, gamma, experiment, limits, cli_app.app):
+for command in (evaluate, compare, sync, gamma, experiment, limits, cli_app.app):
     app.command()(command)
 
 
@@ -225,6 +226,7 @@ def metric(
 
 
 data.command()(cli_data.hits)
+data.command()(cli_data.hits16)
 data.command()(cli_data.bows)
 data.command()(cli_data.prepare)
 data.command()(cli_data.encode)

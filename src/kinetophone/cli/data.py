@@ -1,7 +1,7 @@
 """The commands under ``kinetophone data``.
 
-``hits`` and ``bows`` write clips of the procedural domains. ``prepare`` and ``encode`` turn a folder of
-videos into training data for a coupling.
+``hits``, ``hits16`` and ``bows`` write clips of the procedural domains. ``prepare`` and ``encode`` turn a
+folder of videos into training data for a coupling.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def hits(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) ->
     _write("hits", out, split, count, size)
 
 
+def hits16(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
+    """Write clips of hits16: hits at 16 fps and 24 kHz, with captions as people write them."""
+    _write("hits16", out, split, count, size)
+
+
 def bows(out: Out, split: Split = "val", count: Count = 100, size: Size = 64) -> None:
     """Write clips of the procedural data set bows: a bow moves on a string with a known speed curve."""
     _write("bows", out, split, count, size)
@@ -37,13 +42,12 @@ def _write(domain: str, out: Path, split: str, count: int, size: int) -> None:
     check_at_least_one("count", count)
     if size < 32 or size % 8:
         raise RequestError([f"size is {size}; it must be a multiple of 8 and at least 32, such as 64"])
-    from kinetophone import hits
+    from kinetophone.hits.scene import SPLITS
     from kinetophone.hits.write import write_split
-    from kinetophone.study import bows
 
-    if split not in hits.SPLITS:
-        raise RequestError([f"split is '{split}'; it must be one of {', '.join(hits.SPLITS)}"])
-    write_split(split, count, out, size, (hits if domain == "hits" else bows).make_clip)
+    if split not in SPLITS:
+        raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
+    write_split(split, count, out, size, domain)
     typer.echo(out)
 
 

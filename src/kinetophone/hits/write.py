@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kinetophone.hits import FPS, SAMPLE_RATE, make_clip
+from kinetophone.data.domains import domain as domain_of
 from kinetophone.media.clip import Clip
 from kinetophone.progress import track
 
@@ -19,7 +18,7 @@ def write_split(
     count: int,
     out: str | os.PathLike[str],
     size: int = 64,
-    make: Callable[[str, int, int], Any] = make_clip,
+    domain: str = "hits",
 ) -> Path:
     """Write the first ``count`` clips of ``split`` to the folder ``out``.
 
@@ -28,7 +27,7 @@ def write_split(
         count: Number of clips, at least 1.
         out: Folder; created if it does not exist.
         size: Height and width in pixels, a multiple of 8, at least 32.
-        make: ``make_clip`` of the domain; that of ``hits`` by default.
+        domain: The procedural domain.
 
     Returns:
         The folder: ``NNNNN.mp4`` files, ``captions.csv`` (file, caption) and ``events.json``
@@ -39,13 +38,15 @@ def write_split(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
+    world = domain_of(domain)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     events = {}
     for i in track(range(count), count, f"writing {split} clips"):
-        clip = make(split, i, size)
+        clip = world.make_clip(split, i, size)
         name = f"{i:05d}.mp4"
-        Clip(video=clip.video, fps=FPS, audio=clip.audio, sample_rate=SAMPLE_RATE).save(folder / name)
+        rates: dict[str, Any] = {"fps": world.FPS, "sample_rate": world.SAMPLE_RATE}
+        Clip(video=clip.video, audio=clip.audio, **rates).save(folder / name)
         events[name] = clip.events()
     with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

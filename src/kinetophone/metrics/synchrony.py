@@ -36,14 +36,11 @@ LARGEST_LAG_S = 0.3
 
 # Standard deviation of the prior for the lag, in seconds: that of lags distributed uniformly over what
 # broadcasters accept, 0.09 s early to 0.185 s late (ITU-R BT.1359). It matters if the curves say little.
-_COMMON_LAG_S = 0.08
+COMMON_LAG_S = 0.08
 
 # Standard deviation of the blur of both curves, in seconds: half the minimum time between two onsets. It
 # makes the result robust to rounding by a frame.
 _BLUR_S = 0.04
-
-_REACH = round(LARGEST_LAG_S * CURVE_RATE)
-LAGS_S = np.arange(-_REACH, _REACH + 1) / CURVE_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +71,48 @@ def synchrony(contact: Curve, fps: float | Fraction, strength: Curve) -> float:
     return _correlation(picture, sound)
 
 
-def lag_evidence(contact: Curve, fps: float | Fraction, strength: Curve) -> NDArray[np.float64]:
-    """Log-likelihood of each lag; arguments are as in ``synchrony``.
+def lag_evidence(
+    contact: Curve, fps: float | Fraction, strength: Curve, largest_s: float = LARGEST_LAG_S
+) -> NDArray[np.float64]:
+    """Log-likelihood of each lag up to ``largest_s`` in either direction; others are as in ``synchrony``.
 
     If the audio curve is the video curve, shifted and scaled, plus Gaussian noise, the log-likelihood of a
     lag is -n/2 log(1 - r^2), with r the correlation at that lag and n the number of independent samples.
 
     Returns:
-        (61,): log-likelihoods of ``LAGS_S``, up to a constant, averaged over the adapted and the plain curve
+        (lags,): log-likelihoods every 10 ms, up to a constant, averaged over the adapted and the plain curve
         with equal probability. Those of several clips can be added. 0 if nothing correlates.
     """
-    plain = np.asarray(contact, np.float64)
+    plain, reach = np.asarray(contact, np.float64), round(largest_s * CURVE_RATE)
     both = [
-        _log_likelihood(*_curves(adapted(plain, fps), fps, strength, EARLY_FRAMES)),
-        _log_likelihood(*_curves(plain, fps, strength, 0.0)),
+        _log_likelihood(*_curves(adapted(plain, fps), fps, strength, EARLY_FRAMES), reach),
+        _log_likelihood(*_curves(plain, fps, strength, 0.0), reach),
     ]
     return np.asarray(np.logaddexp(*both) - np.log(2.0))
 
 
-def find_lag(evidence: NDArray[np.floating]) -> Lag | None:
-    """Estimate the lag from ``lag_evidence`` or its sum over clips; None if there is no evidence."""
+def find_lag(
+    evidence: NDArray[np.floating], common_s: float = COMMON_LAG_S, frame_s: float = 0.0
+) -> Lag | None:
+    """Estimate the lag from ``lag_evidence`` or its sum over clips; None if there is no evidence.
+
+    Args:
+        evidence: Log-likelihoods of the lags.
+        common_s: Standard deviation of the prior for the lag, in seconds.
+        frame_s: Time between two frames, in seconds. An event may be anywhere between them, so the interval
+            is at least about this wide.
+    """
     if not np.any(evidence > 0):
         return None
-    logs = evidence - 0.5 * np.square(LAGS_S / _COMMON_LAG_S)
+    reach = len(evidence) // 2
+    lags_s = np.arange(-reach, reach + 1) / CURVE_RATE
+    logs = evidence - 0.5 * np.square(lags_s / common_s)
     weights = np.exp(logs - logs.max())
+    width = max(1, round(frame_s * CURVE_RATE))
+    weights = np.convolve(weights / weights.sum(), np.full(width, 1 / width), "same")
     weights /= weights.sum()
     low, high = np.searchsorted(np.cumsum(weights), [0.025, 0.975])
-    return Lag(float(weights @ LAGS_S), Interval(float(LAGS_S[low]), float(LAGS_S[high])))
+    return Lag(float(weights @ lags_s), Interval(float(lags_s[low]), float(lags_s[high])))
 
 
 def _curves(
@@ -120,10 +132,12 @@ def _curves(
     return gaussian_filter1d(np.sqrt(picture), blur), gaussian_filter1d(sound, blur)
 
 
-def _log_likelihood(picture: NDArray[np.float64], sound: NDArray[np.float64]) -> NDArray[np.float64]:
-    steps, logs = len(picture), np.zeros(len(LAGS_S))
+def _log_likelihood(
+    picture: NDArray[np.float64], sound: NDArray[np.float64], reach: int
+) -> NDArray[np.float64]:
+    steps, logs = len(picture), np.zeros(2 * reach + 1)
     samples = _independent_samples(picture, sound)
-    for index, lag in enumerate(range(-_REACH, _REACH + 1)):
+    for index, lag in enumerate(range(-reach, reach + 1)):
         here = picture[max(0, -lag) : steps + min(0, -lag)]
         there = sound[max(0, lag) : steps + min(0, lag)]
         correlation = min(max(0.0, _correlation(here, there)), 0.999)
