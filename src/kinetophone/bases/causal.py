@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from torch import Tensor
 
 _PIXELS = 1 << 20  # of the frames in a stretch: what fits in memory also at large sizes
@@ -21,6 +20,8 @@ def encode_causal(vae: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
 
     T is 1 plus a multiple of r, the number of frames per latent step.
     """
+    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+
     ratio, patch = vae.config.scale_factor_temporal, vae.config.patch_size
     step = max(1, _PIXELS // (frames.shape[3] * frames.shape[4] * ratio)) * ratio
     x = patchify(frames, patch) if patch else frames
@@ -36,6 +37,8 @@ def encode_causal(vae: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_causal(vae: Any, latents: Tensor) -> Tensor:
     """Frames (B, 3, r·(T' - 1) + 1, H, W), about in [-1, 1], of latents (B, C, T', h, w)."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
     config = vae.config
     side = config.scale_factor_spatial
     pixels = latents.shape[3] * latents.shape[4] * side * side * config.scale_factor_temporal
