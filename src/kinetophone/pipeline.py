@@ -75,7 +75,7 @@ class Kinetophone(Bundle):
         *,
         seconds: float | Fraction | None = None,
         fps: float | Fraction | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         progress: bool | None = None,
         callback: Callable[[Progress], None] | None = None,
         **options: Unpack[SamplingOptions],
@@ -87,7 +87,7 @@ class Kinetophone(Bundle):
             seconds: length; default: that of the bundle. Clips longer than the model was trained for are
                 generated in overlapping windows.
             fps: frame rate; default: that of the bundle.
-            seed: seed of the first clip; clip i uses ``seed + i`` for every batch size.
+            seed: seed of the first clip, clip i uses ``seed + i`` for every batch size; or one for each.
             progress: whether to show a progress bar; see :meth:`set_progress_bar_config`.
             callback: called after each step; an exception from it ends the call.
             **options: see :class:`kinetophone.diffusion.settings.SamplingOptions`.
@@ -100,7 +100,10 @@ class Kinetophone(Bundle):
             FloatingPointError: latents became infinite or NaN; names the step.
         """
         texts = (prompt,) if isinstance(prompt, str | Script) else tuple(prompt)
-        time = self._checked(texts, seconds, fps, seed, options)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed + i for i in range(len(texts))]
+        if len(seeds) != len(texts):
+            raise RequestError([f"there are {len(seeds)} seeds for {len(texts)} prompts; give one for each"])
+        time = self._checked(texts, seconds, fps, min(seeds, default=0), options)
         settings = self.spec.settings(options)
         clips: list[Clip] = []
         batch = settings.batch_size
@@ -108,8 +111,7 @@ class Kinetophone(Bundle):
         with self._bar(progress, settings.steps * -(-len(texts) // batch), callback) as advance:
             for start in range(0, len(texts), batch):
                 part = texts[start : start + batch]
-                seeds = [seed + start + i for i in range(len(part))]
-                latents = sample(self, part, time, seeds, settings, advance)
+                latents = sample(self, part, time, seeds[start : start + batch], settings, advance)
                 frames, audio = decode(self, latents, time)
                 clips += [
                     Clip(video=v, fps=time.fps, audio=a, sample_rate=time.sample_rate)

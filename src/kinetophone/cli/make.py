@@ -50,6 +50,17 @@ def generate(
     sampling: dict[str, Any],
     model: dict[str, Any],
     prompt: Annotated[str | None, typer.Argument(help="Description of the clip.", show_default=False)] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a prompt: a CSV file with the columns prompt and, optionally, seed, seconds, "
+            "file. The output is a folder; clips that exist are not made again."
+        ),
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(help="With --prompts: make only a part, such as 2/8 on the second of 8 machines."),
+    ] = "1/1",
     script: Annotated[
         Path | None,
         typer.Option(
@@ -79,8 +90,23 @@ def generate(
     """Make clips with audio and video from a text."""
     if not 1 <= count <= _MOST_CLIPS:
         raise RequestError([f"count is {count}; it must be 1 to {_MOST_CLIPS}"])
-    text = _text(prompt, script)
     options = {**sampling, **given(batch_size=batch_size)}
+    if prompts is not None:
+        alone: dict[str, Any] = {
+            "a prompt": prompt,
+            "--script": script,
+            "--only": only,
+            "--stream": stream,
+            "--sheet": sheet,
+        }
+        alone |= {"--count": count > 1, "--seconds": seconds, "--fps": fps, "--seed": seed}
+        if extra := [name for name, value in alone.items() if value]:
+            raise RequestError([f"--prompts does not go with {', '.join(extra)}"])
+        _generate_all(prompts, shard, output, options, model)
+        return
+    if shard != "1/1":
+        raise RequestError(["--shard divides the clips of --prompts; give both"])
+    text = _text(prompt, script)
     paths = _numbered(output, count)
     time = _check(text, model, paths[-1], seed, options, seconds=seconds, fps=fps)
     from kinetophone.bundle.spec import BundleSpec
@@ -111,6 +137,35 @@ def generate(
         clips = pipe([text] * len(some), progress=True, seed=seed + first, **more)
         for clip, path in zip(clips, some, strict=True):
             _write(clip, path, sheet, text if isinstance(text, str) else text.at(0))
+
+
+def _generate_all(
+    table: Path, shard: str, folder: Path, options: dict[str, Any], model: dict[str, Any]
+) -> None:
+    from kinetophone.bundle.spec import BundleSpec
+    from kinetophone.progress import track
+    from kinetophone.tasks.common.bulk import batches, check_lines, make_batch, read_prompts, shard_of
+
+    part, _, parts = shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise RequestError([f"shard is '{shard}'; give part/parts, such as 2/8"])
+    if folder.suffix and not folder.is_dir():
+        raise RequestError([f"output is '{folder}'; with --prompts it is a folder"])
+    lines = shard_of(read_prompts(table), int(part), int(parts))
+    spec = BundleSpec.read(model["bundle"])
+    check_lines(lines, spec, folder, options)
+    todo = list(batches(lines, folder, options.get("batch_size") or spec.defaults["batch_size"]))
+    clips = sum(map(len, todo))
+    if clips < len(lines):
+        typer.echo(f"{len(lines) - clips} of {len(lines)} clips exist in {folder}", err=True)
+    problems = []
+    if todo:
+        pipe = load_pipeline(**model)
+        for batch in track(todo, len(todo), f"generating {clips} clips"):
+            problems += make_batch(pipe, batch, folder, {**options, "progress": False})
+    typer.echo(folder)
+    if problems:
+        raise RequestError(problems)
 
 
 def _numbered(output: Path, count: int) -> list[Path]:

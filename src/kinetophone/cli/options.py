@@ -18,7 +18,10 @@ Prompt = Annotated[str, typer.Argument(help="Description of the result.", show_d
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", help="File to write: .mp4, .mov, .webm, .wav, .gif or .png (contact sheet)."
+        "--output",
+        "--out",
+        "-o",
+        help="File to write: .mp4, .mov, .webm, .wav, .gif or .png (contact sheet).",
     ),
 ]
 Bundle = Annotated[str, typer.Option(help="Model: a bundle's name, folder or Hub id.")]
