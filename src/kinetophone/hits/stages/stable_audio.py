@@ -15,12 +15,12 @@ import torch
 from diffusers import AutoencoderOobleck, StableAudioDiTModel
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kinetophone.bases.stable_audio import StableAudio
 from kinetophone.data.domains import domain
 from kinetophone.hits.stages.transformer import TransformerStage
 from kinetophone.hits.stages.vocoder import AUDIBLE
+from kinetophone.hits.stages.wan import SCALE_WEIGHT
 from kinetophone.hub.components import StoredScheduler, load_component
 from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
@@ -76,9 +76,10 @@ class OobleckAutoencoder:
         wave = (y - x).abs().mean()
         a, b = (_log_mel(v, self.rate).clamp(min=AUDIBLE) for v in (y, x))
         audible = (a - b).abs().mean()
+        # Keeps the latents at unit scale, so that the noise above has a defined level.
         scale = z.square().mean()
         told = (posterior.std.float() - self.noise).square().mean()
-        loss = spectral + audible + 2 * wave + 0.4 * F.relu(scale - 1) + 0.1 * told
+        loss = spectral + audible + 2 * wave + SCALE_WEIGHT * scale.log().square() + 0.1 * told
         return {"loss": loss, "spectral": spectral, "audible": audible, "wave": wave, "scale": scale}
 
     def sample(self, folder: Path, step: int) -> None:

@@ -24,6 +24,7 @@ from kinetophone.training.recipe import Recipe
 from kinetophone.training.samples import save_strips
 
 CHANGE_WEIGHT = 10.0  # of errors where the true frame differs from the one before it, per unit of difference
+SCALE_WEIGHT = 0.1  # of the squared logarithm of the latents' mean square
 STRUCK = 0.15  # change of a pixel between two frames from which it counts as struck
 SHIFT = 3.0  # of the noise schedule, that of the published model at 480p
 
@@ -72,7 +73,7 @@ class WanAutoencoder:
         scale = z.float().square().mean()
         told = (log_variance.float() - 2 * np.log(self.noise)).square().mean()
         loss = ((y - x).abs() * weight).mean() + edge + 2 * (error * weight).mean()
-        loss = loss + 0.4 * F.relu(scale - 1) + 0.01 * told
+        loss = loss + SCALE_WEIGHT * scale.log().square() + 0.01 * told
         struck = change.expand_as(error) > STRUCK
         return {
             "loss": loss,
