@@ -38,17 +38,22 @@ def test_a_table_has_defaults_for_what_it_leaves_out(table):
 
 
 def test_clips_are_those_of_single_calls_and_are_not_made_twice(table, pipe, tmp_path):
-    lines, out = read_prompts(table), tmp_path / "out"
+    lines, out, kept = read_prompts(table), tmp_path / "out", {}
+
+    def make(prompts, seed, **options):
+        clips = pipe(prompts, seed=seed, **options)
+        kept.update(zip(prompts, clips, strict=True))
+        return clips
+
     made = list(batches(lines, out, 8))
     assert sorted(map(len, made)) == [1, 2]
     for batch in made:
-        assert make_batch(pipe, batch, out, {"steps": 1, "progress": False}) == []
+        assert make_batch(make, batch, out, {"steps": 1, "progress": False}) == []
     for line in lines:
-        alone = pipe(line.prompt, seed=line.seed, seconds=line.seconds, steps=1)[0]
-        alone.save(tmp_path / "alone.mp4")
-        one, two = read_clip(out / line.file), read_clip(tmp_path / "alone.mp4")
-        assert np.abs(one.video.astype(int) - two.video).mean() < 1
-        np.testing.assert_allclose(one.audio, two.audio, atol=0.02)
+        alone, one = pipe(line.prompt, seed=line.seed, seconds=line.seconds, steps=1)[0], kept[line.prompt]
+        assert np.abs(one.video.astype(int) - alone.video).mean() < 0.1  # a batch rounds differently
+        np.testing.assert_allclose(one.audio, alone.audio, atol=1e-3)
+        assert len(read_clip(out / line.file).video) == len(alone.video)
     (out / "00001.mp4").unlink()
     assert [line.file for batch in batches(lines, out, 8) for line in batch] == ["00001.mp4"]
 
