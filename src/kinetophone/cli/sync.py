@@ -44,6 +44,7 @@ def sync(
     if problems:
         raise RequestError(problems)
     from kinetophone.media.remux import check_container, shift_audio
+    from kinetophone.media.write import replacing
     from kinetophone.tasks.request import check_writable
 
     if fix is not None:
@@ -60,7 +61,8 @@ def sync(
         f"one frame ({1000 / float(found.clip.fps):.0f} ms)"
     )
     if strip is not None:
-        strip.write_text(found.svg(), encoding="utf-8")
+        with replacing(strip) as partial:
+            Path(partial).write_text(found.svg(), encoding="utf-8")
         typer.echo(f"wrote {strip}")
     if found.lag is None:
         typer.echo("no lag: audio and video have nothing in common")

@@ -146,6 +146,21 @@ def placement(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
+def scene_events(scene: Scene, caption: str) -> dict[str, Any]:
+    """The entry of a clip in ``events.json``: times in seconds, forces in [0.3, 1], attributes."""
+    return {
+        "strikes_s": [round(s.time_s, 4) for s in scene.strikes],
+        "force": [round(s.force, 3) for s in scene.strikes],
+        "material": scene.material,
+        "object": scene.noun,
+        "colour": scene.colour,
+        "tool": scene.tool,
+        "tempo": scene.tempo,
+        "size": round(scene.size, 3),
+        "caption": caption,
+    }
+
+
 def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
     red, green, blue = (int(v) for v in colour)
     return red, green, blue

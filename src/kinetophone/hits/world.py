@@ -9,7 +9,16 @@ import numpy as np
 
 from kinetophone.hits.audio import SAMPLE_RATE, render_audio
 from kinetophone.hits.captions import caption
-from kinetophone.hits.scene import MATERIALS, SECONDS, SPLITS, TOOLS, Scene, sample_scene, scene_rng
+from kinetophone.hits.scene import (
+    MATERIALS,
+    SECONDS,
+    SPLITS,
+    TOOLS,
+    Scene,
+    sample_scene,
+    scene_events,
+    scene_rng,
+)
 from kinetophone.hits.video import FPS, FRAMES, render_video
 
 __all__ = [
@@ -39,18 +48,7 @@ class HitsClip:
 
     def events(self) -> dict[str, Any]:
         """The clip's entry in ``events.json``: times in seconds, forces in [0.3, 1], attributes."""
-        scene = self.scene
-        return {
-            "strikes_s": [round(s.time_s, 4) for s in scene.strikes],
-            "force": [round(s.force, 3) for s in scene.strikes],
-            "material": scene.material,
-            "object": scene.noun,
-            "colour": scene.colour,
-            "tool": scene.tool,
-            "tempo": scene.tempo,
-            "size": round(scene.size, 3),
-            "caption": self.caption,
-        }
+        return scene_events(self.scene, self.caption)
 
 
 def make_scene(split: str, index: int) -> tuple[Scene, str]:

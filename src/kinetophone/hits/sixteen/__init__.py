@@ -6,14 +6,14 @@ and its event list. ``hits`` keeps its own scenes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from kinetophone.hits.audio import render_audio
-from kinetophone.hits.scene import MATERIALS, SPLITS, TOOLS, Scene
-from kinetophone.hits.sixteen.scene import SECONDS, sample_scene, scene_rng
+from kinetophone.hits.scene import MATERIALS, SPLITS, TOOLS, Scene, scene_events, scene_rng
+from kinetophone.hits.sixteen.scene import SECONDS, SEED, sample_scene
 from kinetophone.hits.sixteen.wording import HELD_OUT, TRAINING, Said, Wording, caption
 from kinetophone.hits.video import render_video
 
@@ -56,28 +56,14 @@ class SixteenClip:
 
     def events(self) -> dict[str, Any]:
         """The clip's entry in ``events.json``: times in seconds, forces in [0.3, 1], and attributes."""
-        scene, said = self.scene, self.said
-        return {
-            "strikes_s": [round(s.time_s, 4) for s in scene.strikes],
-            "force": [round(s.force, 3) for s in scene.strikes],
-            "material": scene.material,
-            "object": scene.noun,
-            "colour": scene.colour,
-            "tool": scene.tool,
-            "tempo": scene.tempo,
-            "size": round(scene.size, 3),
-            "caption": said.text,
-            "said": {
-                name: getattr(said, name)
-                for name in ("count", "tempo", "loudness", "colour", "tool")
-                if getattr(said, name) is not None
-            },
-        }
+        stated = {name: value for name, value in asdict(self.said).items() if name != "text"}
+        said = {name: value for name, value in stated.items() if value is not None}
+        return {**scene_events(self.scene, self.caption), "said": said}
 
 
 def describe(split: str, index: int, wording: Wording = TRAINING) -> tuple[Scene, Said]:
     """Scene of a clip, and its caption with what it says, without rendering it."""
-    rng = scene_rng(split, index)
+    rng = scene_rng(split, index, SEED)
     scene = sample_scene(rng)
     return scene, caption(scene, rng, wording)
 
@@ -90,7 +76,7 @@ def make_scene(split: str, index: int) -> tuple[Scene, str]:
 
 def captions_of(split: str, index: int, count: int) -> list[str]:
     """``count`` captions of a clip: its own, then others of the same scene."""
-    rng = scene_rng(split, index)
+    rng = scene_rng(split, index, SEED)
     scene = sample_scene(rng)
     return [caption(scene, rng).text for _ in range(count)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kinetophone.hits.scene import MATERIALS, SPLITS, TOOLS, Scene, Strike, colours_of_room, placement
+from kinetophone.hits.scene import MATERIALS, TOOLS, Scene, Strike, colours_of_room, placement
 
 SECONDS = 65 / 16  # a causal autoencoder takes 4k + 1 frames
 # name -> range of the interval between strikes, in seconds. Three frames at 16 fps are the shortest interval
@@ -13,16 +13,7 @@ TEMPI = {"slow": (0.95, 1.1), "medium": (0.62, 0.8), "fast": (0.46, 0.54), "rapi
 _COUNTS = {0: 0.05, 1: 0.2, 2: 0.2, 3: 0.2, 4: 0.15, 5: 0.1, 6: 0.06, 7: 0.04}
 _MOST = {"slow": 3, "medium": 4, "fast": 6, "rapid": 7}
 _FEWEST = {"slow": 1, "medium": 1, "fast": 1, "rapid": 3}
-_SEED = 16  # of the world; its scenes are not those of ``hits``
-
-
-def scene_rng(split: str, index: int) -> np.random.Generator:
-    """The random generator of clip ``index`` of ``split``; splits never share a stream."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    if index < 0:
-        raise ValueError(f"clip index must be 0 or more, got {index}")
-    return np.random.default_rng([_SEED, SPLITS.index(split), index])
+SEED = 16  # of the world; its scenes are not those of ``hits``
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:

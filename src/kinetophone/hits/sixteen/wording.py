@@ -14,7 +14,6 @@ import numpy as np
 from kinetophone.hits.scene import Scene
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
-_MOST_NAMED = 7
 
 # What captions call the drawn objects.
 OBJECTS: dict[str, tuple[str, ...]] = {
@@ -183,7 +182,7 @@ def caption(scene: Scene, rng: np.random.Generator, wording: Wording = TRAINING)
         return options[int(rng.integers(len(options)))]
 
     count = len(scene.strikes)
-    says_count = (rng.random() < COUNT or count == 0) and count <= _MOST_NAMED
+    says_count = rng.random() < COUNT or count == 0
     tempo = scene.tempo if count > 1 and rng.random() < TEMPO else None
     loudness = scene.loudness if count and rng.random() < LOUDNESS else None
     colour = scene.colour if rng.random() < COLOUR else None

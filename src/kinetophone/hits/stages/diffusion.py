@@ -76,11 +76,12 @@ class PredictionStage:
 
     def _samples(self, prompts: list[str], shape: tuple[int, ...], guidance_scale: float = 1.0) -> Tensor:
         """Latents of ``shape`` sampled for each prompt, (B, *shape)."""
-        text, empty = self._text(prompts), self._text([""] * len(prompts))
+        text = self._text(prompts)
+        empty = None if guidance_scale == 1 else self._text([""] * len(prompts))
 
         def predict(x: Tensor, level: Tensor) -> Tensor:
             output = self._predict(x.to(self.device), level, text)
-            if guidance_scale != 1:
+            if empty is not None:
                 free = self._predict(x.to(self.device), level, empty)
                 output = free + guidance_scale * (output - free)
             return output.cpu()

@@ -84,9 +84,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[Line]:
         lines.append(line)
     if not lines and not problems:
         problems = [f"'{path}' has no lines below its first"]
-    if problems:
-        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
-        raise RequestError(problems[:_MOST_PROBLEMS] + more)
+    _refuse(problems)
     return lines
 
 
@@ -117,10 +115,14 @@ def check_lines(
             request.validate()
         except RequestError as error:
             problems |= dict.fromkeys(f"'{line.file}': {problem}" for problem in error.problems)
+    _refuse(list(problems))
+
+
+def _refuse(problems: list[str]) -> None:
+    """Raise an error with the first problems, if there are any."""
     if problems:
-        found = list(problems)
-        more = [f"and {len(found) - _MOST_PROBLEMS} more"] if len(found) > _MOST_PROBLEMS else []
-        raise RequestError(found[:_MOST_PROBLEMS] + more)
+        more = [f"and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+        raise RequestError(problems[:_MOST_PROBLEMS] + more)
 
 
 def shard_of(lines: Sequence[Line], shard: int, shards: int) -> list[Line]:
