@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from kinetophone.av import AV
+from kinetophone.bundle.spec import BundleSpec
 from kinetophone.cli import app
 from kinetophone.media import Clip
 
@@ -45,11 +46,14 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, make_struck_clip: MakeClip) -> Ite
 
     class Kinetophone:
         device = torch.device("cpu")
+        spec: BundleSpec
 
         @classmethod
         def from_pretrained(cls, name: str, **options: Any) -> Kinetophone:
             calls.append({"bundle": name, **options})
-            return cls()
+            pipe = cls()
+            pipe.spec = BundleSpec.read(name)
+            return pipe
 
         def __call__(self, prompts: list[str], **options: Any) -> list[Clip]:
             calls.append({"prompts": prompts, **options})
@@ -264,6 +268,10 @@ def test_evaluate_generated_beside_the_true_clips(
         (["bundle"], "'bundle' has no clips; looked for"),
         (["--generate", 0], "generate is 0; it must be at least 1"),
         (["--generate", 3, "--split", "all"], "split is 'all'; it must be one of train, val, test"),
+        (
+            ["--generate", 3, "--held-out"],
+            "--held-out needs a bundle of hits16, 16 frames a second",
+        ),
         (["--generate", 3, "--bundle", "nonesuch"], "unknown bundle 'nonesuch'"),
         (["--generate", 3, "--bundle", "bundle", "--gamma", 0], "gamma is 0; it must be above 0"),
         (["bundle", "--json", "bundle"], "'bundle' is a folder; name a file in it"),

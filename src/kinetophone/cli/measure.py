@@ -88,6 +88,12 @@ def evaluate(
     split: Annotated[
         str, typer.Option(help="Split of the prompts for --generate: val for tuning, test for reporting.")
     ] = "test",
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out", help="With --generate: prompts in wording that training never sees; 16 fps."
+        ),
+    ] = False,
     bundle: Annotated[
         str, typer.Option(help="Bundle for --generate, and for the classifiers of metric hits.")
     ] = "hits",
@@ -134,6 +140,7 @@ def evaluate(
             generate_count,
             task,
             split,
+            held_out,
             bundle,
             device,
             uncoupled,
@@ -144,7 +151,7 @@ def evaluate(
             options,
         ).items():
             print_report(name, made.synchrony)
-            print_agreements(made.materials)
+            print_agreements(made.materials | made.adherence)
             print_seams(made.seams)
             results[name] = made.to_dict()
     if json_path is not None:
@@ -301,6 +308,7 @@ def _evaluate_generated(
     count: int,
     task: str,
     split: str,
+    held_out: bool,
     bundle: str,
     device: str | None,
     uncoupled: bool,
@@ -312,6 +320,7 @@ def _evaluate_generated(
 ) -> dict[str, GeneratedReport]:
     """Reports on clips generated from a split's prompts, and on the ground-truth clips."""
     from kinetophone.bundle.spec import BundleSpec
+    from kinetophone.data.domains import domain, world_of
     from kinetophone.hits import SPLITS
     from kinetophone.tasks.request import GenerateRequest
     from kinetophone.tasks.task import find_task
@@ -320,10 +329,14 @@ def _evaluate_generated(
         raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
     find_task(task)
     GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, options=options).validate()
+    spec = BundleSpec.read(bundle)
+    if held_out and not hasattr(domain(world_of(spec.fps)), "HELD_OUT"):
+        raise RequestError(
+            [f"--held-out needs a bundle of hits16, 16 frames a second; {bundle} has {float(spec.fps):g}"]
+        )
     from kinetophone.hits.generated import evaluate_generated
     from kinetophone.pipeline import Kinetophone
 
-    spec = BundleSpec.read(bundle)
     quiet_libraries()
     pipe = Kinetophone.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
     return evaluate_generated(
@@ -332,7 +345,7 @@ def _evaluate_generated(
         count,
         task=find_task(task),
         split=split,
-        size=spec.size,
+        held_out=held_out,
         uncoupled=uncoupled,
         seed=seed,
         workers=workers,

@@ -48,7 +48,7 @@ class ClipArrays:
         """Frames per second."""
         return float(domain_of(self.domain).FPS)
 
-    def waveforms(self, clips: slice, sample_rate: int) -> np.ndarray:
+    def waveforms(self, clips: slice | np.ndarray, sample_rate: int) -> np.ndarray:
         """Waveforms of some clips at a sample rate, float32 (n, samples) or (n, samples, channels)."""
         sound: np.ndarray = np.asarray(self.audio[clips], np.float32) / 32767
         own = int(domain_of(self.domain).SAMPLE_RATE)

@@ -1,12 +1,14 @@
-"""Small classifiers of the ``hits`` domain: the material in the video and the material in the audio.
+"""Small classifiers of the worlds of strikes: what is seen in a video, and the material heard in its audio.
 
-They ship with the bundle (``classifiers/``), and are used to compare the materials in a clip with the
-material in its prompt. Their accuracy on real clips is the upper limit, and is printed next to every result.
+They ship with a bundle (``classifiers/``), and are used to compare a clip with its prompt. Their accuracy on
+real clips is the upper limit, and is printed next to every result.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,20 +17,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinetophone.hits.captions import NUMBERS
-from kinetophone.hits.scene import MATERIALS
-from kinetophone.media.clip import Clip
-from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
+from kinetophone.hits.scene import MATERIALS, TOOLS
 
 NAMES = tuple(MATERIALS)
+# Attributes of a scene that a classifier can tell apart, with their values.
+MATERIAL = {"material": NAMES}
+SEEN = {
+    **MATERIAL,
+    "object": tuple(noun for nouns, _ in MATERIALS.values() for noun in nouns),
+    "colour": tuple(sorted({colour for _, colours in MATERIALS.values() for colour in colours})),
+    "tool": TOOLS,
+}
 FRAME_SIDE = 32
 
 
-class MaterialClassifier(nn.Module):
-    """Maps images (B, C, H, W) to logits (B, materials): three strided convolutions and global pooling."""
+class AttributeClassifier(nn.Module):
+    """Maps images (B, C, H, W) to logits: three strided convolutions and global pooling.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: channels of the images.
+        labels: the values of each attribute. The logits of all attributes follow each other.
+    """
+
+    def __init__(self, channels: int, labels: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
+        self.labels = {name: tuple(values) for name, values in labels.items()}
         layers: list[nn.Module] = []
         for i, (a, b) in enumerate(((channels, 24), (24, 48), (48, 64))):
             layers += [
@@ -37,7 +50,7 @@ class MaterialClassifier(nn.Module):
                 nn.SiLU(),
             ]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(2 * 64, len(NAMES))
+        self.head = nn.Linear(2 * 64, sum(len(values) for values in self.labels.values()))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -46,6 +59,43 @@ class MaterialClassifier(nn.Module):
         """Features before the last layer, (B, 128): mean and maximum of each channel over all positions."""
         x = self.body(x)
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+
+    def by_attribute(self, logits: Tensor) -> dict[str, Tensor]:
+        """Logits (B, values) of each attribute."""
+        parts = logits.split([len(values) for values in self.labels.values()], dim=1)
+        return dict(zip(self.labels, parts, strict=True))
+
+    def save(self, path: Path) -> None:
+        """Write the weights in half precision, with the labels as metadata."""
+        from safetensors.torch import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.half().contiguous() for k, v in self.state_dict().items()}
+        save_file(weights, path, {"labels": json.dumps(self.labels)})
+
+
+def load_classifiers(folder: str | os.PathLike[str]) -> dict[str, AttributeClassifier]:
+    """The classifiers of a bundle: "picture" of single frames, "sound" of log-mels.
+
+    Raises:
+        ValueError: the bundle has none.
+    """
+    from safetensors import safe_open
+
+    nets = {}
+    for name, channels in (("picture", 3), ("sound", 1)):
+        path = Path(folder) / "classifiers" / f"{name}.safetensors"
+        if not path.is_file():
+            raise ValueError(
+                f"the bundle has no classifier at {path}: train it with recipes/hits-{name}-classifier.yaml"
+            )
+        with safe_open(path, "pt") as file:
+            # The first bundles have no labels: they tell materials only.
+            labels = json.loads((file.metadata() or {}).get("labels", json.dumps(MATERIAL)))
+            nets[name] = AttributeClassifier(channels, labels)
+            nets[name].load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
+        nets[name].eval()
+    return nets
 
 
 def video_input(frames: np.ndarray) -> Tensor:
@@ -66,51 +116,3 @@ def material_named(prompt: str) -> str | None:
     keys |= {"cushion": "cloth", "pillow": "cloth"}
     found = {material for word, material in keys.items() if word in words}
     return found.pop() if len(found) == 1 else None
-
-
-def count_named(prompt: str) -> int | None:
-    """The number of strikes that a prompt names; None if it names none."""
-    words = prompt.lower().replace(",", " ").split()
-    single = {"once": 1, "twice": 2}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word in single:
-            return single[word]
-        if following in ("time", "times"):
-            known = {**{number: i for i, number in enumerate(NUMBERS)}, **{str(i): i for i in range(10)}}
-            return known.get(word)
-    return None
-
-
-class MaterialJudge:
-    """Both classifiers, loaded from a bundle."""
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        from safetensors.torch import load_file
-
-        self.nets = {"picture": MaterialClassifier(3), "sound": MaterialClassifier(1)}
-        for name, net in self.nets.items():
-            path = Path(folder) / "classifiers" / f"{name}.safetensors"
-            if not path.is_file():
-                raise ValueError(
-                    f"the bundle has no classifier at {path}: "
-                    f"train it with recipes/hits-{name}-classifier.yaml"
-                )
-            net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-            net.eval()
-
-    @torch.no_grad()
-    def picture(self, clip: Clip) -> str:
-        """The material in the video, from logits averaged over frames."""
-        return NAMES[int(self.nets["picture"](video_input(clip.video)).mean(0).argmax())]
-
-    @torch.no_grad()
-    def sound(self, clip: Clip) -> str:
-        """The material in the audio."""
-        if clip.sample_rate != SAMPLE_RATE:
-            raise ValueError(
-                f"the audio is at {clip.sample_rate} Hz: resample the clip to {SAMPLE_RATE} Hz first"
-            )
-        whole = len(clip.audio) // HOP * HOP
-        return NAMES[
-            int(self.nets["sound"](audio_input(log_mel(torch.from_numpy(clip.audio[None, :whole])))).argmax())
-        ]

@@ -2,8 +2,8 @@
 
 Three sets are made from the same prompts: samples of a task, samples without coupling (each base on its own,
 same seeds), and the real clips. For each set, synchrony is measured with its shuffled control, and so is the
-agreement of the materials in the video, the audio and the prompt. If a task is given one real modality, the
-generated one is also scored against the ground-truth strikes.
+agreement of the materials in the video, the audio and the prompt, and whether the clips do what their prompts
+say. If a task is given one real modality, the generated one is also scored against the ground-truth strikes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kinetophone.data.domains import as_clip, domain, world_of
 from kinetophone.errors import RequestError
-from kinetophone.hits import FPS, SAMPLE_RATE, make_clip
+from kinetophone.hits.adherence import adherence
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, Interval, bootstrap_interval
 from kinetophone.metrics.evaluate import ClipEvents, Report, detect, score
@@ -51,11 +52,13 @@ class GeneratedReport:
     Attributes:
         synchrony: Synchrony of audio and video.
         materials: How often the materials in the video, the audio and the prompt agree.
+        adherence: How often the clips do what their prompts say.
         seams: For the task "extend": mean steps at the start of the new part, by the names in ``SEAMS``.
     """
 
     synchrony: Report
     materials: dict[str, Control]
+    adherence: dict[str, Control]
     seams: dict[str, Agreement] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +66,7 @@ class GeneratedReport:
         return {
             "synchrony": self.synchrony.to_dict(),
             "materials": {k: asdict(v) for k, v in self.materials.items()},
+            "adherence": {k: asdict(v) for k, v in self.adherence.items()},
             "seams": {k: asdict(v) for k, v in self.seams.items()},
         }
 
@@ -74,7 +78,7 @@ def evaluate_generated(
     *,
     task: Task | None = None,
     split: str = "test",
-    size: int = 64,
+    held_out: bool = False,
     uncoupled: bool = False,
     seed: int = 0,
     workers: int | None = None,
@@ -82,7 +86,7 @@ def evaluate_generated(
     progress: bool = False,
     **options: Any,
 ) -> dict[str, GeneratedReport]:
-    """Generate clips and score them.
+    """Generate clips and score them. The prompts are those of the world with the bundle's frame rate.
 
     Args:
         pipe: The model.
@@ -91,7 +95,7 @@ def evaluate_generated(
         task: What to generate for each real clip; from its caption only if not given. If the task keeps the
             beginning of the real clip, only the rest is scored, in all sets.
         split: "test" for reported results, "val" for choosing settings.
-        size: Height and width of the real clips in pixels.
+        held_out: Prompts in wording that training never sees; ``hits16`` only.
         uncoupled: Also score samples without coupling.
         seed: Seed of the first clip, the shuffles and the bootstrap.
         workers: Number of processes for the detectors.
@@ -104,8 +108,11 @@ def evaluate_generated(
         each real clip continued by another one, as a baseline with hard seams.
     """
     task = task or find_task("generate")
-    true = [make_clip(split, i, size) for i in range(count)]
-    whole = [Clip(video=c.video, fps=FPS, audio=c.audio, sample_rate=SAMPLE_RATE) for c in true]
+    name = world_of(pipe.spec.fps)
+    world = domain(name)
+    more = {"wording": world.HELD_OUT} if held_out else {}
+    true = [world.make_clip(split, i, pipe.spec.size, **more) for i in range(count)]
+    whole = [as_clip(clip, name) for clip in true]
     prompts = [clip.caption for clip in true]
     sets = {"generated": _make(pipe, task, whole, prompts, seed, progress, options)}
     if uncoupled:
@@ -126,13 +133,17 @@ def evaluate_generated(
         truth = {i: [t - seam_s for t in times if t >= seam_s] for i, times in truth.items()}
     extractor = Extractor(hits=str(folder)) if folder and (folder / "classifiers").is_dir() else None
     captions = {str(i): clip.caption for i, clip in enumerate(true)}
+    said = {str(i): clip.said for i, clip in enumerate(true)}
     reports = {}
     for name, clips in sets.items():
         known = truth if name == "true" or task.given_modality else None
         found = detect(clips, workers=workers, progress=progress, features=extractor)
         scored = [item for item in found if isinstance(item, ClipEvents)]
         agreed = extractor.score(scored, captions=captions, seed=seed).semantics if extractor else {}
-        reports[name] = GeneratedReport(score(found, truth=known, seed=seed), agreed, seams.get(name, {}))
+        done = {} if task.scored_from_s else adherence(scored, said, world.TEMPI, seed)
+        reports[name] = GeneratedReport(
+            score(found, truth=known, seed=seed), agreed, done, seams.get(name, {})
+        )
     return reports
 
 

@@ -19,11 +19,13 @@ SEEN, HEARD = "material seen is the caption's", "material heard is the caption's
 
 
 def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
-    """Features of the bundle's classifiers before their last layer.
+    """Features of the bundle's classifiers before their last layer, and their logits.
 
     Returns:
         ``hits_video``, the mean over frames of the 128 pooled features (content), and the mean absolute
         change of these features between frames (motion). ``hits_audio``, the 128 features of the audio.
+        ``hits_seen`` and ``hits_heard``, the logits of the materials; and, if the bundle's classifier tells
+        them, ``hits_object``, ``hits_colour`` and ``hits_tool``, the logits of what is seen.
     """
     import torch
 
@@ -34,20 +36,21 @@ def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
 
     judge = _judge(bundle)
     with torch.no_grad():
-        seen = judge.nets["picture"].features(video_input(clip.video))
+        seen = judge["picture"].features(video_input(clip.video))
         sound = clip.mono
         if clip.sample_rate != SAMPLE_RATE:
             sound = resample_audio(sound, clip.sample_rate, SAMPLE_RATE)
         whole = torch.from_numpy(sound[: len(sound) // HOP * HOP])[None]
-        heard = judge.nets["sound"].features(audio_input(log_mel(whole)))
-        logits_seen = judge.nets["picture"].head(seen).mean(0, keepdim=True)
-        logits_heard = judge.nets["sound"].head(heard)
+        heard = judge["sound"].features(audio_input(log_mel(whole)))
+        logits = judge["picture"].by_attribute(judge["picture"].head(seen).mean(0, keepdim=True))
+        logits_heard = judge["sound"].head(heard)
     video = torch.cat([seen.mean(0), seen.diff(dim=0).abs().mean(0)])[None]
     return {
         "hits_video": as_array(video),
         "hits_audio": as_array(heard),
-        "hits_seen": as_array(logits_seen),
+        "hits_seen": as_array(logits.pop("material")),
         "hits_heard": as_array(logits_heard),
+        **{f"hits_{name}": as_array(values) for name, values in logits.items()},
     }
 
 
@@ -78,9 +81,9 @@ def material_agreement(sample: Sample) -> dict[str, Control]:
 
 @lru_cache(maxsize=2)
 def _judge(bundle: str) -> Any:
-    from kinetophone.hits.classifiers import MaterialJudge
+    from kinetophone.hits.classifiers import load_classifiers
 
-    return MaterialJudge(bundle)
+    return load_classifiers(bundle)
 
 
 def _extract(clip: Clip, source: str, consent: Consent) -> dict[str, np.ndarray]:

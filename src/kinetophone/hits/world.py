@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from kinetophone.hits.audio import SAMPLE_RATE, render_audio
-from kinetophone.hits.captions import caption
+from kinetophone.hits.captions import Said, caption, said_of
 from kinetophone.hits.scene import (
     MATERIALS,
     SECONDS,
     SPLITS,
+    TEMPI,
     TOOLS,
     Scene,
     sample_scene,
@@ -28,6 +29,7 @@ __all__ = [
     "SAMPLE_RATE",
     "SECONDS",
     "SPLITS",
+    "TEMPI",
     "TOOLS",
     "HitsClip",
     "Scene",
@@ -45,6 +47,11 @@ class HitsClip:
     audio: np.ndarray
     caption: str
     scene: Scene
+
+    @property
+    def said(self) -> Said:
+        """What the caption states."""
+        return said_of(self.scene, self.caption)
 
     def events(self) -> dict[str, Any]:
         """The clip's entry in ``events.json``: times in seconds, forces in [0.3, 1], attributes."""

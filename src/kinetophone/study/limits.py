@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from kinetophone.data.domains import as_clip
 from kinetophone.data.shards import write_json
 from kinetophone.hits import HitsClip
 from kinetophone.media.clip import Clip, fit_audio
@@ -29,7 +30,6 @@ from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint, result_settings
 from kinetophone.study.measures import (
     MAIN_METRIC,
-    as_clip,
     count_accuracy,
     material_accuracy,
     measure_clips,

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kinetophone.data.domains import as_clip
 from kinetophone.data.domains import domain as domain_of
-from kinetophone.hits.classifiers import NAMES, count_named
+from kinetophone.hits.classifiers import NAMES
 from kinetophone.hits.metric import DISTANCES, material_agreement
 from kinetophone.media.clip import Clip
 from kinetophone.metrics.control import Control, shuffled_control
@@ -29,12 +30,6 @@ CLIP_METRICS = ("event_f1", "contact_f1", "synchrony", "av_align_svg")
 def true_clips(domain: str, split: str, indices: range, size: int) -> list[Any]:
     """The real clips whose captions are the prompts."""
     return [domain_of(domain).make_clip(split, i, size) for i in indices]
-
-
-def as_clip(clip: Any, domain: str = "hits") -> Clip:
-    """Convert a rendered clip of a domain to a ``Clip``."""
-    world = domain_of(domain)
-    return Clip(video=clip.video, fps=world.FPS, audio=clip.audio, sample_rate=world.SAMPLE_RATE)
 
 
 def measure_clips(
@@ -116,18 +111,13 @@ def _of_strikes(
                 **{name: round(float(rows[item.name][name]), 4) for name in CLIP_METRICS},
                 "seen": NAMES[int(item.features["hits_seen"].argmax())],
                 "heard": NAMES[int(item.features["hits_heard"].argmax())],
-                "asked": _count_asked(true[int(item.name)]),
+                "asked": true[int(item.name)].said.count,
                 "onsets": len(item.onsets_s),
                 "strikes": len(item.strikes_s),
             }
             for item in scored
         ],
     }
-
-
-def _count_asked(clip: Any) -> int | None:
-    """The number of strikes that a real clip's caption names."""
-    return clip.said.count if hasattr(clip, "said") else count_named(clip.caption)
 
 
 def _distances(clips: Sequence[ClipEvents], reference: Sequence[ClipEvents]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from kinetophone.hits.audio import render_audio
+from kinetophone.hits.captions import Said
 from kinetophone.hits.scene import MATERIALS, SPLITS, TOOLS, Scene, scene_events, scene_rng
-from kinetophone.hits.sixteen.scene import SECONDS, SEED, sample_scene
-from kinetophone.hits.sixteen.wording import HELD_OUT, TRAINING, Said, Wording, caption
+from kinetophone.hits.sixteen.scene import SECONDS, SEED, TEMPI, sample_scene
+from kinetophone.hits.sixteen.wording import HELD_OUT, TRAINING, Wording, caption
 from kinetophone.hits.video import render_video
 
 FPS = 16
@@ -29,6 +30,7 @@ __all__ = [
     "SAMPLE_RATE",
     "SECONDS",
     "SPLITS",
+    "TEMPI",
     "TOOLS",
     "TRAINING",
     "Scene",

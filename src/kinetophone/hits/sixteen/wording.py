@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kinetophone.hits.captions import Said
 from kinetophone.hits.scene import Scene
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
@@ -163,18 +164,6 @@ _TYPOS = 0.06  # fraction of training captions with one typing error
 COUNT, TEMPO, LOUDNESS, COLOUR, TOOL = 0.65, 0.5, 0.25, 0.5, 0.9  # how often a caption says these
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a caption states about its scene; None is left open. Adherence to prompts is judged by it."""
-
-    text: str
-    count: int | None
-    tempo: str | None
-    loudness: str | None
-    colour: str | None
-    tool: str | None
-
-
 def caption(scene: Scene, rng: np.random.Generator, wording: Wording = TRAINING) -> Said:
     """Draw a caption of ``scene``. The object is always named; the rest is named sometimes."""
 
@@ -233,6 +222,7 @@ def caption(scene: Scene, rng: np.random.Generator, wording: Wording = TRAINING)
         text = _typo(text, rng)
     return Said(
         text=text,
+        object=scene.noun,
         count=count if says_count else None,
         tempo=tempo,
         loudness=loudness,

@@ -1,4 +1,4 @@
-"""Training of the material classifiers of :mod:`kinetophone.hits.classifiers` on real clips.
+"""Training of the classifiers of :mod:`kinetophone.hits.classifiers` on real clips.
 
 Blur and noise as augmentation make them insensitive to the sharpness of generated clips.
 """
@@ -6,15 +6,16 @@ Blur and noise as augmentation make them insensitive to the sharpness of generat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kinetophone.hits.classifiers import NAMES, MaterialClassifier, audio_input, video_input
+from kinetophone.hits.classifiers import MATERIAL, SEEN, AttributeClassifier, audio_input, video_input
+from kinetophone.media.mel import HOP, SAMPLE_RATE, log_mel
 from kinetophone.training.clips import load_clips
 from kinetophone.training.recipe import Recipe
 
@@ -29,11 +30,15 @@ def _roughen(x: Tensor, rng: np.random.Generator, generator: torch.Generator) ->
 class _ClassifierStage(ABC):
     name: str
 
-    def __init__(self, recipe: Recipe, channels: int) -> None:
+    def __init__(self, recipe: Recipe, channels: int, labels: Mapping[str, tuple[str, ...]]) -> None:
         self.recipe = recipe
         self.clips = load_clips(recipe)
-        self.labels = np.array([NAMES.index(scene["material"]) for scene in self.clips.scenes])
-        self.net = MaterialClassifier(channels)
+        scenes = self.clips.scenes
+        self.targets = {
+            name: torch.tensor([values.index(scene[name]) for scene in scenes])
+            for name, values in labels.items()
+        }
+        self.net = AttributeClassifier(channels, labels)
         self.trained: dict[str, nn.Module] = {"net": self.net}
 
     @abstractmethod
@@ -41,30 +46,30 @@ class _ClassifierStage(ABC):
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         index = rng.integers(len(self.clips), size=self.recipe.loop.batch_size)
-        logits = self.net(_roughen(self._input(index, rng), rng, generator))
-        target = torch.from_numpy(self.labels[index])
-        accuracy = (logits.argmax(1) == target).float().mean()
-        return {"loss": F.cross_entropy(logits, target, label_smoothing=0.05), "accuracy": accuracy}
+        logits = self.net.by_attribute(self.net(_roughen(self._input(index, rng), rng, generator)))
+        told = {name: (logits[name], target[index]) for name, target in self.targets.items()}
+        losses = [F.cross_entropy(*pair, label_smoothing=0.05) for pair in told.values()]
+        right = {name: (one.argmax(1) == target).float().mean() for name, (one, target) in told.items()}
+        return {"loss": torch.stack(losses).sum(), **right}
 
     def sample(self, folder: Path, step: int) -> None:  # noqa: B027
         """No samples; accuracy is logged."""
 
     def export(self) -> None:
-        path = Path(self.recipe.bundle) / "classifiers" / f"{self.name}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half().contiguous() for k, v in self.net.state_dict().items()}, path)
+        self.net.save(Path(self.recipe.bundle) / "classifiers" / f"{self.name}.safetensors")
 
 
 class VideoClassifier(_ClassifierStage):
-    """Trains the classifier of single frames."""
+    """Trains the classifier of single frames: material, and in ``hits16`` object, colour and tool too."""
 
     name = "picture"
 
     def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe, 3)
+        super().__init__(recipe, 3, MATERIAL if recipe.data.source == "hits" else SEEN)
 
     def _input(self, index: np.ndarray, rng: np.random.Generator) -> Tensor:
-        return video_input(np.stack([self.clips.video[i, int(rng.integers(32))] for i in index]))
+        frames = self.clips.video.shape[1]
+        return video_input(np.stack([self.clips.video[i, int(rng.integers(frames))] for i in index]))
 
 
 class AudioClassifier(_ClassifierStage):
@@ -73,7 +78,10 @@ class AudioClassifier(_ClassifierStage):
     name = "sound"
 
     def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe, 1)
+        super().__init__(recipe, 1, MATERIAL)
 
     def _input(self, index: np.ndarray, rng: np.random.Generator) -> Tensor:
-        return audio_input(torch.from_numpy(np.stack([self.clips.mel[i] for i in index])))
+        if len(self.clips.mel):
+            return audio_input(torch.from_numpy(np.stack([self.clips.mel[i] for i in index])))
+        heard = torch.from_numpy(self.clips.waveforms(index, SAMPLE_RATE))
+        return audio_input(log_mel(heard[:, : heard.shape[1] // HOP * HOP]))
