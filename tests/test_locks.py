@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kinetophone.cli import app
-from kinetophone.data.shards import writing
 from kinetophone.errors import RequestError
+from kinetophone.files import writing
 from kinetophone.locks import sole_writer
 from videos import write_video
 

@@ -44,7 +44,7 @@ ROOMS: dict[str, set[str]] = {
         "study", "doctor", "app",
     },
 }  # fmt: skip
-FREE = {"av", "errors", "locks", "precision", "progress", "text"}  # import no room
+FREE = {"av", "errors", "files", "keys", "locks", "precision", "progress", "text"}  # import no room
 
 
 def module_of(path: Path) -> str:

@@ -1,7 +1,8 @@
-"""A lock that lets only one process write to a folder."""
+"""Locks: one writer of a folder, and one maker of a cached result."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,27 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ) from None
     except (FileExistsError, NotADirectoryError):
         raise RequestError([f"'{folder}' is a file, not a folder; name another one"]) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def sole_maker(path: Path) -> Iterator[None]:
+    """Hold a lock while the cached result ``path`` is made, so that two runs do not make it twice.
+
+    Another run that needs the same result waits and says so. Runs that need other results do not wait.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        print(f"another run is making '{path}': waiting for it", file=sys.stderr)
+        lock.acquire(timeout=-1)
     try:
         yield
     finally:

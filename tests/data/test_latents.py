@@ -23,6 +23,7 @@ def clips(frames: int, channels: int = 1) -> ClipArrays:
         mel=np.zeros((3, 8, 64), np.float16),
         audio=sound if channels > 1 else sound[..., 0],
         scenes=[{"strikes_s": [0.25]}] * 3,
+        made_by=f"{frames} frames, {channels} channels",
     )
 
 

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from kinetophone.errors import MediaError
+from kinetophone.files import replacing
 from kinetophone.media import Clip, ClipTime
 from kinetophone.media.container import Budget
 from kinetophone.media.read import read_audio, read_clip, read_image, read_video, resample_audio
 from kinetophone.media.stills import Images
-from kinetophone.media.write import replacing, video_writer, write_wav
+from kinetophone.media.write import video_writer, write_wav
 
 MakeClip = Callable[..., Clip]
 

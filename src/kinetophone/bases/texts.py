@@ -6,8 +6,6 @@ UMT5-xxl, the text encoder of Wan, takes 11 GB in bfloat16. The states of one te
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +21,10 @@ from torch import Tensor, nn
 
 from kinetophone.bases.computing import execution_device
 from kinetophone.bases.protocol import Conditioning
+from kinetophone.files import writing
 from kinetophone.hub.components import load_component
 from kinetophone.hub.locate import Source, locate
-from kinetophone.media.write import replacing
+from kinetophone.keys import digest, key
 
 VERSION = 1  # to be increased when a base computes its text states in another way
 _ENCODING = threading.Lock()  # threads load one encoder, not one each; transformers cannot load two at once
@@ -101,38 +100,37 @@ class TextCache:
         )
 
     def _key(self, base: Any, text: str, seconds: float | None, device: torch.device) -> str:
-        """Everything that the states depend on, as JSON."""
-        known = {
-            "version": VERSION,
-            "base": type(base).__name__,
-            "name": None if self.source.revision is None else self.source.name,
-            "encoder": self.encoder,
-            "dtype": str(self.dtype),
-            "device": device.type,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "seconds": seconds,
-            "text": text,
-        }
-        return json.dumps(known, sort_keys=True)
+        return key(
+            "text states",
+            VERSION,
+            base=type(base).__name__,
+            name=None if self.source.revision is None else self.source.name,
+            encoder=self.encoder,
+            dtype=str(self.dtype),
+            device=device.type,
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            seconds=seconds,
+            text=text,
+        )
 
-    def _file(self, key: str) -> Path:
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+    def _file(self, made_by: str) -> Path:
+        return self.folder / f"{digest(made_by)}.safetensors"
 
-    def _read(self, key: str) -> dict[str, Tensor] | None:
+    def _read(self, made_by: str) -> dict[str, Tensor] | None:
         """The states for a key; None if there are none, or the file is damaged."""
-        path = self._file(key)
+        path = self._file(made_by)
         if not path.is_file():
             return None
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("made_by") != key:
+                if (file.metadata() or {}).get("made_by") != made_by:
                     return None
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
             return None
 
-    def _write(self, key: str, states: Mapping[str, Tensor]) -> None:
+    def _write(self, made_by: str, states: Mapping[str, Tensor]) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in states.items()}
-        with replacing(self._file(key)) as partial:
-            Path(partial).write_bytes(save(tensors, {"made_by": key}))
+        with writing(self._file(made_by)) as file:
+            file.write(save(tensors, {"made_by": made_by}))

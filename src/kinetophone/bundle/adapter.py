@@ -16,6 +16,7 @@ import torch
 
 from kinetophone.bundle.spec import ADAPTER_KEYS, BundleSpec
 from kinetophone.errors import RequestError, reason
+from kinetophone.files import replacing
 from kinetophone.hub.components import cast
 
 if TYPE_CHECKING:
@@ -47,13 +48,11 @@ def write_adapter(file: Path | str, coupling: Coupling, spec: BundleSpec, dtype:
                 "fit into an adapter: pack it into a folder"
             ]
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     config = {key: value for key, value in coupling.config.items() if not key.startswith("_")}
     described = (json.dumps(spec.described(path.parent)), json.dumps(config))
     tensors = {name: x.detach().to("cpu", dtype).contiguous() for name, x in coupling.state_dict().items()}
-    part = path.with_suffix(".part")
-    save_file(tensors, part, {"format": "pt", **dict(zip(ADAPTER_KEYS, described, strict=True))})
-    part.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, {"format": "pt", **dict(zip(ADAPTER_KEYS, described, strict=True))})
 
 
 def read_adapter(file: Path | str, dtype: torch.dtype) -> Coupling:

@@ -356,7 +356,7 @@ def _evaluate_generated(
 
 
 def _write_json(content: dict[str, Any], path: Path) -> None:
-    from kinetophone.media.write import replacing
+    from kinetophone.files import replacing
 
     with replacing(path) as partial:
         Path(partial).write_text(json_text(content) + "\n", encoding="utf-8")

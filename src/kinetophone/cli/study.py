@@ -45,7 +45,7 @@ def gamma(
             check_writable(path)
     from kinetophone.bundle.auto_gamma import draw, find_gamma, store
     from kinetophone.bundle.load import Bundle as Loaded
-    from kinetophone.data.shards import write_json
+    from kinetophone.files import write_json
 
     quiet_libraries()
     loaded = Loaded.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))

@@ -43,8 +43,8 @@ def sync(
         problems.append("fix is the file itself; give another name")
     if problems:
         raise RequestError(problems)
+    from kinetophone.files import replacing
     from kinetophone.media.remux import check_container, shift_audio
-    from kinetophone.media.write import replacing
     from kinetophone.tasks.request import check_writable
 
     if fix is not None:

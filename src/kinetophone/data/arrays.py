@@ -2,7 +2,8 @@
 
 A folder has ``video.npy`` uint8 (N, frames, S, S, 3), ``audio.npy`` int16 (N, samples), ``scenes-*.json``
 (captions, strike times, attributes), and ``mel.npy`` float16 (N, 400, 64) for domains at the sample rate of
-log-mel. Interrupted rendering is resumed.
+log-mel. Its name has the hash of the key, so another size or another version of the domain gets another
+folder. Interrupted rendering is resumed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,21 +23,25 @@ import numpy as np
 
 from kinetophone.data.domains import domain as domain_of
 from kinetophone.data.domains import moments_s
-from kinetophone.data.shards import write_json
+from kinetophone.files import replacing, write_json
+from kinetophone.keys import digest, key
+from kinetophone.locks import sole_maker
 from kinetophone.media.mel import SAMPLE_RATE
 from kinetophone.progress import track
 
 MEL_FRAMES = 400
 _CHUNK = 50
+_VERSION = 1  # to be increased when the same scenes give other arrays
 
 
 @dataclass(frozen=True)
 class ClipArrays:
-    """Clips of one split; index i is clip i of the domain."""
+    """Clips of one split; index i is clip i of the domain, and ``made_by`` is their key."""
 
     video: np.ndarray
     audio: np.ndarray
     scenes: list[dict[str, Any]]
+    made_by: str
     mel: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
     domain: str = "hits"
 
@@ -79,18 +84,51 @@ def load_rendered(
     Returns:
         The clips as memory-mapped arrays.
     """
-    root, world = Path(folder) / f"{domain}-{split}-{size}-{count}", domain_of(domain)
+    world = domain_of(domain)
+    made_by = key(
+        "render", _VERSION, domain=domain, domain_version=world.VERSION, split=split, count=count, size=size
+    )
+    root = Path(folder) / f"{domain}-{split}-{size}-{count}-{digest(made_by)}"
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "video": ((count, world.FRAMES, size, size, 3), np.uint8),
         "audio": ((count, round(world.SECONDS * world.SAMPLE_RATE)), np.int16),
     }
     if world.SAMPLE_RATE == SAMPLE_RATE:
         shapes["mel"] = ((count, MEL_FRAMES, 64), np.float16)
-    root.mkdir(parents=True, exist_ok=True)
+    starts = range(0, count, _CHUNK)
+    if _missing(root, starts):
+        with sole_maker(root):
+            _render(domain, root, split, count, size, shapes, workers)
+    scenes = [s for start in starts for s in json.loads(_scenes(root, start).read_text())]
+    maps = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in shapes}
+    return ClipArrays(**maps, scenes=scenes, made_by=made_by, domain=domain)
+
+
+def _missing(root: Path, starts: Iterable[int]) -> list[int]:
+    """The first clips of those chunks that are not rendered yet."""
+    return [start for start in starts if not _scenes(root, start).exists()]
+
+
+def _scenes(root: Path, start: int) -> Path:
+    return root / f"scenes-{start}.json"
+
+
+def _render(
+    domain: str,
+    root: Path,
+    split: str,
+    count: int,
+    size: int,
+    shapes: dict[str, tuple[tuple[int, ...], type]],
+    workers: int | None,
+) -> None:
+    """Render the chunks that are missing; the caller holds the lock."""
+    root.mkdir(exist_ok=True)
     for name, (shape, dtype) in shapes.items():
         if not (root / f"{name}.npy").exists():
-            np.lib.format.open_memmap(root / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-    starts = [s for s in range(0, count, _CHUNK) if not (root / f"scenes-{s}.json").exists()]
+            with replacing(root / f"{name}.npy") as partial_name:
+                np.lib.format.open_memmap(partial_name, mode="w+", dtype=dtype, shape=shape)
+    starts = _missing(root, range(0, count, _CHUNK))
     render = partial(_render_chunk, domain, root, split, count, size)
     if len(starts) == 1:  # a process for it would only take time to start
         with _threads_restored():
@@ -99,13 +137,6 @@ def load_rendered(
         with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
             for _ in track(pool.map(render, starts), len(starts), f"rendering {split} clips"):
                 pass
-    scenes = [
-        s
-        for start in range(0, count, _CHUNK)
-        for s in json.loads((root / f"scenes-{start}.json").read_text())
-    ]
-    maps = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in shapes}
-    return ClipArrays(**maps, scenes=scenes, domain=domain)
 
 
 @contextlib.contextmanager
@@ -141,4 +172,4 @@ def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, st
     for array in arrays.values():
         array.flush()
     # The scenes are written last and atomically: their file marks the chunk as complete.
-    write_json(scenes, root / f"scenes-{start}.json")
+    write_json(scenes, _scenes(root, start))

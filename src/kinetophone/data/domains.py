@@ -1,7 +1,7 @@
 """The procedural domains by name: ``hits``, ``hits16`` and ``bows``.
 
 Each is a package with ``make_clip``, ``make_scene`` and ``captions_of``, and the constants FPS, FRAMES,
-SECONDS, SAMPLE_RATE.
+SECONDS, SAMPLE_RATE and VERSION, which is increased when its clips or captions change.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ from torch import Tensor
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning
 from kinetophone.data.latents import LatentArrays, fingerprint
-from kinetophone.data.shards import read, remove_unfinished, write_json, writing
+from kinetophone.data.shards import read
 from kinetophone.errors import RequestError
+from kinetophone.files import remove_unfinished, write_json, writing
 from kinetophone.locks import sole_writer
 from kinetophone.media.clip import as_channels
 from kinetophone.media.timing import as_fps

@@ -1,7 +1,8 @@
 """The latent cache: clips encoded once with the frozen autoencoders, with several captions each.
 
 Latents are float16 and scaled as their base expects them: video (N, C, T, h, w), audio (N, C, L, M) or
-(N, C, L). Each modality is one ``.npy`` file, whose name has the fingerprint of its autoencoder.
+(N, C, L). Each modality is one ``.npy`` file. Its name has the hash of its key: of the clips' own key, the
+autoencoder and its dtype.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from kinetophone.bases.stable_audio import encode_waveform
 from kinetophone.bases.wan import encode_frames
 from kinetophone.data.arrays import ClipArrays
 from kinetophone.data.domains import domain
-from kinetophone.data.shards import write_json, writing
+from kinetophone.files import write_json, writing
+from kinetophone.keys import digest, key
+from kinetophone.locks import sole_maker
 from kinetophone.progress import track
 
 CAPTIONS_PER_CLIP = 4
 _CLIPS_AT_ONCE = 8
+_VERSION = 1  # to be increased when the same clips give other latents
 DECODER = ("decoder.", "post_quant_conv.")  # prefixes of the decoder's parameters
 
 
@@ -61,32 +65,29 @@ class LatentArrays:
 
 def load_captions(clips: ClipArrays, split: str, folder: Path) -> list[list[str]]:
     """Captions of each clip, its own first; cached in ``folder``."""
-    path = folder / f"{_prefix(clips)}captions-{split}-{len(clips)}.json"
+    world = domain(clips.domain)
+    made_by = key(
+        "captions", world.VERSION, domain=clips.domain, split=split, count=len(clips), each=CAPTIONS_PER_CLIP
+    )
+    path = folder / f"{clips.domain}-captions-{split}-{len(clips)}-{digest(made_by)}.json"
     if not path.exists():
-        captions_of = domain(clips.domain).captions_of
-        write_json([captions_of(split, i, CAPTIONS_PER_CLIP) for i in range(len(clips))], path)
+        write_json([world.captions_of(split, i, CAPTIONS_PER_CLIP) for i in range(len(clips))], path)
     return json.loads(path.read_text())
 
 
-def _prefix(clips: ClipArrays) -> str:
-    """Prefix of the clips' files in a cache shared by domains."""
-    return "" if clips.domain == "hits" else f"{clips.domain}-"
-
-
 def fingerprint(vae: Any) -> str:
-    """Hash of what an autoencoder makes latents with, eight hex digits, to detect a cache made with another.
+    """Hash of what an autoencoder makes latents with, eight hex digits: its weights and its configuration.
 
     The decoder is excluded, because it does not affect latents and may be trained further.
     """
-    digest = hashlib.sha256()
-    for key in ("latents_mean", "latents_std"):  # of each channel, in the configuration
-        if vae.config.get(key) is not None:
-            digest.update(np.float64(vae.config[key]).tobytes())
+    hashed = hashlib.sha256()
+    settings = {name: value for name, value in vae.config.items() if not name.startswith(("_", "decoder"))}
+    hashed.update(json.dumps(settings, sort_keys=True, default=list).encode())
     for name, tensor in vae.state_dict().items():
         if name.startswith(DECODER):
             continue
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
+        hashed.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:8]
 
 
 def load_latents(clips: ClipArrays, split: str, folder: Path, vaes: AV[Any]) -> LatentArrays:
@@ -97,9 +98,8 @@ def load_latents(clips: ClipArrays, split: str, folder: Path, vaes: AV[Any]) -> 
     Returns:
         The latents, with the captions and event times of the clips.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     empty = np.zeros((len(clips), 0), np.float16)
-    places = AV(*(folder / f"{_prefix(clips)}latents-{name}-{split}-{len(clips)}" for name in MODALITIES))
+    places = AV(*(folder / f"{clips.domain}-latents-{name}-{split}-{len(clips)}" for name in MODALITIES))
     video = empty if vaes.video is None else _cached(vaes.video, clips, places.video)
     audio = empty if vaes.audio is None else _cached(vaes.audio, clips, places.audio)
     moments = [clips.moments_s(i) for i in range(len(clips))]
@@ -107,18 +107,26 @@ def load_latents(clips: ClipArrays, split: str, folder: Path, vaes: AV[Any]) -> 
 
 
 def _cached(vae: Any, clips: ClipArrays, place: Path) -> np.ndarray:
-    path = place.with_name(f"{place.name}-{fingerprint(vae)}.npy")
+    made_by = key(
+        "latents", _VERSION, clips=clips.made_by, autoencoder=fingerprint(vae), dtype=str(vae.dtype)
+    )
+    path = place.with_name(f"{place.name}-{digest(made_by)}.npy")
     if not path.exists():
-        generator = torch.Generator().manual_seed(0)
-        starts = range(0, len(clips), _CLIPS_AT_ONCE)
-        vae = vae.eval()
-        parts = [
-            _encoded(vae, clips, slice(start, start + _CLIPS_AT_ONCE), generator).half().cpu().numpy()
-            for start in track(starts, len(starts), f"encoding {place.name}")
-        ]
-        with writing(path) as file:
-            np.save(file, np.concatenate(parts))
+        with sole_maker(path):
+            if not path.exists():  # another run may have made it while this one waited
+                _encode(vae.eval(), clips, path, place.name)
     return np.load(path)
+
+
+def _encode(vae: Any, clips: ClipArrays, path: Path, what: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    starts = range(0, len(clips), _CLIPS_AT_ONCE)
+    parts = [
+        _encoded(vae, clips, slice(start, start + _CLIPS_AT_ONCE), generator).half().cpu().numpy()
+        for start in track(starts, len(starts), f"encoding {what}")
+    ]
+    with writing(path) as file:
+        np.save(file, np.concatenate(parts))
 
 
 @torch.no_grad()

@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from kinetophone.data.shards import add, remove_unfinished, write_json, writing
+from kinetophone.data.shards import add
 from kinetophone.data.sources import Source, Sources, first_few
 from kinetophone.errors import MediaError, RequestError
+from kinetophone.files import remove_unfinished, write_json, writing
 from kinetophone.locks import sole_writer
 from kinetophone.media.container import share_memory
 from kinetophone.media.timing import ClipTime

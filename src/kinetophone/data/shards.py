@@ -3,42 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import secrets
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file atomically: it is renamed to ``path`` once it is complete and on disk."""
-    # A random name, so that two runs never write to the same temporary file.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove temporary files of :func:`writing` left by killed runs. Call it only as the sole writer."""
-    for left in folder.glob(".*.part"):
-        left.unlink()
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write ``content`` as JSON, atomically."""
-    with writing(path) as file:
-        file.write(json.dumps(content, indent=1).encode())
 
 
 def add(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:

@@ -22,6 +22,8 @@ from kinetophone.hits.scene import (
 )
 from kinetophone.hits.video import FPS, FRAMES, render_video
 
+VERSION = 1  # to be increased when clips or captions change
+
 __all__ = [
     "FPS",
     "FRAMES",
@@ -31,6 +33,7 @@ __all__ = [
     "SPLITS",
     "TEMPI",
     "TOOLS",
+    "VERSION",
     "HitsClip",
     "Scene",
     "captions_of",

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from kinetophone.errors import MediaError
+from kinetophone.files import replacing
 from kinetophone.media.container import open_media
-from kinetophone.media.write import replacing
 
 _CONTAINERS = {
     ".mp4": "mp4",

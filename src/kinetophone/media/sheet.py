@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinetophone.errors import MediaError
+from kinetophone.files import replacing
 from kinetophone.media.librosa_loading import load_librosa
 from kinetophone.media.onsets import onsets_from_audio
-from kinetophone.media.write import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import wave
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kinetophone.errors import MediaError
+from kinetophone.files import replacing
 from kinetophone.media.clip import as_channels, fit_audio
 from kinetophone.media.read import resample_audio
 
@@ -248,30 +248,6 @@ def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
     with replacing(path) as partial:
         first.save(partial, format="GIF", save_all=True, append_images=rest, duration=durations_ms, loop=0)
     return Path(path)
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A temporary file name in the folder of ``path``; renamed to ``path`` on success, deleted on failure.
-
-    Raises:
-        OSError: The file cannot be renamed. It is kept, and the error says where.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        raise IsADirectoryError(f"'{target}' is a folder; name a file in it")
-    # A short name, because the target's may already be as long as the file system allows.
-    partial = target.with_name(f".{secrets.token_hex(6)}.part")
-    try:
-        yield str(partial)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    try:
-        partial.replace(target)
-    except OSError as error:
-        raise OSError(f"'{target}' cannot be written ({error.strerror}); the file is '{partial}'") from error
 
 
 def _at_known_rate(clip: Clip, codec: str) -> Clip:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from kinetophone.files import replacing
 from kinetophone.media.clip import Clip
-from kinetophone.media.write import replacing
 from kinetophone.metrics.sources import AUDIO_SUFFIX, read
 from kinetophone.metrics.strip import EVENT, ONSET, PEAK, strip_svg
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from kinetophone.av import MODALITIES
 from kinetophone.bundle.auto_gamma import find_gamma
-from kinetophone.data.shards import write_json
+from kinetophone.files import write_json
 from kinetophone.study.experiment import (
     AUTO_GAMMA_CLIPS,
     NOISE_SEEDS_APART,

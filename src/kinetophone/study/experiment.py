@@ -23,7 +23,7 @@ from kinetophone.av import AV, MODALITIES
 from kinetophone.bundle.spec import BundleSpec
 from kinetophone.diffusion.settings import option_problems
 from kinetophone.errors import RequestError
-from kinetophone.media.write import replacing
+from kinetophone.files import replacing
 from kinetophone.text import read_yaml
 from kinetophone.training.options import FORBID, positive
 from kinetophone.training.recipe import load_recipe, parse_fields

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from kinetophone.data.domains import as_clip
-from kinetophone.data.shards import write_json
+from kinetophone.files import write_json
 from kinetophone.hits import HitsClip
 from kinetophone.media.clip import Clip, fit_audio
 from kinetophone.media.mel import HOP, log_mel

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kinetophone.data.shards import write_json
+from kinetophone.files import write_json
 from kinetophone.metrics.control import bootstrap_interval
 from kinetophone.study.experiment import RESULTS, Experiment
 from kinetophone.study.measures import (

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kinetophone.files import replacing
 from kinetophone.training.recipe import LoopConfig
 
 
@@ -89,9 +90,8 @@ def _drop_rows_after(log: Path, step: int) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a row cut short by a kill
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    part = log.with_suffix(".part")
-    part.write_text("".join(kept))
-    part.replace(log)
+    with replacing(log) as partial:
+        Path(partial).write_text("".join(kept))
 
 
 def _tensorboard(out: Path, start: int) -> Any:

@@ -21,6 +21,7 @@ from kinetophone.hits.video import render_video
 FPS = 16
 FRAMES = round(SECONDS * FPS)
 SAMPLE_RATE = 24_000
+VERSION = 1  # to be increased when clips or captions change
 
 __all__ = [
     "FPS",
@@ -33,6 +34,7 @@ __all__ = [
     "TEMPI",
     "TOOLS",
     "TRAINING",
+    "VERSION",
     "Scene",
     "SixteenClip",
     "captions_of",

@@ -39,7 +39,7 @@ def convert_metric(
     """
     from safetensors.torch import save
 
-    from kinetophone.media.write import replacing
+    from kinetophone.files import replacing
 
     if network not in DEFINED_HERE:
         why = _OTHERS.get(network, f"is unknown; choose from {', '.join(DEFINED_HERE)}")

@@ -20,6 +20,8 @@ from kinetophone.study.bows.audio import render_audio
 from kinetophone.study.bows.scene import CURVE_RATE, Scene, caption, sample_scene, scene_rng
 from kinetophone.study.bows.video import render_video
 
+VERSION = 1  # to be increased when clips or captions change
+
 __all__ = [
     "CURVE_RATE",
     "FPS",
@@ -27,6 +29,7 @@ __all__ = [
     "SAMPLE_RATE",
     "SECONDS",
     "SPLITS",
+    "VERSION",
     "BowsClip",
     "Scene",
     "captions_of",
