@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kinetophone.hits import make_scene
-from kinetophone.hits.classifiers import count_named
+from kinetophone.hits.captions import count_named
 from kinetophone.metrics.control import shuffled_control
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from kinetophone.cli import app
 from kinetophone.diffusion import information
 from kinetophone.errors import RequestError
 from kinetophone.hits import make_scene
-from kinetophone.hits.classifiers import count_named
+from kinetophone.hits.captions import count_named
 from kinetophone.study import measures, table
 from kinetophone.study.cells import keep_connectors, start_from, train
 from kinetophone.study.experiment import (
