@@ -44,6 +44,7 @@ from kinetophone.training.loop import Run
 from kinetophone.training.processes import Processes
 from kinetophone.training.recipe import DataConfig, load_recipe
 from kinetophone.training.stages import build_stage
+from kinetophone.workers import Workers
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 STAGES = {"connectors": "hits-connectors.yaml", "coupling": "hits-coupling.yaml"}
@@ -190,9 +191,9 @@ def write_clips(root: Path, count: int) -> list[Source]:
     """Write clips as mp4 files, prepare and encode them; returns the files."""
     write_split("train", count, root / "files")
     sources = find_sources(root / "files", captions=root / "files" / "captions.csv")
-    prepare(sources, root / "clips", CUT, workers=1)
+    prepare(sources, root / "clips", CUT, Workers(1))
     bases = AV(audio=load_audio_base(BUNDLES / "hits/audio"), video=load_video_base(BUNDLES / "hits/video"))
-    encode(root / "clips", root / "latents", bases)
+    encode(root / "clips", root / "latents", lambda: bases)
     shutil.copytree(BUNDLES / "hits", root / "bundle")
     return sources.files
 

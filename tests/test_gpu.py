@@ -33,6 +33,7 @@ from kinetophone.training.loop import train
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import DataConfig, LoopConfig, Recipe
 from kinetophone.training.stages import build_stage
+from kinetophone.workers import Workers
 from videos import write_video
 
 DEVICE = "cuda"
@@ -203,7 +204,7 @@ def test_latents_are_those_of_a_cpu(models: Path, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", size=(32, 32))
     sources = find_sources(tmp_path / "videos", caption="a bowl")
-    prepare(sources, tmp_path / "clips", Cut(fps=8, seconds=1, size=32), workers=1)
+    prepare(sources, tmp_path / "clips", Cut(fps=8, seconds=1, size=32), workers=Workers(1))
     bases = ["--audio-base", str(models / "audioldm"), "--video-base", str(models / "animatediff")]
     for device in (DEVICE, "cpu"):
         words = ["data", "encode", str(tmp_path / "clips"), str(tmp_path / device), *bases]

@@ -44,7 +44,9 @@ ROOMS: dict[str, set[str]] = {
         "study", "doctor", "app",
     },
 }  # fmt: skip
-FREE = {"av", "errors", "files", "keys", "locks", "precision", "progress", "text"}  # import no room
+FREE = {  # import no room
+    "av", "errors", "files", "keys", "locks", "precision", "progress", "text", "workers",
+}  # fmt: skip
 
 
 def module_of(path: Path) -> str:

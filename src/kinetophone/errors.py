@@ -5,6 +5,7 @@ The command line prints their message without a traceback; for errors it exits w
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from collections.abc import Iterable
@@ -13,6 +14,14 @@ from collections.abc import Iterable
 def reason(error: BaseException) -> str:
     """The first line of an error's message; the name of its class if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or that a quota or the largest size of a file is reached."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 class UserError(ValueError):

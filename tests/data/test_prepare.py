@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from kinetophone.data.shards import read
 from kinetophone.data.sources import find_sources
 from kinetophone.errors import RequestError
 from kinetophone.training import run
+from kinetophone.workers import Workers
 from videos import REJECTED, USED, write_difficult, write_video
 
 CUT = Cut(fps=8, seconds=1, size=64)
@@ -32,7 +34,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "clips"
-    rows = prepare(find_sources(folder, caption="a tone"), out, CUT, workers=1)
+    rows = prepare(find_sources(folder, caption="a tone"), out, CUT, workers=Workers(1))
     return out, {row["source"]: row for row in rows}
 
 
@@ -75,13 +77,42 @@ def test_a_run_goes_on_where_it_stopped_and_refuses_other_settings(folder, prepa
     out, rows = prepared
     again = tmp_path / "again"
     shutil.copytree(out, again)
-    (again / "parts" / "00000.jsonl").unlink()
+    (again / "parts" / "clips-00000.tar.json").unlink()
     (again / "clips-00000.tar").write_bytes(b"half")
     sources = find_sources(folder, caption="a tone")
-    assert {row["source"]: row for row in prepare(sources, again, CUT, workers=1)} == rows
+    assert {row["source"]: row for row in prepare(sources, again, CUT, workers=Workers(1))} == rows
     assert (again / "clips-00000.tar").read_bytes() == (out / "clips-00000.tar").read_bytes()
-    with pytest.raises(RequestError, match="other settings, sources or captions"):
+    with pytest.raises(RequestError, match=r"other settings \(fps 8 and not 4\)"):
         prepare(sources, out, Cut(fps=4, seconds=1, size=64))
+
+
+def made_again(videos, out, caption="a tone"):
+    """Names of the shards that a run makes again."""
+    before = {path: path.stat().st_mtime_ns for path in out.glob("clips-*.tar")}
+    prepare(find_sources(videos, caption=caption), out, CUT, Workers(1))
+    return {path.name for path in out.glob("clips-*.tar") if before.get(path) != path.stat().st_mtime_ns}
+
+
+def test_a_shard_is_made_again_if_and_only_if_what_made_it_has_changed(tmp_path, monkeypatch):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    preparing = sys.modules["kinetophone.data.prepare"]
+    monkeypatch.setattr(preparing, "_SOURCES_PER_SHARD", 1)
+    for name in "ac":
+        write_video(videos / f"{name}.mp4", size=(32, 32))
+    assert made_again(videos, out) == {"clips-00000.tar", "clips-00001.tar"}
+    assert made_again(videos, out) == set()
+    write_video(videos / "d.mp4", size=(32, 32))  # a new file in an old folder
+    assert made_again(videos, out) == {"clips-00002.tar"}
+    write_video(videos / "c.mp4", size=(32, 32), seconds=2.25)  # other content under an old name
+    assert made_again(videos, out) == {"clips-00001.tar"}
+    assert made_again(videos, out, "a bell") == {f"clips-0000{i}.tar" for i in range(3)}
+    assert {json.loads(m["json"])["caption"] for m in clips_of(out).values()} == {"a bell"}
+    (videos / "d.mp4").unlink()
+    assert made_again(videos, out, "a bell") == set()
+    assert {path.name for path in out.glob("clips-*")} == {"clips-00000.tar", "clips-00001.tar"}
+    monkeypatch.setattr(preparing, "VERSION", preparing.VERSION + 1)
+    assert len(made_again(videos, out, "a bell")) == 2
 
 
 def test_from_videos_to_a_trained_coupling(tmp_path):

@@ -11,6 +11,7 @@ from kinetophone.data.prepare import Cut, prepare
 from kinetophone.data.shards import read
 from kinetophone.data.sources import find_sources
 from kinetophone.errors import RequestError
+from kinetophone.workers import Workers
 from videos import write_video
 
 CUT = Cut(fps=8, seconds=1, size=32)
@@ -209,8 +210,8 @@ def test_what_a_list_leaves_out_is_said_and_where_captions_are_from_is_kept(tmp_
     settings = json.loads((tmp_path / "out" / "prepare.json").read_text())
     assert (settings["layout"], settings["captions"]) == ("folder", "list.csv")
     write(table, "./clips/x.mp4,another\n")
-    with pytest.raises(RequestError, match="other settings, sources or captions"):
-        prepare(find_sources(tmp_path / "v", captions=table), tmp_path / "out", CUT)
+    prepare(find_sources(tmp_path / "v", captions=table), tmp_path / "out", CUT, Workers(1))
+    assert [c["caption"] for c in clips_of(tmp_path / "out")] == ["another", "from beside"]
 
 
 @pytest.mark.parametrize("layout", ["folder", "greatesthits", "landscape", "vggsound"])
@@ -296,7 +297,7 @@ def test_segments_of_greatest_hits_speak_of_their_own_events(tmp_path):
         "2.25 plastic-bag hit deform\r\n0.5 wood hit static\r\n0.75 wood scratch static\r\n"
         "0.8 metal hit static\r\n1.5 None None None\r\n2.0 None hit None\r\n3 leaf scratch scatter\r\n\r\n",
     )
-    (manifest,) = prepare(find_sources(folder, "greatesthits"), tmp_path / "out", CUT, workers=1)
+    (manifest,) = prepare(find_sources(folder, "greatesthits"), tmp_path / "out", CUT, workers=Workers(1))
     assert manifest["caption_from"] == f"{RECORDING}_times.txt"
     assert [(c["start_s"], c["caption"], c["events_s"]) for c in clips_of(tmp_path / "out")] == [
         (0, "a drumstick hits wood and metal and scratches wood", [0.5, 0.75, 0.8]),
@@ -338,7 +339,7 @@ def test_captions_of_greatest_hits_from_a_published_list(tmp_path):
     table = write(tmp_path / "train.csv", f'./data/{RECORDING}_denoised.mp4,"hitting a table, slowly"\n')
     sources = find_sources(folder, "greatesthits", captions=table)
     assert sources.notes == ("1 file not used, no row in train.csv: 2015-02-16-17-27-53_denoised_thumb.mp4",)
-    prepare(sources, tmp_path / "out", CUT, workers=1)
+    prepare(sources, tmp_path / "out", CUT, workers=Workers(1))
     assert [(c["caption"], c["events_s"]) for c in clips_of(tmp_path / "out")] == [
         ("hitting a table, slowly", [0.5]),
         ("hitting a table, slowly", []),
@@ -395,7 +396,7 @@ def test_splits_of_landscape(tmp_path):
     assert set(found(tmp_path, "landscape", split="test")) == {"landscape/Test/fire_crackling/a_1.mp4"}
     with pytest.raises(RequestError, match="no videos of the layout landscape in its split val"):
         find_sources(tmp_path, "landscape", split="val")
-    prepare(find_sources(tmp_path, "landscape", split="train"), tmp_path / "out", CUT, workers=1)
+    prepare(find_sources(tmp_path, "landscape", split="train"), tmp_path / "out", CUT, workers=Workers(1))
     (clip,) = clips_of(tmp_path / "out")
     assert (clip["source"], clip["caption"]) == ("landscape/train/fire_crackling/a_1.mp4", "fire crackling")
     with pytest.raises(RequestError, match="layout folder has no split"):
@@ -458,7 +459,12 @@ def test_vggsound_is_cut_with_the_classes_of_its_table(tmp_path):
     table = write(
         tmp_path / "t.csv", "# YouTube ID, start seconds, label, split\n-a_b,30,a dog, barking,train\n"
     )
-    prepare(find_sources(tmp_path / "video", "vggsound", captions=table), tmp_path / "out", CUT, workers=1)
+    prepare(
+        find_sources(tmp_path / "video", "vggsound", captions=table),
+        tmp_path / "out",
+        CUT,
+        workers=Workers(1),
+    )
     (clip,) = clips_of(tmp_path / "out")
     assert clip["caption"] == "a dog, barking"
     assert json.loads((tmp_path / "out" / "prepare.json").read_text())["captions"] == "t.csv"

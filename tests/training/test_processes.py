@@ -20,6 +20,7 @@ from kinetophone.errors import UserError
 from kinetophone.training import checkpoints, run
 from kinetophone.training.loop import train
 from kinetophone.training.processes import Processes
+from kinetophone.workers import Workers
 from toy_training import Toy, config
 from videos import write_video
 
@@ -159,12 +160,12 @@ def coupling(request, tmp_path_factory, models):
     for number in range(4):
         kind = {"fps": 16, "layout": "stereo", "size": (32, 32)} if transformers else {}
         write_video(root / "videos" / f"{number}.mp4", seconds=2.25, **kind)
-    prepare(find_sources(root / "videos", caption="a bowl"), root / "clips", cut, workers=1)
+    prepare(find_sources(root / "videos", caption="a bowl"), root / "clips", cut, workers=Workers(1))
     bases = {name: str(models / base) for name, base in zip(("audio", "video"), names, strict=True)}
     encode(
         root / "clips",
         root / "latents",
-        AV(audio=load_audio_base(bases["audio"]), video=load_video_base(bases["video"])),
+        lambda: AV(audio=load_audio_base(bases["audio"]), video=load_video_base(bases["video"])),
     )
     recipe = {
         "stage": "coupling",

@@ -70,7 +70,7 @@ def _batches(
 ) -> Iterator[tuple[list[str], AV[Tensor]]]:
     """Captions and clean latents in batches."""
     if data is not None:
-        from kinetophone.data.encode import load_encoded
+        from kinetophone.data.encoded import load_encoded
 
         encoded = load_encoded(data, clips, bundle.bases)
         if len(encoded) < clips:

@@ -6,13 +6,22 @@ folder of videos into training data for a coupling.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kinetophone.cli.options import AllowPickle, Dtype
-from kinetophone.cli.shared import AudioBase, MotionAdapter, VideoBase, check_at_least_one
+from kinetophone.cli.shared import (
+    AudioBase,
+    MotionAdapter,
+    RayAddress,
+    VideoBase,
+    WorkerCount,
+    check_at_least_one,
+    model_workers,
+)
 from kinetophone.data.sources import Layout
 from kinetophone.data.sources import Split as PrepareSplit
 from kinetophone.errors import RequestError
@@ -68,9 +77,8 @@ def prepare(
     split: Annotated[
         PrepareSplit | None, typer.Option(help="Split of the data set; default: all. Not for layout folder.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of processes; default: number of cores.")
-    ] = None,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
 ) -> None:
     """Cut videos into clips of equal length, size and rate; gives a reason for every rejected file."""
     if size < 8 or size % 8:
@@ -79,8 +87,9 @@ def prepare(
         raise RequestError([f"channels is {channels}; it must be 1 or 2"])
     if not 8_000 <= sample_rate <= 192_000:
         raise RequestError([f"sample_rate is {sample_rate}; it must be 8000 to 192000, such as 44100"])
-    if workers is not None and workers < 1:
-        raise RequestError([f"workers is {workers}; it must be at least 1"])
+    from kinetophone.workers import Workers
+
+    where = Workers(workers, ray)
     from kinetophone.data.prepare import Cut
     from kinetophone.data.prepare import prepare as cut_all
     from kinetophone.data.sources import find_sources
@@ -93,7 +102,7 @@ def prepare(
     sources = find_sources(source, layout, captions, caption, split)
     for note in sources.notes:
         typer.echo(note, err=True)
-    rows = cut_all(sources, out, cut, workers)
+    rows = cut_all(sources, out, cut, where)
     known = {source.name for source in sources if source.problem}  # already reported by the notes
     for row in rows:
         if row["reason"] and row["source"] not in known:
@@ -113,23 +122,48 @@ def encode(
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     dtype: Dtype = "float32",
     allow_pickle: AllowPickle = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Number of processes; default: 1, or one for each GPU with --device cuda."),
+    ] = None,
+    ray: RayAddress = None,
 ) -> None:
     """Encode prepared clips to latents, so that training does not decode files."""
-    import torch
-
-    from kinetophone.av import AV
-    from kinetophone.bases.load import load_audio_base, load_video_base
     from kinetophone.bundle.spec import find_bundle
     from kinetophone.data.encode import check_prepared
     from kinetophone.data.encode import encode as encode_all
 
+    where = model_workers(workers, ray, device)
     check_prepared(source)
     folder = find_bundle(bundle) if audio_base is None or video_base is None else Path()
+    load = partial(
+        _load_bases,
+        audio_base or str(folder / "audio"),
+        video_base or str(folder / "video"),
+        motion_adapter,
+        device,
+        dtype,
+        allow_pickle,
+    )
+    typer.echo(f"{encode_all(source, out, load, where)} clips in {out}")
+
+
+def _load_bases(
+    audio: str, video: str, motion_adapter: str | None, device: str, dtype: str, allow_pickle: bool
+) -> Any:
+    """The bases that encode, without their denoising networks on the device; called in each worker."""
+    import torch
+
+    from kinetophone.av import AV
+    from kinetophone.bases.load import load_audio_base, load_video_base
+
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "allow_pickle": allow_pickle}
-    audio = load_audio_base(audio_base or folder / "audio", **options)
-    video = load_video_base(video_base or folder / "video", motion_adapter=motion_adapter, **options)
-    for base in (audio, video):
+    bases = AV(
+        audio=load_audio_base(audio, **options),
+        video=load_video_base(video, motion_adapter=motion_adapter, **options),
+    )
+    for base in (bases.audio, bases.video):
         for name, network in base.networks.items():
             if name != base.NETWORK:  # which encodes nothing, and is the largest
                 network.to(device)
-    typer.echo(f"{encode_all(source, out, AV(audio=audio, video=video))} clips in {out}")
+    return bases

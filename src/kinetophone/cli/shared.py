@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from kinetophone.errors import RequestError, UnknownWordsWarning, UserError, reason
+from kinetophone.errors import RequestError, UnknownWordsWarning, UserError, is_full, reason
+
+if TYPE_CHECKING:
+    from kinetophone.workers import Workers
 
 USER_ERROR, UNEXPECTED = 2, 1
 AudioBase = Annotated[
@@ -25,6 +27,18 @@ VideoBase = Annotated[
 MotionAdapter = Annotated[
     str | None,
     typer.Option(help="Folder or Hub id of a motion adapter, for a video base that is an image model."),
+]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", help="Number of processes; default: number of cores.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Use the machines of a Ray cluster, such as 10.0.0.1:6379, instead of this one. They must "
+        "share the folders.",
+    ),
 ]
 
 
@@ -77,7 +91,7 @@ def _fail(error: Exception) -> NoReturn:
     lines, status = [reason(error)], USER_ERROR
     if isinstance(error, UserError):
         lines = str(error).splitlines()
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    elif is_full(error):
         lines = [f"the disk is full: {reason(error)}"]
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         lines = [
@@ -107,6 +121,22 @@ def quiet_libraries() -> None:
 def check_at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise RequestError([f"{name} is {value}; it must be at least 1"])
+
+
+def model_workers(count: int | None, ray: str | None, device: str | None) -> Workers:
+    """Workers that each load a model: this process alone, or one for each GPU.
+
+    Raises:
+        RequestError: The device names one GPU of several, which does not go with several workers.
+    """
+    from kinetophone.workers import Workers
+
+    gpu = device is not None and device.startswith("cuda")
+    if device is not None and ":" in device:
+        if ray or (count or 1) > 1:
+            raise RequestError([f"each worker takes a GPU of its own: give --device cuda and not {device}"])
+        return Workers(1)
+    return Workers(count or (None if gpu or ray else 1), ray, gpu)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -1,110 +1,206 @@
 """Encoding of prepared clips for coupling training: ``kinetophone data encode``.
 
 The bases' autoencoders and text models are frozen, so they are run only once per clip. The latents of a shard
-are written to ``latents-00000.safetensors``, with ``video`` (n, C, T, h, w) and ``audio`` (n, C, L, …) in
-float16. The text conditioning of each caption and of the empty one is written to ``texts.safetensors``: one
-tensor for each modality, or several (``audio.states``, …). Of hidden states, only the tokens that are not
-zero are stored, since texts are padded. ``encoded.json`` is written last.
+are written to a WebDataset shard ``latents-00000.tar``: of each clip ``video.npy`` (C, T, h, w) and
+``audio.npy`` (C, L, …) in float16, and ``json``. The text conditioning of captions is written to
+``texts-00000.safetensors``: one tensor for each modality, or several (``audio.states``, …). Of hidden states,
+only the tokens that are not zero are stored, since texts are padded. ``manifest.jsonl`` has a line for each
+clip, with the place of its latents, and ``encoded.json`` is written last. :mod:`kinetophone.data.encoded`
+reads them.
+
+Each file is kept as long as its key is the same: the prepared shard, or the captions; the fingerprints of the
+networks and their dtype; and the version of this code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import tarfile
 import wave
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning
-from kinetophone.data.latents import LatentArrays, fingerprint
-from kinetophone.data.shards import read
-from kinetophone.errors import RequestError
+from kinetophone.data.encoded import INDEX, MANIFEST, TOKENS, USED
+from kinetophone.data.latents import fingerprint
+from kinetophone.data.shards import forget, read, record, recorded, writing_shard
+from kinetophone.errors import MediaError, RequestError
 from kinetophone.files import remove_unfinished, write_json, writing
+from kinetophone.keys import key
 from kinetophone.locks import sole_writer
 from kinetophone.media.clip import as_channels
 from kinetophone.media.timing import as_fps
-from kinetophone.progress import track
 from kinetophone.text import parse_json, read_json, read_text
+from kinetophone.workers import Failed, Workers, check_all_done, over_shards
 
-INDEX = "encoded.json"
-_TOKENS, _USED = ".tokens", ".used"  # of stored hidden states: all tokens that are not zero, and where
-_CLIPS_AT_ONCE = 1  # 32 frames of 256 px already use a device well
+VERSION = 2  # to be increased when the same clips and networks give other latents or text states
+_TEXTS_AT_ONCE = 256  # captions in a file
 
 
-def encode(source: Path, out: Path, bases: AV[Any]) -> int:
+@dataclass(frozen=True)
+class _Job:
+    """A file to write: the latents of a prepared shard, or the text states of captions."""
+
+    path: Path
+    made_by: str
+    shard: Path | None = None
+    sha256: str = ""
+    captions: tuple[str, ...] = ()
+
+
+def encode(source: Path, out: Path, load: Callable[[], AV[Any]], workers: Workers | None = None) -> int:
     """Encode the clips that ``kinetophone data prepare`` wrote to ``source``.
 
-    Shards that are already in ``out``, made from the same clips with the same autoencoders, are kept.
+    Files that are already in ``out``, made from the same clips with the same networks, are kept.
 
     Args:
         source: Folder of prepared clips.
         out: Folder to write to.
-        bases: The base models that encode.
+        load: Loads the base models that encode, onto their device. It is pickled for other processes.
+        workers: Where the work is done; default: this process.
 
     Returns:
         Number of clips.
 
     Raises:
-        RequestError: ``source`` has no prepared clips.
+        RequestError: ``source`` has no prepared clips, the bases cannot encode them, or files could not be
+            written, after all others were.
     """
     check_prepared(source)
-    with sole_writer(out):
-        return _encode(source, out, bases)
-
-
-def _encode(source: Path, out: Path, bases: AV[Any]) -> int:
     settings = read_json(source / "prepare.json")
-    rate = settings.get("sample_rate", 16_000)  # that of older folders
+    bases = load()
     _check_fitting(source, settings, bases)
+    with sole_writer(out):
+        return _encode(source, out, settings, bases, load, workers or Workers(1))
+
+
+def _encode(
+    source: Path,
+    out: Path,
+    settings: Mapping[str, Any],
+    bases: AV[Any],
+    load: Callable[[], AV[Any]],
+    workers: Workers,
+) -> int:
     remove_unfinished(out)
     made_by = {name: fingerprint(getattr(bases, name).vae) for name in MODALITIES}
-    clips: list[dict[str, Any]] = []
-    shards = sorted(source.glob("clips-*.tar"))
-    for shard in track(shards, len(shards), "encoding shards"):
-        path = out / f"{shard.stem.replace('clips', 'latents')}.safetensors"
-        whole = [(json.loads(m["json"]), m["jpg"], m["wav"]) for _, m in read(shard)]
-        clips += [{**about, "shard": path.name, "row": row} for row, (about, _, _) in enumerate(whole)]
-        made_of = {**made_by, "clips": _digest(part for _, *media in whole for part in media)}
-        if not whole or (path.exists() and _metadata(path) == made_of):
+    made_by |= {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
+    dtypes = {name: str(getattr(bases, name).vae.dtype) for name in MODALITIES}
+    networks = {name: [made_by[name], dtypes[name]] for name in MODALITIES}
+    latents: list[_Job] = []
+    captions = {""}
+    for shard in sorted(source.glob("clips-*.tar")):
+        known = recorded(shard)
+        if known is None:
+            raise RequestError([f"'{shard}' is incomplete; run kinetophone data prepare again"])
+        if not any(row["clips"] for row in known["rows"]):
             continue
-        parts: list[AV[Tensor]] = []
-        generator = torch.Generator().manual_seed(0)
-        for first in range(0, len(whole), _CLIPS_AT_ONCE):
-            few = whole[first : first + _CLIPS_AT_ONCE]
-            frames = torch.from_numpy(np.stack([_frames(jpg, settings["size"]) for _, jpg, _ in few]))
-            sound = torch.from_numpy(
-                np.stack([_fitted(_samples(wav), rate, bases.audio) for _, _, wav in few])
-            )
-            parts.append(AV(audio=bases.audio.encode(sound, generator), video=bases.video.encode(frames)))
-        tensors = {
-            name: torch.cat([getattr(part, name) for part in parts]).half().cpu().contiguous()
-            for name in MODALITIES
-        }
-        with writing(path) as file:
-            file.write(save(tensors, made_of))
-    captions = sorted({clip["caption"] for clip in clips} | {""})
+        captions |= set(known["captions"])
+        path = out / shard.name.replace("clips", "latents")
+        made_of = key("encode", VERSION, clips=known["sha256"], networks=networks)
+        latents.append(_Job(path, made_of, shard=shard, sha256=known["sha256"]))
+    ordered = sorted(captions)
+    encoders = {name: made_by[f"{name} text"] for name in MODALITIES}
+    encoders |= {f"{name} dtype": _text_dtype(getattr(bases, name)) for name in MODALITIES}
+    texts = []
+    for number, first in enumerate(range(0, len(ordered), _TEXTS_AT_ONCE)):
+        some = tuple(ordered[first : first + _TEXTS_AT_ONCE])
+        made_of = key("text states", VERSION, captions=some, encoders=encoders, seconds=settings["seconds"])
+        texts.append(_Job(out / f"texts-{number:05d}.safetensors", made_of, captions=some))
+    jobs = [job for job in (*texts, *latents) if recorded(job.path, job.made_by) is None]
+    there = {*out.glob("latents-*.tar"), *out.glob("texts-*.safetensors")}
+    for path in there - {job.path for job in (*texts, *latents)}:
+        forget(path)
+    alone = workers.alone(len(jobs))
+    setup = partial(_maker, (lambda: bases) if alone else load, settings)
+    failed = {}
+    seen = [out, source / "prepare.json"]
+    for index, result in over_shards(setup, jobs, workers, "encoding shards", shared=seen):
+        if isinstance(result, Failed):
+            failed[(jobs[index].shard or jobs[index].path).name] = result.reason
+    if any(job.path.name in failed for job in texts):
+        check_all_done(failed, "files", out)
+    clips = [
+        {"shard": job.path.name, **clip}
+        for job in latents
+        if job.shard is not None and job.shard.name not in failed
+        for clip in (recorded(job.path, job.made_by) or {"clips": []})["clips"]
+    ]
+    with writing(out / MANIFEST) as file:
+        file.write("".join(json.dumps(clip) + "\n" for clip in clips).encode())
+    index_of = {name: settings[name] for name in ("fps", "seconds", "size")}
+    index_of |= {"version": VERSION, "made_by": made_by, "clips": len(clips)}
+    index_of |= {"texts": {job.path.name: job.captions for job in texts}}
+    write_json(index_of, out / INDEX)
+    check_all_done(failed, "shards", out)
+    return len(clips)
+
+
+def _text_dtype(base: Any) -> str:
+    return str(next(base.networks[name].dtype for name in sorted(base.TEXT & base.networks.keys())))
+
+
+def _maker(load: Callable[[], AV[Any]], settings: Mapping[str, Any], neighbours: int) -> Any:
+    """What makes a file in a worker."""
+    return partial(_make, load(), settings)
+
+
+def _make(bases: AV[Any], settings: Mapping[str, Any], job: _Job) -> None:
+    if job.shard is None:
+        _make_texts(bases, settings["seconds"], job)
+    else:
+        _make_latents(bases, settings, job, job.shard)
+
+
+def _make_latents(bases: AV[Any], settings: Mapping[str, Any], job: _Job, shard: Path) -> None:
+    with shard.open("rb") as file:
+        if file_digest(file, "sha256").hexdigest() != job.sha256:
+            raise MediaError(f"'{shard}' is damaged; remove it, and run kinetophone data prepare again")
+    rate = settings.get("sample_rate", 16_000)  # that of older folders
+    generator = torch.Generator().manual_seed(0)
+    clips = []
+    with writing_shard(job.path) as tar:
+        for name, members in read(shard):
+            frames = torch.from_numpy(_frames(members["jpg"], settings["size"])[None])
+            sound = torch.from_numpy(_fitted(_samples(members["wav"]), rate, bases.audio)[None])
+            made = AV(audio=bases.audio.encode(sound, generator), video=bases.video.encode(frames))
+            latents = {f"{m}.npy": _npy(getattr(made, m)[0]) for m in MODALITIES}
+            tar.write({"__key__": name, "json": members["json"], **latents})
+            clips.append({"key": name, **json.loads(members["json"])})
+    with tarfile.open(job.path) as tar:
+        places = {info.name: (info.offset_data, info.size) for info in tar}
+    for clip in clips:
+        clip |= {m: places[f"{clip['key']}.{m}.npy"] for m in MODALITIES}
+    record(job.path, job.made_by, clips=clips)
+
+
+def _npy(latents: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, latents.half().cpu().numpy())
+    return buffer.getvalue()
+
+
+def _make_texts(bases: AV[Any], seconds: float, job: _Job) -> None:
     states: dict[str, Tensor] = {}
     for name in MODALITIES:
         base = getattr(bases, name)
-        each = [_stored(name, base.encode_prompt([caption], settings["seconds"])) for caption in captions]
-        states |= {key: torch.cat([one[key] for one in each]).contiguous() for key in each[0]}
-    with writing(out / "texts.safetensors") as file:
+        each = [_stored(name, base.encode_prompt([caption], seconds)) for caption in job.captions]
+        states |= {part: torch.cat([one[part] for one in each]).contiguous() for part in each[0]}
+    with writing(job.path) as file:
         file.write(save(states))
-    index = {key: settings[key] for key in ("fps", "seconds", "size")}
-    made_by |= {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
-    write_json({**index, "made_by": made_by, "captions": captions, "clips": clips}, out / INDEX)
-    return len(clips)
+    record(job.path, job.made_by)
 
 
 def _check_fitting(source: Path, settings: Mapping[str, Any], bases: AV[Any]) -> None:
@@ -114,11 +210,11 @@ def _check_fitting(source: Path, settings: Mapping[str, Any], bases: AV[Any]) ->
         RequestError: They do not; it lists all problems, each with the option of ``data prepare``.
     """
     video, audio, problems = bases.video, bases.audio, []
-    for key, before in (("sample_rate", 16_000), ("channels", 1)):
-        there, needed = settings.get(key, before), getattr(audio, key)
+    for name, before in (("sample_rate", 16_000), ("channels", 1)):
+        there, needed = settings.get(name, before), getattr(audio, name)
         if there < needed:
-            option = f"--{key.replace('_', '-')} {needed}"
-            problems.append(f"has audio of {key} {there}: the audio base needs {option}")
+            option = f"--{name.replace('_', '-')} {needed}"
+            problems.append(f"has audio of {name} {there}: the audio base needs {option}")
     if settings["size"] % video.multiple:
         problems.append(f"has size {settings['size']}: the video base needs a multiple of {video.multiple}")
     fps = as_fps(settings["fps"])
@@ -142,34 +238,7 @@ def _stored(name: str, conditioning: Conditioning) -> dict[str, Tensor]:
     if states.dim() < 3:
         return {name: states}
     used = states.any(dim=2)
-    return {f"{name}{_TOKENS}": states[used], f"{name}{_USED}": used}
-
-
-class _Texts:
-    """The stored conditioning of texts, whole or only the tokens that are used; index with a list."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
-        self._whole = tensors.get(name)
-        if self._whole is None:
-            self._tokens, self._used = tensors[f"{name}{_TOKENS}"], tensors[f"{name}{_USED}"]
-            self._ends = self._used.sum(dim=1).cumsum(dim=0).tolist()
-
-    def __getitem__(self, rows: list[int]) -> Tensor:
-        if self._whole is not None:
-            return self._whole[rows]
-        states = self._tokens.new_zeros(len(rows), self._used.shape[1], self._tokens.shape[1])
-        for state, row in zip(states, rows, strict=True):
-            state[self._used[row]] = self._tokens[self._ends[row - 1] if row else 0 : self._ends[row]]
-        return states
-
-
-def _conditioning(name: str, tensors: Mapping[str, Tensor]) -> _Texts | dict[str, _Texts]:
-    """The stored conditioning of a modality: one, or several by name."""
-    names = {key.removesuffix(_TOKENS).removesuffix(_USED) for key in tensors}
-    if name in names:
-        return _Texts(tensors, name)
-    inner = sorted(key for key in names if key.startswith(f"{name}."))
-    return {key.removeprefix(f"{name}."): _Texts(tensors, key) for key in inner}
+    return {f"{name}{TOKENS}": states[used], f"{name}{USED}": used}
 
 
 def check_prepared(source: Path) -> None:
@@ -190,86 +259,6 @@ def check_prepared(source: Path) -> None:
         raise RequestError([f"'{source}' has no clips; its manifest.jsonl says why"])
     if not any(source.glob("clips-*.tar")):
         raise RequestError([f"'{source}' has no clips-*.tar; run kinetophone data prepare again"])
-
-
-@dataclass(frozen=True)
-class EncodedClips(LatentArrays):
-    """Encoded clips of a folder; latents are read from disk when they are drawn."""
-
-    fps: float
-    texts: dict[str, int]
-    states: AV[_Texts | dict[str, _Texts]]
-
-    def text(self, captions: Sequence[str]) -> AV[Conditioning]:
-        """Text conditioning of each base for captions of these clips; "" is allowed too."""
-        rows = [self.texts[caption] for caption in captions]
-        return self.states.map(
-            lambda states: (
-                states[rows]
-                if isinstance(states, _Texts)
-                else {name: part[rows] for name, part in states.items()}
-            )
-        )
-
-
-def load_encoded(folder: Path, count: int, bases: AV[Any]) -> EncodedClips:
-    """Load the first ``count`` clips (0: all) of a folder written by :func:`encode`.
-
-    Raises:
-        RequestError: The folder has no encoded clips, or they were made with other autoencoders or text
-            encoders than those of ``bases``.
-    """
-    if not (folder / INDEX).is_file():
-        raise RequestError([f"'{folder}' has no {INDEX}; run kinetophone data encode first"])
-    index = read_json(folder / INDEX)
-    found = {name: fingerprint(getattr(bases, name).vae) for name in MODALITIES}
-    if any(f"{name} text" in index["made_by"] for name in MODALITIES):  # older folders do not say it
-        found |= {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
-    if index["made_by"] != found:
-        raise RequestError([f"'{folder}' was encoded with other bases; run kinetophone data encode again"])
-    clips = index["clips"][: count or None]
-    if not clips:
-        raise RequestError([f"'{folder}' has no clips; manifest.jsonl of its source says why"])
-    where = [(folder / clip["shard"], clip["row"]) for clip in clips]
-    states = load_file(folder / "texts.safetensors")
-    return EncodedClips(
-        video=_Rows(where, "video"),
-        audio=_Rows(where, "audio"),
-        captions=[[clip["caption"]] for clip in clips],
-        strikes_s=[clip["events_s"] for clip in clips],
-        fps=index["fps"],
-        texts={caption: row for row, caption in enumerate(index["captions"])},
-        states=AV(audio=_conditioning("audio", states), video=_conditioning("video", states)),
-    )
-
-
-class _Rows:
-    """Rows of a tensor spread over several memory-mapped files; index with an array or a slice."""
-
-    def __init__(self, where: list[tuple[Path, int]], name: str) -> None:
-        files: dict[Path, Any] = {
-            path: safe_open(path, framework="np") for path in {path for path, _ in where}
-        }
-        self._slices: dict[Path, Any] = {path: file.get_slice(name) for path, file in files.items()}
-        self._files, self._where = files, where
-        one: Any = self._slices[where[0][0]]
-        self.shape = (len(where), *one.get_shape()[1:])
-
-    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
-        rows = (self._where[i] for i in np.arange(len(self._where))[index])
-        return np.stack([self._slices[path][row] for path, row in rows])
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="np") as file:
-        return file.metadata() or {}
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
 
 
 def _frames(jpg: bytes, size: int) -> np.ndarray:

@@ -1,39 +1,39 @@
 """Cutting of videos into uniform clips: ``kinetophone data prepare``.
 
-The output folder has shards ``clips-00000.tar``, ``manifest.jsonl`` with a line per source, and
+The output folder has WebDataset shards ``clips-00000.tar``, ``manifest.jsonl`` with a line per source, and
 ``prepare.json``. The members of a clip are ``jpg`` (its frames, stacked vertically), ``wav`` and ``json``
-(caption, source and times of events). Each worker writes entire shards, which are renamed when they are
-complete, so a killed run can resume.
+(caption, source and times of events). A shard has a record in ``parts/`` with the hash of its key: its
+sources with sizes and times of change, their captions and events, and the format of the clips. Each worker
+writes entire shards, so a killed run can resume, and a shard is made again if its key has changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import os
 import re
-import tarfile
+import sys
 import wave
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kinetophone.data.shards import add
+from kinetophone.data.shards import forget, record, recorded, writing_shard
 from kinetophone.data.sources import Source, Sources, first_few
-from kinetophone.errors import MediaError, RequestError
+from kinetophone.errors import MediaError, RequestError, is_full
 from kinetophone.files import remove_unfinished, write_json, writing
+from kinetophone.keys import key, state_of
 from kinetophone.locks import sole_writer
-from kinetophone.media.container import share_memory
 from kinetophone.media.timing import ClipTime
-from kinetophone.progress import track
-from kinetophone.text import read_json, read_text
+from kinetophone.text import read_json
+from kinetophone.workers import Failed, Workers, check_all_done, over_shards
 
+VERSION = 1  # to be increased when the same sources give other clips
 SILENCE_DB = -60.0  # RMS of a clip in dBFS; quieter clips are rejected
 _SOURCES_PER_SHARD = 16
 _JPEG_QUALITY = 95
@@ -63,67 +63,93 @@ class Cut:
         return ClipTime.from_seconds(self.seconds, self.fps, self.sample_rate)
 
 
-def prepare(sources: Sources, out: Path, cut: Cut, workers: int | None = None) -> list[dict[str, Any]]:
+def prepare(sources: Sources, out: Path, cut: Cut, workers: Workers | None = None) -> list[dict[str, Any]]:
     """Cut ``sources`` into clips.
 
     Args:
         sources: The files and their captions.
-        out: Folder to write to; an interrupted run in it is resumed.
+        out: Folder to write to. Shards that are there already, made of the same files and captions, are kept.
         cut: Format of the clips.
-        workers: Number of processes; one per core if not given.
+        workers: Where the work is done; default: one process per core.
 
     Returns:
         The manifest, with a dict for each source.
 
     Raises:
-        RequestError: Another run is writing to ``out``; it has clips with other settings, sources or
-            captions; or no clip could be made.
+        RequestError: Another run is writing to ``out``; it has clips of another format; no clip could be
+            made; or shards could not be written, after all others were.
     """
     with sole_writer(out):
-        return _prepare(sources, out, cut, workers)
+        return _prepare(sources, out, cut, workers or Workers())
 
 
-def _prepare(sources: Sources, out: Path, cut: Cut, workers: int | None) -> list[dict[str, Any]]:
+def _prepare(sources: Sources, out: Path, cut: Cut, workers: Workers) -> list[dict[str, Any]]:
     usable = [source for source in sources if source.problem is None]
-    settings = {**asdict(cut), **sources.settings, "sources": [source.name for source in usable]}
-    described = out / "prepare.json"
+    settings = {**asdict(cut), **sources.settings}
+    _check_format(settings, out)
     remove_unfinished(out)
-    if described.exists():
-        before = read_json(described)
-        if any(settings.get(key) != value for key, value in before.items()):
-            raise RequestError(
-                [
-                    f"'{out}' has clips with other settings, sources or captions; name another folder, or "
-                    "remove it"
-                ]
-            )
-    else:
-        write_json(settings, described)
-    groups = {
-        g: usable[i : i + _SOURCES_PER_SHARD] for g, i in enumerate(range(0, len(usable), _SOURCES_PER_SHARD))
-    }
-    to_do = {g: group for g, group in groups.items() if not _part(out, g).exists()}
-    if to_do:
-        work = partial(_make_shard, out, cut)
-        count = workers or os.cpu_count() or 1
-        with ProcessPoolExecutor(count, get_context("spawn"), share_memory, (count,)) as pool:
-            for _ in track(pool.map(work, to_do, to_do.values()), len(to_do), "preparing shards"):
-                pass
+    write_json(settings, out / "prepare.json")
+    groups = [usable[i : i + _SOURCES_PER_SHARD] for i in range(0, len(usable), _SOURCES_PER_SHARD)]
+    paths = [out / f"clips-{number:05d}.tar" for number in range(len(groups))]
+    keys = [_key(group, cut) for group in groups]
+    jobs = [job for job in zip(paths, keys, groups, strict=True) if recorded(job[0], job[1]) is None]
+    if changed := sum(path.exists() for path, _, _ in jobs):
+        print(
+            f"{changed} of {len(paths)} shards in '{out}' are incomplete, or were made of other files or "
+            "captions: they are made again",
+            file=sys.stderr,
+        )
+    for path in set(out.glob("clips-*.tar")) - set(paths):
+        forget(path)
+    failed = {}
+    seen = [out, *(source.picture for source in usable[:1])]
+    for index, result in over_shards(partial(_maker, cut), jobs, workers, "preparing shards", shared=seen):
+        if isinstance(result, Failed):
+            failed[jobs[index][0].name] = result.reason
     rows = {source.name: _row(source) for source in sources}
-    for group in groups:
-        for line in read_text(_part(out, group)).splitlines():
-            row = json.loads(line)
-            rows[row["source"]] = row
+    for path in paths:
+        if known := recorded(path):
+            rows |= {row["source"]: row for row in known["rows"]}
     manifest = list(rows.values())
     with writing(out / "manifest.jsonl") as file:
         file.write("".join(json.dumps(row) + "\n" for row in manifest).encode())
+    check_all_done(failed, "shards", out)
     if not any(row["clips"] for row in manifest):
-        for g in groups:  # clean up, so that the folder can be used again
-            _part(out, g).unlink()
-            (out / f"clips-{g:05d}.tar").unlink()
-        described.unlink()
+        for path in paths:  # clean up, so that the folder can be used again
+            forget(path)
+        (out / "prepare.json").unlink()
         raise RequestError([_no_clip_message(manifest, out)])
     return manifest
+
+
+def _check_format(settings: dict[str, Any], out: Path) -> None:
+    """Refuse to replace clips of another format by accident; those of other files or captions are made again.
+
+    Raises:
+        RequestError: The folder has clips of another format, layout or split.
+    """
+    if not (out / "prepare.json").exists():
+        return
+    before = read_json(out / "prepare.json")
+    other = [
+        f"{name} {before.get(name)} and not {value}"
+        for name, value in settings.items()
+        if name not in ("caption", "captions", "captions_sha256") and before.get(name) != value
+    ]
+    if other:
+        raise RequestError(
+            [f"'{out}' has clips of other settings ({', '.join(other)}); name another folder, or remove it"]
+        )
+
+
+def _key(sources: list[Source], cut: Cut) -> str:
+    """Everything that a shard depends on."""
+    made_of = [
+        [source.name, state_of(source.picture), state_of(source.sound), source.caption, source.caption_from]
+        + [[event.time_s, event.action, event.material] for event in source.events]
+        for source in sources
+    ]
+    return key("prepare", VERSION, cut=asdict(cut), sources=made_of)
 
 
 def _row(source: Source) -> dict[str, Any]:
@@ -151,35 +177,46 @@ def _no_clip_message(manifest: list[dict[str, Any]], out: Path) -> str:
     )
 
 
-def _part(out: Path, group: int) -> Path:
-    """Path of a shard's part of the manifest; it exists once the shard is complete."""
-    return out / "parts" / f"{group:05d}.jsonl"
+def _maker(cut: Cut, neighbours: int) -> Any:
+    """What makes a shard in a worker that shares its machine with ``neighbours`` in all."""
+    if neighbours > 1:
+        import cv2
+
+        from kinetophone.media.container import share_memory
+
+        cv2.setNumThreads(1)
+        share_memory(neighbours)
+    return partial(_make_shard, cut)
 
 
-def _make_shard(out: Path, cut: Cut, group: int, sources: list[Source]) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    rows = []
-    with writing(out / f"clips-{group:05d}.tar") as file, tarfile.open(fileobj=file, mode="w") as tar:
+def _make_shard(cut: Cut, job: tuple[Path, str, list[Source]]) -> None:
+    path, made_by, sources = job
+    rows, captions, group = [], set(), path.stem.removeprefix("clips-")
+    with writing_shard(path) as tar:
         for number, source in enumerate(sources):
             row = _row(source)
             try:
-                _cut_source(tar, f"{group:05d}-{number:03d}", source, cut, row)
+                captions |= _cut_source(tar, f"{group}-{number:03d}", source, cut, row)
             except (MediaError, OSError, ValueError) as error:
+                if is_full(error):
+                    raise
                 row["reason"] = str(error).replace(str(source.picture), source.name)
             except Exception as error:  # an unexpected error in one file must not stop the others
                 row["reason"] = f"{type(error).__name__}: {error}"
             if not row["clips"] and row["reason"] is None:
                 row["reason"] = "; ".join(f"{r['start_s']:g} s: {r['reason']}" for r in row["rejected"])
             rows.append(row)
-    _part(out, group).parent.mkdir(exist_ok=True)
-    with writing(_part(out, group)) as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    record(path, made_by, sha256=sha256, captions=sorted(captions), rows=rows)
 
 
-def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: dict[str, Any]) -> None:
-    """Cut one file into consecutive clips, add them to the shard and record them in ``row``."""
+def _cut_source(tar: Any, name: str, source: Source, cut: Cut, row: dict[str, Any]) -> set[str]:
+    """Cut one file into consecutive clips, add them to the shard and record them in ``row``.
+
+    Returns:
+        The captions of the clips.
+    """
     from kinetophone.media.clip import as_channels
     from kinetophone.media.read import read_clip
 
@@ -191,7 +228,7 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
         sound=source.sound,
         mono=cut.channels == 1,
     )
-    audio, time = as_channels(clip.audio, cut.channels), cut.time
+    audio, time, captions = as_channels(clip.audio, cut.channels), cut.time, set()
     windows = len(clip.video) // time.frames
     if not windows:
         raise ValueError(f"is {clip.duration_s:.2f} s long, shorter than a clip of {cut.seconds:g} s")
@@ -219,8 +256,10 @@ def _cut_source(tar: tarfile.TarFile, key: str, source: Source, cut: Cut, row: d
             "wav": _wav(sound, cut.sample_rate),
             "json": json.dumps(about).encode(),
         }
-        row["clips"].append(f"{key}-{number:04d}")
-        add(tar, row["clips"][-1], members)
+        row["clips"].append(f"{name}-{number:04d}")
+        tar.write({"__key__": row["clips"][-1], **members})
+        captions.add(caption)
+    return captions
 
 
 def _strip(frames: np.ndarray) -> bytes:

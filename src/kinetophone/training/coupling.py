@@ -28,7 +28,7 @@ from kinetophone.bundle.spec import CONFIG_NAME, BundleSpec, same_bases
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
 from kinetophone.data.domains import DOMAINS, domain
-from kinetophone.data.encode import EncodedClips, load_encoded
+from kinetophone.data.encoded import EncodedClips, load_encoded
 from kinetophone.data.latents import LatentArrays, load_latents
 from kinetophone.diffusion.clocks import path_of
 from kinetophone.diffusion.guidance import guided

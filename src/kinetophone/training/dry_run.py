@@ -30,7 +30,7 @@ from kinetophone.bundle.load import usual_frames
 from kinetophone.coupling.coupling import Coupling
 from kinetophone.coupling.model import JointModel
 from kinetophone.data.domains import DOMAINS, domain
-from kinetophone.data.encode import INDEX
+from kinetophone.data.encoded import INDEX
 from kinetophone.errors import UserError
 from kinetophone.hub.components import StoredScheduler, cast, quiet
 from kinetophone.hub.locate import pickled_parts
