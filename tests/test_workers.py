@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
+import secrets
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -151,3 +154,54 @@ def test_what_failed_is_named_and_counted(tmp_path: Path) -> None:
     assert last == f"7 shards failed; all others are in '{tmp_path}', and the same command makes only these"
     with pytest.raises(RequestError, match="workers is 0; it must be at least 1"):
         Workers(0)
+
+
+def test_a_cluster_that_is_not_there_is_named() -> None:
+    if not importlib.util.find_spec("ray"):
+        pytest.skip("Ray is not installed")
+    with pytest.raises(RequestError, match="the Ray cluster at 'nowhere:1' cannot be used"):
+        done(partial(doing, square), 3, Workers(2, ray="nowhere:1"))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Two nodes of a Ray cluster on this machine, with a token. They can import this module."""
+    if not importlib.util.find_spec("ray"):  # not imported yet: it reads the token's settings then
+        pytest.skip("Ray is not installed")
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    ray, node = (
+        [sys.executable, "-m", "ray.scripts.scripts"],
+        ["--node-ip-address", "127.0.0.1", "--num-cpus", "1"],
+    )
+    first = ["--head", "--port", address.split(":")[1], "--include-dashboard", "false"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**secret, "PYTHONPATH": path}.items():
+            patch.setenv(name, value)
+        try:
+            for where in (first, ["--address", address]):
+                subprocess.run([*ray, "start", *where, *node], check=True, capture_output=True, timeout=120)
+            yield address
+        finally:
+            import ray as client
+
+            client.shutdown()
+            subprocess.run([*ray, "stop", "--force"], check=False, capture_output=True, timeout=60)
+
+
+def test_a_cluster_does_what_one_process_does_though_a_worker_is_killed(cluster: str, tmp_path: Path) -> None:
+    workers = Workers(2, ray=cluster)
+    work = partial(doing, partial(killed_once, tmp_path))
+    assert done(work, 4, workers) == done(partial(doing, int), 4, Workers(1))
+    assert (tmp_path / "killed").exists()
+    failed = done(partial(doing, fails), 5, workers)
+    assert failed == done(partial(doing, fails), 5, Workers(1))
+
+
+def test_a_folder_that_the_cluster_does_not_share_is_named(cluster: str, tmp_path: Path) -> None:
+    lost = tmp_path / "lost" / "file"
+    with pytest.raises(RequestError, match="name folders that all machines share under the same path"):
+        list(over_shards(partial(doing, square), range(3), Workers(2, ray=cluster), "working", shared=[lost]))

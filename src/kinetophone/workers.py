@@ -427,7 +427,10 @@ def _connected(address: str) -> Any:
         raise RequestError(["--ray needs Ray: pip install 'kinetophone[ray]'"]) from None
     if ray.is_initialized():
         return ray
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if colon:  # Ray itself tries for minutes, and then ends the process
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises all kinds
         raise RequestError(
