@@ -17,9 +17,11 @@ from transformers import UMT5EncoderModel
 from kinetophone.bases.stable_audio import StableAudio
 from kinetophone.bases.wan import Wan
 from kinetophone.bundle.spec import BUNDLES
+from kinetophone.data.domains import as_clip, domain
 from kinetophone.data.latents import fingerprint
 from kinetophone.diffusion.signal_leak import SignalLeak
 from kinetophone.errors import UnknownWordsWarning, UserError
+from kinetophone.hits.classifiers import SEEN
 from kinetophone.hits.metric import hits_features
 from kinetophone.hits.stages.decoder import widened
 from kinetophone.hub.components import load_component
@@ -59,6 +61,8 @@ SIXTEEN = (
     "audio-text",
     "video",
     "audio",
+    "video-classifier",
+    "audio-classifier",
 )
 ONE_OF_EACH = tuple(name for name in ORDER if name not in ("audio-2", "motion-2", "coupling-2", "coupling-3"))
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -113,6 +117,14 @@ def test_the_transformer_recipes_make_bases_and_their_samples(transformers):
     latents = np.load(next((transformers.parent / "cache").glob("hits16-latents-video-*.npy")))
     assert abs(latents.astype(float).mean()) < 0.5
     assert 0.3 < latents.astype(float).std() < 3
+
+
+def test_the_classifier_of_frames_tells_object_colour_and_tool_too(transformers):
+    clip = as_clip(domain("hits16").make_clip("val", 0), "hits16")
+    features = hits_features(clip, str(transformers))
+    told = {name: features[f"hits_{name}"].shape for name in ("object", "colour", "tool")}
+    assert told == {name: (1, len(SEEN[name])) for name in told}
+    assert features["hits_seen"].shape == features["hits_heard"].shape == (1, 5)
 
 
 def assert_samples(names, bundle):

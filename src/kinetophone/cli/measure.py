@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kinetophone.cli.options import CLOCKS, SAMPLING, AllowPickle, Group, takes
-from kinetophone.cli.shared import check_at_least_one, given, quiet_libraries
+from kinetophone.cli.shared import WorkerCount, check_at_least_one, given, quiet_libraries
 from kinetophone.cli.tables import (
     print_agreements,
     print_comparison,
@@ -111,9 +111,7 @@ def evaluate(
     ] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder for the generated clips.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling, shuffling and bootstrap.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of processes; default: number of cores.")
-    ] = None,
+    workers: WorkerCount = None,
 ) -> None:
     """Measure the synchrony of clips, with shuffled pairs as a baseline."""
     if (folder is None) == (generate_count is None):
@@ -166,9 +164,7 @@ def compare(
     ],
     json_path: Annotated[Path | None, typer.Option("--json", help="JSON file for all results.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of processes; default: number of cores.")
-    ] = None,
+    workers: WorkerCount = None,
 ) -> None:
     """Compare two sets of clips for the same prompts, paired by clip."""
     if workers is not None:
@@ -330,7 +326,8 @@ def _evaluate_generated(
     find_task(task)
     GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, options=options).validate()
     spec = BundleSpec.read(bundle)
-    if held_out and not hasattr(domain(world_of(spec.fps)), "HELD_OUT"):
+    world = domain(world_of(spec.fps))
+    if held_out and not hasattr(world, "HELD_OUT"):
         raise RequestError(
             [f"--held-out needs a bundle of hits16, 16 frames a second; {bundle} has {float(spec.fps):g}"]
         )

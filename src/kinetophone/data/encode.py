@@ -33,8 +33,7 @@ from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning
-from kinetophone.data.encoded import INDEX, MANIFEST, TOKENS, USED
-from kinetophone.data.latents import fingerprint
+from kinetophone.data.encoded import INDEX, MANIFEST, TOKENS, USED, fingerprints
 from kinetophone.data.shards import forget, read, record, recorded, writing_shard
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.files import remove_unfinished, write_json, writing
@@ -95,8 +94,7 @@ def _encode(
     workers: Workers,
 ) -> int:
     remove_unfinished(out)
-    made_by = {name: fingerprint(getattr(bases, name).vae) for name in MODALITIES}
-    made_by |= {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
+    made_by = fingerprints(bases)
     dtypes = {name: str(getattr(bases, name).vae.dtype) for name in MODALITIES}
     networks = {name: [made_by[name], dtypes[name]] for name in MODALITIES}
     latents: list[_Job] = []

@@ -59,6 +59,12 @@ class EncodedClips(LatentArrays):
         }
 
 
+def fingerprints(bases: AV[Any]) -> dict[str, str]:
+    """Hashes of the networks that encode clips and their captions: both autoencoders and text encoders."""
+    found = {name: fingerprint(getattr(bases, name).vae) for name in MODALITIES}
+    return found | {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
+
+
 def load_encoded(folder: Path, count: int, bases: AV[Any]) -> EncodedClips:
     """Load the first ``count`` clips (0: all) of a folder written by :func:`kinetophone.data.encode.encode`.
 
@@ -71,9 +77,7 @@ def load_encoded(folder: Path, count: int, bases: AV[Any]) -> EncodedClips:
     index = read_json(folder / INDEX)
     if index.get("version") is None or "texts" not in index:
         raise RequestError([f"'{folder}' is of an older version; run kinetophone data encode again"])
-    found = {name: fingerprint(getattr(bases, name).vae) for name in MODALITIES}
-    found |= {f"{name} text": getattr(bases, name).text_fingerprint() for name in MODALITIES}
-    if index["made_by"] != found:
+    if index["made_by"] != fingerprints(bases):
         raise RequestError([f"'{folder}' was encoded with other bases; run kinetophone data encode again"])
     lines = read_text(folder / MANIFEST).splitlines()[: count or None]
     if not lines:

@@ -1,22 +1,23 @@
-"""Whether clips do what their prompts say: number of strikes, tempo, silence, material, object, colour, tool.
+"""Whether clips do what their prompts say: number of strikes, tempo, object, colour and tool.
 
-Everything is exact: a clip has the number asked for, or it has not. Each score has the same one with prompts
+The number is exact, and none is a number too. Each score has the same one with prompts
 of other clips as its control, which is what a model that ignores its prompt would reach.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kinetophone.hits.captions import Said
+from kinetophone.hits.classifiers import SEEN
 from kinetophone.metrics.control import Control, shuffled_control
 from kinetophone.metrics.evaluate import ClipEvents
 
-TEMPO_TOLERANCE = 0.2  # of the rate that a tempo names, the mean of its range; of the mean interval
-ATTRIBUTES = ("object", "colour", "tool")
+TEMPO_TOLERANCE = 0.2  # of the interval that a tempo names, the mean of its range
 
 
 def adherence(
@@ -38,10 +39,10 @@ def adherence(
     """
 
     def scored(
-        attribute: str, measured: Callable[[ClipEvents], Any], right: Callable[[Any, Any], bool]
-    ) -> Any:
-        asked = [(clip, getattr(said[clip.name], attribute)) for clip in clips]
-        known = [(measured(clip), wanted) for clip, wanted in asked if wanted is not None]
+        attribute: str, measured: Sequence[Any], right: Callable[[Any, Any], bool] = operator.eq
+    ) -> Control | None:
+        asked = [getattr(said[clip.name], attribute) for clip in clips]
+        known = [pair for pair in zip(measured, asked, strict=True) if pair[1] is not None]
         if len(known) < 2:
             return None
         found, wanted = zip(*known, strict=True)
@@ -53,27 +54,21 @@ def adherence(
         interval = (max(times_s) - min(times_s)) / (len(times_s) - 1)
         return bool(abs(interval / np.mean(tempi[tempo]) - 1) <= TEMPO_TOLERANCE)
 
-    def same(one: Any, other: Any) -> bool:
-        return bool(one == other)
-
+    heard, seen = [clip.onsets_s for clip in clips], [clip.strikes_s for clip in clips]
     results = {
-        "count, heard": scored("count", lambda clip: len(clip.onsets_s), same),
-        "count, seen": scored("count", lambda clip: len(clip.strikes_s), same),
+        "count, heard": scored("count", [len(times) for times in heard]),
+        "count, seen": scored("count", [len(times) for times in seen]),
         "count, heard and seen": scored(
             "count",
-            lambda clip: (len(clip.onsets_s), len(clip.strikes_s)),
+            [(len(a), len(b)) for a, b in zip(heard, seen, strict=True)],
             lambda found, wanted: found == (wanted, wanted),
         ),
-        "tempo, heard": scored("tempo", lambda clip: clip.onsets_s, at_tempo),
-        "tempo, seen": scored("tempo", lambda clip: clip.strikes_s, at_tempo),
+        "tempo, heard": scored("tempo", heard, at_tempo),
+        "tempo, seen": scored("tempo", seen, at_tempo),
     }
-    if clips and "hits_object" in clips[0].features:
-        from kinetophone.hits.classifiers import SEEN
-
-        for name in ATTRIBUTES:
-
-            def seen(clip: ClipEvents, name: str = name) -> str:
-                return SEEN[name][int(clip.features[f"hits_{name}"].argmax())]
-
-            results[f"{name}, seen"] = scored(name, seen, same)
+    for name, values in SEEN.items():
+        feature = f"hits_{name}"
+        if clips and feature in clips[0].features:
+            told = [values[int(clip.features[feature].argmax())] for clip in clips]
+            results[f"{name}, seen"] = scored(name, told)
     return {name: control for name, control in results.items() if control is not None}

@@ -83,11 +83,11 @@ def load_classifiers(folder: str | os.PathLike[str]) -> dict[str, AttributeClass
     from safetensors import safe_open
 
     nets = {}
-    for name, channels in (("picture", 3), ("sound", 1)):
+    for name, channels, recipe in (("picture", 3, "video"), ("sound", 1, "audio")):
         path = Path(folder) / "classifiers" / f"{name}.safetensors"
         if not path.is_file():
             raise ValueError(
-                f"the bundle has no classifier at {path}: train it with recipes/hits-{name}-classifier.yaml"
+                f"the bundle has no classifier at {path}: train it with recipes/hits-{recipe}-classifier.yaml"
             )
         with safe_open(path, "pt") as file:
             # The first bundles have no labels: they tell materials only.

@@ -108,11 +108,11 @@ def evaluate_generated(
         each real clip continued by another one, as a baseline with hard seams.
     """
     task = task or find_task("generate")
-    name = world_of(pipe.spec.fps)
-    world = domain(name)
+    world_name = world_of(pipe.spec.fps)
+    world = domain(world_name)
     more = {"wording": world.HELD_OUT} if held_out else {}
     true = [world.make_clip(split, i, pipe.spec.size, **more) for i in range(count)]
-    whole = [as_clip(clip, name) for clip in true]
+    whole = [as_clip(clip, world_name) for clip in true]
     prompts = [clip.caption for clip in true]
     sets = {"generated": _make(pipe, task, whole, prompts, seed, progress, options)}
     if uncoupled:

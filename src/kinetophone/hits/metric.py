@@ -42,15 +42,15 @@ def hits_features(clip: Clip, bundle: str) -> dict[str, np.ndarray]:
             sound = resample_audio(sound, clip.sample_rate, SAMPLE_RATE)
         whole = torch.from_numpy(sound[: len(sound) // HOP * HOP])[None]
         heard = judge["sound"].features(audio_input(log_mel(whole)))
-        logits = judge["picture"].by_attribute(judge["picture"].head(seen).mean(0, keepdim=True))
+        logits_seen = judge["picture"].by_attribute(judge["picture"].head(seen).mean(0, keepdim=True))
         logits_heard = judge["sound"].head(heard)
     video = torch.cat([seen.mean(0), seen.diff(dim=0).abs().mean(0)])[None]
     return {
         "hits_video": as_array(video),
         "hits_audio": as_array(heard),
-        "hits_seen": as_array(logits.pop("material")),
+        "hits_seen": as_array(logits_seen["material"]),
         "hits_heard": as_array(logits_heard),
-        **{f"hits_{name}": as_array(values) for name, values in logits.items()},
+        **{f"hits_{name}": as_array(x) for name, x in logits_seen.items() if name != "material"},
     }
 
 
