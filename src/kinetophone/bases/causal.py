@@ -1,4 +1,4 @@
-"""``AutoencoderKLWan`` in longer stretches than its own ``encode`` and ``decode``, which take r frames.
+"""Causal video autoencoders; ``AutoencoderKLWan`` in longer stretches than its own methods take.
 
 Its causal convolutions keep what they need of the past, so a stretch may have any number of latent steps.
 Long stretches are several times faster for small frames, and can be trained.
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kinetophone.bases.autoencoders import PatchAutoencoder
+
 _PIXELS = 1 << 20  # of the frames in a stretch: what fits in memory also at large sizes
 
 
@@ -22,6 +24,9 @@ def encode_causal(vae: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
     """
     from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 
+    if isinstance(vae, PatchAutoencoder):
+        found = vae.encode(frames).latent_dist
+        return found.mean, found.logvar
     ratio, patch = vae.config.scale_factor_temporal, vae.config.patch_size
     step = max(1, _PIXELS // (frames.shape[3] * frames.shape[4] * ratio)) * ratio
     x = patchify(frames, patch) if patch else frames
@@ -39,6 +44,8 @@ def decode_causal(vae: Any, latents: Tensor) -> Tensor:
     """Frames (B, 3, r·(T' - 1) + 1, H, W), about in [-1, 1], of latents (B, C, T', h, w)."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
+    if isinstance(vae, PatchAutoencoder):
+        return vae.decode(latents).sample
     config = vae.config
     side = config.scale_factor_spatial
     pixels = latents.shape[3] * latents.shape[4] * side * side * config.scale_factor_temporal

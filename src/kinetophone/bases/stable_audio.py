@@ -19,6 +19,7 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 
+from kinetophone.bases.autoencoders import SpectralAutoencoder
 from kinetophone.bases.base import Base
 from kinetophone.bases.computing import execution_device
 from kinetophone.bases.protocol import Conditioning, Denoiser, Site, Times
@@ -46,7 +47,7 @@ class StableAudio(Base):
     NETWORKS: ClassVar[tuple[str, ...]] = ("StableAudioDiTModel",)
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "transformer": ("StableAudioDiTModel",),
-        "vae": ("AutoencoderOobleck",),
+        "vae": ("AutoencoderOobleck", SpectralAutoencoder.__name__),
         "text_encoder": ("T5EncoderModel",),
         "tokenizer": (),
         "projection_model": ("StableAudioProjectionModel",),
@@ -165,7 +166,7 @@ def encode_waveform(vae: Any, waveform: Tensor, generator: torch.Generator | Non
     """Latents (B, C, L) of a waveform at the rate of ``vae``, padded with silence to whole latent steps.
 
     Args:
-        vae: the autoencoder, an ``AutoencoderOobleck``.
+        vae: the autoencoder, an ``AutoencoderOobleck`` or :class:`SpectralAutoencoder`.
         waveform: (B, N), or (B, N, channels) with any number of channels, in [-1, 1].
         generator: on the CPU; with it, the latents are drawn from the posterior, as in the training of Stable
             Audio. Without it, they are its means.

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinetophone.bases.autoencoders import PatchAutoencoder
 from kinetophone.bases.base import Base
 from kinetophone.bases.causal import decode_causal, encode_causal
 from kinetophone.bases.computing import execution_device
@@ -46,7 +47,7 @@ class Wan(Base):
     NETWORKS: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
     COMPONENTS: ClassVar[dict[str, tuple[str, ...]]] = {
         "transformer": ("WanTransformer3DModel",),
-        "vae": ("AutoencoderKLWan",),
+        "vae": ("AutoencoderKLWan", PatchAutoencoder.__name__),
         "text_encoder": ("UMT5EncoderModel",),
         "tokenizer": (),
         "scheduler": (),

@@ -19,6 +19,7 @@ from diffusers import AutoencoderKLWan, AutoencoderOobleck
 from torch import Tensor
 
 from kinetophone.av import AV, MODALITIES
+from kinetophone.bases.autoencoders import PatchAutoencoder, SpectralAutoencoder
 from kinetophone.bases.computing import encode_latents
 from kinetophone.bases.stable_audio import encode_waveform
 from kinetophone.bases.wan import encode_frames
@@ -32,7 +33,7 @@ from kinetophone.progress import track
 CAPTIONS_PER_CLIP = 4
 _CLIPS_AT_ONCE = 8
 _VERSION = 1  # to be increased when the same clips give other latents
-DECODER = ("decoder.", "post_quant_conv.")  # prefixes of the decoder's parameters
+DECODER = ("decoder.", "decoder_", "post_quant_conv.")  # prefixes of the decoder's parameters
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,9 @@ def _encode(vae: Any, clips: ClipArrays, path: Path, what: str) -> None:
 @torch.no_grad()
 def _encoded(vae: Any, clips: ClipArrays, some: slice, generator: torch.Generator) -> Tensor:
     """Latents of some clips, by the kind of their autoencoder."""
-    if isinstance(vae, AutoencoderKLWan):
+    if isinstance(vae, (AutoencoderKLWan, PatchAutoencoder)):
         return encode_frames(vae, torch.from_numpy(np.array(clips.video[some])))
-    if isinstance(vae, AutoencoderOobleck):
+    if isinstance(vae, (AutoencoderOobleck, SpectralAutoencoder)):
         sound = torch.from_numpy(clips.waveforms(some, int(vae.config.sampling_rate)))
         return encode_waveform(vae, sound, generator)
     vae = vae.to(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -28,6 +28,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "ClapTextModelWithProjection"),
     "vocoder": ("SpeechT5HifiGan",),
 }
+Network = TypeVar("Network", bound=type[nn.Module])
+# Networks of this package that a configuration may name, by name; see :func:`own_class`.
+_OWN: dict[str, type[nn.Module]] = {}
 # In a list of allowed classes: any scheduler that describes a DDPM process.
 DDPM = "a DDPM schedule"
 # These always run in float32: they overflow in half precision, and float32 costs little here.
@@ -89,8 +92,14 @@ def load_component(
         )
     import transformers
 
-    kind = getattr(diffusers if hasattr(diffusers, found) else transformers, found)
+    kind = _OWN.get(found) or getattr(diffusers if hasattr(diffusers, found) else transformers, found)
     return load_network(path, kind, dtype=dtype, allow_pickle=allow_pickle)
+
+
+def own_class(network: Network) -> Network:
+    """Register a class of this package, so that the configuration of a component may name it."""
+    _OWN[network.__name__] = network
+    return network
 
 
 class StoredScheduler:

@@ -12,10 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderOobleck, StableAudioDiTModel
+from diffusers import StableAudioDiTModel
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from torch import Tensor, nn
 
+from kinetophone.bases.autoencoders import SpectralAutoencoder
 from kinetophone.bases.stable_audio import StableAudio
 from kinetophone.data.domains import domain
 from kinetophone.hits.stages.transformer import TransformerStage
@@ -39,7 +40,7 @@ SCHEDULE = {
 }
 
 
-class OobleckAutoencoder:
+class WaveformAutoencoder:
     """Trains on crops of the waveform; three quarters of them contain a strike."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -49,7 +50,7 @@ class OobleckAutoencoder:
         self.vae: Any = (
             load_component(Path(recipe.bundle) / "audio", "vae", StableAudio.COMPONENTS["vae"])
             if recipe.continued
-            else AutoencoderOobleck(**recipe.model)
+            else SpectralAutoencoder(**recipe.model)
         )
         self.trained: dict[str, nn.Module] = {"vae": self.vae}
         self.noise = recipe.options.latent_noise

@@ -1,4 +1,4 @@
-"""The transformer video base, in the classes of Wan: a causal autoencoder, then a flow on its latents.
+"""The transformer video base, in the classes of Wan: a flow on the latents of a causal autoencoder.
 
 Shapes: frames (B, 3, T, S, S) in [-1, 1]; latents (B, C, T', h, w), normalised.
 """
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinetophone.bases.autoencoders import PatchAutoencoder
 from kinetophone.bases.causal import decode_causal, encode_causal
 from kinetophone.bases.wan import Wan
 from kinetophone.hits.stages.autoencoders import edges
@@ -29,7 +30,7 @@ STRUCK = 0.15  # change of a pixel between two frames from which it counts as st
 SHIFT = 3.0  # of the noise schedule, that of the published model at 480p
 
 
-class WanAutoencoder:
+class CausalAutoencoder:
     """Trains on crops of clips; three quarters of them contain a strike."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -38,11 +39,8 @@ class WanAutoencoder:
         self.vae: Any = (
             load_component(Path(recipe.bundle) / "video", "vae", Wan.COMPONENTS["vae"])
             if recipe.continued
-            else AutoencoderKLWan(**recipe.model)
+            else PatchAutoencoder(**recipe.model)
         )
-        for parameter in self.vae.parameters():
-            if parameter.dim() == 5:  # faster kernels
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         self.trained: dict[str, nn.Module] = {"vae": self.vae}
         self.noise, self.frames = recipe.options.latent_noise, recipe.options.frames
 
@@ -57,7 +55,7 @@ class WanAutoencoder:
                 start = int(np.clip(frame - rng.integers(self.frames), 0, last))
             crops.append(self.clips.video[i, start : start + self.frames])
         x = torch.from_numpy(np.stack(crops)).permute(0, 4, 1, 2, 3)
-        return x.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last_3d)
+        return x.float().div(127.5).sub(1)
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         x = self._batch(rng, self.recipe.loop.batch_size)
