@@ -12,6 +12,7 @@ that went through an autoencoder the score of a perfect U-Net.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from kinetophone.data.domains import as_clip
+from kinetophone.data.domains import as_clip, world_of
 from kinetophone.files import write_json
-from kinetophone.hits import HitsClip
 from kinetophone.media.clip import Clip, fit_audio
-from kinetophone.media.mel import HOP, log_mel
+from kinetophone.media.mel import log_mel
 from kinetophone.media.read import Audio, Video
 from kinetophone.progress import track
 from kinetophone.study.experiment import fingerprint, result_settings
 from kinetophone.study.measures import (
-    MAIN_METRIC,
     count_accuracy,
     material_accuracy,
     measure_clips,
@@ -41,7 +40,7 @@ from kinetophone.text import markdown_table
 if TYPE_CHECKING:
     from kinetophone.pipeline import Kinetophone
 
-MEASURE = MAIN_METRIC["hits"]
+MEASURE = "event_f1"
 DISTANCES = ("hits-FVD", "hits-FAD")
 
 
@@ -60,60 +59,66 @@ class Part:
     having: str
 
 
-PARTS = (
-    Part("video autoencoder", "true", "video autoencoder"),
-    Part("vocoder", "true", "vocoder"),
-    Part("audio autoencoder", "vocoder", "audio autoencoder, vocoder"),
-    Part("sound for a picture", "audio autoencoder, vocoder", "true picture, sound made"),
-    Part("picture for a sound", "video autoencoder", "true sound, picture made"),
-    Part("both at once, after the sound", "true picture, sound made", "both made"),
-    Part("both at once, after the picture", "true sound, picture made", "both made"),
-)
+def parts_of(pipe: Kinetophone) -> list[Part]:
+    """The parts of a bundle; its audio may have a vocoder, or an autoencoder of waveforms."""
+    own = [Part("video autoencoder", "true", "video autoencoder")]
+    if _has_vocoder(pipe):
+        decoded = "audio autoencoder, vocoder"
+        own += [Part("vocoder", "true", "vocoder"), Part("audio autoencoder", "vocoder", decoded)]
+    else:
+        decoded = "audio autoencoder"
+        own.append(Part("audio autoencoder", "true", decoded))
+    return [
+        *own,
+        Part("sound for a picture", decoded, "true picture, sound made"),
+        Part("picture for a sound", "video autoencoder", "true sound, picture made"),
+        Part("both at once, after the sound", "true picture, sound made", "both made"),
+        Part("both at once, after the picture", "true sound, picture made", "both made"),
+    ]
 
 
-def reconstructed_frames(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
-    """Encode and decode the frames of a real clip with the video autoencoder."""
-    video = pipe.bases.video
-    return video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
+def _has_vocoder(pipe: Kinetophone) -> bool:
+    return hasattr(pipe.bases.audio, "vocoder")
 
 
-def reconstructed_audio(pipe: Kinetophone, clip: HitsClip) -> np.ndarray:
-    """Reconstruct the audio of a real clip with the audio autoencoder and the vocoder."""
-    audio, samples = pipe.bases.audio, len(clip.audio)
-    latents = audio.encode(torch.from_numpy(clip.audio)[None])
-    made = latents[:, :, : -(-samples // (HOP * audio.factor))]  # without the U-Net's padding
-    return audio.decode(made, samples)[0]
-
-
-def with_audio(clip: HitsClip, waveform: np.ndarray) -> Clip:
-    """A real clip with other audio."""
-    return replace(as_clip(clip), audio=fit_audio(waveform, len(clip.audio)))
-
-
-def clip_makers(pipe: Kinetophone, **sampling: Any) -> dict[str, Callable[[HitsClip, int], Clip]]:
+def clip_makers(pipe: Kinetophone, world: str, **sampling: Any) -> dict[str, Callable[[Any, int], Clip]]:
     """Functions by set name that make a clip from a real clip and its index (the noise seed)."""
-
+    audio, video = pipe.bases.audio, pipe.bases.video
     common: dict[str, Any] = {"progress": False, **sampling}
 
-    def through_vocoder(clip: HitsClip) -> np.ndarray:
+    def true(clip: Any, seed: int) -> Clip:
+        return as_clip(clip, world)
+
+    def video_decoded(clip: Any, seed: int) -> Clip:
+        frames = video.decode(video.encode(torch.from_numpy(clip.video)[None]))[0]
+        return replace(as_clip(clip, world), video=frames[: len(clip.video)])
+
+    def with_audio(clip: Any, waveform: np.ndarray) -> Clip:
+        return replace(as_clip(clip, world), audio=fit_audio(waveform, len(clip.audio)))
+
+    def through_vocoder(clip: Any, seed: int) -> Clip:
         with torch.no_grad():
             mel = log_mel(torch.from_numpy(clip.audio)[None]).to(pipe.device)
-            return pipe.bases.audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy()
+            return with_audio(clip, audio.vocoder(mel)[0].clamp(-1, 1).cpu().numpy())
 
-    def audio_made(clip: HitsClip, seed: int) -> Clip:
-        return pipe.sound(Video(clip.video, as_clip(clip).time.fps), clip.caption, seed=seed, **common)
+    def audio_decoded(clip: Any, seed: int) -> Clip:
+        samples = len(clip.audio)
+        latents = audio.encode(torch.from_numpy(clip.audio)[None])
+        whole = math.ceil(samples * audio.latents_per_second / audio.sample_rate)  # without padding
+        return with_audio(clip, audio.decode(latents[:, :, :whole], samples)[0])
 
-    def video_made(clip: HitsClip, seed: int) -> Clip:
-        sound = Audio(clip.audio, as_clip(clip).sample_rate)
+    def audio_made(clip: Any, seed: int) -> Clip:
+        return pipe.sound(Video(clip.video, as_clip(clip, world).time.fps), clip.caption, seed=seed, **common)
+
+    def video_made(clip: Any, seed: int) -> Clip:
+        sound = Audio(clip.audio, as_clip(clip, world).sample_rate)
         return pipe.picture(sound, clip.caption, seed=seed, **common)
 
+    with_vocoder = {"vocoder": through_vocoder, "audio autoencoder, vocoder": audio_decoded}
     return {
-        "true": lambda clip, seed: as_clip(clip),
-        "video autoencoder": lambda clip, seed: replace(
-            as_clip(clip), video=reconstructed_frames(pipe, clip)
-        ),
-        "vocoder": lambda clip, seed: with_audio(clip, through_vocoder(clip)),
-        "audio autoencoder, vocoder": lambda clip, seed: with_audio(clip, reconstructed_audio(pipe, clip)),
+        "true": true,
+        "video autoencoder": video_decoded,
+        **(with_vocoder if _has_vocoder(pipe) else {"audio autoencoder": audio_decoded}),
         "true picture, sound made": audio_made,
         "true sound, picture made": video_made,
         "both made": lambda clip, seed: pipe(clip.caption, seed=seed, **common)[0],
@@ -138,7 +143,7 @@ def limits(
         count: Number of prompts, the first of ``split``, at least 4. The next ``count`` clips are the other
             real clips.
         path: JSON file to write after each set.
-        split: Split of hits.
+        split: Split of the world of strikes that the bundle was trained on.
         workers: Number of processes for the detectors.
         **sampling: Sampling options.
 
@@ -156,16 +161,19 @@ def limits(
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("made_of") != made_of:
         found = {"made_of": made_of, "sets": {}}
-    true = true_clips("hits", split, range(count), pipe.spec.size)
-    for name, make in clip_makers(pipe, **sampling).items():
+    world = world_of(pipe.spec.fps)
+    true = true_clips(world, split, range(count), pipe.spec.size)
+    for name, make in clip_makers(pipe, world, **sampling).items():
         if name in found["sets"]:
             continue
         clips = [make(clip, i) for i, clip in enumerate(track(true, count, name))]
-        found["sets"][name] = measure_clips(clips, "hits", split, str(bundle), workers, others=others)
+        found["sets"][name] = measure_clips(clips, world, split, str(bundle), workers, others=others)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, path)
     sets = {name: [result | {"seed": 0}] for name, result in found["sets"].items()}
-    found["parts"] = {part.name: difference(sets[part.without], sets[part.having], MEASURE) for part in PARTS}
+    found["parts"] = {
+        part.name: difference(sets[part.without], sets[part.having], MEASURE) for part in parts_of(pipe)
+    }
     write_json(found, path)
     return found
 
