@@ -22,6 +22,7 @@ from kinetophone.cli import app
 from kinetophone.cli import make as cli_make
 from kinetophone.media.clip import Clip, as_channels
 from kinetophone.media.read import read_audio, read_clip, read_video
+from kinetophone.media.remux import video_span
 from kinetophone.media.write import write_wav
 from videos import write_difficult, write_video
 
@@ -131,6 +132,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["stereo_44k.mp4", "odd_size.mp4", "variable_rate.mp4", "turned.mp4", "no_sound.mp4", "ntsc.mp4"],
+)
+def test_a_whole_picture_stays_as_it_is_and_gets_sound(
+    command: Callable[..., Path], files: Path, name: str
+) -> None:
+    written = command("sound", files / name)
+    given, found = read_video(files / name), read_clip(written)
+    assert (found.fps, found.sample_rate) == (given.fps, 16_000)
+    np.testing.assert_array_equal(found.video, given.frames)
+    span = video_span(files / name)
+    assert span is not None
+    assert abs(video_file(written).samples - span.duration_s * 16_000) <= Fraction(1, 2)
+
+
+@pytest.mark.parametrize(
     ("name", "fps", "frames", "size"),
     [
         ("stereo_44k.mp4", 8, 10, (64, 64)),
@@ -142,10 +159,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ntsc.mp4", 24 / 1.001, 24, (64, 64)),
     ],
 )
-def test_a_picture_keeps_its_frames_and_gets_sound(
+def test_a_section_keeps_its_frames_and_gets_sound(
     command: Callable[..., Path], files: Path, name: str, fps: float, frames: int, size: tuple[int, int]
 ) -> None:
-    given, found = read_video(files / name), video_file(command("sound", files / name))
+    given, found = read_video(files / name), video_file(command("sound", files / name, "--to", 100))
     assert_whole(found)
     assert found.sample_rate == 16_000
     assert (found.fps, len(found.frames)) == (given.fps, len(given.frames))

@@ -63,6 +63,7 @@ SIXTEEN = (
     "audio",
     "video-classifier",
     "audio-classifier",
+    "coupling",
 )
 ONE_OF_EACH = tuple(name for name in ORDER if name not in ("audio-2", "motion-2", "coupling-2", "coupling-3"))
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -125,6 +126,15 @@ def test_the_classifier_of_frames_tells_object_colour_and_tool_too(transformers)
     told = {name: features[f"hits_{name}"].shape for name in ("object", "colour", "tool")}
     assert told == {name: (1, len(SEEN[name])) for name in told}
     assert features["hits_seen"].shape == features["hits_heard"].shape == (1, 5)
+
+
+def test_the_bundle_of_transformers_makes_clips_of_its_world(transformers):
+    pipe = Kinetophone.from_pretrained(str(transformers))
+    assert pipe.spec.defaults["stepper"] == "dpmpp_2m"
+    with pytest.warns(UnknownWordsWarning):  # it was trained on eight captions
+        clip = pipe("a drumhead is struck", seed=0, progress=False)[0]
+    assert clip.video.shape == (65, 64, 64, 3)
+    assert (clip.time.fps, clip.sample_rate, len(clip.audio)) == (16, 24_000, 97_500)
 
 
 def assert_samples(names, bundle):

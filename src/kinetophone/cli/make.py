@@ -30,7 +30,6 @@ from kinetophone.tasks.task import Task, all_tasks
 
 if TYPE_CHECKING:
     from kinetophone.media.clip import Clip
-    from kinetophone.media.read import Video
     from kinetophone.pipeline import Kinetophone
     from kinetophone.tasks.request import Script
 
@@ -219,30 +218,39 @@ def sound(
         raise RequestError([f"keep-original is {keep_original:g}; it must be 0 to {_MOST_GAIN}"])
     if audio_track is not None and keep_original is None:
         raise RequestError(["--audio-track selects the track for --keep-original; give both"])
-    from kinetophone.bundle.spec import LONGEST_S
+    from kinetophone.bundle.spec import BundleSpec
     from kinetophone.media.container import audio_stream, open_media
     from kinetophone.media.mix import mixed
-    from kinetophone.media.read import read_video
-    from kinetophone.media.write import check_rate
+    from kinetophone.tasks.common.silent import SilentVideo, read_silent, save_with_audio, shown
 
-    def read(path: Path, target: Path) -> Video:
+    spec = BundleSpec.read(model["bundle"])
+
+    def read(path: Path, target: Path) -> SilentVideo:
         if keep_original is not None:
             with open_media(path) as file:
                 audio_stream(path, file, audio_track)
-        video = read_video(path, longest_s=LONGEST_S, between=(start, end))
-        check_rate(target, video.fps)
-        return video
+        silent = read_silent(path, target, spec, (start, end))
+        if silent.refused:
+            typer.echo(
+                f"'{path}' is encoded again: its video cannot be copied into a {target.suffix}", err=True
+            )
+        return silent
 
     ready = [read(videos[0], targets[0])]  # so that errors show before a model is loaded
     pipe = load_pipeline(**model)
     failures = []
     for path, target in zip(videos, targets, strict=True):
         try:
-            video = ready.pop() if ready else read(path, target)
-            clip = pipe.sound(video, prompt, seed=seed, progress=True, **sampling)
+            silent = ready.pop() if ready else read(path, target)
+            clip = pipe.sound(silent.video, prompt, seed=seed, progress=True, **sampling)
             if keep_original is not None:
-                clip = mixed(clip, video, path, keep_original, audio_track)
-            _write(clip, target, sheet, prompt)
+                clip = mixed(clip, silent.video, path, keep_original, audio_track)
+            if silent.span is None:
+                _write(clip, target, sheet, prompt)
+                continue
+            typer.echo(save_with_audio(clip, silent, target))
+            if sheet:
+                typer.echo(shown(silent, target).sheet(target.with_suffix(".png"), title=prompt))
         except (RequestError, MediaError, OSError) as error:
             if len(videos) == 1:
                 raise

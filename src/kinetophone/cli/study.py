@@ -142,9 +142,7 @@ def limits(
     out: Annotated[
         Path, typer.Option(help="Folder for NAME-COUNT.json and .md; existing results are reused.")
     ] = Path("docs/results/limits"),
-    split: Annotated[
-        str, typer.Option(help="Split: val for tuning, test for reporting.")
-    ] = "test",
+    split: Annotated[str, typer.Option(help="Split: val for tuning, test for reporting.")] = "test",
     steps: Annotated[int | None, typer.Option(help="Sampling steps; default: that of the bundle.")] = None,
     device: Device = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes for event detection.")] = None,

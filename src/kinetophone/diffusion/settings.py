@@ -34,6 +34,7 @@ _MOST_BATCH = 10_000
 # Settings of the published experiments (arXiv 2409.17550), for pairs of bases without their own defaults.
 PUBLISHED_DEFAULTS: dict[str, Any] = {
     "steps": 50,
+    "stepper": "ddim",
     "gamma": 1.5,
     "guidance": {"audio": 2.5, "video": 7.5},
     "guidance_sync": 1.0,
@@ -106,7 +107,7 @@ class Settings:
         """Settings from options; those in ``PUBLISHED_DEFAULTS`` are required."""
         return cls(
             steps=int(options["steps"]),
-            stepper=options.get("stepper", "ddim"),
+            stepper=options["stepper"],
             gamma=float(options["gamma"]),
             snr_offset=CLOCKS[clock] if (clock := options.get("clock")) else options.get("snr_offset"),
             clock_table=options.get("clock_table"),

@@ -61,6 +61,7 @@ def read_clip(
     *,
     fps: float | Fraction | None = None,
     size: tuple[int, int] | None = None,
+    within: int | None = None,
     sample_rate: int | None = None,
     sound: str | os.PathLike[str] | None = None,
     longest_s: float | None = None,
@@ -75,6 +76,7 @@ def read_clip(
             not given.
         size: (height, width) to resize to, after a centre crop to that aspect ratio. The file's own size in
             square pixels if not given.
+        within: Instead of size: the largest height or width. Larger frames are shrunk to it, uncropped.
         sample_rate: Sample rate to resample to, in Hz. The file's own rate if not given.
         sound: A file to take the audio from instead; it starts with the first frame.
         longest_s: Maximum length in seconds. A longer file is refused at once if its metadata says so,
@@ -93,7 +95,7 @@ def read_clip(
     heard_in = path if sound is None else sound
     with open_media(heard_in) as file:  # fail early, before the video is decoded
         audio_stream(heard_in, file, audio_track)
-    picture = read_video(path, fps=fps, size=size, longest_s=longest_s)
+    picture = read_video(path, fps=fps, size=size, within=within, longest_s=longest_s)
     heard = read_audio(
         heard_in, sample_rate=sample_rate, longest_s=longest_s, audio_track=audio_track, mono=mono
     )
@@ -124,6 +126,7 @@ def read_video(
     *,
     fps: float | Fraction | None = None,
     size: tuple[int, int] | None = None,
+    within: int | None = None,
     longest_s: float | None = None,
     between: tuple[float, float | None] = (0, None),
 ) -> Video:
@@ -140,7 +143,7 @@ def read_video(
             budget.check_stated(file, images.stream)
         rate = as_fps(images.stream.average_rate or images.stream.guessed_rate or _UNKNOWN_FPS)
         target = rate if fps is None else as_fps(fps)
-        shown = _Shown(images, budget, size, between, _stated_frames(file, images.stream, target))
+        shown = _Shown(images, budget, size, within, between, _stated_frames(file, images.stream, target))
         if target == rate:
             shown.add_one_for_one(rate)
         else:
@@ -167,6 +170,7 @@ class _Shown:
         images: The file's images.
         budget: Limits on length and memory.
         size: (height, width) of the frames; the size of the first frame if not given.
+        within: Largest height or width, if the size is that of the first frame.
         between: Start and end in seconds, counted from the file's first frame.
         expected: Approximate number of frames.
     """
@@ -176,10 +180,12 @@ class _Shown:
         images: Images,
         budget: Budget,
         size: tuple[int, int] | None,
+        within: int | None,
         between: tuple[float, float | None],
         expected: int,
     ) -> None:
         self.images, self.budget, self.size, self.expected = images, budget, size, expected
+        self.within = within
         self.first, self.until = Fraction(between[0]), None if between[1] is None else Fraction(between[1])
         self.start = Fraction(0)  # start of the section that is read, in the file's time
         self._end: Fraction | None = None  # end of the section, if it was cut
@@ -260,7 +266,9 @@ class _Shown:
 
     def _image(self, frame: Any) -> np.ndarray:
         if self.size is None:
-            self.size = self.images.size(frame)  # if the size changes later, the first one is kept
+            height, width = self.images.size(frame)  # if the size changes later, the first one is kept
+            factor = min(1.0, (self.within or math.inf) / max(height, width))
+            self.size = (max(1, round(factor * height)), max(1, round(factor * width)))
         return resize(self.images.image(frame), self.size)
 
     def _add(self, image: np.ndarray) -> None:

@@ -50,6 +50,7 @@ _VIDEOS = {
     ".webm": ("webm", "libvpx-vp9", "libopus"),
 }
 VIDEO_SUFFIXES = tuple(_VIDEOS)
+AUDIO_CODECS = {suffix: audio_codec for suffix, (_, _, audio_codec) in _VIDEOS.items()}
 SUFFIXES = (*_VIDEOS, ".wav", ".gif", ".png")
 
 # AAC keeps at most 6144 bits per frame of 1024 samples and channel; 6 bits per sample is that limit.
@@ -190,15 +191,7 @@ def video_writer(path: str | os.PathLike[str], *, crf: int = 16) -> Iterator[Cal
                     rates = sorted(_SAMPLE_RATES[audio_codec])
                     codec = audio_codec.removeprefix("lib").upper()
                     raise MediaError(f"{codec} has no sample rate {part.sample_rate} Hz; it has {rates}")
-                options = {}
-                if container != "webm":
-                    # The edit list counts in the movie's time scale. The default, milliseconds, would round
-                    # the track's length.
-                    timescale = math.lcm(part.sample_rate, part.time.fps.numerator)
-                    options = {
-                        "movflags": "+faststart",
-                        "movie_timescale": str(timescale if timescale < 2**31 else part.sample_rate),
-                    }
+                options = container_options(container, part.sample_rate, part.time.fps)
                 file = stack.enter_context(av.open(f"file:{partial}", "w", format=container, options=options))
                 count = 1 if part.audio.ndim == 1 else part.audio.shape[1]
                 layout = None if count == 1 else channel_layout(path, count, part.layout)
@@ -250,12 +243,29 @@ def write_gif(clip: Clip, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def container_options(container: str, sample_rate: int, fps: Fraction) -> dict[str, str]:
+    """Options for writing a container, so that both tracks keep their exact lengths."""
+    if container not in ("mp4", "mov"):
+        return {}
+    # The edit list counts in the movie's time scale. The default, milliseconds, would round the length.
+    timescale = math.lcm(sample_rate, fps.numerator)
+    return {
+        "movflags": "+faststart",
+        "movie_timescale": str(timescale if timescale < 2**31 else sample_rate),
+    }
+
+
+def known_rate(sample_rate: int, codec: str) -> int:
+    """A sample rate that the codec supports: the given one or the next higher one, in Hz."""
+    return min(
+        (rate for rate in _SAMPLE_RATES[codec] if rate >= sample_rate), default=max(_SAMPLE_RATES[codec])
+    )
+
+
 def _at_known_rate(clip: Clip, codec: str) -> Clip:
-    """The clip at a sample rate that the codec supports: its own or the next higher one."""
-    rates = _SAMPLE_RATES[codec]
-    if clip.sample_rate in rates:
+    rate = known_rate(clip.sample_rate, codec)
+    if rate == clip.sample_rate:
         return clip
-    rate = min((r for r in rates if r > clip.sample_rate), default=max(rates))
     audio = resample_audio(clip.audio, clip.sample_rate, rate)
     audio = np.clip(fit_audio(audio, replace(clip.time, sample_rate=rate).samples), -1.0, 1.0)
     return replace(clip, audio=audio, sample_rate=rate)
@@ -283,32 +293,21 @@ class _Encoder:
         self.video.codec_context.colorspace = _BT601
         self.video.codec_context.color_primaries = _BT601
         self.video.codec_context.color_trc = _BT601
-        self.audio = file.add_stream(audio_codec, rate=like.sample_rate, layout=layout)
-        self.channels = self.audio.layout.nb_channels
-        most = _AAC_MAX_BIT_RATE if self.channels <= 2 else self.channels * _AAC_MAX_BIT_RATE // 2
-        self.audio.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * like.sample_rate, most)
-        # Converts packed samples to the codec's format: PyAV cannot create frames with eight planes.
-        self.resampler = av.AudioResampler(self.audio.format, layout, like.sample_rate)
-        self.frames = self.samples = 0
-        self.waiting = np.empty((0, self.channels), np.float32)
+        self.audio = AudioTrack(file, audio_codec, like.sample_rate, layout)
+        self.frames = 0
 
     def add(self, part: Clip) -> None:
         """Append the frames and the audio of ``part``."""
-        frames, sound = part.video, as_channels(part.audio, self.channels).reshape(-1, self.channels)
+        frames, sound = part.video, self.audio.channels_of(part.audio)
         for index, image in enumerate(frames):
             self._frame(image)
             start, end = (len(sound) * i // len(frames) for i in (index, index + 1))
-            self.waiting = np.concatenate([self.waiting, sound[start:end]])
-            while len(self.waiting) >= _AAC_FRAME:
-                self._audio(self.waiting[:_AAC_FRAME])
-                self.waiting = self.waiting[_AAC_FRAME:]
+            self.audio.add(sound[start:end])
 
     def finish(self) -> None:
         """Flush the encoders."""
-        if len(self.waiting):
-            self._audio(self.waiting)
-        for stream in (self.video, self.audio):
-            self.file.mux(stream.encode(None))
+        self.audio.finish()
+        self.file.mux(self.video.encode(None))
 
     def _frame(self, image: np.ndarray) -> None:
         import av
@@ -324,13 +323,56 @@ class _Encoder:
         self.frames += 1
         self.file.mux(self.video.encode(frame))
 
-    def _audio(self, samples: np.ndarray) -> None:
+
+class AudioTrack:
+    """Encodes an audio stream of a file.
+
+    Args:
+        file: The container, open for writing.
+        codec: Name of the encoder.
+        sample_rate: One that the codec supports, in Hz.
+        layout: Layout of its channels, such as "stereo".
+        start_s: Time of the first sample in the file, in seconds.
+    """
+
+    def __init__(
+        self, file: Any, codec: str, sample_rate: int, layout: str, start_s: Fraction = Fraction(0)
+    ) -> None:
+        import av
+
+        self.file, self.stream = file, file.add_stream(codec, rate=sample_rate, layout=layout)
+        self.channels = self.stream.layout.nb_channels
+        most = _AAC_MAX_BIT_RATE if self.channels <= 2 else self.channels * _AAC_MAX_BIT_RATE // 2
+        self.stream.bit_rate = min(_AAC_MAX_BITS_PER_SAMPLE * sample_rate, most)
+        # Converts packed samples to the codec's format: PyAV cannot create frames with eight planes.
+        self._resampler = av.AudioResampler(self.stream.format, layout, sample_rate)
+        self._samples = round(start_s * sample_rate)
+        self._waiting = np.empty((0, self.channels), np.float32)
+
+    def channels_of(self, audio: np.ndarray) -> np.ndarray:
+        """A waveform (N,) or (N, channels) with the channels of the stream, (N, channels)."""
+        return as_channels(audio, self.channels).reshape(-1, self.channels)
+
+    def add(self, samples: np.ndarray) -> None:
+        """Append samples (N, channels)."""
+        self._waiting = np.concatenate([self._waiting, samples])
+        while len(self._waiting) >= _AAC_FRAME:
+            self._encode(self._waiting[:_AAC_FRAME])
+            self._waiting = self._waiting[_AAC_FRAME:]
+
+    def finish(self) -> None:
+        """Encode what is left, and flush the encoder."""
+        if len(self._waiting):
+            self._encode(self._waiting)
+        self.file.mux(self.stream.encode(None))
+
+    def _encode(self, samples: np.ndarray) -> None:
         import av
 
         packed = np.ascontiguousarray(samples, np.float32).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self.audio.layout.name)
-        frame.sample_rate, frame.pts = self.audio.rate, self.samples
-        frame.time_base = Fraction(1, self.audio.rate)
-        self.samples += len(samples)
-        for part in self.resampler.resample(frame):
-            self.file.mux(self.audio.encode(part))
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self.stream.layout.name)
+        frame.sample_rate, frame.pts = self.stream.rate, self._samples
+        frame.time_base = Fraction(1, self.stream.rate)
+        self._samples += len(samples)
+        for part in self._resampler.resample(frame):
+            self.file.mux(self.stream.encode(part))

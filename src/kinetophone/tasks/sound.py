@@ -6,6 +6,7 @@ every step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kinetophone.av import AV
@@ -26,12 +27,12 @@ def plan(bundle: Bundle, time: ClipTime, given: TaskInput) -> Plan:
     from kinetophone.media.clip import Clip, fit_audio
     from kinetophone.media.read import resample_frames
     from kinetophone.media.timing import ClipTime
-    from kinetophone.tasks.common.sampling import encode_frames, fitting_time, windows_of
+    from kinetophone.tasks.common.sampling import encode_frames, windows_of
 
     video, spec = given.media, bundle.spec
     own = ClipTime(fps=video.fps, frames=len(video.frames), sample_rate=spec.sample_rate)
     frames = resample_frames(video.frames, own.fps, spec.fps, (spec.size, spec.size))
-    made = fitting_time(bundle, len(frames))
+    made = replace(own, fps=spec.fps, frames=len(frames))  # of any length: the frames are small
     known: AV[Given | None] = AV(
         audio=None, video=Given.all_of(encode_frames(bundle, frames, windows_of(bundle, made)))
     )
