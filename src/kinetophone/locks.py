@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kinetophone.errors import RequestError
@@ -16,13 +16,15 @@ LOCK_NAME = ".kinetophone.lock"
 def sole_writer(folder: Path) -> Iterator[None]:
     """Create ``folder`` and hold a lock on it, so that no other run writes to it.
 
-    The operating system releases the lock when the process ends, even if it is killed.
+    The operating system releases the lock when the process ends, even if it is killed. A new folder is
+    removed again if an error leaves it empty.
 
     Raises:
         RequestError: Another run is writing to the folder, or it cannot be created.
     """
     from filelock import FileLock, Timeout
 
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME, timeout=0)
@@ -35,6 +37,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         raise RequestError([f"'{folder}' is a file, not a folder; name another one"]) from None
     try:
         yield
+    except BaseException:
+        if new and [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+            with suppress(OSError):
+                (folder / LOCK_NAME).unlink()
+                folder.rmdir()
+        raise
     finally:
         lock.release()
 

@@ -45,7 +45,7 @@ class Workers:
         count: Number of workers; None: one for each core, or for each GPU. A single one without Ray is this
             process itself.
         ray: Address of a Ray cluster, such as ``10.0.0.1:6379``, or ``auto``; None: this machine.
-        gpu: Whether each worker needs a GPU of its own.
+        gpu: Whether each worker needs a GPU of its own; None: if there are any.
 
     Raises:
         RequestError: ``count`` is less than 1.
@@ -53,7 +53,7 @@ class Workers:
 
     count: int | None = None
     ray: str | None = None
-    gpu: bool = False
+    gpu: bool | None = False
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
@@ -61,7 +61,7 @@ class Workers:
 
     def of(self, shards: int) -> int:
         """The number of workers for some shards on this machine; at least 1."""
-        return max(1, min(self.count or _devices(self.gpu), shards))
+        return max(1, min(self.count or _devices(bool(self.gpu)), shards))
 
     def alone(self, shards: int) -> bool:
         """Whether the shards are done in this process."""
@@ -79,17 +79,17 @@ def over_shards(
     setup: Setup[S, R],
     shards: Sequence[S],
     workers: Workers,
-    what: str,
+    what: str | None,
     *,
     shared: Iterable[Path] = (),
 ) -> Iterator[tuple[int, R | Failed]]:
-    """Do all shards, with a progress bar.
+    """Do all shards.
 
     Args:
         setup: Makes the function that does a shard. It is pickled, unless the work is done in this process.
         shards: What each call is given.
         workers: Where the work is done.
-        what: Label of the bar.
+        what: Label of a progress bar; None: no bar.
         shared: Files and folders that every worker of a cluster must see under the same path. A folder gets
             a file with a random name for as long as the work lasts.
 
@@ -110,7 +110,8 @@ def over_shards(
             pool = _Here(setup)
         else:
             pool = _Processes(setup, workers, len(shards))
-        yield from track(_done(pool, shards), len(shards), what)
+        done = _done(pool, shards)
+        yield from done if what is None else track(done, len(shards), what)
 
 
 @contextmanager
@@ -138,7 +139,8 @@ def check_all_done(failed: dict[str, str], what: str, where: Path) -> None:
     if not failed:
         return
     named = [f"{name}: {why}" for name, why in list(failed.items())[:5]]
-    more = f"{len(failed)} {what} failed; all others are in '{where}', and the same command makes only these"
+    counted = f"{len(failed)} {what}" if len(failed) > 1 else f"1 {what.removesuffix('s')}"
+    more = f"{counted} failed; all others are in '{where}', and the same command makes only these"
     raise RequestError([*named, more])
 
 
@@ -228,6 +230,8 @@ class _Work(Generic[S, R]):
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, RequestError):
+        return "; ".join(error.problems)
     if is_full(error):
         return f"the disk of {socket.gethostname()} is full ({reason(error)})"
     named = isinstance(error, OSError | UserError | FloatingPointError)
@@ -346,14 +350,16 @@ class _Ray:
     def __init__(self, setup: Setup[Any, Any], workers: Workers, shards: int, shared: Iterable[Path]) -> None:
         assert workers.ray is not None
         self.ray = _connected(workers.ray)
-        kind = "GPU" if workers.gpu else "CPU"
-        there = int(self.ray.cluster_resources().get(kind, 0))
+        resources = self.ray.cluster_resources()
+        gpu = "GPU" in resources if workers.gpu is None else workers.gpu
+        kind = "GPU" if gpu else "CPU"
+        there = int(resources.get(kind, 0))
         if not there:
             raise RequestError([f"the Ray cluster at '{workers.ray}' has no {kind}; add machines that have"])
         self.count = max(1, min(workers.count or there, shards))
-        self._actor = self.ray.remote(_Actor).options(num_cpus=1, num_gpus=int(workers.gpu))
+        self._actor = self.ray.remote(_Actor).options(num_cpus=1, num_gpus=int(gpu))
         paths = tuple(str(path.resolve()) for path in shared)
-        self._setup = pickle.dumps(setup), self.count, paths, code_digest()
+        self._setup = pickle.dumps(setup), self.count, paths, code_digest(), Path.cwd()
 
     def start(self) -> _RayActor:
         return _RayActor(self.ray, self._actor.remote(*self._setup))
@@ -391,9 +397,11 @@ class _RayActor:
 class _Actor:
     """A worker in a Ray actor; Ray imports it from this package, which must be on each machine."""
 
-    def __init__(self, setup: bytes, count: int, shared: tuple[str, ...], code: str) -> None:
+    def __init__(self, setup: bytes, count: int, shared: tuple[str, ...], code: str, folder: Path) -> None:
         self._given = setup, count, shared, code
         self._work: Any = None
+        with suppress(OSError):  # relative paths are those of the calling process, if this machine has them
+            os.chdir(folder)
 
     def ready(self) -> tuple[str, Any]:
         """Set the worker up, after a look at what it needs."""

@@ -211,7 +211,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_encoded(bases, tmp_path, mo
     assert done.exit_code == 2
     first, last = done.stderr.splitlines()[-2:]
     assert "clips-00001.tar' is damaged; remove it, and run kinetophone data prepare again" in first
-    assert last.startswith("error: 1 shards failed; all others are in")
+    assert last.startswith("error: 1 shard failed; all others are in")
     (clips / "clips-00001.tar").unlink()
     prepare(sources, clips, Cut(fps=8, seconds=1, size=32), Workers(1))
     assert made_again(clips, out, *pair) == {"latents-00001.tar"}

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from kinetophone.bundle.spec import BundleSpec
 from kinetophone.cli import app
 from kinetophone.errors import RequestError
 from kinetophone.media.read import read_clip
 from kinetophone.pipeline import Kinetophone
-from kinetophone.tasks.common.bulk import Line, batches, check_lines, make_batch, read_prompts, shard_of
+from kinetophone.tasks.common import bulk
+from kinetophone.tasks.common.bulk import Line, check_lines, make_all, read_prompts
 
 TABLE = """prompt,seed,seconds,file
 a drumstick hits a metal bowl,7,,bowl.mp4
@@ -37,49 +39,103 @@ def test_a_table_has_defaults_for_what_it_leaves_out(table):
     ]
 
 
-def test_clips_are_those_of_single_calls_and_are_not_made_twice(table, pipe, tmp_path):
-    lines, out, kept = read_prompts(table), tmp_path / "out", {}
+def made(table, out, load, **more):
+    return make_all(read_prompts(table), BundleSpec.read("hits"), out, load, {"steps": 1}, **more)
+
+
+def test_clips_are_those_of_single_calls(table, pipe, tmp_path):
+    out, kept = tmp_path / "out", {}
 
     def make(prompts, seed, **options):
         clips = pipe(prompts, seed=seed, **options)
         kept.update(zip(prompts, clips, strict=True))
         return clips
 
-    made = list(batches(lines, out, 8))
-    assert sorted(map(len, made)) == [1, 2]
-    for batch in made:
-        assert make_batch(make, batch, out, {"steps": 1, "progress": False}) == []
-    for line in lines:
+    assert made(table, out, lambda: make) == {}
+    for line in read_prompts(table):
         alone, one = pipe(line.prompt, seed=line.seed, seconds=line.seconds, steps=1)[0], kept[line.prompt]
         assert np.abs(one.video.astype(int) - alone.video).mean() < 0.1  # a batch rounds differently
         np.testing.assert_allclose(one.audio, alone.audio, atol=1e-3)
         assert len(read_clip(out / line.file).video) == len(alone.video)
+    # The manifest is a table of what is there.
+    assert sorted(read_prompts(out / "manifest.csv"), key=str) == sorted(read_prompts(table), key=str)
+
+
+class Drawn:
+    """A pipeline that writes down what it is asked for."""
+
+    def __init__(self, fails=None):
+        self.asked, self.fails = [], fails or {}
+
+    def __call__(self, prompts, seed, seconds, **options):
+        self.asked.append(list(prompts))
+        for one in seed:
+            if len(seed) == 1 and one in self.fails:
+                raise self.fails[one]
+        if any(one in self.fails for one in seed):
+            raise FloatingPointError("latents are not finite at step 3")
+        return [Saved(f"{text}, {one}".encode()) for text, one in zip(prompts, seed, strict=True)]
+
+
+class Saved:
+    def __init__(self, content):
+        self.content = content
+
+    def save(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.content)
+        return path
+
+
+def test_a_clip_is_made_again_if_and_only_if_what_made_it_has_changed(tmp_path, monkeypatch, capsys):
+    table, out, pipe = tmp_path / "prompts.csv", tmp_path / "out", Drawn()
+    prompts = ["a", "b", "c"]
+
+    def made_again(**options):
+        table.write_text("prompt\n" + "\n".join(prompts) + "\n")
+        before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.mp4")}
+        spec = BundleSpec.read("hits")
+        assert make_all(read_prompts(table), spec, out, lambda: pipe, {"batch_size": 2, **options}) == {}
+        return {p.name for p in out.glob("*.mp4") if p.stat().st_mtime_ns != before.get(p.name)}
+
+    assert made_again() == {"00000.mp4", "00001.mp4", "00002.mp4"}
+    assert made_again() == made_again(batch_size=3) == set()
+    assert "3 of 3 clips exist" in capsys.readouterr().err
+    assert len(pipe.asked) == 2
+    # The same batch again, so that the same bytes are made, but only the missing clip is written.
     (out / "00001.mp4").unlink()
-    assert [line.file for batch in batches(lines, out, 8) for line in batch] == ["00001.mp4"]
+    assert made_again() == {"00001.mp4"}
+    assert pipe.asked[-1] == ["a", "b"]
+    prompts[2] = "d"
+    assert made_again() == {"00002.mp4"}
+    assert "1 clips in" in capsys.readouterr().err
+    assert (out / "00002.mp4").read_bytes() == b"d, 2"
+    assert len(made_again(steps=3)) == 3
+    monkeypatch.setattr(bulk, "VERSION", bulk.VERSION + 1)
+    assert len(made_again(steps=3)) == 3
+    monkeypatch.setattr(bulk, "_files_of", lambda spec: "another bundle")
+    assert len(made_again(steps=3)) == 3
 
 
-def test_shards_divide_the_lines_among_machines():
-    lines = [Line("a", i, None, f"{i}.mp4") for i in range(11)]
-    parts = [shard_of(lines, k, 3) for k in (1, 2, 3)]
-    assert sorted((line for part in parts for line in part), key=lambda line: line.seed) == lines
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+def test_parts_divide_the_batches_among_machines(tmp_path):
+    table, out, pipe = tmp_path / "prompts.csv", tmp_path / "out", Drawn()
+    table.write_text("prompt\n" + "a\n" * 11)
+    for part in (1, 2, 3):
+        before = len(pipe.asked)
+        made(table, out, lambda: pipe, part=(part, 3))
+        assert len(pipe.asked) - before == (1 if part < 3 else 0)
+    assert sorted(map(len, pipe.asked)) == [3, 8]
+    assert len(read_prompts(out / "manifest.csv")) == 11
 
 
 def test_one_clip_that_fails_does_not_take_its_batch_with_it(tmp_path):
-    class Clip:
-        def save(self, path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"clip")
-
-    def make(prompts, seed, **_):
-        if 1 in seed:
-            raise FloatingPointError("latents are not finite at step 3")
-        return [Clip() for _ in prompts]
-
-    batch = [Line("a", i, None, f"{i}.mp4") for i in range(3)]
-    problems = make_batch(make, batch, tmp_path, {})
-    assert problems == ["'1.mp4': latents are not finite at step 3"]
-    assert {path.name for path in tmp_path.iterdir()} == {"0.mp4", "2.mp4"}
+    table, out = tmp_path / "prompts.csv", tmp_path / "out"
+    table.write_text("prompt\na\nb\nc\nd\n")
+    fails = {1: FloatingPointError("latents are not finite at step 3"), 2: FloatingPointError("nor at 4")}
+    failed = made(table, out, lambda: Drawn(fails))
+    assert failed == {"00001.mp4": "latents are not finite at step 3", "00002.mp4": "nor at 4"}
+    assert {path.name for path in out.glob("*.mp4")} == {"00000.mp4", "00003.mp4"}
+    assert [line.file for line in read_prompts(out / "manifest.csv")] == ["00000.mp4", "00003.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +168,7 @@ def test_the_command_makes_them_and_goes_on_where_it_stopped(table, tmp_path):
     arguments = ["generate", "--prompts", str(table), "--out", str(out), "--steps", "1", "--shard", "1/2"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert {path.name for path in out.rglob("*.mp4")} == {"bowl.mp4", "long.mp4"}
+    assert {path.name for path in out.rglob("*.mp4")} == {"bowl.mp4", "00001.mp4"}
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "2 of 2 clips exist" in result.output

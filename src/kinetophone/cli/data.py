@@ -15,6 +15,7 @@ import typer
 from kinetophone.cli.options import AllowPickle, Dtype
 from kinetophone.cli.shared import (
     AudioBase,
+    ModelWorkerCount,
     MotionAdapter,
     RayAddress,
     VideoBase,
@@ -122,10 +123,7 @@ def encode(
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     dtype: Dtype = "float32",
     allow_pickle: AllowPickle = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Number of processes; default: 1, or one for each GPU with --device cuda."),
-    ] = None,
+    workers: ModelWorkerCount = None,
     ray: RayAddress = None,
 ) -> None:
     """Encode prepared clips to latents, so that training does not decode files."""

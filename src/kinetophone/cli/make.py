@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,7 +25,7 @@ from kinetophone.cli.options import (
     Sheet,
     takes,
 )
-from kinetophone.cli.shared import given, quiet_libraries
+from kinetophone.cli.shared import ModelWorkerCount, RayAddress, given, model_workers, quiet_libraries
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.tasks.task import Task, all_tasks
 
@@ -53,13 +54,15 @@ def generate(
         Path | None,
         typer.Option(
             help="Instead of a prompt: a CSV file with the columns prompt and, optionally, seed, seconds, "
-            "file. The output is a folder; clips that exist are not made again."
+            "file. The output is a folder; clips that exist are not made again, unless by something else."
         ),
     ] = None,
     shard: Annotated[
         str,
         typer.Option(help="With --prompts: make only a part, such as 2/8 on the second of 8 machines."),
     ] = "1/1",
+    workers: ModelWorkerCount = None,
+    ray: RayAddress = None,
     script: Annotated[
         Path | None,
         typer.Option(
@@ -101,10 +104,10 @@ def generate(
         alone |= {"--count": count > 1, "--seconds": seconds, "--fps": fps, "--seed": seed}
         if extra := [name for name, value in alone.items() if value]:
             raise RequestError([f"--prompts does not go with {', '.join(extra)}"])
-        _generate_all(prompts, shard, output, options, model)
+        _generate_all(prompts, shard, workers, ray, output, options, model)
         return
-    if shard != "1/1":
-        raise RequestError(["--shard divides the clips of --prompts; give both"])
+    if shard != "1/1" or workers is not None or ray is not None:
+        raise RequestError(["--shard, --workers and --ray divide the clips of --prompts; give both"])
     text = _text(prompt, script)
     paths = _numbered(output, count)
     time = _check(text, model, paths[-1], seed, options, seconds=seconds, fps=fps)
@@ -139,32 +142,39 @@ def generate(
 
 
 def _generate_all(
-    table: Path, shard: str, folder: Path, options: dict[str, Any], model: dict[str, Any]
+    table: Path,
+    shard: str,
+    workers: int | None,
+    ray: str | None,
+    folder: Path,
+    options: dict[str, Any],
+    model: dict[str, Any],
 ) -> None:
     from kinetophone.bundle.spec import BundleSpec
-    from kinetophone.progress import track
-    from kinetophone.tasks.common.bulk import batches, check_lines, make_batch, read_prompts, shard_of
+    from kinetophone.tasks.common.bulk import check_lines, make_all, read_prompts
+    from kinetophone.workers import check_all_done
 
     part, _, parts = shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise RequestError([f"shard is '{shard}'; give part/parts, such as 2/8"])
     if folder.suffix and not folder.is_dir():
         raise RequestError([f"output is '{folder}'; with --prompts it is a folder"])
-    lines = shard_of(read_prompts(table), int(part), int(parts))
+    where = model_workers(workers, ray, model.get("device"))
+    lines = read_prompts(table)
     spec = BundleSpec.read(model["bundle"])
     check_lines(lines, spec, folder, options)
-    todo = list(batches(lines, folder, options.get("batch_size") or spec.defaults["batch_size"]))
-    clips = sum(map(len, todo))
-    if clips < len(lines):
-        typer.echo(f"{len(lines) - clips} of {len(lines)} clips exist in {folder}", err=True)
-    problems = []
-    if todo:
-        pipe = load_pipeline(**model)
-        for batch in track(todo, len(todo), f"generating {clips} clips"):
-            problems += make_batch(pipe, batch, folder, {**options, "progress": False})
+    failed = make_all(
+        lines,
+        spec,
+        folder,
+        partial(load_pipeline, **model),
+        options,
+        part=(int(part), int(parts)),
+        workers=where,
+        **given(dtype=model.get("dtype")),
+    )
     typer.echo(folder)
-    if problems:
-        raise RequestError(problems)
+    check_all_done(failed, "clips", folder)
 
 
 def _numbered(output: Path, count: int) -> list[Path]:

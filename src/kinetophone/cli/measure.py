@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kinetophone.cli.options import CLOCKS, SAMPLING, AllowPickle, Group, takes
-from kinetophone.cli.shared import WorkerCount, check_at_least_one, given, quiet_libraries
+from kinetophone.cli.shared import RayAddress, WorkerCount, check_at_least_one, given, quiet_libraries
 from kinetophone.cli.tables import (
     print_agreements,
     print_comparison,
@@ -112,12 +112,15 @@ def evaluate(
     keep: Annotated[Path | None, typer.Option(help="Folder for the generated clips.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling, shuffling and bootstrap.")] = 0,
     workers: WorkerCount = None,
+    ray: RayAddress = None,
 ) -> None:
     """Measure the synchrony of clips, with shuffled pairs as a baseline."""
     if (folder is None) == (generate_count is None):
         raise RequestError(["give either a folder of clips or --generate with a number"])
-    if folder is None and (reference or captions or metrics or html_path):
-        raise RequestError(["--reference, --captions, --metrics and --report are for a folder of clips"])
+    if folder is None and (reference or captions or metrics or html_path or ray):
+        raise RequestError(
+            ["--reference, --captions, --metrics, --report and --ray are for a folder of clips"]
+        )
     if workers is not None:
         check_at_least_one("workers", workers)
     for path in (json_path, html_path):
@@ -129,7 +132,9 @@ def evaluate(
     if folder is not None:
         consent = {"allow_torchscript": allow_torchscript, "allow_pickle": allow_pickle}
         extractor = _extractor(metrics, bundle, reference, captions, networks, consent)
-        results = _evaluate_folder(folder, reference, captions, extractor, events, seed, workers, html_path)
+        results = _evaluate_folder(
+            folder, reference, captions, extractor, events, seed, workers, ray, html_path
+        )
     else:
         assert generate_count is not None
         check_at_least_one("generate", generate_count)
@@ -255,6 +260,7 @@ def _evaluate_folder(
     events: Path | None,
     seed: int,
     workers: int | None,
+    ray: str | None,
     html_path: Path | None,
 ) -> dict[str, Any]:
     from kinetophone.data.sources import first_few
@@ -277,7 +283,7 @@ def _evaluate_folder(
     for line in unmatched([file.name for file in files], texts) if texts is not None else ():
         typer.echo(line, err=True)
     others = None if reference is None else find_clips(reference)
-    found = detect(files, workers=workers, progress=True, features=extractor)
+    found = detect(files, workers=workers, ray=ray, progress=True, features=extractor)
     report = score(found, truth=truth, seed=seed)
     print_report("clips", report)
     results: dict[str, Any] = {"clips": report.to_dict()}
@@ -285,7 +291,7 @@ def _evaluate_folder(
         scored = [item for item in found if not hasattr(item, "reason")]
         compared: list[Any] = []
         if others is not None:
-            for item in detect(others, workers=workers, progress=True, features=extractor):
+            for item in detect(others, workers=workers, ray=ray, progress=True, features=extractor):
                 if hasattr(item, "reason"):
                     typer.echo(f"not used as reference: {item.name}: {item.reason}")
                 else:

@@ -31,6 +31,12 @@ MotionAdapter = Annotated[
 WorkerCount = Annotated[
     int | None, typer.Option("--workers", help="Number of processes; default: number of cores.")
 ]
+ModelWorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", help="Number of processes, each with its own model; default: 1, or one for each GPU."
+    ),
+]
 RayAddress = Annotated[
     str | None,
     typer.Option(
@@ -131,12 +137,18 @@ def model_workers(count: int | None, ray: str | None, device: str | None) -> Wor
     """
     from kinetophone.workers import Workers
 
-    gpu = device is not None and device.startswith("cuda")
+    gpu = None if device is None else device.startswith("cuda")
     if device is not None and ":" in device:
         if ray or (count or 1) > 1:
             raise RequestError([f"each worker takes a GPU of its own: give --device cuda and not {device}"])
         return Workers(1)
-    return Workers(count or (None if gpu or ray else 1), ray, gpu)
+    if ray is None:
+        if gpu is None:
+            import torch
+
+            gpu = torch.cuda.is_available()
+        count = count or (None if gpu else 1)
+    return Workers(count, ray, gpu)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from kinetophone.files import replacing, write_json
 from kinetophone.keys import digest, key
 from kinetophone.locks import sole_maker
 from kinetophone.media.mel import SAMPLE_RATE
-from kinetophone.progress import track
+from kinetophone.workers import Failed, Workers, check_all_done, over_shards
 
 MEL_FRAMES = 400
 _CHUNK = 50
@@ -129,14 +126,13 @@ def _render(
             with replacing(root / f"{name}.npy") as partial_name:
                 np.lib.format.open_memmap(partial_name, mode="w+", dtype=dtype, shape=shape)
     starts = _missing(root, range(0, count, _CHUNK))
-    render = partial(_render_chunk, domain, root, split, count, size)
-    if len(starts) == 1:  # a process for it would only take time to start
-        with _threads_restored():
-            render(starts[0])
-    elif starts:
-        with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            for _ in track(pool.map(render, starts), len(starts), f"rendering {split} clips"):
-                pass
+    setup = partial(_renderer, domain, root, split, count, size)
+    failed = {}
+    with _threads_restored():
+        for index, made in over_shards(setup, starts, Workers(workers), f"rendering {split} clips"):
+            if isinstance(made, Failed):
+                failed[f"clips {starts[index]} to {starts[index] + _CHUNK - 1}"] = made.reason
+    check_all_done(failed, "chunks", root)
 
 
 @contextlib.contextmanager
@@ -152,14 +148,23 @@ def _threads_restored() -> Iterator[None]:
         cv2.setNumThreads(kept[1])
 
 
-def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, start: int) -> None:
+def _renderer(
+    domain: str, root: Path, split: str, count: int, size: int, neighbours: int
+) -> Callable[[int], None]:
+    """What renders a chunk in a worker; with one thread, since there is a worker for each core."""
     import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    return partial(_render_chunk, domain, root, split, count, size)
+
+
+def _render_chunk(domain: str, root: Path, split: str, count: int, size: int, start: int) -> None:
     import torch
 
     from kinetophone.media.mel import log_mel
 
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
     arrays = {path.stem: np.load(path, mmap_mode="r+") for path in root.glob("*.npy")}
     scenes = []
     for i in range(start, min(start + _CHUNK, count)):

@@ -1,6 +1,7 @@
 """Caption tables in their published formats, and the matching of rows to files.
 
-- A CSV file with the columns ``file`` and ``caption`` (or ``path``, ``video``, ``file_name``; ``text``).
+- A CSV file with the columns ``file`` and ``caption`` (or ``path``, ``video``, ``file_name``; ``text``,
+  ``prompt``).
 - A file list without a header: a path, optionally the path of a .wav file, and the caption:
   ``./path/x.mp4,"a dog barks, far away"``.
 - VGGSound's own table, without a header: YouTube id, start second, class, split.
@@ -27,7 +28,7 @@ VIDEOS = (
 )  # fmt: skip
 _AUDIOS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 _FILE_COLUMNS = ("file", "path", "video", "file_name")
-_CAPTION_COLUMNS = ("caption", "text")
+_CAPTION_COLUMNS = ("caption", "text", "prompt")
 # VGGSound: <id>_<start> in seconds, or <id>_<start>_<end> in seconds or milliseconds. An id may itself end in
 # such numbers, so all interpretations of a name are tried.
 _START = re.compile(r"(.+)_(\d+)", re.DOTALL)

@@ -34,10 +34,10 @@ from torch import Tensor
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning
 from kinetophone.data.encoded import INDEX, MANIFEST, TOKENS, USED, fingerprints
-from kinetophone.data.shards import forget, read, record, recorded, writing_shard
+from kinetophone.data.shards import read, writing_shard
 from kinetophone.errors import MediaError, RequestError
 from kinetophone.files import remove_unfinished, write_json, writing
-from kinetophone.keys import key
+from kinetophone.keys import forget, key, record, recorded
 from kinetophone.locks import sole_writer
 from kinetophone.media.clip import as_channels
 from kinetophone.media.timing import as_fps
@@ -53,10 +53,17 @@ class _Job:
     """A file to write: the latents of a prepared shard, or the text states of captions."""
 
     path: Path
-    made_by: str
     shard: Path | None = None
     sha256: str = ""
     captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A file that is there: its key, and the fingerprints of the networks that it was made with."""
+
+    key: str
+    made_by: dict[str, str]
 
 
 def encode(source: Path, out: Path, load: Callable[[], AV[Any]], workers: Workers | None = None) -> int:
@@ -67,7 +74,8 @@ def encode(source: Path, out: Path, load: Callable[[], AV[Any]], workers: Worker
     Args:
         source: Folder of prepared clips.
         out: Folder to write to.
-        load: Loads the base models that encode, onto their device. It is pickled for other processes.
+        load: Loads the base models that encode, onto their device. It is called once in each worker, and
+            pickled for others than this process.
         workers: Where the work is done; default: this process.
 
     Returns:
@@ -78,25 +86,13 @@ def encode(source: Path, out: Path, load: Callable[[], AV[Any]], workers: Worker
             written, after all others were.
     """
     check_prepared(source)
-    settings = read_json(source / "prepare.json")
-    bases = load()
-    _check_fitting(source, settings, bases)
     with sole_writer(out):
-        return _encode(source, out, settings, bases, load, workers or Workers(1))
+        return _encode(source, out, load, workers or Workers(1))
 
 
-def _encode(
-    source: Path,
-    out: Path,
-    settings: Mapping[str, Any],
-    bases: AV[Any],
-    load: Callable[[], AV[Any]],
-    workers: Workers,
-) -> int:
+def _encode(source: Path, out: Path, load: Callable[[], AV[Any]], workers: Workers) -> int:
     remove_unfinished(out)
-    made_by = fingerprints(bases)
-    dtypes = {name: str(getattr(bases, name).vae.dtype) for name in MODALITIES}
-    networks = {name: [made_by[name], dtypes[name]] for name in MODALITIES}
+    settings = read_json(source / "prepare.json")
     latents: list[_Job] = []
     captions = {""}
     for shard in sorted(source.glob("clips-*.tar")):
@@ -107,62 +103,80 @@ def _encode(
             continue
         captions |= set(known["captions"])
         path = out / shard.name.replace("clips", "latents")
-        made_of = key("encode", VERSION, clips=known["sha256"], networks=networks)
-        latents.append(_Job(path, made_of, shard=shard, sha256=known["sha256"]))
+        latents.append(_Job(path, shard=shard, sha256=known["sha256"]))
     ordered = sorted(captions)
-    encoders = {name: made_by[f"{name} text"] for name in MODALITIES}
-    encoders |= {f"{name} dtype": _text_dtype(getattr(bases, name)) for name in MODALITIES}
     texts = []
     for number, first in enumerate(range(0, len(ordered), _TEXTS_AT_ONCE)):
         some = tuple(ordered[first : first + _TEXTS_AT_ONCE])
-        made_of = key("text states", VERSION, captions=some, encoders=encoders, seconds=settings["seconds"])
-        texts.append(_Job(out / f"texts-{number:05d}.safetensors", made_of, captions=some))
-    jobs = [job for job in (*texts, *latents) if recorded(job.path, job.made_by) is None]
-    there = {*out.glob("latents-*.tar"), *out.glob("texts-*.safetensors")}
-    for path in there - {job.path for job in (*texts, *latents)}:
-        forget(path)
-    alone = workers.alone(len(jobs))
-    setup = partial(_maker, (lambda: bases) if alone else load, settings)
+        texts.append(_Job(out / f"texts-{number:05d}.safetensors", captions=some))
+    jobs = [*texts, *latents]
+    setup = partial(_Encoder, load, source, settings)
+    made: dict[Path, _Made] = {}
     failed = {}
     seen = [out, source / "prepare.json"]
     for index, result in over_shards(setup, jobs, workers, "encoding shards", shared=seen):
         if isinstance(result, Failed):
             failed[(jobs[index].shard or jobs[index].path).name] = result.reason
-    if any(job.path.name in failed for job in texts):
+            continue
+        made[jobs[index].path] = result
+        if result.made_by != next(iter(made.values())).made_by:
+            raise RequestError(["the workers have different bases; give each machine the same files"])
+    for path in {*out.glob("latents-*.tar"), *out.glob("texts-*.safetensors")} - {job.path for job in jobs}:
+        forget(path)
+    if not made or any(job.path.name in failed for job in texts):
         check_all_done(failed, "files", out)
-    clips = [
-        {"shard": job.path.name, **clip}
-        for job in latents
-        if job.shard is not None and job.shard.name not in failed
-        for clip in (recorded(job.path, job.made_by) or {"clips": []})["clips"]
-    ]
+    clips = 0
     with writing(out / MANIFEST) as file:
-        file.write("".join(json.dumps(clip) + "\n" for clip in clips).encode())
+        for job in latents:
+            known = recorded(job.path, made[job.path].key) if job.path in made else None
+            for clip in (known or {"clips": []})["clips"]:
+                file.write((json.dumps({"shard": job.path.name, **clip}) + "\n").encode())
+                clips += 1
     index_of = {name: settings[name] for name in ("fps", "seconds", "size")}
-    index_of |= {"version": VERSION, "made_by": made_by, "clips": len(clips)}
+    index_of |= {"version": VERSION, "made_by": next(iter(made.values())).made_by, "clips": clips}
     index_of |= {"texts": {job.path.name: job.captions for job in texts}}
     write_json(index_of, out / INDEX)
     check_all_done(failed, "shards", out)
-    return len(clips)
+    return clips
+
+
+class _Encoder:
+    """What makes files in a worker."""
+
+    def __init__(
+        self, load: Callable[[], AV[Any]], source: Path, settings: Mapping[str, Any], neighbours: int
+    ) -> None:
+        self._bases, self._settings = load(), settings
+        _check_fitting(source, settings, self._bases)
+        self._made_by = fingerprints(self._bases)
+        self._dtypes = {name: str(getattr(self._bases, name).vae.dtype) for name in MODALITIES}
+        self._text_dtypes = {name: _text_dtype(getattr(self._bases, name)) for name in MODALITIES}
+
+    def __call__(self, job: _Job) -> _Made:
+        """Make a file, unless it is there."""
+        made_of = self._key(job)
+        if recorded(job.path, made_of) is None:
+            if job.shard is None:
+                _make_texts(self._bases, self._settings["seconds"], job, made_of)
+            else:
+                _make_latents(self._bases, self._settings, job, job.shard, made_of)
+        return _Made(made_of, self._made_by)
+
+    def _key(self, job: _Job) -> str:
+        if job.shard is not None:
+            networks = {name: [self._made_by[name], self._dtypes[name]] for name in MODALITIES}
+            return key("encode", VERSION, clips=job.sha256, networks=networks)
+        encoders = {name: self._made_by[f"{name} text"] for name in MODALITIES}
+        encoders |= {f"{name} dtype": self._text_dtypes[name] for name in MODALITIES}
+        seconds = self._settings["seconds"]
+        return key("text states", VERSION, captions=job.captions, encoders=encoders, seconds=seconds)
 
 
 def _text_dtype(base: Any) -> str:
     return str(next(base.networks[name].dtype for name in sorted(base.TEXT & base.networks.keys())))
 
 
-def _maker(load: Callable[[], AV[Any]], settings: Mapping[str, Any], neighbours: int) -> Any:
-    """What makes a file in a worker."""
-    return partial(_make, load(), settings)
-
-
-def _make(bases: AV[Any], settings: Mapping[str, Any], job: _Job) -> None:
-    if job.shard is None:
-        _make_texts(bases, settings["seconds"], job)
-    else:
-        _make_latents(bases, settings, job, job.shard)
-
-
-def _make_latents(bases: AV[Any], settings: Mapping[str, Any], job: _Job, shard: Path) -> None:
+def _make_latents(bases: AV[Any], settings: Mapping[str, Any], job: _Job, shard: Path, made_of: str) -> None:
     with shard.open("rb") as file:
         if file_digest(file, "sha256").hexdigest() != job.sha256:
             raise MediaError(f"'{shard}' is damaged; remove it, and run kinetophone data prepare again")
@@ -181,7 +195,7 @@ def _make_latents(bases: AV[Any], settings: Mapping[str, Any], job: _Job, shard:
         places = {info.name: (info.offset_data, info.size) for info in tar}
     for clip in clips:
         clip |= {m: places[f"{clip['key']}.{m}.npy"] for m in MODALITIES}
-    record(job.path, job.made_by, clips=clips)
+    record(job.path, made_of, clips=clips)
 
 
 def _npy(latents: Tensor) -> bytes:
@@ -190,7 +204,7 @@ def _npy(latents: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _make_texts(bases: AV[Any], seconds: float, job: _Job) -> None:
+def _make_texts(bases: AV[Any], seconds: float, job: _Job, made_of: str) -> None:
     states: dict[str, Tensor] = {}
     for name in MODALITIES:
         base = getattr(bases, name)
@@ -198,7 +212,7 @@ def _make_texts(bases: AV[Any], seconds: float, job: _Job) -> None:
         states |= {part: torch.cat([one[part] for one in each]).contiguous() for part in each[0]}
     with writing(job.path) as file:
         file.write(save(states))
-    record(job.path, job.made_by)
+    record(job.path, made_of)
 
 
 def _check_fitting(source: Path, settings: Mapping[str, Any], bases: AV[Any]) -> None:

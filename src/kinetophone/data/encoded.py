@@ -21,8 +21,8 @@ from torch import Tensor
 from kinetophone.av import AV, MODALITIES
 from kinetophone.bases.protocol import Conditioning
 from kinetophone.data.latents import LatentArrays, fingerprint
-from kinetophone.data.shards import recorded
 from kinetophone.errors import MediaError, RequestError
+from kinetophone.keys import recorded
 from kinetophone.text import read_json, read_text
 
 INDEX, MANIFEST = "encoded.json", "manifest.jsonl"

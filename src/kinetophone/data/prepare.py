@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from kinetophone.data.shards import forget, record, recorded, writing_shard
+from kinetophone.data.shards import writing_shard
 from kinetophone.data.sources import Source, Sources, first_few
 from kinetophone.errors import MediaError, RequestError, is_full
 from kinetophone.files import remove_unfinished, write_json, writing
-from kinetophone.keys import key, state_of
+from kinetophone.keys import forget, key, record, recorded, state_of
 from kinetophone.locks import sole_writer
 from kinetophone.media.timing import ClipTime
 from kinetophone.text import read_json

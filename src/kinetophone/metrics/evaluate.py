@@ -8,11 +8,9 @@ kilobytes per clip are kept in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ from kinetophone.metrics.control import (
 from kinetophone.metrics.detectors import strikes_from_flow
 from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
 from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
-from kinetophone.progress import track
+from kinetophone.workers import Failed, Workers, over_shards
 
 __all__ = ["ClipEvents", "Report", "Unscored", "detect", "evaluate", "find_clips", "read_truth", "score"]
 
@@ -203,6 +201,7 @@ def evaluate(
     seed: int = 0,
     shuffles: int = 20,
     workers: int | None = None,
+    ray: str | None = None,
     progress: bool = False,
 ) -> Report:
     """Read and score a set of clips.
@@ -213,12 +212,13 @@ def evaluate(
         seed: Seed of the shuffles and the bootstrap.
         shuffles: Number of shuffled sets in each control, at least 20.
         workers: Number of processes. By default one per core, or a single one for a few clips.
+        ray: Address of a Ray cluster, which reads the clips instead of this machine.
         progress: Show a progress bar on the standard error stream.
 
     Returns:
         The report. Clips that could not be scored are listed in it.
     """
-    found = detect(clips, workers=workers, progress=progress)
+    found = detect(clips, workers=workers, ray=ray, progress=progress)
     return score(found, truth=truth, seed=seed, shuffles=shuffles)
 
 
@@ -226,6 +226,7 @@ def detect(
     clips: Sequence[Clip | str | os.PathLike[str]],
     *,
     workers: int | None = None,
+    ray: str | None = None,
     progress: bool = False,
     features: Features | None = None,
 ) -> list[ClipEvents | Unscored]:
@@ -234,6 +235,7 @@ def detect(
     Args:
         clips: Clips or paths.
         workers: Number of processes.
+        ray: Address of a Ray cluster.
         progress: Show a progress bar.
         features: Called in the worker with each scorable clip, so that a clip is decoded only once. It must
             be picklable.
@@ -241,13 +243,22 @@ def detect(
     Returns:
         One entry per clip, in order. A clip that cannot be read becomes ``Unscored``.
     """
-    if workers is None:
-        workers = 1 if len(clips) < _FEWEST_CLIPS_FOR_WORKERS else (os.cpu_count() or 1)
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; it must be at least 1")
-    jobs = [(clip, str(number), features) for number, clip in enumerate(clips)]
-    found = _run(jobs, min(workers, len(jobs)))
-    return list(track(found, len(jobs), "Reading clips") if progress else found)
+    if workers is None and ray is None and len(clips) < _FEWEST_CLIPS_FOR_WORKERS:
+        workers = 1
+    jobs = [(clip, str(number)) for number, clip in enumerate(clips)]
+    what = "reading clips" if progress else None
+    # One file of each folder, since folders of clips may be read-only.
+    seen = {
+        path.parent: path for clip in clips if not isinstance(clip, Clip) and (path := Path(clip)).exists()
+    }
+    setup = partial(_detector, features)
+    found: dict[int, ClipEvents | Unscored] = {}
+    for index, one in over_shards(setup, jobs, Workers(workers, ray), what, shared=seen.values()):
+        clip, name = jobs[index]
+        if isinstance(one, Failed):
+            one = Unscored(name if isinstance(clip, Clip) else Path(clip).name, one.reason)
+        found[index] = one
+    return [found[index] for index in range(len(jobs))]
 
 
 def detect_one(
@@ -373,25 +384,15 @@ def _rounded(values: Any) -> tuple[float, ...]:
     return tuple(round(float(value), 6) for value in values)
 
 
-def _detect_job(job: tuple[Clip | str | os.PathLike[str], str, Features | None]) -> ClipEvents | Unscored:
-    return detect_one(*job)
+def _detector(
+    features: Features | None, neighbours: int
+) -> Callable[[tuple[Clip | str | os.PathLike[str], str]], ClipEvents | Unscored]:
+    """What reads a clip in a worker that shares its machine with ``neighbours`` in all."""
+    if neighbours > 1:
+        import cv2
 
+        from kinetophone.media.container import share_memory
 
-def _init_worker(workers: int) -> None:
-    """Set up a worker. OpenCV gets one thread, because the workers already use all cores."""
-    import cv2
-
-    from kinetophone.media.container import share_memory
-
-    cv2.setNumThreads(1)
-    share_memory(workers)
-
-
-def _run(jobs: list, workers: int) -> Iterator[ClipEvents | Unscored]:
-    if workers <= 1:
-        yield from map(_detect_job, jobs)
-        return
-    # Forking a process in which torch or OpenCV has started threads can hang; spawning cannot.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_init_worker, initargs=(workers,)) as pool:
-        yield from pool.map(_detect_job, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
+        cv2.setNumThreads(1)
+        share_memory(neighbours)
+    return lambda job: detect_one(*job, features)
