@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kinetophone.bases import autoencoders
 from kinetophone.bases.autoencoders import PatchAutoencoder, SpectralAutoencoder
 from kinetophone.bases.causal import decode_causal, encode_causal
 from kinetophone.errors import RequestError
@@ -65,6 +66,17 @@ def test_latents_and_frames_do_not_depend_on_what_follows():
     assert torch.equal(z[:, :, :2], z_other[:, :, :2])
     assert not torch.equal(z[:, :, 2], z_other[:, :, 2])
     assert torch.equal(decode_causal(vae, z)[:, :, :5], decode_causal(vae, z_other)[:, :, :5])
+
+
+def test_a_long_clip_is_computed_in_stretches_without_a_seam(monkeypatch):
+    vae = patches()
+    x = torch.rand(1, 3, 4 * 39 + 1, 16, 16)
+    with torch.no_grad():
+        z = vae.encode(x).latent_dist.mean
+        frames = vae.decode(z).sample
+        monkeypatch.setattr(autoencoders, "_PIXELS", 10 * 4 * 16 * 16)
+        torch.testing.assert_close(vae.encode(x).latent_dist.mean, z)
+        torch.testing.assert_close(vae.decode(z).sample, frames)
 
 
 @pytest.mark.parametrize("make", [spectral, patches])

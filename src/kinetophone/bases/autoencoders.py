@@ -6,6 +6,8 @@ are made of ConvNeXt blocks (arXiv 2201.03545), and learn much faster on a CPU.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -25,6 +27,7 @@ _LOUDEST = 6.0  # of the logarithm of a predicted magnitude, so that it stays fi
 _QUIET = 3.0  # subtracted from it, so that a new decoder is quiet, not silent: silence is learned too easily
 _POWER = 0.6  # by which magnitudes are compressed: quiet parts are heard as well
 _LAYER_SCALE = 0.3
+_PIXELS = 1 << 20  # of the frames that are encoded or decoded at once: little memory, as fast as any
 
 
 class _Mix(nn.Module):
@@ -232,17 +235,43 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """The distribution of latents (B, C, T', h, w) of frames (B, 3, r·(T' - 1) + 1, H, W) in [-1, 1]."""
-        r, p = self.config.scale_factor_temporal, self.config.scale_factor_spatial
-        x = torch.cat([x[:, :, :1].expand(-1, -1, r - 1, -1, -1), x], dim=2).to(self.dtype)
-        x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, r))  # B, 3, T', r, h, p, w, p
-        parameters = self.encoder(x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)).movedim(4, 1)
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(parameters))
+        r = self.config.scale_factor_temporal
+        steps, pixels = (x.shape[2] - 1) // r + 1, x.shape[3] * x.shape[4]
+        parts = [
+            self._encode(x[:, :, r * begin : r * (end - 1) + 1])[:, :, start - begin :]
+            for begin, start, end in self._stretches(steps, pixels, self.config.encoder_blocks)
+        ]
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(torch.cat(parts, dim=2)))
 
     def decode(self, z: Tensor) -> DecoderOutput:
         """Frames (B, 3, r·(T' - 1) + 1, H, W), about in [-1, 1], of latents (B, C, T', h, w)."""
+        r, p = self.config.scale_factor_temporal, self.config.scale_factor_spatial
+        pixels = z.shape[3] * z.shape[4] * p * p
+        parts = [
+            self._decode(z[:, :, begin:end])[:, :, r * (start - begin) :]
+            for begin, start, end in self._stretches(z.shape[2], pixels, self.config.decoder_blocks)
+        ]
+        return DecoderOutput(sample=torch.cat(parts, dim=2)[:, :, r - 1 :])
+
+    def _stretches(self, steps: int, pixels: int, blocks: int) -> Iterator[tuple[int, int, int]]:
+        """Divide a long clip: where each stretch begins to be computed, starts to be used, and ends.
+
+        A block sees two steps before, and the first step of a stretch is computed as if nothing preceded it.
+        """
+        length = max(1, _PIXELS // (pixels * self.config.scale_factor_temporal))
+        for start in range(0, steps, length):
+            yield max(0, start - 2 * blocks - 1), start, min(start + length, steps)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        r, p = self.config.scale_factor_temporal, self.config.scale_factor_spatial
+        x = torch.cat([x[:, :, :1].expand(-1, -1, r - 1, -1, -1), x], dim=2).to(self.dtype)
+        x = x.unflatten(4, (-1, p)).unflatten(3, (-1, p)).unflatten(2, (-1, r))  # B, 3, T', r, h, p, w, p
+        return self.encoder(x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)).movedim(4, 1)
+
+    def _decode(self, z: Tensor) -> Tensor:
         r, p = self.config.scale_factor_temporal, self.config.scale_factor_spatial
         images = z.transpose(1, 2).to(self.dtype).contiguous()
         x = self.decoder_in(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         x = self.decoder(x.permute(0, 1, 3, 4, 2).contiguous())
         x = x.unflatten(4, (3, r, p, p)).permute(0, 4, 1, 5, 2, 6, 3, 7)  # B, 3, T', r, h, p, w, p
-        return DecoderOutput(sample=x.flatten(6).flatten(4, 5).flatten(2, 3)[:, :, r - 1 :])
+        return x.flatten(6).flatten(4, 5).flatten(2, 3)
