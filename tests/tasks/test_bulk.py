@@ -1,16 +1,22 @@
 """Many clips from a table: the same as one by one, resumable, divided, and bad lines are named at once."""
 
+import os
+import signal
+from functools import partial
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from kinetophone.bundle.spec import BundleSpec
 from kinetophone.cli import app
+from kinetophone.cli.make import load_pipeline
 from kinetophone.errors import RequestError
 from kinetophone.media.read import read_clip
 from kinetophone.pipeline import Kinetophone
 from kinetophone.tasks.common import bulk
 from kinetophone.tasks.common.bulk import Line, check_lines, make_all, read_prompts
+from kinetophone.workers import Workers
 
 TABLE = """prompt,seed,seconds,file
 a drumstick hits a metal bowl,7,,bowl.mp4
@@ -188,3 +194,31 @@ def test_options_that_do_not_go_together_are_named(more, said, table, tmp_path):
     )
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_processes_make_the_files_that_one_makes_though_one_is_killed(pipe, tmp_path):
+    """The real model, in real processes; a clip is the same file to the byte."""
+    table = tmp_path / "prompts.csv"
+    table.write_text(
+        "prompt\na hammer hits a drum\na mallet hits a glass jar\na drumstick hits a metal bowl\n"
+    )
+    spec, options = BundleSpec.read("hits"), {"steps": 1, "batch_size": 1}
+    killed = partial(killed_once, tmp_path / "killed", partial(load_pipeline, "hits", device="cpu"))
+    for name, how, workers in (("one", lambda: pipe, Workers(1)), ("two", killed, Workers(2))):
+        assert make_all(read_prompts(table), spec, tmp_path / name, how, options, workers=workers) == {}
+    assert (tmp_path / "killed").exists()
+    for line in (*read_prompts(table), Line("", 0, None, "manifest.csv")):
+        assert (tmp_path / "one" / line.file).read_bytes() == (tmp_path / "two" / line.file).read_bytes()
+
+
+def killed_once(told, load):
+    """A pipeline whose process is killed while it makes the second clip, once."""
+    pipe = load()
+
+    def make(prompts, seed, **options):
+        if seed == [1] and not told.exists():
+            told.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pipe(prompts, seed=seed, **options)
+
+    return make

@@ -283,8 +283,12 @@ class _Encoder:
         options = {"crf": str(crf), "preset": "medium"}
         if video_codec == "libvpx-vp9":  # has another crf scale, and is slow by default
             options = {"crf": str(crf + 8), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-        self.video = file.add_stream(video_codec, rate=like.time.fps, options=options)
         height, width = like.video.shape[1:3]
+        if video_codec == "libx264" and width % 256:
+            # x264's macroblock tree reads a row of blocks in whole vectors, past its end. What lies there in
+            # memory changes the file.
+            options["x264-params"] = "mbtree=0"
+        self.video = file.add_stream(video_codec, rate=like.time.fps, options=options)
         self.video.height, self.video.width = height + height % 2, width + width % 2
         self.video.pix_fmt = "yuv420p"
         self.video.codec_context.time_base = 1 / like.time.fps
