@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 # that a commit that passes once passes always.
 settings.register_profile("kinetophone", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("kinetophone")
+
+
+@pytest.fixture(autouse=True)
+def threads_are_left_alone() -> Iterator[None]:
+    """Nothing changes how many threads torch takes: everything after it would be slower, or less exact."""
+    before = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    yield
+    if before is not None:
+        assert sys.modules["torch"].get_num_threads() == before
+
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 

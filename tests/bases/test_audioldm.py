@@ -44,7 +44,7 @@ def mel_of(frames):
     return noise + 2 * torch.sin(0.7 * t + torch.arange(64) / 9) - 7
 
 
-@pytest.mark.parametrize("frames", [20, 100, 400, 401, 1000, 6000])
+@pytest.mark.parametrize("frames", [20, 100, 400, 401, 2100])
 def test_a_long_sound_comes_from_the_vocoder_as_it_would_as_a_whole(base, frames):
     mel = mel_of(frames)
     with torch.no_grad():

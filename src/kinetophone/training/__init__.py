@@ -68,10 +68,14 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     if processes.device:
         recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, device=processes.device))
     check_device(recipe, processes.count)
+    threads = torch.get_num_threads()
     torch.set_num_threads(recipe.loop.threads)
-    with sole_writer(folder) if processes.first else contextlib.nullcontext():
-        with processes.first_process_first():
-            stage = build_stage(recipe)
-        train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
+    try:
+        with sole_writer(folder) if processes.first else contextlib.nullcontext():
+            with processes.first_process_first():
+                stage = build_stage(recipe)
+            train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
+    finally:
+        torch.set_num_threads(threads)  # those of the caller
     processes.leave()
     return folder
