@@ -20,9 +20,9 @@ clip: $(READY)
 	$(BIN)/kinetophone generate "a drumstick hits a metal bowl three times" -o out/clip.mp4
 
 # One thread per process, because the tests run in two processes and more threads than cores are slower. All tests of
-# a file run in the same process, so that its fixtures are created once.
+# a file run in the same process, so that its fixtures are created once. The slowest files come first (tests/conftest.py).
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet

@@ -21,6 +21,25 @@ if TYPE_CHECKING:
 settings.register_profile("kinetophone", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("kinetophone")
 
+# Files that take longest, in that order. They run first, so that no process is left alone with one of them.
+SLOWEST = (
+    "training/test_stages.py",
+    "app/test_server.py",
+    "test_docs.py",
+    "test_pipeline.py",
+    "reference/test_convert.py",
+    "study/test_experiment.py",
+    "media/test_librosa_loading.py",
+    "metrics/test_evaluate.py",
+    "bases/test_transformers.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(SLOWEST)}
+    assert all(path.is_file() for path in ranks)
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))  # a stable sort
+
 
 @pytest.fixture(autouse=True)
 def threads_are_left_alone() -> Iterator[None]:

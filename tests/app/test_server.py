@@ -280,8 +280,11 @@ HOSTILE: list[tuple[str, dict[str, Any]]] = [
     ),
     *(
         ("generate", {"prompt": "a drum", "steps": 1, name: value})
-        for name in ("seconds", "gamma", "clock", "guidance", "guidance_sync", "seed", "steps", "script")
-        for value in ("nan", "1e999", "-1", "many", [1], {"a": {}}, "9" * 500, True)
+        for number, name in enumerate(
+            ("seconds", "gamma", "clock", "guidance", "guidance_sync", "seed", "steps", "script")
+        )
+        # Half of the values for each: a request costs a tenth of a second.
+        for value in ("nan", "1e999", "-1", "many", [1], {"a": {}}, "9" * 500, True)[number % 2 :: 2]
     ),
     *(
         (task, {"prompt": "a drum", "steps": 1, "upload": upload})
