@@ -27,6 +27,6 @@ def report_page(tmp_path: Path, make_struck_clip: MakeClip) -> Path:
     (folder / "c.mp4").write_bytes(b"no film")
     report = evaluate([folder / name for name in ("a.mp4", "b.mp4", "c.mp4")])
     captions = {"a.mp4": "a <bowl> & a drum"}
-    quality = Scores({}, {}, Desync(0.25, Interval(0.2, 0.3), n=2, short=2))
+    quality = Scores({}, {}, Desync(0.25, Interval(0.2, 0.3), -0.1, Interval(-0.2, 0.0), n=2, short=2))
     results = {"clips": report.to_dict(), "quality": asdict(quality)}
     return write_report(results, folder, tmp_path / "report.html", captions=captions)

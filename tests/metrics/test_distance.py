@@ -61,6 +61,24 @@ def test_the_kernel_distance_is_unbiased_at_fifty() -> None:
     assert np.mean(shifted) > 10 * np.std(found)
 
 
+def test_the_floor_is_what_the_same_distribution_scores() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(300, 16))
+    true = [frechet_distance(rng.normal(size=(200, 16)), rng.normal(size=(300, 16))) for _ in range(20)]
+    found = distance(rng.normal(size=(200, 16)), reference)
+    assert found.floor == pytest.approx(np.mean(true), rel=0.1)
+    far = distance(rng.normal(0.3, 1, size=(200, 16)), reference)
+    assert far.frechet_interval.low > far.floor == pytest.approx(found.floor, rel=0.05)
+
+
+def test_the_interval_has_the_spread_of_other_samples() -> None:
+    rng = np.random.default_rng(1)
+    samples = [(rng.normal(0.3, 1, size=(200, 8)), rng.normal(size=(200, 8))) for _ in range(60)]
+    spread = np.std([frechet_distance(*pair) for pair in samples])
+    widths = [np.diff([(i := distance(*pair).frechet_interval).low, i.high]) for pair in samples[:8]]
+    assert np.mean(widths) / 3.92 == pytest.approx(spread, rel=0.35)
+
+
 def test_few_vectors_are_warned_of() -> None:
     rng = np.random.default_rng(0)
     few = distance(rng.normal(size=(20, 16)), rng.normal(size=(60, 16)))

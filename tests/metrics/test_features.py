@@ -181,7 +181,7 @@ def test_desync_is_the_mean_size_of_the_offsets_and_counts_short_clips() -> None
 
     off = mean_desync(Sample([clip([-2.0, 1.0], 6), clip([0.5], 4)], None, {}, "", Consent()))
     assert off is not None
-    assert (off.value, off.n, off.short) == (1.0, 2, 1)
+    assert (off.value, off.signed, off.n, off.short) == (1.0, 0.0, 2, 1)
     without = ClipEvents("a", 8.0, (), (), (), ())
     assert mean_desync(Sample([without], None, {}, "", Consent())) is None
 

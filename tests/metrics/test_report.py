@@ -13,7 +13,7 @@ def test_it_is_one_file_with_everything_in_it(report_page: Path) -> None:
     assert "clips &lt;1&gt;" in text
     assert "a &lt;bowl&gt; &amp; a drum" in text
     assert "cannot be read as media" in text
-    assert "DeSync: 0.250 s (0.200 to 0.300), chance level 1.05; n 2, 2 of them shorter" in text
+    assert "DeSync, absolute mean: 0.250 s (0.200 to 0.300), chance level 1.05; signed mean: -0.100 s" in text
     assert text.count("<svg") == 2
     assert text.count("<video") == 2
     for measure in ("av_align_svg", "av_align_2023", "av_align_2025", "contact_f1", "synchrony"):

@@ -65,10 +65,16 @@ def print_quality(quality: Scores) -> None:
         table = Table(
             title="distance to the reference; with few clips the Fréchet distance is biased upwards"
         )
-        for column in ("measure", "Fréchet", "kernel", "its spread", "n", "n reference", "dimension"):
+        columns = (
+            "measure", "Fréchet", "interval", "floor", "kernel", "its spread", "n", "n reference", "dimension"
+        )  # fmt: skip
+        for column in columns:
             table.add_column(column, justify="left" if column == "measure" else "right")
         for name, row in quality.distances.items():
-            cells = (row.frechet, row.kernel, row.kernel_interval, row.n, row.n_reference, row.dimension)
+            cells = (
+                row.frechet, row.frechet_interval, row.floor, row.kernel, row.kernel_interval, row.n,
+                row.n_reference, row.dimension,
+            )  # fmt: skip
             table.add_row(name, *map(_cell, cells))
         _show(table)
     for name, row in quality.distances.items():
@@ -79,7 +85,10 @@ def print_quality(quality: Scores) -> None:
         off = quality.desync
         short = f", {off.short} of them shorter than the network's window" if off.short else ""
         chance = f"chance level {off.chance:.2f}"
-        typer.echo(f"DeSync: {off.value:.3f} s ({_cell(off.interval)}), {chance}, n {off.n}{short}")
+        typer.echo(
+            f"DeSync, absolute mean: {off.value:.3f} s ({_cell(off.interval)}), {chance}, n {off.n}{short}"
+        )
+        typer.echo(f"DeSync, signed mean: {off.signed:+.3f} s ({_cell(off.signed_interval)})")
 
 
 def _show(table: Table) -> None:

@@ -1,8 +1,9 @@
 """Distances between two sets of feature vectors: Fréchet and kernel.
 
 The Fréchet distance is biased upwards if there are few samples relative to the dimension. Even two sets from
-the same distribution do not score 0. The kernel distance is unbiased for every number of samples. Both are
-reported, with a warning if the number of samples is below twice the dimension.
+the same distribution do not score 0, so what they would score, the floor, is estimated too. The kernel
+distance is unbiased for every number of samples. Both are reported, with a warning if the number of samples
+is below twice the dimension.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 # Larger sets are subsampled for the kernel distance, which computes N x N matrices.
 _MOST_KERNEL_ROWS = 4000
 
+# Random halves for the interval and for the floor of the Fréchet distance.
+_FRECHET_HALVES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Distance:
@@ -30,10 +34,14 @@ class Distance:
 
     Attributes:
         frechet: Fréchet distance of the Gaussians fitted to both sets, at least 0; biased upwards.
+        frechet_interval: 95 % confidence interval, from random halves of both sets (the delete-half
+            jackknife). It is centred on the biased value, not on the distance of the distributions.
+        floor: What a set of the same size from the distribution of the reference would score: the mean
+            distance between two halves of the reference, scaled to the sizes of both sets, because the bias
+            falls with the inverse of the size.
         kernel: Unbiased squared maximum mean discrepancy. For two sets from the same distribution it is
             around 0 and can be negative.
-        kernel_interval: Central 95 % of the kernel distances of random halves of both sets. It overestimates
-            the spread, because halves are smaller than the sets.
+        kernel_interval: Central 95 % of the kernel distances of random halves of both sets.
         n: Number of vectors in the set.
         n_reference: Number of vectors in the reference.
         dimension: Dimension of the features.
@@ -41,6 +49,8 @@ class Distance:
     """
 
     frechet: float
+    frechet_interval: Interval
+    floor: float
     kernel: float
     kernel_interval: Interval
     n: int
@@ -77,6 +87,15 @@ def distance(features: Array, reference: Array, *, seed: int = 0) -> Distance:
         for _ in range(50)
     ]
     low, high = np.quantile(halves, [0.025, 0.975])
+    whole = frechet_distance(features, reference)
+    spread = 1.96 * float(
+        np.std(
+            [
+                frechet_distance(_split(features, generator)[0], _split(reference, generator)[0])
+                for _ in range(_FRECHET_HALVES)
+            ]
+        )
+    )
     fewest = min(len(features), len(reference))
     warning = None
     if fewest < 2 * dimension:
@@ -85,7 +104,9 @@ def distance(features: Array, reference: Array, *, seed: int = 0) -> Distance:
             f"compare only sets of equal size, or read the kernel distance"
         )
     return Distance(
-        frechet=frechet_distance(features, reference),
+        frechet=whole,
+        frechet_interval=Interval(max(0.0, whole - spread), whole + spread),
+        floor=_floor(reference, len(features), generator),
         kernel=kernel_distance(one, other),
         kernel_interval=Interval(float(low), float(high)),
         n=len(features),
@@ -145,6 +166,19 @@ def kernel_distance(features: Array, reference: Array) -> float:
 
 def _kernel(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     return (one @ other.T / one.shape[1] + 1.0) ** 3
+
+
+def _split(rows: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    """Two random halves of a set."""
+    order, half = generator.permutation(len(rows)), len(rows) // 2
+    return rows[order[:half]], rows[order[half:]]
+
+
+def _floor(reference: Array, n: int, generator: np.random.Generator) -> float:
+    """Estimated Fréchet distance of ``n`` more vectors of the reference's distribution from the reference."""
+    m, half = len(reference), len(reference) // 2
+    found = [frechet_distance(*_split(reference, generator)) for _ in range(_FRECHET_HALVES)]
+    return float(np.mean(found)) * (1 / n + 1 / m) / (1 / half + 1 / (m - half))
 
 
 def _thinned(rows: Array, generator: np.random.Generator) -> Array:

@@ -128,11 +128,17 @@ def _quality(quality: Mapping[str, Any] | None) -> str:
     lines = []
     if quality["distances"]:
         head = "".join(
-            f"<th>{n}" for n in ("distance", "Fréchet", "kernel", "spread", "n", "n reference", "dim.")
-        )
+            f"<th>{n}"
+            for n in (
+                "distance", "Fréchet", "interval", "floor", "kernel", "spread", "n", "n reference", "dim."
+            )
+        )  # fmt: skip
         lines.append(f"<h2>Distance from the reference</h2><table><tr>{head}")
         for name, row in quality["distances"].items():
-            keys = ("frechet", "kernel", "kernel_interval", "n", "n_reference", "dimension")
+            keys = (
+                "frechet", "frechet_interval", "floor", "kernel", "kernel_interval", "n", "n_reference",
+                "dimension",
+            )  # fmt: skip
             lines.append(_table_row(name, [row[key] for key in keys]))
         lines.append("</table>")
         warned = {name: row["warning"] for name, row in quality["distances"].items() if row["warning"]}
@@ -146,7 +152,8 @@ def _quality(quality: Mapping[str, Any] | None) -> str:
     if quality.get("desync"):
         off = quality["desync"]
         lines.append(
-            f"<p>DeSync: {off['value']:.3f} s ({_cell(off['interval'])}), chance level {off['chance']:.2f}; "
+            f"<p>DeSync, absolute mean: {off['value']:.3f} s ({_cell(off['interval'])}), chance level "
+            f"{off['chance']:.2f}; signed mean: {off['signed']:+.3f} s ({_cell(off['signed_interval'])}); "
             f"n {off['n']}, {off['short']} of them shorter than the network's window.</p>"
         )
     return "".join(lines)

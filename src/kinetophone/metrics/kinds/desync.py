@@ -79,11 +79,13 @@ def desync(clip: Clip, path: str, allow_torchscript: bool = False) -> np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Desync:
-    """Mean absolute audio-video offset of a set of clips.
+    """Mean absolute and mean signed audio-video offset of a set of clips.
 
     Attributes:
-        value: Offset in seconds.
-        interval: 95 % bootstrap confidence interval over clips.
+        value: Mean absolute offset in seconds, as published.
+        interval: 95 % bootstrap confidence interval of it over clips.
+        signed: Mean offset in seconds, with the network's sign. It shows a lag that all clips share.
+        signed_interval: 95 % bootstrap confidence interval of it over clips.
         n: Number of clips.
         short: Number of clips that are shorter than the network's 4.8 s.
         chance: Chance level, the score of uniform guesses. Shuffled pairs are not used, because the network
@@ -92,6 +94,8 @@ class Desync:
 
     value: float
     interval: Interval
+    signed: float
+    signed_interval: Interval
     n: int
     short: int
     chance: float = CHANCE_S
@@ -108,17 +112,26 @@ def _extract(clip: Clip, source: str, consent: Consent) -> dict[str, np.ndarray]
 
 
 def mean_desync(sample: Sample) -> Desync | None:
-    """Mean absolute offset over the crops of each clip, then over clips; None if there are none."""
+    """Mean offsets over the crops of each clip, then over clips; None if there are none."""
     import numpy as np
 
     from kinetophone.metrics.control import bootstrap_interval
 
     clips = sample.clips
-    sizes = [float(np.abs(clip.features["desync"]).mean()) for clip in clips if "desync" in clip.features]
-    if not sizes:
+    offsets = [clip.features["desync"] for clip in clips if "desync" in clip.features]
+    if not offsets:
         return None
+    sizes = [float(np.abs(of_clip).mean()) for of_clip in offsets]
+    signed = [float(of_clip.mean()) for of_clip in offsets]
     short = sum(len(clip.flow) / clip.fps < CROP_S for clip in clips)
-    return Desync(float(np.mean(sizes)), bootstrap_interval(sizes, sample.seed), len(sizes), short)
+    return Desync(
+        value=float(np.mean(sizes)),
+        interval=bootstrap_interval(sizes, sample.seed),
+        signed=float(np.mean(signed)),
+        signed_interval=bootstrap_interval(signed, sample.seed),
+        n=len(sizes),
+        short=short,
+    )
 
 
 METRIC = Metric(
