@@ -244,7 +244,9 @@ MORE = ("--keep", "kept", "--json", "r.json", "--uncoupled")
 def test_evaluate_generated_beside_the_true_clips(
     run: Callable[..., Result], bundle: Path, pipeline: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    result = run("evaluate", "--generate", 2, "--bundle", bundle, "--steps", 3, *MORE)
+    model = ("--bundle", bundle, "--text-cache", "texts")
+    result = run("evaluate", "--generate", 2, *model, "--steps", 3, *MORE)
+    assert pipeline[0]["text_cache"] == Path("texts")
     assert result.exit_code == 0, result.output
     assert pipeline[1]["steps"] == pipeline[2]["steps"] == 3
     assert pipeline[2] == pipeline[1] | {"coupled": False}

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kinetophone.cli.make import load_pipeline
-from kinetophone.cli.options import AllowPickle, Bundle, Device
+from kinetophone.cli.options import MODEL, takes
 from kinetophone.cli.shared import check_at_least_one
 from kinetophone.errors import RequestError
 
 
+@takes(model=MODEL)
 def app(
+    model: dict[str, Any],
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 allows access from other machines.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 7860,
-    bundle: Bundle = "hits",
-    device: Device = None,
     upload_mb: Annotated[int, typer.Option(help="Largest file that can be uploaded, in MB.")] = 50,
     longest: Annotated[
         float, typer.Option(help="Longest upload and longest generated clip, in seconds.")
@@ -32,7 +32,6 @@ def app(
     keep_files: Annotated[
         float, typer.Option(help="Delete uploads and results after this many seconds.")
     ] = 3600,
-    allow_pickle: AllowPickle = False,
 ) -> None:
     """Serve a web page and an HTTP interface for all tasks; needs the extra "app"."""
     from kinetophone.app.serve import check_installed, serve
@@ -48,5 +47,4 @@ def app(
     limits = Limits(
         upload_mb=upload_mb, longest_s=longest, job_s=job_limit, waiting_s=wait_limit, kept_s=keep_files
     )
-    load = partial(load_pipeline, bundle, device, allow_pickle=allow_pickle)
-    serve(load, limits, host, port)
+    serve(partial(load_pipeline, **model), limits, host, port)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinetophone.cli.options import CLOCKS, SAMPLING, AllowPickle, Group, takes
-from kinetophone.cli.shared import RayAddress, WorkerCount, check_at_least_one, given, quiet_libraries
+from kinetophone.cli.options import CLOCKS, MODEL, SAMPLING, Group, takes
+from kinetophone.cli.shared import RayAddress, WorkerCount, check_at_least_one, given
 from kinetophone.cli.tables import (
     print_agreements,
     print_comparison,
@@ -36,10 +36,11 @@ NETWORKS = Group(
 )
 
 
-@takes(networks=NETWORKS, sampling=(SAMPLING, CLOCKS))
+@takes(networks=NETWORKS, sampling=(SAMPLING, CLOCKS), model=MODEL)
 def evaluate(
     networks: dict[str, str],
     sampling: dict[str, Any],
+    model: dict[str, Any],
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -63,7 +64,6 @@ def evaluate(
         bool,
         typer.Option("--allow-torchscript", help="Load networks that are TorchScript, which can run code."),
     ] = False,
-    allow_pickle: AllowPickle = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="JSON file for all results.")] = None,
     html_path: Annotated[
         Path | None, typer.Option("--report", help="HTML file for a report with every clip.")
@@ -94,10 +94,6 @@ def evaluate(
             "--held-out", help="With --generate: prompts in wording that training never sees; 16 fps."
         ),
     ] = False,
-    bundle: Annotated[
-        str, typer.Option(help="Bundle for --generate, and for the classifiers of metric hits.")
-    ] = "hits",
-    device: Annotated[str | None, typer.Option(help="Device for --generate.")] = None,
     uncoupled: Annotated[
         bool,
         typer.Option("--uncoupled", help="With --generate: also evaluate with the coupling switched off."),
@@ -130,8 +126,8 @@ def evaluate(
             check_writable(path)
     results: dict[str, Any] = {}
     if folder is not None:
-        consent = {"allow_torchscript": allow_torchscript, "allow_pickle": allow_pickle}
-        extractor = _extractor(metrics, bundle, reference, captions, networks, consent)
+        consent = {"allow_torchscript": allow_torchscript, "allow_pickle": model["allow_pickle"]}
+        extractor = _extractor(metrics, model["bundle"], reference, captions, networks, consent)
         results = _evaluate_folder(
             folder, reference, captions, extractor, events, seed, workers, ray, html_path
         )
@@ -144,13 +140,11 @@ def evaluate(
             task,
             split,
             held_out,
-            bundle,
-            device,
+            model,
             uncoupled,
             keep,
             seed,
             workers,
-            allow_pickle,
             options,
         ).items():
             print_report(name, made.synchrony)
@@ -311,13 +305,11 @@ def _evaluate_generated(
     task: str,
     split: str,
     held_out: bool,
-    bundle: str,
-    device: str | None,
+    model: dict[str, Any],
     uncoupled: bool,
     keep: Path | None,
     seed: int,
     workers: int | None,
-    allow_pickle: bool,
     options: dict[str, Any],
 ) -> dict[str, GeneratedReport]:
     """Reports on clips generated from a split's prompts, and on the ground-truth clips."""
@@ -330,20 +322,18 @@ def _evaluate_generated(
     if split not in SPLITS:
         raise RequestError([f"split is '{split}'; it must be one of {', '.join(SPLITS)}"])
     find_task(task)
-    GenerateRequest(prompts=("test",), bundle=bundle, seed=seed, options=options).validate()
-    spec = BundleSpec.read(bundle)
+    GenerateRequest(prompts=("test",), bundle=model["bundle"], seed=seed, options=options).validate()
+    spec = BundleSpec.read(model["bundle"])
     world = domain(world_of(spec.fps))
     if held_out and not hasattr(world, "HELD_OUT"):
         raise RequestError(
-            [f"--held-out needs a bundle of hits16, 16 frames a second; {bundle} has {float(spec.fps):g}"]
+            [f"--held-out needs a bundle of hits16, 16 frames a second; {spec.name} has {float(spec.fps):g}"]
         )
+    from kinetophone.cli.make import load_pipeline
     from kinetophone.hits.generated import evaluate_generated
-    from kinetophone.pipeline import Kinetophone
 
-    quiet_libraries()
-    pipe = Kinetophone.from_pretrained(bundle, allow_pickle=allow_pickle, **given(device=device))
     return evaluate_generated(
-        pipe,
+        load_pipeline(**model),
         spec.folder,
         count,
         task=find_task(task),
