@@ -1,0 +1,241 @@
+"""Clips per second of the commands that divide their work, and whether dividing it changes the results.
+
+    python benchmarks/many.py --clips 320 --made 16 --json many.json
+    python benchmarks/many.py --memory 100 1000 10000 --json memory.json
+
+``data prepare``, ``data encode``, ``generate --prompts`` and ``evaluate`` run in one process, in two, and, if
+Ray is installed, on a cluster of two nodes on this machine. Two and the cluster run a second time with a
+worker killed (SIGKILL) in the middle. All files that a run writes are compared with those of one process, byte
+for byte.
+
+With ``--memory``, ``data prepare`` and ``data encode`` run with two processes on more and more clips, and the
+largest memory of the command and of a worker is noted.
+
+The clips are procedural, 1 s at 8 fps, 32 x 32, twelve from each video. Generated ones are those of the bundle
+with two steps, and these are evaluated. Processor seconds are those of the command and its workers. The JSON
+file is written after each run, so that nothing is lost if the benchmark is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from kinetophone.data.domains import as_clip, domain
+from kinetophone.media.clip import Clip
+
+PER_VIDEO = 12
+KEPT_OUT = ("parts", ".kinetophone.lock")  # records have times of files
+
+
+@contextmanager
+def two_nodes(*importable: Path) -> Iterator[str]:
+    """A Ray cluster of two nodes on this machine, one core each, with a token; yields its address.
+
+    Args:
+        *importable: Folders with further modules that its workers import.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    path = os.pathsep.join([*map(str, importable), os.environ.get("PYTHONPATH", "")])
+    more = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": path}
+    before = dict(os.environ)
+    os.environ.update(more)
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    node = ["--node-ip-address", "127.0.0.1", "--num-cpus", "1"]
+    head = ["--head", "--port", address.split(":")[1], "--include-dashboard", "false"]
+    try:
+        for where in (head, ["--address", address]):
+            subprocess.run([*ray, "start", *where, *node], check=True, capture_output=True, timeout=120)
+        yield address
+    finally:
+        subprocess.run([*ray, "stop", "--force"], check=False, capture_output=True, timeout=60)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def write_videos(folder: Path, count: int) -> None:
+    """Videos of twelve seconds; four different ones, under many names."""
+    world = domain("hits")
+    folder.mkdir()
+    for i in range(min(count, 4)):
+        parts = [as_clip(world.make_clip("train", 3 * i + k, 64)) for k in range(3)]
+        video, audio = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("video", "audio")
+        )
+        Clip(video, parts[0].fps, audio, parts[0].sample_rate).save(folder / f"{i:05d}.mp4")
+    for i in range(4, count):
+        os.link(folder / f"{i % 4:05d}.mp4", folder / f"{i:05d}.mp4")
+
+
+def workers_of(process: psutil.Process, cluster: str | None) -> list[psutil.Process]:
+    """The workers of a command, or of a cluster."""
+    with suppress(psutil.Error):
+        if cluster is None:
+            return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+        nodes = [
+            p for p in psutil.process_iter() if p.name() == "raylet" and cluster in " ".join(p.cmdline())
+        ]
+        below = [child for node in nodes for child in node.children()]
+        return [child for child in below if "ray::_Actor" in "".join(child.cmdline()[:1])]
+    return []
+
+
+def run(arguments: list[Any], out: Path, *, kill: bool = False, cluster: str | None = None) -> dict[str, Any]:
+    """Run a command of kinetophone; returns its seconds, and the memory of its processes in MiB.
+
+    Args:
+        arguments: Of the command.
+        out: What it writes; a worker is killed once there is something in it.
+        kill: Whether to kill one.
+        cluster: Address of the cluster that it uses.
+    """
+    command = [sys.executable, "-m", "kinetophone", *map(str, arguments)]
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as said:
+        process = psutil.Popen(command, stdout=said, stderr=said)
+        peaks: dict[str, int] = {"command": 0, "worker": 0}
+        spent: dict[int, float] = {}
+        killed = False
+        while process.poll() is None:
+            there = workers_of(process, cluster)
+            for name, some in (("command", [process]), ("worker", there)):
+                for one in some:
+                    with suppress(psutil.Error):
+                        times = one.cpu_times()
+                        spent[one.pid] = times.user + times.system
+                        peaks[name] = max(peaks[name], one.memory_info().rss >> 20)
+            if kill and not killed and there and any(out.rglob("*.tar*")) | any(out.rglob("*.mp4")):
+                there[0].kill()
+                killed = True
+            time.sleep(0.1)
+        seconds = time.monotonic() - began
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)}: {said.read().decode()}")
+    return {
+        "killed": killed,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(sum(spent.values()), 1),
+        "peak_mib": peaks,
+    }
+
+
+def digest(path: Path) -> str:
+    """Hash of the names and the bytes of all that a run wrote."""
+    found = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and not set(KEPT_OUT) & set(file.parts):
+            found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def steps(root: Path, out: Path, made: int) -> Iterator[tuple[str, int, list[Any], Path]]:
+    """The commands: a name, the number of clips, the arguments and what is written. ``one`` has what they read."""
+    clips = PER_VIDEO * len(list((root / "videos").iterdir()))
+    cut = ("--fps", 8, "--seconds", 1, "--size", 32, "--caption", "a hammer hits a drum")
+    yield "data prepare", clips, ["data", "prepare", root / "videos", out / "clips", *cut], out / "clips"
+    yield "data encode", clips, ["data", "encode", root / "one" / "clips", out / "latents"], out / "latents"
+    (root / "prompts.csv").write_text("prompt\n" + "a hammer hits a drum three times\n" * made)
+    table = ("--prompts", root / "prompts.csv", "--steps", 2, "--batch-size", 2)
+    yield "generate --prompts", made, ["generate", *table, "--out", out / "made"], out / "made"
+    scores = out / "scores.json"
+    yield "evaluate", made, ["evaluate", root / "one" / "made", "--json", scores], scores
+
+
+def compare(root: Path, clips: int, made: int, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Every command in every way; ``tell`` is given a row for each run."""
+    write_videos(root / "videos", -(-clips // PER_VIDEO))
+    ways: list[tuple[str, list[Any], bool]] = [
+        ("one", ["--workers", 1], False),
+        ("two", ["--workers", 2], False),
+        ("two, one killed", ["--workers", 2], True),
+    ]
+    known: dict[str, str] = {}
+
+    def all_steps(way: str, options: list[Any], kill: bool, cluster: str | None) -> None:
+        out = root / way.replace(", ", "-").replace(" ", "-")
+        out.mkdir()
+        for name, count, arguments, written in steps(root, out, made):
+            kills = kill and name != "evaluate"  # which writes only at its end
+            row = run([*arguments, *options], written, kill=kills, cluster=cluster)
+            found = digest(written)
+            same = found == known.setdefault(name, found)
+            tell({"command": name, "way": way, "clips": count, "same": same, **row})
+
+    for way, options, kill in ways:
+        all_steps(way, options, kill, None)
+    if importlib.util.find_spec("ray"):
+        with two_nodes() as address:
+            for way, kill in (("cluster", False), ("cluster, one killed", True)):
+                all_steps(way, ["--ray", address], kill, address)
+
+
+def watch_memory(root: Path, counts: list[int], tell: Callable[[dict[str, Any]], None]) -> None:
+    """Preparing and encoding with two processes, for each number of clips."""
+    for count in counts:
+        place = root / str(count)
+        (place / "one").mkdir(parents=True)
+        write_videos(place / "videos", -(-count // PER_VIDEO))
+        for name, clips, arguments, written in list(steps(place, place / "one", 1))[:2]:
+            row = run([*arguments, "--workers", 2], written)
+            tell({"command": name, "way": "two", "clips": clips, **row})
+        shutil.rmtree(place)
+
+
+def main() -> None:
+    """Print a line for each run, and write the JSON file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=960, help="to prepare and encode; 192 in a shard")
+    parser.add_argument("--made", type=int, default=16, help="to generate and evaluate")
+    parser.add_argument("--memory", type=int, nargs="+", help="only memory, for these numbers of clips")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    about = {
+        "command": "python " + " ".join(sys.argv),
+        "commit": commit.stdout.strip(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+    }
+    rows: list[dict[str, Any]] = []
+
+    def tell(row: dict[str, Any]) -> None:
+        rows.append({**row, "load": round(os.getloadavg()[0], 1)})
+        print(json.dumps(rows[-1]), flush=True)
+        if given.json is not None:
+            lines = ",\n  ".join(map(json.dumps, rows))
+            text = json.dumps({**about, "rows": []}, indent=1).replace("[]", f"[\n  {lines}\n ]")
+            given.json.write_text(text + "\n", encoding="utf-8")
+
+    with tempfile.TemporaryDirectory(prefix="many-") as folder:
+        if given.memory:
+            watch_memory(Path(folder), given.memory, tell)
+        else:
+            compare(Path(folder), given.clips, given.made, tell)
+    if not all(row.get("same", True) for row in rows):
+        raise SystemExit("not all results are the same")
+
+
+if __name__ == "__main__":
+    main()
