@@ -5,14 +5,14 @@
 
 ``data prepare``, ``data encode``, ``generate --prompts`` and ``evaluate`` run in one process, in two, and, if
 Ray is installed, on a cluster of two nodes on this machine. Two and the cluster run a second time with a
-worker killed (SIGKILL) in the middle. All files that a run writes are compared with those of one process, byte
-for byte.
+worker killed (SIGKILL) in the middle. All files that a run writes are compared with those of one process,
+byte for byte.
 
 With ``--memory``, ``data prepare`` and ``data encode`` run with two processes on more and more clips, and the
 largest memory of the command and of a worker is noted.
 
-The clips are procedural, 1 s at 8 fps, 32 x 32, twelve from each video. Generated ones are those of the bundle
-with two steps, and these are evaluated. Processor seconds are those of the command and its workers. The JSON
+The clips are procedural, 1 s at 8 fps, 32 x 32, twelve from each video. Generated ones are the bundle's with
+two steps, and these are evaluated. Processor seconds are those of the command and its workers. The JSON
 file is written after each run, so that nothing is lost if the benchmark is stopped.
 """
 
@@ -150,7 +150,7 @@ def digest(path: Path) -> str:
 
 
 def steps(root: Path, out: Path, made: int) -> Iterator[tuple[str, int, list[Any], Path]]:
-    """The commands: a name, the number of clips, the arguments and what is written. ``one`` has what they read."""
+    """The commands: a name, the number of clips, arguments, and what is written. They read what ``one`` wrote."""
     clips = PER_VIDEO * len(list((root / "videos").iterdir()))
     cut = ("--fps", 8, "--seconds", 1, "--size", 32, "--caption", "a hammer hits a drum")
     yield "data prepare", clips, ["data", "prepare", root / "videos", out / "clips", *cut], out / "clips"
