@@ -150,7 +150,7 @@ def digest(path: Path) -> str:
 
 
 def steps(root: Path, out: Path, made: int) -> Iterator[tuple[str, int, list[Any], Path]]:
-    """The commands: a name, the number of clips, arguments, and what is written. They read what ``one`` wrote."""
+    """The commands: name, number of clips, arguments, and what is written. They read what ``one`` wrote."""
     clips = PER_VIDEO * len(list((root / "videos").iterdir()))
     cut = ("--fps", 8, "--seconds", 1, "--size", 32, "--caption", "a hammer hits a drum")
     yield "data prepare", clips, ["data", "prepare", root / "videos", out / "clips", *cut], out / "clips"

@@ -22,6 +22,7 @@ SLOW = {
     "kills": "--kills 1 --steps 2",
     "long": "--lengths 4 --modes fused --clips 1",
     "long_sound": "--minutes 0.2 --height 120",
+    "many": "--clips 12 --made 2",
     "processes": "--steps 1",
     "speed": "--steps 1 --repeat 1",
     "training": "--clips 2 --rounds 1 --steps 1",

@@ -38,6 +38,7 @@ COMMANDS = ("kinetophone", ".venv/bin/kinetophone", "make", "git", "pip", "pytho
 NOT_RUN = {
     r"git clone|^make |pip install": "setting up is what continuous integration does before the tests",
     r"kinetophone app|127\.0\.0\.1:7860": "tests/app/test_server.py runs it, against a server",
+    r"--ray |ray start": "needs a cluster: tests/test_workers.py starts one",
     r"convert reference|runs/published": "needs the authors' checkpoint",
     r"cvssp/|SG161222/|guoyww/|Wan-AI/|stabilityai/": "needs the Hub",
     r"convert metric|--i3d |--clap MODEL": "needs networks that are not in the repository",

@@ -5,20 +5,25 @@ from __future__ import annotations
 import importlib.util
 import os
 import resource
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kinetophone.data.encode import encode
+from kinetophone.data.prepare import Cut, prepare
+from kinetophone.data.sources import find_sources
 from kinetophone.errors import RequestError
 from kinetophone.files import writing
+from kinetophone.media import Clip
+from kinetophone.metrics.evaluate import ClipEvents, Unscored, detect
 from kinetophone.workers import Failed, Workers, check_all_done, over_shards
+from videos import write_video
 
 TWO = Workers(2)
 
@@ -172,31 +177,16 @@ def test_a_cluster_that_is_not_there_is_named() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """Two nodes of a Ray cluster on this machine, with a token. They can import this module."""
+    """Two nodes of a Ray cluster on this machine, which can import this module."""
     if not importlib.util.find_spec("ray"):  # not imported yet: it reads the token's settings then
         pytest.skip("Ray is not installed")
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    ray, node = (
-        [sys.executable, "-m", "ray.scripts.scripts"],
-        ["--node-ip-address", "127.0.0.1", "--num-cpus", "1"],
-    )
-    first = ["--head", "--port", address.split(":")[1], "--include-dashboard", "false"]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**secret, "PYTHONPATH": path}.items():
-            patch.setenv(name, value)
-        try:
-            for where in (first, ["--address", address]):
-                subprocess.run([*ray, "start", *where, *node], check=True, capture_output=True, timeout=120)
-            yield address
-        finally:
-            import ray as client
+    from many import two_nodes
 
-            client.shutdown()
-            subprocess.run([*ray, "stop", "--force"], check=False, capture_output=True, timeout=60)
+    with two_nodes(Path(__file__).parent) as address:
+        yield address
+        import ray
+
+        ray.shutdown()
 
 
 def test_a_cluster_does_what_one_process_does_though_a_worker_is_killed(cluster: str, tmp_path: Path) -> None:
@@ -212,3 +202,46 @@ def test_a_folder_that_the_cluster_does_not_share_is_named(cluster: str, tmp_pat
     lost = tmp_path / "lost" / "file"
     with pytest.raises(RequestError, match="name folders that all machines share under the same path"):
         list(over_shards(partial(doing, square), range(3), Workers(2, ray=cluster), "working", shared=[lost]))
+
+
+def test_relative_paths_mean_the_same_on_the_cluster(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("here")
+    monkeypatch.chdir(tmp_path)
+    assert done(partial(doing, reads), 1, Workers(1, ray=cluster)) == {0: "here"}
+
+
+def reads(shard: int) -> str:
+    return Path("file").read_text()
+
+
+def without_bases() -> Any:
+    raise ModuleNotFoundError("No module named 'bases_of_mine'")
+
+
+def test_bases_are_loaded_where_the_work_is_done(tmp_path: Path) -> None:
+    """Encoding in other processes loads nothing in this one, and leaves no folder if no worker can."""
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", size=(32, 32))
+    cut = Cut(fps=8, seconds=1, size=32)
+    prepare(find_sources(tmp_path / "videos", caption="a bowl"), tmp_path / "clips", cut, Workers(1))
+    with pytest.raises(RequestError, match="No module named 'bases_of_mine'"):
+        encode(tmp_path / "clips", tmp_path / "latents", without_bases, TWO)
+    assert not (tmp_path / "latents").exists()
+
+
+def dies_on(second: float, clip: Clip) -> dict[str, Any]:
+    if clip.duration_s == second:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def test_a_clip_that_kills_its_readers_is_not_scored_and_the_others_are(
+    make_struck_clip: Callable[..., Clip],
+) -> None:
+    clips = [make_struck_clip([0.5], frames=frames, size=64) for frames in (16, 24)]
+    first, second = detect(clips, workers=2, features=partial(dies_on, 3.0))
+    assert isinstance(first, ClipEvents)
+    assert isinstance(second, Unscored)
+    assert "the worker died (signal SIGKILL)" in second.reason

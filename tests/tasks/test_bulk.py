@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -222,3 +224,25 @@ def killed_once(told, load):
         return pipe(prompts, seed=seed, **options)
 
     return make
+
+
+def test_a_full_disk_is_named_in_one_line_and_what_was_made_stays(table, tmp_path):
+    """In a process whose files may not grow past a limit, as on a disk that is full."""
+    out = tmp_path / "out"
+    (out / "drums").mkdir(parents=True)
+    lines = (
+        "import resource, sys",
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))",
+        "from kinetophone.cli import app",
+        "app(sys.argv[1:])",
+    )
+    command = ["generate", "--prompts", str(table), "--out", str(out), "--steps", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), *command], capture_output=True, text=True, check=False
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert all("is full" in line for line in errors[:-1])
+    assert errors[-1].startswith("error: 3 clips failed; all others are in")
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {"manifest.csv", ".kinetophone.lock"}
