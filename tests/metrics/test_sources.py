@@ -139,3 +139,9 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.wav", "b.DOCX", "c.iso", "report.json", ".hidden"):
         (tmp_path / name).touch()
     assert unread_files(tmp_path) == ["b.DOCX", "c.iso"]
+
+
+def test_a_table_of_prompts_is_a_table_of_captions(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("prompt,seed,seconds,file\na drum,7,,a.mp4\na bowl,8,5.0,b.mp4\n")
+    assert read_captions(path) == {"a.mp4": "a drum", "b.mp4": "a bowl"}

@@ -101,11 +101,11 @@ def read_list(path: Path) -> Table:
         RequestError: The file cannot be read, has no captions, or is VGGSound's own table.
     """
     rows = read_cells(path)
-    if any(_is_vggsound(cells) for _, cells in rows[:2]):
-        raise RequestError([f"'{path}' is VGGSound's own table: name the layout vggsound"])
     header = [cell.lower() for cell in rows[0][1]]
     files = [header.index(name) for name in _FILE_COLUMNS if name in header]
     captions = [header.index(name) for name in _CAPTION_COLUMNS if name in header]
+    if not (files and captions) and any(_is_vggsound(cells) for _, cells in rows[:2]):
+        raise RequestError([f"'{path}' is VGGSound's own table: name the layout vggsound"])
     if files and captions:
         found = [
             Row(_cell(cells, files[0], header), _cell(cells, captions[0], header), line)
