@@ -464,6 +464,8 @@ def resample_frames(
 
     Each new frame is the one shown at its time. The result is as long as the source, or up to a frame longer.
     """
+    if (source_fps, frames.shape[1:3]) == (target_fps, size):
+        return frames
     count = math.ceil(len(frames) * target_fps / source_fps)
     shown = [min(math.floor(k * source_fps / target_fps), len(frames) - 1) for k in range(count)]
     small = {index: resize(frames[index], size) for index in set(shown)}

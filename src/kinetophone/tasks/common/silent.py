@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,9 +66,11 @@ def read_silent(
         check_rate(target, video.fps)
         return SilentVideo(path, video, None, refused)
     video = read_video(path, fps=spec.fps, size=(spec.size, spec.size), longest_s=_LONGEST_COPIED_S)
-    missing = max(0, math.ceil(span.duration_s * video.fps) - len(video.frames))
-    frames = np.concatenate([video.frames, np.repeat(video.frames[-1:], missing, axis=0)])
-    return SilentVideo(path, Video(frames, video.fps, video.start_s), span)
+    missing = math.ceil(span.duration_s * video.fps) - len(video.frames)
+    if missing > 0:
+        frames = np.concatenate([video.frames, np.repeat(video.frames[-1:], missing, axis=0)])
+        video = replace(video, frames=frames)
+    return SilentVideo(path, video, span)
 
 
 def save_with_audio(clip: Clip, silent: SilentVideo, target: Path) -> Path:
