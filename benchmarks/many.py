@@ -1,12 +1,12 @@
 """Clips per second of the commands that divide their work, and whether dividing it changes the results.
 
-    python benchmarks/many.py --clips 320 --made 16 --json many.json
+    python benchmarks/many.py --json many.json
+    python benchmarks/many.py --cluster --json cluster.json
     python benchmarks/many.py --memory 100 1000 10000 --json memory.json
 
-``data prepare``, ``data encode``, ``generate --prompts`` and ``evaluate`` run in one process, in two, and, if
-Ray is installed, on a cluster of two nodes on this machine. Two and the cluster run a second time with a
-worker killed (SIGKILL) in the middle. All files that a run writes are compared with those of one process,
-byte for byte.
+``data prepare``, ``data encode``, ``generate --prompts`` and ``evaluate`` run in one process, then in two or,
+with ``--cluster``, on a Ray cluster of two nodes on this machine, and then once more with a worker killed
+(SIGKILL) in the middle. All files that a run writes are compared with those of one process, byte for byte.
 
 With ``--memory``, ``data prepare`` and ``data encode`` run with two processes on more and more clips, and the
 largest memory of the command and of a worker is noted.
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -32,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +88,24 @@ def write_videos(folder: Path, count: int) -> None:
 
 def workers_of(process: psutil.Process, cluster: str | None) -> list[psutil.Process]:
     """The workers of a command, or of a cluster."""
+    if cluster is None:
+        return [child for child in children(process) if "spawn_main" in " ".join(said(child))]
+    nodes = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "raylet"]
+    below = [child for node in nodes if cluster in " ".join(said(node)) for child in children(node)]
+    return [child for child in below if "ray::_Actor" in " ".join(said(child))]
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Those that a process has now; none once it has ended."""
     with suppress(psutil.Error):
-        if cluster is None:
-            return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
-        nodes = [
-            p for p in psutil.process_iter() if p.name() == "raylet" and cluster in " ".join(p.cmdline())
-        ]
-        below = [child for node in nodes for child in node.children()]
-        return [child for child in below if "ray::_Actor" in "".join(child.cmdline()[:1])]
+        return list(process.children())
+    return []
+
+
+def said(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty once it has ended."""
+    with suppress(psutil.Error):
+        return list(process.cmdline())
     return []
 
 
@@ -162,32 +171,26 @@ def steps(root: Path, out: Path, made: int) -> Iterator[tuple[str, int, list[Any
     yield "evaluate", made, ["evaluate", root / "one" / "made", "--json", scores], scores
 
 
-def compare(root: Path, clips: int, made: int, tell: Callable[[dict[str, Any]], None]) -> None:
+def compare(root: Path, given: argparse.Namespace, tell: Callable[[dict[str, Any]], None]) -> None:
     """Every command in every way; ``tell`` is given a row for each run."""
-    write_videos(root / "videos", -(-clips // PER_VIDEO))
-    ways: list[tuple[str, list[Any], bool]] = [
-        ("one", ["--workers", 1], False),
-        ("two", ["--workers", 2], False),
-        ("two, one killed", ["--workers", 2], True),
-    ]
+    write_videos(root / "videos", -(-given.clips // PER_VIDEO))
     known: dict[str, str] = {}
 
     def all_steps(way: str, options: list[Any], kill: bool, cluster: str | None) -> None:
         out = root / way.replace(", ", "-").replace(" ", "-")
         out.mkdir()
-        for name, count, arguments, written in steps(root, out, made):
+        for name, count, arguments, written in steps(root, out, given.made):
             kills = kill and name != "evaluate"  # which writes only at its end
             row = run([*arguments, *options], written, kill=kills, cluster=cluster)
             found = digest(written)
             same = found == known.setdefault(name, found)
             tell({"command": name, "way": way, "clips": count, "same": same, **row})
 
-    for way, options, kill in ways:
-        all_steps(way, options, kill, None)
-    if importlib.util.find_spec("ray"):
-        with two_nodes() as address:
-            for way, kill in (("cluster", False), ("cluster, one killed", True)):
-                all_steps(way, ["--ray", address], kill, address)
+    all_steps("one", ["--workers", 1], False, None)
+    with two_nodes() if given.cluster else nullcontext() as address:
+        options, way = (["--ray", address], "cluster") if address else (["--workers", 2], "two")
+        all_steps(way, options, False, address)
+        all_steps(f"{way}, one killed", options, True, address)
 
 
 def watch_memory(root: Path, counts: list[int], tell: Callable[[dict[str, Any]], None]) -> None:
@@ -207,8 +210,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=960, help="to prepare and encode; 192 in a shard")
-    parser.add_argument("--made", type=int, default=16, help="to generate and evaluate")
+    parser.add_argument("--clips", type=int, default=400, help="to prepare and encode; 192 in a shard")
+    parser.add_argument("--made", type=int, default=6, help="to generate and evaluate")
+    parser.add_argument("--cluster", action="store_true", help="a Ray cluster in place of processes")
     parser.add_argument("--memory", type=int, nargs="+", help="only memory, for these numbers of clips")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -232,7 +236,7 @@ def main() -> None:
         if given.memory:
             watch_memory(Path(folder), given.memory, tell)
         else:
-            compare(Path(folder), given.clips, given.made, tell)
+            compare(Path(folder), given, tell)
     if not all(row.get("same", True) for row in rows):
         raise SystemExit("not all results are the same")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip
-from kinetophone.metrics.evaluate import ClipEvents, evaluate, find_clips, read_truth, score
+from kinetophone.metrics.evaluate import ClipEvents, Unscored, evaluate, find_clips, read_truth, score
+from kinetophone.metrics.kept import Kept
 
 MakeClip = Callable[..., Clip]
 STRIKES_S = [[0.5, 2.0], [1.0, 2.75, 3.5], [1.5], [0.75, 3.0]]
@@ -130,3 +134,60 @@ def test_read_truth(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(MediaError, match="is not an event list"):
             read_truth(path)
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path, clips: list[Clip]) -> None:
+    """The command, killed when it has read two of four clips; the result is that of one that was not."""
+    for index, clip in enumerate(clips):
+        clip.save(tmp_path / "clips" / f"{index}.mp4")
+    resumed = tmp_path / "resumed.json"
+    kept = tmp_path / ".resumed.json.clips.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "kinetophone",
+        "evaluate",
+        str(tmp_path / "clips"),
+        "--workers",
+        "1",
+        "--json",
+    ]
+    with subprocess.Popen([*command, str(resumed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        while not kept.exists() or kept.read_text().count("\n") < 4:  # two for each clip
+            assert run.poll() is None, run.stderr
+        run.kill()
+    kept.write_bytes(kept.read_bytes() + b'{"key": "cut o')
+    there = [json.loads(line)["name"] for line in kept.read_text().splitlines()[:4] if line]
+    for name in there:  # they are not read again: what cannot be decoded has the same size and time
+        path = tmp_path / "clips" / name
+        state = path.stat()
+        path.write_bytes(bytes(state.st_size))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    done = subprocess.run([*command, str(resumed)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for index, clip in enumerate(clips):
+        clip.save(tmp_path / "clips" / f"{index}.mp4")
+    report = evaluate([tmp_path / "clips" / f"{index}.mp4" for index in range(4)])
+    assert json.loads(resumed.read_text())["clips"] == json.loads(json.dumps(report.to_dict()))
+    assert not kept.exists()
+
+
+def test_what_is_kept_is_found_again_only_for_the_same_file_networks_and_settings(tmp_path: Path) -> None:
+    path, clip = tmp_path / "kept.jsonl", tmp_path / "a.mp4"
+    clip.write_bytes(b"one")
+    features = {"clap": np.arange(6, dtype=np.float32).reshape(2, 3) / 7, "i3d": np.zeros((0, 0), np.float32)}
+    events = ClipEvents("a.mp4", 8.0, (0.1,), (), (0.5, 1.0), (), flow=(0.25,), features=features)
+    kept = Kept(path)
+    made_by = kept.key(clip, len, {"clap": "weights"})
+    kept.add(made_by, events)
+    kept.add("other", Unscored("b.mp4", "silent"))
+    again = Kept(path)
+    assert again.get(made_by) == events
+    assert again.get("other") == Unscored("b.mp4", "silent")
+    for name, array in again.get(made_by).features.items():
+        np.testing.assert_array_equal(array, features[name])
+    others = [kept.key(clip, sum, {"clap": "weights"}), kept.key(clip, len, {"clap": "others"})]
+    (tmp_path / "a.wav").write_bytes(b"sound of its own")
+    others.append(kept.key(clip, len, {"clap": "weights"}))
+    assert len({made_by, *others}) == 4
+    assert all(again.get(key) is None for key in others)

@@ -24,6 +24,7 @@ from kinetophone.metrics.registry import all_metrics
 if TYPE_CHECKING:
     from kinetophone.hits.generated import GeneratedReport
     from kinetophone.metrics.features import Extractor
+    from kinetophone.metrics.kept import Kept
 
 
 # One option per metric for the weights of its network.
@@ -125,11 +126,17 @@ def evaluate(
 
             check_writable(path)
     results: dict[str, Any] = {}
+    kept = None
     if folder is not None:
         consent = {"allow_torchscript": allow_torchscript, "allow_pickle": model["allow_pickle"]}
         extractor = _extractor(metrics, model["bundle"], reference, captions, networks, consent)
+        if json_path is not None:
+            from kinetophone.metrics.kept import Kept
+
+            # Beside the results until they are written, so that a killed command goes on.
+            kept = Kept(json_path.with_name(f".{json_path.name}.clips.jsonl"))
         results = _evaluate_folder(
-            folder, reference, captions, extractor, events, seed, workers, ray, html_path
+            folder, reference, captions, extractor, events, seed, workers, ray, html_path, kept
         )
     else:
         assert generate_count is not None
@@ -153,6 +160,8 @@ def evaluate(
             results[name] = made.to_dict()
     if json_path is not None:
         _write_json(results, json_path)
+        if kept is not None:
+            kept.remove()
         typer.echo(json_path)
 
 
@@ -256,6 +265,7 @@ def _evaluate_folder(
     workers: int | None,
     ray: str | None,
     html_path: Path | None,
+    kept: Kept | None,
 ) -> dict[str, Any]:
     from kinetophone.data.sources import first_few
     from kinetophone.metrics.evaluate import detect, score
@@ -277,7 +287,7 @@ def _evaluate_folder(
     for line in unmatched([file.name for file in files], texts) if texts is not None else ():
         typer.echo(line, err=True)
     others = None if reference is None else find_clips(reference)
-    found = detect(files, workers=workers, ray=ray, progress=True, features=extractor)
+    found = detect(files, workers=workers, ray=ray, progress=True, features=extractor, kept=kept)
     report = score(found, truth=truth, seed=seed)
     print_report("clips", report)
     results: dict[str, Any] = {"clips": report.to_dict()}
@@ -285,7 +295,9 @@ def _evaluate_folder(
         scored = [item for item in found if not hasattr(item, "reason")]
         compared: list[Any] = []
         if others is not None:
-            for item in detect(others, workers=workers, ray=ray, progress=True, features=extractor):
+            for item in detect(
+                others, workers=workers, ray=ray, progress=True, features=extractor, kept=kept
+            ):
                 if hasattr(item, "reason"):
                     typer.echo(f"not used as reference: {item.name}: {item.reason}")
                 else:

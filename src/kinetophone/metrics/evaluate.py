@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from kinetophone.metrics.detectors import strikes_from_flow
 from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
 from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
 from kinetophone.workers import Failed, Workers, over_shards
+
+if TYPE_CHECKING:
+    from kinetophone.metrics.kept import Kept
 
 __all__ = ["ClipEvents", "Report", "Unscored", "detect", "evaluate", "find_clips", "read_truth", "score"]
 
@@ -229,6 +232,7 @@ def detect(
     ray: str | None = None,
     progress: bool = False,
     features: Features | None = None,
+    kept: Kept | None = None,
 ) -> list[ClipEvents | Unscored]:
     """Detect the events of each clip; other arguments are as in ``evaluate``.
 
@@ -239,6 +243,7 @@ def detect(
         progress: Show a progress bar.
         features: Called in the worker with each scorable clip, so that a clip is decoded only once. It must
             be picklable.
+        kept: What an earlier run has detected in files is taken from it, and the rest is added.
 
     Returns:
         One entry per clip, in order. A clip that cannot be read becomes ``Unscored``.
@@ -253,10 +258,20 @@ def detect(
     }
     setup = partial(_detector, features)
     found: dict[int, ClipEvents | Unscored] = {}
-    for index, one in over_shards(setup, jobs, Workers(workers, ray), what, shared=seen.values()):
-        clip, name = jobs[index]
+    keys: dict[int, str] = {}
+    for index, (clip, _) in enumerate(jobs):
+        if kept is not None and not isinstance(clip, Clip):
+            keys[index] = kept.key(Path(clip), setup, getattr(features, "sources", {}))
+            if (known := kept.get(keys[index])) is not None:
+                found[index] = known
+    todo = [index for index in range(len(jobs)) if index not in found]
+    shards = [jobs[index] for index in todo]
+    for number, one in over_shards(setup, shards, Workers(workers, ray), what, shared=seen.values()):
+        index, (clip, name) = todo[number], shards[number]
         if isinstance(one, Failed):
             one = Unscored(name if isinstance(clip, Clip) else Path(clip).name, one.reason)
+        elif kept is not None and index in keys:
+            kept.add(keys[index], one)
         found[index] = one
     return [found[index] for index in range(len(jobs))]
 
