@@ -49,7 +49,7 @@ def result_of(folder: Path, name: str, arguments: str) -> Any:
 
 def test_all_benchmarks_are_run() -> None:
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert names == {*SLOW, "full_size", "memory", "lag"}
+    assert names == {*SLOW, "full_size", "memory", "lag", "flow"}
 
 
 def test_the_full_size_benchmark_runs_narrow(tmp_path: Path) -> None:
@@ -65,6 +65,16 @@ def test_the_lag_benchmark_finds_the_delays_of_a_clip(
     found = result_of(tmp_path, "lag", "clips --delays 0.2 0.2")
     assert found["n"] == 3
     assert found["told from 0"]["0"] == 0
+    late = found["on a grid of 0.2 s"][-1]
+    assert late["delay"] == late["best on the grid, signed"] == late["lags on the grid, absolute"] == 0.2
+
+
+def test_the_flow_benchmark_scores_clips_both_ways(
+    tmp_path: Path, make_struck_clip: Callable[..., Clip]
+) -> None:
+    make_struck_clip((0.5, 1.25, 2.5, 3.25), size=64).save(tmp_path / "clips" / "clip.mp4")
+    align = result_of(tmp_path, "flow", "clips")["measures"]["av_align_svg"]
+    assert align["fast"] == align["exact"]  # such small frames are not shrunk
 
 
 @pytest.mark.slow

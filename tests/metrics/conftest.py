@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from kinetophone.media import Clip
@@ -16,6 +18,20 @@ from kinetophone.metrics.registry import Scores
 from kinetophone.metrics.report import write_report
 
 MakeClip = Callable[..., Clip]
+
+
+@pytest.fixture
+def make_jolted_clip(make_struck_clip: MakeClip) -> MakeClip:
+    """Clips whose audio is struck, and whose frames of 320 x 320 move by 6 pixels at each strike."""
+
+    def make(strikes_s: list[float]) -> Clip:
+        clip = make_struck_clip(strikes_s)
+        ground = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        ground = cv2.resize(ground, (320, 320), interpolation=cv2.INTER_CUBIC)
+        moved = [6 * sum(frame / 8 >= strike for strike in strikes_s) for frame in range(len(clip.video))]
+        return replace(clip, video=np.stack([np.roll(ground, by, axis=0) for by in moved]))
+
+    return make
 
 
 @pytest.fixture

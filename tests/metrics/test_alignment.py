@@ -191,6 +191,17 @@ def test_flow_sees_motion_where_it_is(make_struck_clip: Callable[..., Clip]) -> 
     assert video_peaks(flow, 8) == pytest.approx([1.0, 2.5])
 
 
+def test_the_fast_flow_of_large_frames_has_the_same_peaks_and_unit(
+    make_jolted_clip: Callable[..., Clip], make_struck_clip: Callable[..., Clip]
+) -> None:
+    large = make_jolted_clip([1.0, 2.5]).video
+    exact, fast = flow_curve(large), flow_curve(large, exact=False)
+    assert video_peaks(fast, 8) == pytest.approx([1.0, 2.5])
+    assert fast[[8, 20]] == pytest.approx(exact[[8, 20]], rel=0.3)  # pixels of the frames given
+    small = make_struck_clip([1.0, 2.5], size=64).video
+    assert (flow_curve(small, exact=False) == flow_curve(small)).all()
+
+
 def test_video_peaks_are_strict() -> None:
     assert video_peaks([0, 1, 1, 0, 2, 0, 3], 1).tolist() == [4.0]
     assert video_peaks([1, 2], 8).tolist() == []

@@ -14,8 +14,17 @@ import pytest
 
 from kinetophone.errors import MediaError
 from kinetophone.media import Clip
-from kinetophone.metrics.evaluate import ClipEvents, Unscored, evaluate, find_clips, read_truth, score
+from kinetophone.metrics.evaluate import (
+    ClipEvents,
+    Unscored,
+    detect_one,
+    evaluate,
+    find_clips,
+    read_truth,
+    score,
+)
 from kinetophone.metrics.kept import Kept
+from kinetophone.metrics.sources import read
 
 MakeClip = Callable[..., Clip]
 STRIKES_S = [[0.5, 2.0], [1.0, 2.75, 3.5], [1.5], [0.75, 3.0]]
@@ -94,6 +103,20 @@ def test_silence_and_single_frames_are_listed_and_not_scored_zero(make_struck_cl
 def test_worker_processes_give_what_one_gives(tmp_path: Path, clips: list[Clip]) -> None:
     paths = [clip.save(tmp_path / f"{index}.mp4") for index, clip in enumerate(clips[:2])]
     assert evaluate(paths, workers=2) == evaluate(paths, workers=1)
+
+
+def test_large_frames_of_a_file_are_shrunk_unless_the_published_size_is_asked_for(
+    tmp_path: Path, make_jolted_clip: MakeClip
+) -> None:
+    path = make_jolted_clip([1.0, 2.5]).save(tmp_path / "a.mp4")
+    fast, exact = detect_one(path), detect_one(path, exact=True)
+    assert isinstance(fast, ClipEvents)
+    assert isinstance(exact, ClipEvents)
+    assert fast.strikes_s == exact.strikes_s == (1.0, 2.5)
+    assert fast.contacts_s == exact.contacts_s
+    assert fast.flow[8] == pytest.approx(exact.flow[8], rel=0.3)  # both in pixels of the file
+    assert exact.flow == detect_one(read(path), "a.mp4", exact=True).flow
+    assert fast.flow != exact.flow
 
 
 def test_a_shuffled_pair_of_nothing_with_nothing_is_no_sync() -> None:

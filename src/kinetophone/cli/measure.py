@@ -107,6 +107,13 @@ def evaluate(
         ),
     ] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder for the generated clips.")] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Compute AV-Align's optical flow as published, at the size of the files; slower.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of sampling, shuffling and bootstrap.")] = 0,
     workers: WorkerCount = None,
     ray: RayAddress = None,
@@ -114,9 +121,9 @@ def evaluate(
     """Measure the synchrony of clips, with shuffled pairs as a baseline."""
     if (folder is None) == (generate_count is None):
         raise RequestError(["give either a folder of clips or --generate with a number"])
-    if folder is None and (reference or captions or metrics or html_path or ray):
+    if folder is None and (reference or captions or metrics or html_path or ray or exact):
         raise RequestError(
-            ["--reference, --captions, --metrics, --report and --ray are for a folder of clips"]
+            ["--reference, --captions, --metrics, --report, --exact and --ray are for a folder of clips"]
         )
     if workers is not None:
         check_at_least_one("workers", workers)
@@ -136,7 +143,7 @@ def evaluate(
             # Beside the results until they are written, so that a killed command goes on.
             kept = Kept(json_path.with_name(f".{json_path.name}.clips.jsonl"))
         results = _evaluate_folder(
-            folder, reference, captions, extractor, events, seed, workers, ray, html_path, kept
+            folder, reference, captions, extractor, events, seed, workers, ray, html_path, exact, kept
         )
     else:
         assert generate_count is not None
@@ -265,6 +272,7 @@ def _evaluate_folder(
     workers: int | None,
     ray: str | None,
     html_path: Path | None,
+    exact: bool,
     kept: Kept | None,
 ) -> dict[str, Any]:
     from kinetophone.data.sources import first_few
@@ -287,7 +295,7 @@ def _evaluate_folder(
     for line in unmatched([file.name for file in files], texts) if texts is not None else ():
         typer.echo(line, err=True)
     others = None if reference is None else find_clips(reference)
-    found = detect(files, workers=workers, ray=ray, progress=True, features=extractor, kept=kept)
+    found = detect(files, workers=workers, ray=ray, progress=True, features=extractor, exact=exact, kept=kept)
     report = score(found, truth=truth, seed=seed)
     print_report("clips", report)
     results: dict[str, Any] = {"clips": report.to_dict()}

@@ -151,6 +151,16 @@ def read_video(
     return Video(frames=shown.frames, fps=target, start_s=float(shown.start))
 
 
+def frame_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) of a video's first frame as displayed; errors as in ``read_clip``."""
+    if Path(path).is_file() and is_tiled_still(path):
+        height, width = read_image(path).shape[:2]
+        return height, width
+    with open_media(path) as file:
+        images = Images(path, file)
+        return images.size(next(images.frames())[0])
+
+
 def _stated_frames(file: Any, stream: Any, rate: Fraction) -> int:
     """Number of frames at ``rate`` according to the file's metadata."""
     if stream.duration and stream.time_base:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinetophone.media.librosa_loading import load_librosa
+from kinetophone.metrics.contacts import SIDE_PX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,11 +68,14 @@ def audio_peaks(waveform: Waveform, sample_rate: int) -> NDArray[np.float64]:
     return np.asarray(times_s, np.float64)
 
 
-def flow_curve(frames: Frames) -> NDArray[np.float64]:
+def flow_curve(frames: Frames, *, exact: bool = True) -> NDArray[np.float64]:
     """Mean magnitude of the Farneback optical flow into each frame.
 
     Args:
         frames: uint8 (T, H, W, 3), red-green-blue.
+        exact: Compute it as published, at the size of the frames. Otherwise frames whose shorter side has at
+            least ``SIDE_PX`` pixels are shrunk to that, and the flow is iterated once, not three times: a
+            tenth of the time for frames of 640 x 360.
 
     Returns:
         (T,) in pixels per frame. The first frame has no flow; its value repeats the second's (0 for a
@@ -81,7 +85,13 @@ def flow_curve(frames: Frames) -> NDArray[np.float64]:
 
     if len(frames) < 2:
         return np.zeros(len(frames))
+    height, width = frames.shape[1:3]
+    fast = not exact and min(height, width) >= SIDE_PX
+    scale = min(height, width) / SIDE_PX if fast else 1.0
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    if scale > 1:
+        size = (round(width / scale), round(height / scale))
+        greys = [cv2.resize(grey, size, interpolation=cv2.INTER_AREA) for grey in greys]
     lengths = []
     for before, after in pairwise(greys):
         start = np.zeros((*before.shape, 2), np.float32)
@@ -92,12 +102,12 @@ def flow_curve(frames: Frames) -> NDArray[np.float64]:
             pyr_scale=0.5,
             levels=3,
             winsize=15,
-            iterations=3,
+            iterations=1 if fast else 3,
             poly_n=5,
             poly_sigma=1.2,
             flags=0,
         )
-        lengths.append(float(np.hypot(flow[..., 0], flow[..., 1]).mean()))
+        lengths.append(scale * float(np.hypot(flow[..., 0], flow[..., 1]).mean()))
     return np.array([lengths[0], *lengths])
 
 

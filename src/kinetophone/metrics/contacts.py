@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kinetophone.media.clip import Frames
 
 # Frames are resized so that their shorter side has this many pixels; flow is measured in these pixels.
-_SIDE_PX = 128
+SIDE_PX = 128
 
 # Lower limits of the means that cues are divided by, so that noise in a static video is not amplified into
 # events. In pixels per frame, and in grey levels from 0 to 255.
@@ -137,8 +137,8 @@ def _small_grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     import cv2
 
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = _SIDE_PX / min(grey.shape)
-    size = (max(_SIDE_PX, round(grey.shape[1] * scale)), max(_SIDE_PX, round(grey.shape[0] * scale)))
+    scale = SIDE_PX / min(grey.shape)
+    size = (max(SIDE_PX, round(grey.shape[1] * scale)), max(SIDE_PX, round(grey.shape[0] * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(grey, size, interpolation=method), np.uint8)
 

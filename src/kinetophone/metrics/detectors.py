@@ -32,7 +32,7 @@ def strikes_from_video(frames: Frames, fps: float | Fraction, **parameters: floa
     Returns:
         Times of the frames in seconds, ascending.
     """
-    return strikes_from_flow(flow_curve(frames), fps, width_px=frames.shape[2], **parameters)
+    return strikes_from_flow(flow_curve(frames, exact=False), fps, width_px=frames.shape[2], **parameters)
 
 
 def strikes_from_flow(

@@ -29,7 +29,7 @@ from kinetophone.metrics.alignment import (
     flow_curve,
     video_peaks,
 )
-from kinetophone.metrics.contacts import contact_curve, contacts_from_curve
+from kinetophone.metrics.contacts import SIDE_PX, contact_curve, contacts_from_curve
 from kinetophone.metrics.control import (
     Control,
     Interval,
@@ -37,7 +37,15 @@ from kinetophone.metrics.control import (
     shuffled_control,
 )
 from kinetophone.metrics.detectors import strikes_from_flow
-from kinetophone.metrics.sources import find_clips, read, read_truth, truth_of, why_unscorable
+from kinetophone.metrics.sources import (
+    find_clips,
+    read,
+    read_small,
+    read_truth,
+    sound_beside,
+    truth_of,
+    why_unscorable,
+)
 from kinetophone.metrics.synchrony import find_lag, lag_evidence, synchrony
 from kinetophone.workers import Failed, Workers, over_shards
 
@@ -206,6 +214,7 @@ def evaluate(
     workers: int | None = None,
     ray: str | None = None,
     progress: bool = False,
+    exact: bool = False,
 ) -> Report:
     """Read and score a set of clips.
 
@@ -217,11 +226,12 @@ def evaluate(
         workers: Number of processes. By default one per core, or a single one for a few clips.
         ray: Address of a Ray cluster, which reads the clips instead of this machine.
         progress: Show a progress bar on the standard error stream.
+        exact: Compute AV-Align's flow as published, see ``flow_curve``, on frames of the files' own size.
 
     Returns:
         The report. Clips that could not be scored are listed in it.
     """
-    found = detect(clips, workers=workers, ray=ray, progress=progress)
+    found = detect(clips, workers=workers, ray=ray, progress=progress, exact=exact)
     return score(found, truth=truth, seed=seed, shuffles=shuffles)
 
 
@@ -233,6 +243,7 @@ def detect(
     progress: bool = False,
     features: Features | None = None,
     kept: Kept | None = None,
+    exact: bool = False,
 ) -> list[ClipEvents | Unscored]:
     """Detect the events of each clip; other arguments are as in ``evaluate``.
 
@@ -242,7 +253,8 @@ def detect(
         ray: Address of a Ray cluster.
         progress: Show a progress bar.
         features: Called in the worker with each scorable clip, so that a clip is decoded only once. It must
-            be picklable.
+            be picklable. Frames then have the files' own size.
+        exact: As in ``evaluate``.
         kept: What an earlier run has detected in files is taken from it, and the rest is added.
 
     Returns:
@@ -256,7 +268,7 @@ def detect(
     seen = {
         path.parent: path for clip in clips if not isinstance(clip, Clip) and (path := Path(clip)).exists()
     }
-    setup = partial(_detector, features)
+    setup = partial(_detector, features, exact)
     found: dict[int, ClipEvents | Unscored] = {}
     keys: dict[int, str] = {}
     for index, (clip, _) in enumerate(jobs):
@@ -277,19 +289,27 @@ def detect(
 
 
 def detect_one(
-    clip: Clip | str | os.PathLike[str], name: str = "0", features: Features | None = None
+    clip: Clip | str | os.PathLike[str],
+    name: str = "0",
+    features: Features | None = None,
+    exact: bool = False,
 ) -> ClipEvents | Unscored:
     """Detect the events of one clip; a file's name replaces ``name``."""
+    scale = 1.0
     if not isinstance(clip, Clip):
         name = Path(clip).name
         try:
-            clip = read(clip)
+            if exact or features is not None:
+                clip = read(clip)
+            else:
+                clip, scale = read_small(clip, SIDE_PX, sound=sound_beside(clip))
         except (OSError, ValueError) as error:
             return Unscored(name, str(error))
     reason = why_unscorable(clip)
     if reason is not None:
         return Unscored(name, reason)
-    fps, flow, contact = float(clip.fps), flow_curve(clip.video), contact_curve(clip.video)
+    fps, contact = float(clip.fps), contact_curve(clip.video)
+    flow = scale * flow_curve(clip.video, exact=exact)
     audio = clip.mono
     events = ClipEvents(
         name=name,
@@ -297,7 +317,7 @@ def detect_one(
         audio_peaks_s=_rounded(audio_peaks(audio, clip.sample_rate)),
         video_peaks_s=_rounded(video_peaks(flow, fps)),
         onsets_s=_rounded(onsets_from_audio(audio, clip.sample_rate)),
-        strikes_s=_rounded(strikes_from_flow(flow, fps, width_px=clip.video.shape[2])),
+        strikes_s=_rounded(strikes_from_flow(flow, fps, width_px=round(scale * clip.video.shape[2]))),
         contacts_s=_rounded(contacts_from_curve(contact, fps)),
         video_peaks_2025_s=_rounded(video_peaks(flow, fps, least_flow=LEAST_FLOW_2025)),
         flow=_rounded(flow),
@@ -400,7 +420,7 @@ def _rounded(values: Any) -> tuple[float, ...]:
 
 
 def _detector(
-    features: Features | None, neighbours: int
+    features: Features | None, exact: bool, neighbours: int
 ) -> Callable[[tuple[Clip | str | os.PathLike[str], str]], ClipEvents | Unscored]:
     """What reads a clip in a worker that shares its machine with ``neighbours`` in all."""
     if neighbours > 1:
@@ -410,4 +430,4 @@ def _detector(
 
         cv2.setNumThreads(1)
         share_memory(neighbours)
-    return lambda job: detect_one(*job, features)
+    return lambda job: detect_one(*job, features, exact)

@@ -65,8 +65,39 @@ def read(path: str | os.PathLike[str]) -> Clip:
     """
     from kinetophone.media.read import read_clip
 
+    return read_clip(path, sound=sound_beside(path))
+
+
+def sound_beside(path: str | os.PathLike[str]) -> Path | None:
+    """The ``.wav`` with the name of a video, in its folder; None if there is none."""
     beside = sibling(Path(path), AUDIO_SUFFIX)
-    return read_clip(path, sound=None if beside == Path(path) else beside)
+    return None if beside == Path(path) else beside
+
+
+def read_small(
+    path: str | os.PathLike[str], side: int, *, sound: Path | None = None, longest_s: float | None = None
+) -> tuple[Clip, float]:
+    """Read a clip with frames that are shrunk while they are decoded.
+
+    Args:
+        path: A video.
+        side: Largest shorter side of the frames, in pixels.
+        sound: A file to take the audio from.
+        longest_s: Largest length in seconds.
+
+    Returns:
+        The clip, and how many pixels of the file a pixel of its frames is wide.
+
+    Raises:
+        OSError: A file cannot be read.
+        MediaError: The file has no video, no audio, is corrupt or too long.
+    """
+    from kinetophone.media.read import frame_size, read_clip
+
+    height, width = frame_size(path)
+    scale = max(1.0, min(height, width) / side)
+    clip = read_clip(path, within=round(max(height, width) / scale), sound=sound, longest_s=longest_s)
+    return clip, scale
 
 
 def why_unscorable(clip: Clip) -> str | None:

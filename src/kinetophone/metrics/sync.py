@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from kinetophone.errors import MediaError
 from kinetophone.media.clip import Clip
 from kinetophone.media.onsets import onset_strength, onsets_from_audio
-from kinetophone.media.read import read_clip
 from kinetophone.metrics.alignment import match_events
-from kinetophone.metrics.contacts import contact_curve, contacts_from_curve
-from kinetophone.metrics.sources import why_unscorable
+from kinetophone.metrics.contacts import SIDE_PX, contact_curve, contacts_from_curve
+from kinetophone.metrics.sources import read_small, why_unscorable
 from kinetophone.metrics.strip import strip_svg
 from kinetophone.metrics.synchrony import Lag, find_lag, lag_evidence
 
@@ -61,7 +60,7 @@ def measure_file(path: str | os.PathLike[str]) -> FileSync:
         MediaError: It cannot be read, has no audio or no video, is longer than 120 s, silent, or a single
             frame.
     """
-    clip = read_clip(path, longest_s=LONGEST_S)
+    clip, _ = read_small(path, SIDE_PX, longest_s=LONGEST_S)
     if problem := why_unscorable(clip):
         raise MediaError(f"'{os.fspath(path)}' cannot be measured: {problem}")
     curve, audio = contact_curve(clip.video), clip.mono
