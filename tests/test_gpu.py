@@ -1,4 +1,8 @@
-"""What the documents say about a CUDA device, on one: ``pytest -m gpu``. Without one all of it is skipped."""
+"""What the documents say about a CUDA device, on one: ``pytest -m gpu``. Without one all of it is skipped.
+
+A comment above each test, or group of tests, names the page with the claim. Without a device here the code
+can be tried on a CPU, where what is said about its memory means nothing: set ``DEVICE`` to "cpu".
+"""
 
 from __future__ import annotations
 
@@ -16,19 +20,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from kinetophone import Kinetophone
+import release
+from kinetophone import AV, Kinetophone
+from kinetophone.av import MODALITIES
+from kinetophone.bases.load import load_audio_base, load_video_base
 from kinetophone.bundle.spec import BUNDLES
 from kinetophone.cli import app
+from kinetophone.cli.shared import model_workers
+from kinetophone.data.encoded import load_encoded
 from kinetophone.data.prepare import Cut, prepare
 from kinetophone.data.sources import find_sources
 from kinetophone.doctor import Question, examine
 from kinetophone.errors import UserError
 from kinetophone.media import Clip
 from kinetophone.media.read import read_clip
+from kinetophone.reference.convert import convert_reference
 from kinetophone.training import checkpoints, run
+from kinetophone.training.dry_run import estimate
 from kinetophone.training.loop import train
 from kinetophone.training.options import CouplingOptions
 from kinetophone.training.recipe import DataConfig, LoopConfig, Recipe
@@ -44,6 +54,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+    pytest.mark.filterwarnings("ignore::kinetophone.errors.UnknownWordsWarning"),  # of tiny bases
 ]
 
 
@@ -78,6 +89,7 @@ def on_device() -> Kinetophone:
 # Making clips.
 
 
+# docs/published-models.md: `--device` takes what torch has; docs/api.md: the default is the fastest.
 def test_the_device_is_taken_without_being_named() -> None:
     pipe = Kinetophone.from_pretrained("hits")
     assert pipe.device.type == DEVICE
@@ -99,6 +111,7 @@ def test_the_same_seed_makes_the_same_clip_in_a_batch_and_alone(on_device: Kinet
     assert samples < 0.05
 
 
+# docs/published-models.md: autoencoders and vocoder always compute in float32.
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half_precision_is_finite_and_near_float32(dtype: torch.dtype, on_cpu: Clip) -> None:
     pipe = Kinetophone.from_pretrained("hits", device=DEVICE, dtype=dtype)
@@ -122,6 +135,72 @@ def test_every_family_of_bases_makes_finite_clips(models: Path, dtype: torch.dty
         assert np.isfinite(clip.audio).all()
 
 
+def transformers(models: Path, **options: Any) -> Kinetophone:
+    """Wan and Stable Audio with a coupling that acts, the same each time."""
+    bases: dict[str, Any] = {"video": models / "wan", "audio": models / "stable_audio", "kind": "in_place"}
+    pipe = Kinetophone.from_bases(**bases | {"size": 32, "frames": 5, "device": DEVICE} | options)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in pipe.coupling.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return pipe
+
+
+# docs/transformers.md, and of sequential offloading CHANGELOG.md.
+def test_transformers_make_the_clip_of_a_cpu_offloaded_or_not(models: Path) -> None:
+    expected = clip_of(transformers(models, device="cpu"), steps=2)
+    assert apart(clip_of(transformers(models), steps=2), expected)[0] < 0.5
+    for way in ("model", "sequential"):
+        pipe = transformers(models, device="cpu")
+        getattr(pipe, f"enable_{way}_cpu_offload")(DEVICE)
+        pixels, samples = apart(clip_of(pipe, steps=2), expected)
+        assert pixels < 0.5, way
+        assert samples < 0.05, way
+
+
+def test_transformers_in_bfloat16_do_every_task(models: Path) -> None:
+    pipe = transformers(models, dtype=torch.bfloat16)
+    clip = clip_of(pipe, steps=2)
+    for made in (pipe.sound(clip, PROMPT, steps=1), pipe.picture(clip, PROMPT, steps=1)):
+        assert made.video.shape == (5, 32, 32, 3)
+        assert np.isfinite(made.audio).all()
+
+
+# docs/transformers.md: the text encoder is on the GPU only while it runs, or with a cache not kept at all.
+def test_the_text_encoder_leaves_the_device_when_it_has_run(models: Path, tmp_path: Path) -> None:
+    pipe = transformers(models, device="cpu")
+    pipe.enable_model_cpu_offload(DEVICE)
+    places: list[tuple[str, str]] = []
+
+    def look(network: torch.nn.Module, *_: Any) -> None:
+        encoder = pipe.bases.video.text_encoder
+        places.append((next(network.parameters()).device.type, next(encoder.parameters()).device.type))
+
+    for modality in (pipe.bases.video, pipe.bases.audio):
+        modality.network.register_forward_hook(look)
+    expected = clip_of(pipe, steps=1)
+    assert set(places) == {(DEVICE, "cpu")}
+    for _ in range(2):  # states that are made, then states that are read
+        cached = transformers(models, text_cache=tmp_path)
+        assert apart(clip_of(cached, steps=1), expected)[0] < 0.5
+        assert cached.bases.video.text_encoder is None
+
+
+# docs/published-models.md: the authors' folder is converted, and the bundle makes clips in half precision.
+@pytest.mark.parametrize(
+    "options", [["--dtype", "float16"], ["--dtype", "bfloat16", "--offload", "model"]], ids=" ".join
+)
+def test_a_converted_release_makes_a_clip(tmp_path: Path, options: list[str]) -> None:
+    release.make(tmp_path / "theirs")
+    convert_reference(tmp_path / "theirs", tmp_path / "ours", allow_pickle=True)
+    words = ["generate", PROMPT, "--bundle", str(tmp_path / "ours"), "-o", str(tmp_path / "a.mp4")]
+    more = ["--seconds", "0.5", "--steps", "2", "--device", DEVICE, *options]
+    done = CliRunner().invoke(app, [*words, *more])
+    assert done.exit_code == 0, done.output
+    assert np.isfinite(read_clip(tmp_path / "a.mp4").audio).all()
+
+
+# docs/api.md and the tables of memory in docs/published-models.md.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("way", ["model", "sequential"])
 def test_offloading_makes_the_same_clip_and_leaves_the_device_empty(way: str, dtype: torch.dtype) -> None:
@@ -188,6 +267,7 @@ def test_the_doctor_finds_nothing_wrong() -> None:
     assert "finite" in rows[-1].found or "a clip of" in rows[-1].found
 
 
+# docs/performance.md, and at the end of docs/published-models.md.
 def test_the_full_size_benchmark(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     small = ["--narrow", "40", "--size", "64", "--frames", "4", "--repeat", "1", "--json", str(results)]
@@ -200,22 +280,94 @@ def test_the_full_size_benchmark(tmp_path: Path) -> None:
 # Data and training.
 
 
-def test_latents_are_those_of_a_cpu(models: Path, tmp_path: Path) -> None:
+# docs/training-data.md and docs/your-pair.md.
+@pytest.mark.parametrize(
+    ("video", "audio", "dtype"),
+    [
+        ("animatediff", "audioldm", "float32"),
+        ("wan", "stable_audio", "float32"),
+        ("wan", "stable_audio", "bfloat16"),
+    ],
+)
+def test_latents_are_those_of_a_cpu(models: Path, tmp_path: Path, video: str, audio: str, dtype: str) -> None:
     (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "a.mp4", size=(32, 32))
+    write_video(tmp_path / "videos" / "a.mp4", fps=16, layout="stereo", size=(32, 32))
     sources = find_sources(tmp_path / "videos", caption="a bowl")
-    prepare(sources, tmp_path / "clips", Cut(fps=8, seconds=1, size=32), workers=Workers(1))
-    bases = ["--audio-base", str(models / "audioldm"), "--video-base", str(models / "animatediff")]
+    cut = (
+        Cut(fps=16, seconds=9 / 16, size=32, channels=2) if video == "wan" else Cut(fps=8, seconds=1, size=32)
+    )
+    prepare(sources, tmp_path / "clips", cut, workers=Workers(1))
+    chosen = ["--audio-base", str(models / audio), "--video-base", str(models / video), "--dtype", dtype]
     for device in (DEVICE, "cpu"):
-        words = ["data", "encode", str(tmp_path / "clips"), str(tmp_path / device), *bases]
+        words = ["data", "encode", str(tmp_path / "clips"), str(tmp_path / f"on-{device}"), *chosen]
         done = CliRunner().invoke(app, [*words, "--device", device])
         assert done.exit_code == 0, done.output
-    ours, theirs = (
-        {path.name: load_file(path) for path in sorted((tmp_path / device).glob("*.safetensors"))}
-        for device in (DEVICE, "cpu")
+    kind = {"dtype": getattr(torch, dtype)}
+    bases: AV[Any] = AV(
+        audio=load_audio_base(models / audio, **kind), video=load_video_base(models / video, **kind)
     )
-    assert ours
-    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)  # they are kept in float16
+    ours, theirs = (load_encoded(tmp_path / f"on-{device}", 0, bases) for device in (DEVICE, "cpu"))
+    close = {"rtol": 1e-2, "atol": 1e-2}  # they are kept in float16
+    for name in MODALITIES:
+        pair = [np.array(getattr(encoded, name)[0:]).astype(np.float32) for encoded in (ours, theirs)]
+        assert len(pair[0])
+        np.testing.assert_allclose(*pair, **close)
+    loose = close if dtype == "float32" else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(ours.text(["a bowl"]).video, theirs.text(["a bowl"]).video, **loose)
+
+
+# docs/training-data.md and docs/many.md: one process for each GPU.
+def test_each_device_gets_a_worker() -> None:
+    assert model_workers(None, None, DEVICE).of(1000) == torch.cuda.device_count()
+
+
+# docs/many.md.
+def test_the_clips_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text(f"prompt\n{PROMPT}\n{PROMPT}\n")
+    words = ["generate", "--prompts", str(tmp_path / "prompts.csv"), "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "--steps", "1", "--device", DEVICE])
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 2
+
+
+# docs/your-pair.md: the recipe there, with bases of its own, on latents of the device.
+def test_a_coupling_of_transformers_is_trained(models: Path, tmp_path: Path) -> None:
+    bases = {"audio": str(models / "stable_audio"), "video": str(models / "wan")}
+    options = {"relative": True, "one_clean": 0.4, "aligned_share": 0.6, "self_conditioning": 0.4}
+    loop = {"steps": 2, "batch_size": 2, "lr": 1e-3, "warmup": 0, "sample_every": 0, "threads": 1}
+    loop |= {"precision": "bfloat16", "device": DEVICE, "gradient_checkpointing": True}
+    recipe = {
+        "stage": "coupling", "bundle": str(tmp_path / "bundle"), "bases": bases, "options": options,
+        "data": {"source": "hits16", "count": 2, "size": 32, "cache": str(tmp_path / "cache")},
+        "model": {"coupling": "in_place"}, "loop": loop,
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    run(tmp_path / "mine.yaml", tmp_path / "run")
+    state = checkpoints.load(checkpoints.find(tmp_path / "run")[-1])
+    assert (state["step"], state["skipped"]) == (2, 0)
+    assert all(torch.isfinite(weight).all() for weight in state["weights"].values())
+
+
+# docs/published-models.md and docs/training.md: the memory that --dry-run computes is enough.
+def test_a_step_takes_no_more_memory_than_computed(place: Path) -> None:
+    recipe = recipe_of(place)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    train(build_stage(recipe), recipe.loop, place / "measured", stop_at=2)
+    assert 0 < torch.cuda.max_memory_allocated() - before < estimate(recipe).device_bytes()
+
+
+# docs/studying.md.
+def test_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment", "recipes/experiments/debug.yaml", "--minutes", "50", "--device", DEVICE]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    table = json.loads((tmp_path / "docs" / "results" / "debug" / "table.json").read_text())
+    assert table["missing"] == {}
+    assert len(table["rows"]) == 3
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +404,7 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(torch.cat([(a.cpu() - b.cpu()).abs().flatten() for a, b in pairs]).mean())
 
 
+# docs/training.md and the recipes for cards in docs/published-models.md.
 @pytest.mark.parametrize(
     "loop",
     [
@@ -286,6 +439,7 @@ def test_training_runs_and_goes_on_where_it_was_stopped(
     assert np.isfinite(made.audio).all()
 
 
+# docs/training.md: activations are computed twice rather than kept.
 def test_gradient_checkpointing_changes_memory_and_nothing_else(place: Path) -> None:
     losses, peaks = [], []
     for checkpointing in (False, True):
@@ -312,6 +466,7 @@ def test_a_first_step_is_that_of_a_cpu(place: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+# docs/training.md: refused before the weights are read.
 def test_a_recipe_that_does_not_fit_is_refused_before_weights_are_read(tmp_path: Path) -> None:
     recipe = yaml.safe_load((ROOT / "recipes" / "animatediff-audioldm-greatesthits.yaml").read_text())
     recipe["loop"] |= {"batch_size": 4096, "accumulate": 1, "device": DEVICE}
@@ -331,8 +486,18 @@ def written(recipe: Recipe, path: Path) -> Path:
     return path
 
 
+# docs/training.md: the weights of several processes are those of one.
 @pytest.mark.parametrize(
-    "kind", [["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]], ids=["DDP", "FSDP2"]
+    "kind",
+    [
+        pytest.param(["--multi_gpu"], id="DDP"),
+        pytest.param(["--use_fsdp", "--fsdp_version", "2"], id="FSDP2"),
+        pytest.param(
+            ["--use_deepspeed", "--zero_stage", "2"],
+            id="ZeRO-2",
+            marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
+        ),
+    ],
 )
 def test_two_devices_learn_what_one_does(place: Path, tmp_path: Path, kind: list[str]) -> None:
     if torch.cuda.device_count() < 2:
