@@ -19,9 +19,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import norm, ttest_1samp
+
 from kinetophone.hits import make_scene
 from kinetophone.hits.captions import count_named
-from kinetophone.metrics.control import shuffled_control
+from kinetophone.metrics.alignment import av_align_svg, event_f1
+from kinetophone.metrics.control import holm, shuffled_control
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "src/kinetophone/bundles/hits/README.md", "docs/results.md", "docs/tasks.md")
@@ -43,7 +46,7 @@ TASKS = {
     "picture": ("video for the true audio: strikes seen against true strikes", "detectors", "video_f1"),
     "extend": ("what follows 1.5 s of a true clip: its onsets against its strikes", "metrics", "event_f1"),
 }
-_TABLE = re.compile(r"(<!-- (figures|tasks) (\S+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (figures|tasks|trivial|differences) (\S+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
@@ -54,6 +57,12 @@ def filled(text: str) -> str:
 def _made(kind: str, source: str) -> str:
     if kind == "figures":
         return table(_read(source))
+    if kind == "trivial":
+        return trivial_table(_read(source)["true"]["synchrony"]["rows"])
+    if kind == "differences":
+        return differences_table(
+            [json.loads(f.read_text()) for f in sorted((ROOT / source).glob("*/table.json"))]
+        )
     return tasks_table({task: _read(f"{source}-{task}.json.gz") for task in TASKS})
 
 
@@ -93,6 +102,67 @@ def table(results: dict[str, Any]) -> str:
         f"{rates}, seed {synchrony['seed']}; tolerance one frame; 95 % intervals over clips; chance is what "
         f"shuffled pairs score ({synchrony['shuffles']} shuffles), for materials one in five, for the number "
         f"of strikes that of other prompts; {rows[0]['n']} prompts name one."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def trivial_table(rows: list[dict[str, Any]]) -> str:
+    """What models that ignore the prompt score on the prompts of the true clips, in Markdown."""
+    asked = [n for row in rows if (n := count_named(make_scene("test", int(row["name"]))[1])) is not None]
+    most = max(set(asked), key=asked.count)
+    same = (0.5, 1.5, 2.5)
+    control = shuffled_control(
+        lambda audio, video: event_f1(audio, video, 0.125).f1, [same] * 4, [same] * 4, 0
+    )
+    align = shuffled_control(lambda audio, video: av_align_svg(audio, video, 8), [same] * 4, [same] * 4, 0)
+    lines = [_row(["a model that", "measure", "scores", "its chance", "above"]), _row(["---"] * 5)]
+    for name, one in {"event F1": control, "AV-Align (SVG)": align}.items():
+        cells = [f"{value:.2f}" for value in (one.value, one.shuffled, one.above)]
+        lines.append(_row(["strikes at the same three times in every clip, heard and seen", name, *cells]))
+    for number in sorted({2, most}):
+        exact = sum(n == number for n in asked) / len(asked)
+        near = sum(abs(n - number) <= 1 for n in asked) / len(asked)
+        for what, share in {"exact": exact, "within one": near}.items():
+            cells = [f"always strikes {number} times", f"number of strikes, {what}", f"{share:.2f}"]
+            lines.append(_row([*cells, f"{share:.2f}", "0.00"]))
+    return "\n".join([*lines, "", f"{len(asked)} prompts of the test split name a number.", ""])
+
+
+def differences_table(tables: list[dict[str, Any]]) -> str:
+    """The differences whose intervals leave out 0, with p-values corrected by Holm, in Markdown."""
+    found = []
+    for of in tables:
+        for name, row in of["rows"].items():
+            groups = {f"{name}, {group}": values for group, values in row["groups"].items()}
+            for label, values in {name: row[of["measure"]], **groups}.items():
+                gain = values["difference"]
+                if gain is None or gain["value"] is None or gain["over_seeds"] is None:
+                    continue
+                error = (gain["interval"][1] - gain["interval"][0]) / (2 * norm.ppf(0.975))
+                prompts = 2 * float(norm.sf(abs(gain["value"]) / error)) if error else 1.0
+                seeds = float(ttest_1samp(gain["by_seed"], 0).pvalue)
+                found.append((of["experiment"], of["baseline"], label, gain, max(prompts, seeds)))
+    for_all = holm([one[-1] for one in found])
+    own = {}
+    for experiment in {one[0] for one in found}:
+        members = [i for i, one in enumerate(found) if one[0] == experiment]
+        own |= dict(zip(members, holm([found[i][-1] for i in members]), strict=True))
+    shown = [
+        i
+        for i, one in enumerate(found)
+        if all(a * b > 0 for a, b in (one[3]["interval"], one[3]["over_seeds"]))
+    ]
+    head = ["experiment", "row minus baseline", "difference", "p", "Holm, its table", "Holm, all"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for i in shown:
+        experiment, baseline, label, gain, p = found[i]
+        cells = [f"{gain['value']:+.3f}", *(f"{value:.2g}" for value in (p, own[i], for_all[i]))]
+        lines.append(_row([experiment, f"{label} - {baseline}", *cells]))
+    within, overall = (sum(ps[i] < 0.05 for i in shown) for ps in (own, for_all))
+    note = (
+        f"{len(found)} differences with two seeds or more; both intervals of {len(shown)} leave out 0. "
+        f"Of these, {within} have p below 0.05 corrected within their table, {overall} corrected over all. "
+        "p is the larger of that over prompts (normal, from the interval) and that over seeds (Student's t)."
     )
     return "\n".join([*lines, "", note, ""])
 

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinetophone.metrics.control import bootstrap_interval, derangement, shuffled_control, shuffled_scores
+from kinetophone.metrics.control import (
+    bootstrap_interval,
+    derangement,
+    holm,
+    shuffled_control,
+    shuffled_scores,
+)
 
 
 @given(st.integers(2, 40), st.integers(0, 1000))
@@ -79,3 +85,8 @@ def test_control_needs_enough_shuffles_and_pairs() -> None:
         shuffled_control(lambda a, v: 1.0, [0, 1], [0, 1], 0, shuffles=19)
     with pytest.raises(ValueError, match="1 audio and 2 video items"):
         shuffled_control(lambda a, v: 1.0, [0], [0, 1], 0)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([]) == []
