@@ -142,7 +142,9 @@ class Experiment:
 
 def result_settings(sampling: dict[str, Any]) -> dict[str, Any]:
     """The sampling settings that affect the result."""
-    return {key: value for key, value in sampling.items() if key != "batch_size"}
+    # Results from before a bundle named its stepper were made with DDIM, and keep their keys.
+    left_out = ("batch_size", "stepper") if sampling.get("stepper") == "ddim" else ("batch_size",)
+    return {key: value for key, value in sampling.items() if key not in left_out}
 
 
 def _recipe(entry: dict[str, Any], changes: dict[str, Any], seed: int) -> dict[str, Any]:
