@@ -13,9 +13,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 import kinetophone
 from kinetophone import hits
+from kinetophone.cli import app
 from kinetophone.errors import RequestError, UserError
 from kinetophone.media import Clip
 from kinetophone.metrics.evaluate import ClipEvents, detect
@@ -184,6 +186,22 @@ def test_desync_is_the_mean_size_of_the_offsets_and_counts_short_clips() -> None
     assert (off.value, off.signed, off.n, off.short) == (1.0, 0.0, 2, 1)
     without = ClipEvents("a", 8.0, (), (), (), ())
     assert mean_desync(Sample([without], None, {}, "", Consent())) is None
+
+
+def test_the_table_of_lags_has_the_offsets_of_desync_beside_ours(
+    synchformer: str, tmp_path: Path, make_struck_clip: Callable[..., Clip]
+) -> None:
+    for name in ("a", "b"):
+        make_struck_clip([0.5, 1.25, 3.0], size=64).save(tmp_path / "clips" / f"{name}.mp4")
+    options = ["--metrics", "desync", "--synchformer", synchformer, "--allow-torchscript", "--workers", "1"]
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "clips"), "--table", *options])
+    assert result.exit_code == 0, result.output
+    lines = [line.split("│")[1:-1] for line in result.output.splitlines() if line.startswith("│ a.mp4")]
+    lag, interval, signed, absolute = (cell.strip() for cell in lines[0][1:])
+    assert abs(float(lag)) < 0.1
+    assert " to " in interval
+    assert float(absolute) == abs(float(signed))
+    assert "DeSync, signed mean: " in result.output
 
 
 class TinyBind(nn.Module):

@@ -14,6 +14,7 @@ from kinetophone.cli.shared import RayAddress, WorkerCount, check_at_least_one, 
 from kinetophone.cli.tables import (
     print_agreements,
     print_comparison,
+    print_lags,
     print_quality,
     print_report,
     print_seams,
@@ -107,6 +108,13 @@ def evaluate(
         ),
     ] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder for the generated clips.")] = None,
+    table: Annotated[
+        bool,
+        typer.Option(
+            "--table",
+            help="Also print the lag of each clip, with metric desync beside the network's offsets.",
+        ),
+    ] = False,
     exact: Annotated[
         bool,
         typer.Option(
@@ -121,9 +129,9 @@ def evaluate(
     """Measure the synchrony of clips, with shuffled pairs as a baseline."""
     if (folder is None) == (generate_count is None):
         raise RequestError(["give either a folder of clips or --generate with a number"])
-    if folder is None and (reference or captions or metrics or html_path or ray or exact):
+    if folder is None and (reference or captions or metrics or html_path or ray or exact or table):
         raise RequestError(
-            ["--reference, --captions, --metrics, --report, --exact and --ray are for a folder of clips"]
+            ["--reference, --captions, --metrics, --report, --table, --exact, --ray need a folder of clips"]
         )
     if workers is not None:
         check_at_least_one("workers", workers)
@@ -143,7 +151,7 @@ def evaluate(
             # Beside the results until they are written, so that a killed command goes on.
             kept = Kept(json_path.with_name(f".{json_path.name}.clips.jsonl"))
         results = _evaluate_folder(
-            folder, reference, captions, extractor, events, seed, workers, ray, html_path, exact, kept
+            folder, reference, captions, extractor, events, seed, workers, ray, html_path, exact, table, kept
         )
     else:
         assert generate_count is not None
@@ -273,6 +281,7 @@ def _evaluate_folder(
     ray: str | None,
     html_path: Path | None,
     exact: bool,
+    table: bool,
     kept: Kept | None,
 ) -> dict[str, Any]:
     from kinetophone.data.sources import first_few
@@ -298,9 +307,11 @@ def _evaluate_folder(
     found = detect(files, workers=workers, ray=ray, progress=True, features=extractor, exact=exact, kept=kept)
     report = score(found, truth=truth, seed=seed)
     print_report("clips", report)
+    scored = [item for item in found if not hasattr(item, "reason")]
+    if table:
+        print_lags(scored, report.rows)
     results: dict[str, Any] = {"clips": report.to_dict()}
     if extractor is not None:
-        scored = [item for item in found if not hasattr(item, "reason")]
         compared: list[Any] = []
         if others is not None:
             for item in detect(

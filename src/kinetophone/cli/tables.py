@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kinetophone.hits.generated import Agreement
     from kinetophone.metrics.compare import Comparison
     from kinetophone.metrics.control import Control
-    from kinetophone.metrics.evaluate import Report
+    from kinetophone.metrics.evaluate import ClipEvents, Report
     from kinetophone.metrics.registry import Scores
 
 
@@ -38,6 +38,34 @@ def print_report(name: str, report: Report) -> None:
     _show(table)
     for clip in report.unscored:
         typer.echo(f"not scored: {clip.name}: {clip.reason}")
+
+
+def print_lags(clips: Sequence[ClipEvents], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the lag of each clip, and beside it the offsets of DeSync if they were computed.
+
+    Args:
+        clips: The scored clips.
+        rows: Their rows in the report, in the same order.
+    """
+    from rich.table import Table
+
+    table = Table(
+        title="lag of the audio, s; DeSync's offsets are classes 0.2 s apart, with the network's sign"
+    )
+    for column in ("clip", "our lag", "95 % interval", "DeSync, signed mean", "DeSync, absolute mean"):
+        table.add_column(column, justify="left" if column == "clip" else "right")
+    for clip, row in zip(clips, rows, strict=True):
+        interval = row["lag_interval"]
+        offsets = clip.features.get("desync")
+        table.add_row(
+            clip.name,
+            _cell(row["lag_s"]),
+            "" if interval is None else "{low:.3f} to {high:.3f}".format(**interval),
+            *("", "")
+            if offsets is None
+            else (_cell(float(offsets.mean())), _cell(float(abs(offsets).mean()))),
+        )
+    _show(table)
 
 
 def print_comparison(found: Comparison) -> None:
