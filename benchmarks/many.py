@@ -3,13 +3,15 @@
     python benchmarks/many.py --json many.json
     python benchmarks/many.py --cluster --json cluster.json
     python benchmarks/many.py --memory 100 1000 10000 --json memory.json
+    python benchmarks/many.py --large 4 20 --json large.json
 
 ``data prepare``, ``data encode``, ``generate --prompts`` and ``evaluate`` run in one process, then in two or,
 with ``--cluster``, on a Ray cluster of two nodes on this machine, and then once more with a worker killed
 (SIGKILL) in the middle. All files that a run writes are compared with those of one process, byte for byte.
 
 With ``--memory``, ``data prepare`` and ``data encode`` run with two processes on more and more clips, and the
-largest memory of the command and of a worker is noted.
+largest memory of the command and of a worker is noted. ``--large`` prepares files as VGGSound has them in one
+process: the difference of two numbers of files is free of the time of starting.
 
 The clips are procedural, 1 s at 8 fps, 32 x 32, twelve from each video. Generated ones are the bundle's with
 two steps, and these are evaluated. Processor seconds are those of the command and its workers. The JSON
@@ -57,6 +59,7 @@ def two_nodes(*importable: Path) -> Iterator[str]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     path = os.pathsep.join([*map(str, importable), os.environ.get("PYTHONPATH", "")])
     more = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": path}
+    more["RAY_worker_niceness"] = "0"  # by default 15: on a machine with other work they would hardly run
     before = dict(os.environ)
     os.environ.update(more)
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -67,7 +70,10 @@ def two_nodes(*importable: Path) -> Iterator[str]:
             subprocess.run([*ray, "start", *where, *node], check=True, capture_output=True, timeout=120)
         yield address
     finally:
-        subprocess.run([*ray, "stop", "--force"], check=False, capture_output=True, timeout=60)
+        for process in psutil.process_iter():  # ray stop would stop all clusters of this machine
+            with suppress(psutil.Error):
+                if process.environ().get("RAY_AUTH_TOKEN") == more["RAY_AUTH_TOKEN"]:
+                    process.kill()
         os.environ.clear()
         os.environ.update(before)
 
@@ -91,8 +97,27 @@ def workers_of(process: psutil.Process, cluster: str | None) -> list[psutil.Proc
     if cluster is None:
         return [child for child in children(process) if "spawn_main" in " ".join(said(child))]
     nodes = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "raylet"]
-    below = [child for node in nodes if cluster in " ".join(said(node)) for child in children(node)]
+    port = ":" + cluster.rpartition(":")[2]  # Ray writes the machine's own address before it
+    below = [child for node in nodes if port in " ".join(said(node)) for child in children(node)]
     return [child for child in below if "ray::_Actor" in " ".join(said(child))]
+
+
+def prepare_large(root: Path, counts: list[int], tell: Callable[[dict[str, Any]], None]) -> None:
+    """Preparing of files as VGGSound has them: 10 s, 340 x 256, 30 fps. Each gives two clips at 256 x 256."""
+    world = domain("hits")
+    parts = [as_clip(world.make_clip("train", k, 256)) for k in range(3)]
+    video, audio = (np.concatenate([getattr(part, name) for part in parts]) for name in ("video", "audio"))
+    shown = video[(np.arange(300) / 30 * parts[0].fps).astype(int)]
+    shown = np.pad(shown, ((0, 0), (0, 0), (42, 42), (0, 0)), mode="reflect")
+    clip = Clip(shown, 30, audio[: 10 * parts[0].sample_rate], parts[0].sample_rate)
+    for count in counts:
+        place = root / f"{count}-large"
+        first = clip.save(place / "videos" / "00000.mp4")
+        for i in range(1, count):
+            os.link(first, first.with_name(f"{i:05d}.mp4"))
+        options = ("--fps", 8, "--seconds", 4, "--size", 256, "--caption", "a hammer", "--workers", 1)
+        row = run(["data", "prepare", place / "videos", place / "clips", *options], place / "clips")
+        tell({"command": "data prepare", "way": "one", "files": count, **row})
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:
@@ -214,6 +239,7 @@ def main() -> None:
     parser.add_argument("--made", type=int, default=6, help="to generate and evaluate")
     parser.add_argument("--cluster", action="store_true", help="a Ray cluster in place of processes")
     parser.add_argument("--memory", type=int, nargs="+", help="only memory, for these numbers of clips")
+    parser.add_argument("--large", type=int, nargs="+", help="only preparing of these numbers of large files")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -235,6 +261,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="many-") as folder:
         if given.memory:
             watch_memory(Path(folder), given.memory, tell)
+        elif given.large:
+            prepare_large(Path(folder), given.large, tell)
         else:
             compare(Path(folder), given, tell)
     if not all(row.get("same", True) for row in rows):
