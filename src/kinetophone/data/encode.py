@@ -121,6 +121,7 @@ def _encode(source: Path, out: Path, load: Callable[[], AV[Any]], workers: Worke
         made[jobs[index].path] = result
         if result.made_by != next(iter(made.values())).made_by:
             raise RequestError(["the workers have different bases; give each machine the same files"])
+    remove_unfinished(out)  # what killed workers have left
     for path in {*out.glob("latents-*.tar"), *out.glob("texts-*.safetensors")} - {job.path for job in jobs}:
         forget(path)
     if not made or any(job.path.name in failed for job in texts):

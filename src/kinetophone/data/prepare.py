@@ -106,6 +106,7 @@ def _prepare(sources: Sources, out: Path, cut: Cut, workers: Workers) -> list[di
     for index, result in over_shards(partial(_maker, cut), jobs, workers, "preparing shards", shared=seen):
         if isinstance(result, Failed):
             failed[jobs[index][0].name] = result.reason
+    remove_unfinished(out)  # what killed workers have left
     rows = {source.name: _row(source) for source in sources}
     for path in paths:
         if known := recorded(path):

@@ -194,9 +194,9 @@ def make_all(
     made_of: dict[str, Any] = asdict(settings) | {"dtype": dtype, "bundle": _files_of(spec)}
     del made_of["batch_size"]  # it affects only rounding
     with sole_writer(folder) if part[1] == 1 else nullcontext():
-        if part[1] == 1:
-            for inner in {(folder / line.file).parent for line in lines}:
-                remove_unfinished(inner)
+        folders = {(folder / line.file).parent for line in lines} if part[1] == 1 else ()
+        for inner in folders:
+            remove_unfinished(inner)
         todo = [batch for some in chosen if any((batch := _batch(some, folder, made_of)).wanted)]
         _tell(chosen, todo, folder)
         failed: dict[str, str] = {}
@@ -213,6 +213,8 @@ def make_all(
                     }
                 failed |= made
         finally:
+            for inner in folders:  # what killed workers have left
+                remove_unfinished(inner)
             _write_manifest(lines, folder, made_of)
     return failed
 
