@@ -23,6 +23,7 @@ SLOW = {
     "long": "--lengths 4 --modes fused --clips 1",
     "long_sound": "--minutes 0.2 --height 120",
     "many": "--clips 12 --made 2",
+    "operations": "--size 64 --seconds 1",
     "processes": "--steps 1",
     "speed": "--steps 1 --repeat 1",
     "training": "--clips 2 --rounds 1 --steps 1",
