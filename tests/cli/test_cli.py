@@ -290,7 +290,7 @@ def test_evaluate_generated_beside_the_true_clips(
             "'.' cannot be loaded .*neither 'model.safetensors' nor model.pt",
         ),
         (["bundle", "--reference", "b"], "--reference is for the metrics hits, clap, fad, fvd; name one"),
-        (["--generate", 3, "--report", "r.html"], "--reference, .* and --ray are for a folder"),
+        (["--generate", 3, "--report", "r.html"], "--reference, .* --ray need a folder"),
     ],
 )
 @pytest.mark.usefixtures("bundle")

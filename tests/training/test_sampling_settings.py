@@ -93,7 +93,7 @@ def test_the_first_recipe_of_hits_says_how_it_samples():
 @pytest.mark.parametrize(
     ("sampling", "told"),
     [
-        ("{stepps: 3}", "'sampling': 'stepps' is not one of steps, gamma"),
+        ("{stepps: 3}", "'sampling': 'stepps' is not one of steps, stepper, gamma"),
         ("{steps: 0}", "'sampling': steps is 0; it must be 1 to 1000"),
         ("{steps: many}", "must be numbers"),
         ("{guidance_sync: {audio: 1}}", "one for audio and one for video"),
