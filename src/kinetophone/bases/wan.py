@@ -1,8 +1,8 @@
 """Wan (arXiv 2503.20314): a video transformer trained as a rectified flow, UMT5 text, a causal autoencoder.
 
-Supports Wan2.1-T2V-1.3B and -14B, Wan2.2-TI2V-5B, and any folder with the same classes. The autoencoder is
-causal in time. Latent step 0 is frame 0 only. Latent step i ≥ 1 holds the r frames r(i - 1) + 1 … r·i. So
-clips have r·k + 1 frames.
+For Wan2.1-T2V-1.3B, and folders with the same classes; -14B and Wan2.2-TI2V-5B have them, but were not tried.
+The autoencoder is causal in time. Latent step 0 is frame 0 only. Latent step i ≥ 1 holds the r frames
+r(i - 1) + 1 … r·i. So clips have r·k + 1 frames.
 
 Shapes: frames uint8 (B, T, H, W, 3); latents float (B, C, T', h, w), normalised; text states (B, S, D).
 """
