@@ -456,6 +456,20 @@ def _cause(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """A context that may change how many threads torch and OpenCV take; afterwards it is as before."""
+    import cv2
+    import torch
+
+    kept = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(kept[0])
+        cv2.setNumThreads(kept[1])
+
+
 @cache
 def code_digest() -> str:
     """Hash of the package's code, which must be the same on all machines of a cluster."""

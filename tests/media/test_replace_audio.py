@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from kinetophone.bundle.spec import BundleSpec
+from kinetophone.errors import is_full
 from kinetophone.media.read import Audio, read_clip, read_video
 from kinetophone.media.remux import can_copy_video, replace_audio, video_span
 from kinetophone.media.write import write_wav
@@ -151,3 +153,16 @@ def test_a_sheet_shows_the_frames_of_the_file(sources, tmp_path):
     clip = shown(silent, heard)
     assert clip.video.shape[1:] == (96, 64, 3)
     assert clip.fps == silent.video.fps
+
+
+def test_a_full_disk_is_not_the_fault_of_the_source(sources, tmp_path):
+    """The largest size of a file stands in for the room on a disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as told:
+            replace_audio(sources["plain"], tmp_path / "a.mp4", Audio(clicks(2), RATE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert is_full(told.value)
+    assert not list(tmp_path.iterdir())

@@ -201,7 +201,7 @@ def test_what_is_kept_is_found_again_only_for_the_same_file_networks_and_setting
     features = {"clap": np.arange(6, dtype=np.float32).reshape(2, 3) / 7, "i3d": np.zeros((0, 0), np.float32)}
     events = ClipEvents("a.mp4", 8.0, (0.1,), (), (0.5, 1.0), (), flow=(0.25,), features=features)
     kept = Kept(path)
-    made_by = kept.key(clip, len, {"clap": "weights"})
+    made_by = kept.key(clip, kept.settings(len, {"clap": "weights"}))
     kept.add(made_by, events)
     kept.add("other", Unscored("b.mp4", "silent"))
     again = Kept(path)
@@ -209,8 +209,11 @@ def test_what_is_kept_is_found_again_only_for_the_same_file_networks_and_setting
     assert again.get("other") == Unscored("b.mp4", "silent")
     for name, array in again.get(made_by).features.items():
         np.testing.assert_array_equal(array, features[name])
-    others = [kept.key(clip, sum, {"clap": "weights"}), kept.key(clip, len, {"clap": "others"})]
+    others = [
+        kept.key(clip, kept.settings(sum, {"clap": "weights"})),
+        kept.key(clip, kept.settings(len, {"clap": "others"})),
+    ]
     (tmp_path / "a.wav").write_bytes(b"sound of its own")
-    others.append(kept.key(clip, len, {"clap": "weights"}))
+    others.append(kept.key(clip, kept.settings(len, {"clap": "weights"})))
     assert len({made_by, *others}) == 4
     assert all(again.get(key) is None for key in others)

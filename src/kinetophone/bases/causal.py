@@ -22,11 +22,11 @@ def encode_causal(vae: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
 
     T is 1 plus a multiple of r, the number of frames per latent step.
     """
-    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
-
     if isinstance(vae, PatchAutoencoder):
         found = vae.encode(frames).latent_dist
         return found.mean, found.logvar
+    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+
     ratio, patch = vae.config.scale_factor_temporal, vae.config.patch_size
     step = max(1, _PIXELS // (frames.shape[3] * frames.shape[4] * ratio)) * ratio
     x = patchify(frames, patch) if patch else frames
@@ -42,10 +42,10 @@ def encode_causal(vae: Any, frames: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_causal(vae: Any, latents: Tensor) -> Tensor:
     """Frames (B, 3, r·(T' - 1) + 1, H, W), about in [-1, 1], of latents (B, C, T', h, w)."""
-    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-
     if isinstance(vae, PatchAutoencoder):
         return vae.decode(latents).sample
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
     config = vae.config
     side = config.scale_factor_spatial
     pixels = latents.shape[3] * latents.shape[4] * side * side * config.scale_factor_temporal

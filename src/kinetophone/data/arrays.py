@@ -8,9 +8,8 @@ folder. Interrupted rendering is resumed.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from kinetophone.files import replacing, write_json
 from kinetophone.keys import digest, key
 from kinetophone.locks import sole_maker
 from kinetophone.media.mel import SAMPLE_RATE
-from kinetophone.workers import Failed, Workers, check_all_done, over_shards
+from kinetophone.workers import Failed, Workers, check_all_done, over_shards, threads_restored
 
 MEL_FRAMES = 400
 _CHUNK = 50
@@ -128,24 +127,11 @@ def _render(
     starts = _missing(root, range(0, count, _CHUNK))
     setup = partial(_renderer, domain, root, split, count, size)
     failed = {}
-    with _threads_restored():
+    with threads_restored():
         for index, made in over_shards(setup, starts, Workers(workers), f"rendering {split} clips"):
             if isinstance(made, Failed):
                 failed[f"clips {starts[index]} to {starts[index] + _CHUNK - 1}"] = made.reason
     check_all_done(failed, "chunks", root)
-
-
-@contextlib.contextmanager
-def _threads_restored() -> Iterator[None]:
-    import cv2
-    import torch
-
-    kept = torch.get_num_threads(), cv2.getNumThreads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(kept[0])
-        cv2.setNumThreads(kept[1])
 
 
 def _renderer(

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinetophone.errors import MediaError
+from kinetophone.errors import MediaError, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,6 +52,8 @@ def open_media(path: str | os.PathLike[str]) -> Iterator[Any]:
         with av.open(f"file:{file_path}", **options) as file:
             yield file
     except av.error.FFmpegError as error:
+        if is_full(error):
+            raise  # of the file that is written in this context
         cause = (
             f"'{path}' cannot be read as media ({error.strerror}); it is corrupt, not a media file, or of an "
             "unsupported format"

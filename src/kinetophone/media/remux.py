@@ -12,7 +12,7 @@ from kinetophone.errors import MediaError
 from kinetophone.files import replacing
 from kinetophone.media.container import open_media, video_stream
 from kinetophone.media.read import Audio, resample_audio
-from kinetophone.media.write import AUDIO_CODECS, AudioTrack, channel_layout, container_options, known_rate
+from kinetophone.media.write import AUDIO_CODECS, AudioTrack, container_options, known_rate, written_layout
 
 _CONTAINERS = {
     ".mp4": "mp4",
@@ -161,15 +161,14 @@ def replace_audio(source: str | os.PathLike[str], target: str | os.PathLike[str]
     container, codec = check_container(target), AUDIO_CODECS[Path(target).suffix.lower()]
     rate = known_rate(audio.sample_rate, codec)
     waveform = resample_audio(audio.waveform, audio.sample_rate, rate).clip(-1.0, 1.0)
-    count = 1 if waveform.ndim == 1 else waveform.shape[1]
-    layout = channel_layout(target, count, audio.layout) if count > 1 else None
+    layout = written_layout(target, waveform, audio.layout)
     with open_media(source) as file, replacing(target) as partial:
         stream = video_stream(source, file)
         options = container_options(container, rate, stream.average_rate or Fraction(1))
         with av.open(f"file:{partial}", "w", format=container, options=options) as made:
             copy = made.add_stream_from_template(stream)
             start = Fraction(audio.start_s).limit_denominator(rate)
-            track = AudioTrack(made, codec, rate, layout or "mono", start)
+            track = AudioTrack(made, codec, rate, layout, start)
             samples, given = track.channels_of(waveform), 0
             for packet in file.demux(stream):
                 if packet.size == 0:

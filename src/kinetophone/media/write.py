@@ -141,6 +141,12 @@ def channel_layout(path: str | os.PathLike[str], count: int, layout: str | None 
     return None
 
 
+def written_layout(path: str | os.PathLike[str], audio: np.ndarray, layout: str | None) -> str:
+    """The layout in which a waveform (N,) or (N, channels) is written to ``path``; see ``channel_layout``."""
+    many = audio.ndim == 2 and audio.shape[1] > 1
+    return (channel_layout(path, audio.shape[1], layout) if many else None) or "mono"
+
+
 def write_video(clip: Clip, path: str | os.PathLike[str], *, crf: int = 16) -> Path:
     """Write video and audio, with the container and codecs of the suffix.
 
@@ -193,9 +199,8 @@ def video_writer(path: str | os.PathLike[str], *, crf: int = 16) -> Iterator[Cal
                     raise MediaError(f"{codec} has no sample rate {part.sample_rate} Hz; it has {rates}")
                 options = container_options(container, part.sample_rate, part.time.fps)
                 file = stack.enter_context(av.open(f"file:{partial}", "w", format=container, options=options))
-                count = 1 if part.audio.ndim == 1 else part.audio.shape[1]
-                layout = None if count == 1 else channel_layout(path, count, part.layout)
-                encoders.append(_Encoder(file, part, video_codec, audio_codec, crf, layout or "mono"))
+                layout = written_layout(path, part.audio, part.layout)
+                encoders.append(_Encoder(file, part, video_codec, audio_codec, crf, layout))
             encoders[0].add(part)
 
         yield add

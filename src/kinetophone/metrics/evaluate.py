@@ -271,11 +271,13 @@ def detect(
     setup = partial(_detector, features, exact)
     found: dict[int, ClipEvents | Unscored] = {}
     keys: dict[int, str] = {}
-    for index, (clip, _) in enumerate(jobs):
-        if kept is not None and not isinstance(clip, Clip):
-            keys[index] = kept.key(Path(clip), setup, getattr(features, "sources", {}))
-            if (known := kept.get(keys[index])) is not None:
-                found[index] = known
+    if kept is not None:
+        settings = kept.settings(setup, getattr(features, "sources", {}))
+        for index, clip in enumerate(clips):
+            if not isinstance(clip, Clip):
+                keys[index] = kept.key(Path(clip), settings)
+                if (known := kept.get(keys[index])) is not None:
+                    found[index] = known
     todo = [index for index in range(len(jobs)) if index not in found]
     shards = [jobs[index] for index in todo]
     for number, one in over_shards(setup, shards, Workers(workers, ray), what, shared=seen.values()):

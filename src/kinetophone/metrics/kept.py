@@ -32,11 +32,11 @@ class Kept:
         self._path = path
         self._found: dict[str, ClipEvents | Unscored] = dict(_lines(path))
 
-    def key(self, clip: Path, setup: Any, networks: Mapping[str, str]) -> str:
-        """The key of a clip.
+    @staticmethod
+    def settings(setup: Any, networks: Mapping[str, str]) -> dict[str, Any]:
+        """What the keys of all clips of a run have in common.
 
         Args:
-            clip: Its file.
             setup: The picklable function and settings that detect.
             networks: Files, folders or Hub ids of networks by name.
         """
@@ -44,11 +44,14 @@ class Kept:
             name: [state_of(path) for path in sorted({Path(source), *Path(source).rglob("*")})]
             for name, source in networks.items()
         }
-        settings = sha256(pickle.dumps(setup)).hexdigest()
+        made_by = sha256(pickle.dumps(setup)).hexdigest()
+        return {"code": code_digest(), "settings": made_by, "networks": [networks, weights]}
+
+    @staticmethod
+    def key(clip: Path, settings: Mapping[str, Any]) -> str:
+        """The key of a clip's file under the :meth:`settings` of a run."""
         files = [str(clip.resolve()), state_of(clip), state_of(sibling(clip, AUDIO_SUFFIX))]
-        return digest(
-            key("detect", 1, code=code_digest(), files=files, settings=settings, networks=[networks, weights])
-        )
+        return digest(key("detect", 1, files=files, **settings))
 
     def get(self, made_by: str) -> ClipEvents | Unscored | None:
         """What was detected under a key."""

@@ -58,6 +58,7 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     from kinetophone.training.loop import train
     from kinetophone.training.processes import Processes
     from kinetophone.training.stages import build_stage
+    from kinetophone.workers import threads_restored
 
     processes = Processes.join(recipe.loop.device)
     if processes.count > 1 and not STAGES[recipe.stage].divisible:
@@ -68,14 +69,10 @@ def run(recipe_path: Path | str, out: Path | str | None = None, resume: bool = T
     if processes.device:
         recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, device=processes.device))
     check_device(recipe, processes.count)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.loop.threads)
-    try:
-        with sole_writer(folder) if processes.first else contextlib.nullcontext():
-            with processes.first_process_first():
-                stage = build_stage(recipe)
-            train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
-    finally:
-        torch.set_num_threads(threads)  # those of the caller
+    with threads_restored(), sole_writer(folder) if processes.first else contextlib.nullcontext():
+        torch.set_num_threads(recipe.loop.threads)
+        with processes.first_process_first():
+            stage = build_stage(recipe)
+        train(stage, recipe.loop, folder, resume, processes=processes, made_by=made_by)
     processes.leave()
     return folder
